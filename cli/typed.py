@@ -1,0 +1,59 @@
+"""A Typer command from a stage's signature."""
+
+from collections.abc import Callable, Mapping
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+
+from ..stages.commands import Command, Option
+from ..stages.options import parse_settings
+
+JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def as_typer(command: Command, show: Callable[[Any, bool], None]) -> Callable[..., None]:
+    """A function Typer can read: same options; calls the stage, hands its result and --json to `show`."""
+    options = list(command.options().values())
+    settings = {option.name for option in options if _is_mapping(option.type)}
+
+    def run(**given: Any) -> None:
+        as_json = given.pop("json")
+        for name in settings:
+            given[name] = parse_settings(given[name] or [])
+        show(command.function(**given), as_json)
+
+    parameters = [_parameter(option) for option in options]
+    parameters.append(Parameter("json", Parameter.KEYWORD_ONLY, default=False, annotation=JSON))
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__doc__ = command.function.__doc__
+    run.__name__ = command.name
+    return run
+
+
+def _parameter(option: Option) -> Parameter:
+    kind, default = option.type, option.default
+    if _is_mapping(kind):
+        kind, default = list[str] | None, None
+        info: Any = typer.Option(*option.flags, help=option.help, metavar="NAME=VALUE")
+    elif option.positional:
+        info = typer.Argument(help=option.help, show_default=not option.required)
+    else:
+        flags = option.flags
+        if kind is bool:
+            flags = tuple(f"{flag}/--no-{flag[2:]}" if default is True else flag for flag in flags)
+        info = typer.Option(*flags, help=option.help)
+    return Parameter(
+        option.name,
+        Parameter.KEYWORD_ONLY,
+        default=Parameter.empty if option.required else default,
+        annotation=Annotated[kind, info],
+    )
+
+
+def _is_mapping(kind: Any) -> bool:
+    return any(get_origin(part) is Mapping or part is Mapping for part in (kind, *get_args(kind))) or (
+        isinstance(get_origin(kind), type) and not issubclass(get_origin(kind), Path) and get_origin(kind) is dict
+    )

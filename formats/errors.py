@@ -1,0 +1,52 @@
+"""Faults a user can cause or meet, and the exit code each one ends with.
+
+    ApportionError          1  it failed at run time
+    ├── UsageError          2  the command line or the recipe is wrong
+    ├── DataError           3  a file's content is wrong
+    ├── PartialError        4  it finished, with some rows failed
+    └── GateError           5  it finished, and a gate the user set was not met
+
+A message reads *where: what is wrong (what was seen), what is needed; what to do*. Stages raise bare facts,
+each layer above adds its place. Anything that is not an ApportionError is a bug and keeps its traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ApportionError(Exception):
+    """It failed at run time, e.g. the output directory is read-only."""
+
+    exit_code = 1
+
+
+class UsageError(ApportionError):
+    """The command line or the recipe is wrong, e.g. an unknown method."""
+
+    exit_code = 2
+
+
+class DataError(ApportionError):
+    """A file's content is wrong, e.g. a reward that is NaN."""
+
+    exit_code = 3
+
+
+class PartialError(ApportionError):
+    """The stage finished and wrote its output, and some rows failed; they are flagged `error`."""
+
+    exit_code = 4
+
+
+class GateError(ApportionError):
+    """The stage finished, and a gate the user set (`--fail-if`) was not met."""
+
+    exit_code = 5
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The one wording for a name nobody registered: with the nearest match, else with all there are."""
+    known = sorted(known)
+    near = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; choose from: {', '.join(known) or '(none)'}"
+    return UsageError(f"unknown {kind} {name!r}{hint}")

@@ -1,0 +1,277 @@
+"""Reading and writing rollout files: whole groups stream in, bounded row groups stream out, an output is whole or absent."""
+
+import io
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import DataError, UsageError
+from .files import check_output, whole_file
+from .invariants import check_batch
+from .provenance import Provenance, digest_of_file
+from .rollouts import Rollouts
+from .schema import METADATA_KEY, check_schema
+
+STREAM = Path("-")
+TOKENS_PER_ROW_GROUP = 1 << 20
+
+
+class RolloutFile:
+    """One rollout file, opened for reading. Only its footer is read until `batches` is called.
+
+    Raises DataError for a file that is not Parquet, is truncated, or is not a rollout file; UsageError when missing.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._digest: str | None = None
+        source: Any = path
+        if path == STREAM:
+            if sys.stdin is None or sys.stdin.isatty():
+                raise UsageError("-: nothing is piped into standard input")
+            content = sys.stdin.buffer.read()
+            if not content:
+                raise DataError("-: standard input is empty; did the command before it fail?")
+            self._digest = _digest_of_bytes(content)
+            source = pa.BufferReader(content)
+        elif not path.exists():
+            raise UsageError(f"{path}: no such file")
+        try:
+            self._file = pq.ParquetFile(source)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{path}: not a whole Parquet file ({_first_line(error)})") from error
+        try:
+            check_schema(self.schema)
+            self.provenance = Provenance.from_metadata(self._file.metadata.metadata)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._file.schema_arrow
+
+    @property
+    def num_rows(self) -> int:
+        return self._file.metadata.num_rows
+
+    @property
+    def num_row_groups(self) -> int:
+        return self._file.num_row_groups
+
+    def digest(self) -> str:
+        """Digest of the file's bytes."""
+        if self._digest is None:
+            self._digest = digest_of_file(self.path)
+        return self._digest
+
+    def batches(self, columns: list[str] | None = None) -> Iterator[Rollouts]:
+        """The row groups in order; each holds whole groups. `columns` are paths; None reads all.
+
+        A file of another tool may spread a group over several row groups: its parts are joined here.
+        """
+        held: Rollouts | None = None
+        for index in range(self._file.num_row_groups):
+            try:
+                table = self._file.read_row_group(index, columns=columns)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise DataError(f"{self.path}: row group {index} is damaged ({_first_line(error)})") from error
+            batch = Rollouts(table.replace_schema_metadata(None))
+            if len(batch) == 0:
+                continue
+            if held is not None:
+                if _last_group(held) == _first_group(batch):
+                    held = Rollouts.concat([held, batch])
+                    continue
+                yield held
+            held = batch
+        if held is not None:
+            yield held
+
+    def read(self, columns: list[str] | None = None) -> Rollouts:
+        """The whole file at once."""
+        batches = list(self.batches(columns))
+        if not batches:
+            raise DataError(f"{self.path}: no rollouts in it")
+        return Rollouts.concat(batches)
+
+
+class RolloutWriter:
+    """Writes batches of whole groups to `stream_or_path`, checking the invariants of every one.
+
+    Row groups hold at most `tokens_per_row_group` response tokens unless one group alone has more.
+    """
+
+    def __init__(self, target: Any, name: str, tokens_per_row_group: int = TOKENS_PER_ROW_GROUP):
+        self._target = target
+        self._name = name
+        self._bound = tokens_per_row_group
+        self._writer: pq.ParquetWriter | None = None
+        self._schema: pa.Schema | None = None
+        self._pending: list[Rollouts] = []
+        self._pending_tokens = 0
+        self._groups_seen: set[str] = set()
+        self._rollouts_seen: set[str] = set()
+        self.counts = {"rollouts": 0, "groups": 0, "tokens": 0}
+
+    def write(self, batch: Rollouts) -> None:
+        """Add whole groups. DataError names row and column of a broken invariant; rows count from the file's start."""
+        if len(batch) == 0:
+            return
+        check_batch(batch, f"{self._name} (rows from {self.counts['rollouts']})")
+        self._check_across(batch)
+        self.counts["rollouts"] += len(batch)
+        self.counts["groups"] += len(batch.groups)
+        self.counts["tokens"] += batch.num_tokens
+        tokens_per_group = np.diff(batch.tokens.offsets[batch.groups.offsets])
+        first = 0
+        for group, tokens in enumerate(tokens_per_group.tolist()):
+            if self._pending_tokens and self._pending_tokens + tokens > self._bound:
+                self._hold(batch, first, group)
+                self._flush()
+                first = group
+            self._pending_tokens += tokens
+        self._hold(batch, first, len(tokens_per_group))
+        if self._pending_tokens >= self._bound:
+            self._flush()
+
+    def _hold(self, batch: Rollouts, first_group: int, end_group: int) -> None:
+        if end_group > first_group:
+            offsets = batch.groups.offsets
+            self._pending.append(batch.slice(int(offsets[first_group]), int(offsets[end_group])))
+
+    def _check_across(self, batch: Rollouts) -> None:
+        names = batch.arrow("group_id").take(pa.array(batch.groups.starts)).to_pylist()
+        ids = batch.strings("rollout_id")
+        for seen, new, what in ((self._groups_seen, names, "group"), (self._rollouts_seen, ids, "rollout_id")):
+            if not seen.isdisjoint(new):
+                twice = next(name for name in new if name in seen)
+                raise DataError(f"{self._name}: {what} {twice!r} occurs in two places of the file; it must be one")
+            seen.update(new)
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        table = Rollouts.concat(self._pending).table.combine_chunks()
+        self._pending, self._pending_tokens = [], 0
+        if self._writer is None:
+            self._schema = table.schema
+            self._writer = pq.ParquetWriter(self._target, table.schema, **_encoding(table.schema))
+        elif table.schema != self._schema:
+            table = _aligned(table, self._schema, self._name)
+        self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+    def close(self, provenance: Provenance) -> None:
+        """Write the footer. DataError when nothing was written."""
+        self._flush()
+        if self._writer is None:
+            raise DataError(f"{self._name}: no rollouts to write")
+        self._writer.add_key_value_metadata({METADATA_KEY.decode(): provenance.to_json()})
+        self._writer.close()
+
+    def abort(self) -> None:
+        """Let go of the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def write_rollouts(
+    path: Path, batches: Iterable[Rollouts], provenance: Provenance, *, force: bool = False
+) -> dict[str, int]:
+    """Write a whole file (or standard output for `-`) and return its counts. The last record of the history gets them.
+
+    UsageError when the output exists and `force` is false; nothing is left behind when anything fails.
+    """
+    if path == STREAM:
+        buffer = io.BytesIO()
+        counts = _write(buffer, "-", batches, provenance)
+        sys.stdout.buffer.write(buffer.getbuffer())
+        sys.stdout.buffer.flush()
+        return counts
+    check_output(path, force=force)
+    with whole_file(path) as temporary:
+        return _write(temporary, str(path), batches, provenance)
+
+
+def _write(target: Any, name: str, batches: Iterable[Rollouts], provenance: Provenance) -> dict[str, int]:
+    writer = RolloutWriter(target, name)
+    try:
+        for batch in batches:
+            writer.write(batch)
+    except BaseException:
+        writer.abort()
+        raise
+    history = provenance.history
+    if history:
+        last = history[-1]
+        counted = type(last)(**{**vars(last), "counts": {**last.counts, **writer.counts}})
+        provenance = Provenance(history=(*history[:-1], counted), facts=provenance.facts)
+    writer.close(provenance)
+    return writer.counts
+
+
+def files_of(path: Path) -> list[Path]:
+    """A data set's files: the file itself, or a directory's *.parquet by name. UsageError when there are none."""
+    if path != STREAM and path.is_dir():
+        files = sorted(path.glob("*.parquet"))
+        if not files:
+            raise UsageError(f"{path}: a directory without *.parquet files")
+        return files
+    return [path]
+
+
+def _encoding(schema: pa.Schema) -> dict[str, Any]:
+    """zstd; byte-stream-split for floats, dictionary for strings only."""
+    strings: list[str] = []
+    floats: dict[str, str] = {}
+    for path, kind in _leaves(schema):
+        if pa.types.is_floating(kind):
+            floats[path] = "BYTE_STREAM_SPLIT"
+        elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
+            strings.append(path)
+    return {"compression": "zstd", "compression_level": 3, "use_dictionary": strings, "column_encoding": floats,
+            "write_page_index": True}  # fmt: skip
+
+
+def _leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
+    def walk(path: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
+        if pa.types.is_struct(kind):
+            for child in kind:
+                yield from walk(f"{path}.{child.name}", child.type)
+        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            yield from walk(f"{path}.list.element", kind.value_type)
+        else:
+            yield path, kind
+
+    for field in schema:
+        yield from walk(field.name, field.type)
+
+
+def _aligned(table: pa.Table, schema: pa.Schema | None, name: str) -> pa.Table:
+    assert schema is not None
+    try:
+        return pa.Table.from_batches(table.to_batches(), table.schema).select(schema.names).cast(schema)
+    except (KeyError, ValueError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"{name}: a later part has other columns than the first ({_first_line(error)})") from error
+
+
+def _digest_of_bytes(content: bytes) -> str:
+    import hashlib
+
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _last_group(batch: Rollouts) -> str:
+    return batch.arrow("group_id")[len(batch) - 1].as_py()
+
+
+def _first_group(batch: Rollouts) -> str:
+    return batch.arrow("group_id")[0].as_py()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,162 @@
+"""`Rollouts`: a batch of whole groups in memory, an Arrow table seen through its rulers."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .errors import DataError
+from .ragged import Ragged
+from .schema import FIELDS, paths_of, ruler_of
+from .segments import Array, Segments
+
+
+class Rollouts:
+    """R rollouts, T tokens in all. Immutable: `with_columns` gives a new batch that shares the memory of the rest."""
+
+    def __init__(self, table: pa.Table):
+        self.table = table
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """Every column by its path."""
+        return paths_of(self.table.schema)
+
+    def __contains__(self, path: str) -> bool:
+        return path in self.paths
+
+    def arrow(self, path: str) -> pa.Array:
+        """One column as a single Arrow array. DataError when there is none of that name."""
+        head, _, leaf = path.partition(".")
+        if path not in self.paths:
+            raise DataError(f"no column {path!r} (columns: {', '.join(self.paths)})")
+        column = self.table.column(head)
+        array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        if not leaf:
+            return array
+        if array.null_count == 0 and array.offset == 0 and len(array) == self.table.num_rows:
+            return array.field(leaf).slice(0, len(array))
+        return pc.struct_field(array, leaf)
+
+    def ragged(self, path: str) -> Ragged:
+        """A column of lists of numbers, flat. DataError names the column when a list holds a null."""
+        try:
+            return Ragged.from_arrow(self.arrow(path))
+        except DataError as error:
+            raise DataError(f"column {path!r}: {error}") from error
+
+    def numbers(self, path: str) -> Array:
+        """A rollout column [R] as numbers; a missing float is NaN. DataError for a missing integer."""
+        array = self.arrow(path)
+        if array.null_count and not pa.types.is_floating(array.type):
+            if pa.types.is_null(array.type):
+                return np.full(len(array), np.nan)
+            raise DataError(f"column {path!r}: {array.null_count} missing (null) values")
+        return array.to_numpy(zero_copy_only=False)
+
+    def strings(self, path: str) -> list[Any]:
+        """A rollout column as Python strings (None where missing)."""
+        return self.arrow(path).to_pylist()
+
+    @cached_property
+    def token_ids(self) -> Ragged:
+        return self.ragged("token.id")
+
+    @cached_property
+    def tokens(self) -> Segments:
+        """The response tokens [T] as stretches, one per rollout."""
+        return self.token_ids.segments
+
+    @cached_property
+    def mask(self) -> Array:
+        """[T] bool: the policy wrote the token."""
+        return self.ragged("token.mask").values
+
+    @cached_property
+    def groups(self) -> Segments:
+        """The rollouts [R] as stretches, one per group (same group_id, neighbours)."""
+        codes = pc.dictionary_encode(self.arrow("group_id")).indices
+        return Segments.of_runs(codes.to_numpy(zero_copy_only=False))
+
+    @cached_property
+    def num_tokens(self) -> int:
+        return int(self.tokens.offsets[-1])
+
+    def with_columns(self, columns: Mapping[str, Any]) -> "Rollouts":
+        """A new batch with columns added or replaced: {path: Ragged | numpy array | Arrow array | list}.
+
+        Known columns are stored in the schema's type; a new leaf of a ruler joins that ruler's struct.
+        """
+        table = self.table
+        for path, values in columns.items():
+            array = _as_arrow(path, values)
+            head, _, leaf = path.partition(".")
+            place = table.schema.get_field_index(head)
+            if leaf:
+                array = _with_leaf(table.column(place) if place >= 0 else None, leaf, array, len(self))
+            table = table.set_column(place, head, array) if place >= 0 else table.append_column(head, array)
+        return Rollouts(table)
+
+    def with_flag(self, flag: str, where: Array) -> "Rollouts":
+        """Add `flag` to the rows where [R] is true and it is not there yet."""
+        if not where.any():
+            return self
+        old = self.strings("flags") if "flags" in self else [[]] * len(self)
+        new = [
+            [*(flags or []), flag] if add and flag not in (flags or []) else (flags or [])
+            for flags, add in zip(old, where.tolist(), strict=True)
+        ]
+        return self.with_columns({"flags": pa.array(new, FIELDS["flags"].type)})
+
+    def flagged(self, flag: str) -> Array:
+        """[R] bool."""
+        if "flags" not in self:
+            return np.zeros(len(self), bool)
+        return np.fromiter((flag in (flags or ()) for flags in self.strings("flags")), bool, len(self))
+
+    def take(self, rows: Array) -> "Rollouts":
+        """The given rows, in that order."""
+        return Rollouts(self.table.take(pa.array(rows)))
+
+    def slice(self, start: int, stop: int) -> "Rollouts":
+        """Rows [start, stop), sharing memory."""
+        return Rollouts(self.table.slice(start, stop - start))
+
+    @staticmethod
+    def concat(batches: "list[Rollouts]") -> "Rollouts":
+        """Batches one after another."""
+        if len(batches) == 1:
+            return batches[0]
+        return Rollouts(pa.concat_tables([batch.table for batch in batches], promote_options="default"))
+
+
+def _as_arrow(path: str, values: Any) -> pa.Array:
+    if isinstance(values, Ragged):
+        values = values.to_arrow()
+    field = FIELDS.get(path)
+    if field is None:
+        return values if isinstance(values, pa.Array) else pa.array(values)
+    wanted = field.type if ruler_of(path) == "rollout" else pa.list_(field.type)
+    if not isinstance(values, pa.Array):
+        return pa.array(values, wanted)
+    if pa.types.is_large_list(values.type):
+        wanted = pa.large_list(field.type)
+    return values if values.type == wanted else values.cast(wanted)
+
+
+def _with_leaf(column: pa.ChunkedArray | None, leaf: str, array: pa.Array, rows: int) -> pa.Array:
+    """The struct column with one leaf set; the other leaves keep their memory."""
+    leaves: dict[str, pa.Array] = {}
+    if column is not None:
+        struct = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        leaves = dict(zip([f.name for f in struct.type], struct.flatten(), strict=True))
+    leaves[leaf] = array
+    if any(len(each) != rows for each in leaves.values()):
+        raise ValueError(f"{leaf}: {len(array)} rows for {rows} rollouts")
+    return pa.StructArray.from_arrays(list(leaves.values()), list(leaves))

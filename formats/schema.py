@@ -1,0 +1,149 @@
+"""The rollout schema: which fields stand on which ruler, with their types and meaning. The one place that knows.
+
+A *ruler* is an axis on which something is measured. The rollout ruler is the file's rows; each other ruler is one
+struct column of parallel lists, so that `token.advantage` is a native Parquet leaf.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from .errors import DataError
+
+FORMAT_VERSION = 1
+METADATA_KEY = b"apportion"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column. `path` is `name` on the rollout ruler, `ruler.name` on another; `type` is that of one place."""
+
+    path: str
+    type: pa.DataType
+    meaning: str
+    unit: str = ""
+
+    @property
+    def ruler(self) -> str:
+        return ruler_of(self.path)
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """An axis. `axis` fields say where its places lie; every other field is a signal measured there."""
+
+    name: str
+    length: str
+    axis: tuple[str, ...]
+    meaning: str
+
+
+RULERS = {
+    ruler.name: ruler
+    for ruler in (
+        Ruler("rollout", "1", ("rollout_id", "group_id"), "the row itself"),
+        Ruler("step", "S", ("start", "end"), "reasoning steps, turns, tool calls: [start, end) in response tokens"),
+        Ruler("node", "P", ("id", "start", "end"), "the path through the group's tree; the spans cover the response"),
+        Ruler("token", "T", ("id", "mask"), "response tokens"),
+    )
+}
+
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+FIELDS = {
+    field.path: field
+    for field in (
+        Field("rollout_id", pa.string(), "unique in the data set"),
+        Field("group_id", pa.string(), "same prompt, same group; a group's rows are contiguous"),
+        Field("task", pa.string(), "where the problem came from, as given to --task"),
+        Field("task_options", pa.string(), "the task's options, JSON"),
+        Field("problem_id", pa.string(), "the problem's stable id in its task"),
+        Field("prompt", _MESSAGES, "the problem as chat messages"),
+        Field("reference", pa.string(), "what the verifier needs, JSON"),
+        Field("prompt_ids", pa.list_(pa.int32()), "what the model read before the response"),
+        Field("text", pa.string(), "the response decoded: a view, token ids are the truth"),
+        Field("finish_reason", pa.string(), "stop | length | error"),
+        Field("parent_id", pa.string(), "the rollout this one left; null for one of its own"),
+        Field("fork", pa.int32(), "the response token at which it left its parent", "token"),
+        Field("purpose", pa.string(), "train | probe | eval; probes and evals are never trained on"),
+        Field("policy", pa.string(), "digest of the weights that sampled it"),
+        Field("seed", pa.int64(), "the row's own sampling seed"),
+        Field("temperature", pa.float32(), "sampling temperature; 0 is greedy"),
+        Field("top_p", pa.float32(), "nucleus mass kept; 1 is all"),
+        Field("logprob_kind", pa.string(), "of which distribution token.logprob is: sampling | policy"),
+        Field("flags", pa.list_(pa.string()), "truncated, error, dead_group, singleton, unassigned, demonstration …"),
+        Field("reward", pa.float64(), "outcome reward; null is not scored", "reward"),
+        Field("weight", pa.float64(), "weight of the rollout in training; null is 1"),
+        Field("step.start", pa.int32(), "first response token", "token"),
+        Field("step.end", pa.int32(), "one past the last response token", "token"),
+        Field("step.kind", pa.string(), "step | turn | tool"),
+        Field("step.state", pa.string(), "key of the environment state the step began in"),
+        Field("step.reward", pa.float64(), "reward given for the step", "reward"),
+        Field("node.id", pa.int32(), "node of the group's tree: equal ids in a group are the same node"),
+        Field("node.start", pa.int32(), "first response token of the node's span", "token"),
+        Field("node.end", pa.int32(), "one past its last", "token"),
+        Field("node.visits", pa.int32(), "rollouts of the group that pass through the node", "rollouts"),
+        Field("node.value", pa.float32(), "mean reward of the rollouts that pass through the node", "reward"),
+        Field("token.id", pa.int32(), "token id; nothing is ever re-tokenised"),
+        Field("token.mask", pa.bool_(), "true where the policy wrote the token, false for what an environment wrote"),
+        Field("token.logprob", pa.float32(), "log-probability when sampled, see logprob_kind", "nat"),
+        Field("token.entropy", pa.float32(), "entropy of the next-token distribution", "nat"),
+        Field("token.advantage", pa.float32(), "credit of the token; null is not assigned", "advantage"),
+    )
+}  # fmt: skip
+
+
+def ruler_of(path: str) -> str:
+    """`token.advantage` stands on `token`; `reward` and `rewards.format` on `rollout`."""
+    head = path.partition(".")[0]
+    return head if head in RULERS and head != path else "rollout"
+
+
+def arrow_type(path: str) -> pa.DataType:
+    """The column's Arrow type in the file: a list of the place's type unless it is on the rollout ruler."""
+    field = FIELDS[path]
+    return field.type if field.ruler == "rollout" else pa.list_(field.type)
+
+
+def paths_of(schema: pa.Schema) -> list[str]:
+    """Every column of a file by its path, rulers opened: ["rollout_id", …, "token.id", …]."""
+    paths: list[str] = []
+    for field in schema:
+        if pa.types.is_struct(field.type):
+            paths += [f"{field.name}.{child.name}" for child in field.type]
+        else:
+            paths.append(field.name)
+    return paths
+
+
+def check_schema(schema: pa.Schema) -> None:
+    """A rollout file has the identity columns and a token ruler, and its known columns have types we can compute on.
+
+    DataError names the first column that is missing or of another kind. Unknown columns are welcome.
+    """
+    paths = set(paths_of(schema))
+    for needed in ("rollout_id", "group_id", "token.id", "token.mask"):
+        if needed not in paths:
+            found = ", ".join(sorted(paths)) or "none"
+            raise DataError(f"not a rollout file: no column {needed!r} (columns: {found})")
+    for field in schema:
+        children = field.type if pa.types.is_struct(field.type) else [field]
+        for child in children:
+            path = field.name if child is field else f"{field.name}.{child.name}"
+            known = FIELDS.get(path)
+            if known and not _compatible(child.type, arrow_type(path)):
+                raise DataError(f"column {path!r} is {child.type}, needed is {arrow_type(path)}")
+
+
+def _compatible(seen: pa.DataType, needed: pa.DataType) -> bool:
+    if pa.types.is_list(needed) or pa.types.is_large_list(needed):
+        return (pa.types.is_list(seen) or pa.types.is_large_list(seen)) and _compatible(
+            seen.value_type, needed.value_type
+        )
+    if pa.types.is_struct(needed):
+        return pa.types.is_struct(seen)
+    for same_kind in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean):
+        if same_kind(needed):
+            return same_kind(seen) or pa.types.is_null(seen)
+    strings = (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary, pa.types.is_null)
+    return any(kind(seen) for kind in strings) or seen == pa.string_view()

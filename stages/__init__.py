@@ -1,0 +1,1 @@
+"""What is computed: one folder per command, one file per method."""

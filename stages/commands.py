@@ -1,0 +1,80 @@
+"""Every stage as its users name it: the table from which the command line, recipes and docs are made.
+
+A stage is a function. Its signature is the single source of truth: positional parameters are arguments, keyword-only
+ones are options; `Annotated[type, "help", Flag("--name")]` gives the help and, where Python's name will not do, the flag.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import Parameter, signature
+from typing import Annotated, Any, get_args, get_origin
+
+from .options import Flag, parameter_hints
+
+
+@dataclass(frozen=True)
+class Option:
+    """One parameter of a stage. `name` is Python's, `key` is what recipes write, `flags` what the command line reads."""
+
+    name: str
+    key: str
+    flags: tuple[str, ...]
+    type: Any
+    help: str
+    default: Any
+    positional: bool
+
+    @property
+    def required(self) -> bool:
+        return self.default is Parameter.empty
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: `assign-credit`, or `eval policy` for one in a group."""
+
+    name: str
+    function: Callable[..., Any]
+
+    @property
+    def summary(self) -> str:
+        return (self.function.__doc__ or "").strip().partition("\n")[0]
+
+    def options(self) -> dict[str, Option]:
+        """Its parameters by recipe key, in order."""
+        hints = parameter_hints(self.function)
+        found: dict[str, Option] = {}
+        for name, parameter in signature(self.function).parameters.items():
+            hint, help_text, flags = _opened(hints[name])
+            positional = parameter.kind is not Parameter.KEYWORD_ONLY
+            flags = flags or (() if positional else (f"--{name.replace('_', '-')}",))
+            key = next((flag[2:] for flag in flags if flag.startswith("--")), name)
+            found[key] = Option(name, key, flags, hint, help_text, parameter.default, positional)
+        return found
+
+
+def _opened(hint: Any) -> tuple[Any, str, tuple[str, ...]]:
+    if get_origin(hint) is not Annotated:
+        return hint, "", ()
+    kind, *extras = get_args(hint)
+    text = next((extra for extra in extras if isinstance(extra, str)), "")
+    flag = next((extra for extra in extras if isinstance(extra, Flag)), None)
+    return kind, text, flag.names if flag else ()
+
+
+def commands() -> dict[str, Command]:
+    """All commands by name, in the order of the pipeline. Imports no stage's heavy parts."""
+    from .assign_credit import assign_credit
+    from .sample import sample
+    from .score import score
+    from .tree_build import tree_build
+
+    return {
+        command.name: command
+        for command in (
+            Command("sample", sample),
+            Command("tree-build", tree_build),
+            Command("score", score),
+            Command("assign-credit", assign_credit),
+        )
+    }

@@ -1,0 +1,106 @@
+"""The one driver of rollouts → rollouts stages: streams whole groups, keeps every other column, records history."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..formats.errors import DataError, UsageError
+from ..formats.files import whole_directory
+from ..formats.invariants import missing_paths
+from ..formats.parquet import STREAM, RolloutFile, check_output, files_of, write_rollouts
+from ..formats.provenance import Record
+from ..formats.rollouts import Rollouts
+from .progress import track
+
+PRODUCED_BY = {
+    "reward": "run `apportion score IN --with verify -o OUT` first",
+    "node.id": "run `apportion tree-build IN -o OUT` first",
+    "token.logprob": "sample with an engine that reports log-probabilities",
+    "token.advantage": "run `apportion assign-credit IN --method grpo -o OUT` first",
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a stage wrote: the place, and rows, groups and tokens in it."""
+
+    out: str
+    rollouts: int
+    groups: int
+    tokens: int
+
+    def render(self) -> None:
+        """One line on standard error."""
+        print(
+            f"{self.out}: {self.rollouts:,} rollouts, {self.groups:,} groups, {self.tokens:,} tokens", file=sys.stderr
+        )
+
+
+def require(file: RolloutFile, needs: tuple[str, ...], who: str) -> None:
+    """DataError naming the first column `who` needs and the file lacks, and the stage that makes it."""
+    for path in missing_paths(file.schema, needs):
+        remedy = PRODUCED_BY.get(path, f"add it, or see `apportion list` for what makes {path!r}")
+        raise DataError(f"{file.path}: no column {path!r}, which {who} needs; {remedy}")
+
+
+def map_rollouts(
+    transform: Callable[[Rollouts], Rollouts],
+    source: Path,
+    out: Path,
+    *,
+    stage: str,
+    parameters: Mapping[str, Any],
+    needs: tuple[str, ...] = (),
+    who: str = "",
+    force: bool = False,
+    inputs: Mapping[str, str] | None = None,
+) -> Written:
+    """Apply `transform` to every batch of whole groups of `source` and write the result to `out`.
+
+    A directory is mapped file by file into a directory. `parameters` and the inputs' digests go into the history.
+    Raises UsageError (missing input, existing output) and DataError (missing column, broken invariant); the place is
+    in the message, and nothing is left behind.
+    """
+    files = files_of(source)
+    if files != [source]:
+        if out == STREAM:
+            raise UsageError(f"{source}: a directory cannot be written to standard output; name a directory with -o")
+        check_output(out, force=force)
+        counts = {"rollouts": 0, "groups": 0, "tokens": 0}
+        with whole_directory(out) as folder:
+            for file in files:
+                written = map_rollouts(
+                    transform, file, folder / file.name,
+                    stage=stage, parameters=parameters, needs=needs, who=who, inputs=inputs,
+                )  # fmt: skip
+                counts = {name: counts[name] + getattr(written, name) for name in counts}
+        return Written(str(out), **counts)
+
+    if out != STREAM:
+        check_output(out, force=force)
+    file = RolloutFile(source)
+    require(file, needs, who or stage)
+    if file.num_rows == 0:
+        raise DataError(f"{source}: no rollouts in it")
+    record = Record(
+        stage=stage,
+        version=__version__,
+        parameters=parameters,
+        inputs={"rollouts": file.digest(), **(inputs or {})},
+    )
+
+    def transformed() -> Iterator[Rollouts]:
+        row = 0
+        for batch in track(file.batches(), total=file.num_row_groups, what=stage):
+            try:
+                result = transform(batch)
+            except DataError as error:
+                raise DataError(f"{source} (rows from {row}): {error}") from error
+            row += len(batch)
+            yield result
+
+    counts = write_rollouts(out, transformed(), file.provenance.with_record(record), force=force)
+    return Written(str(out), **counts)

@@ -1,0 +1,74 @@
+"""The tokenizer of `builtin:tiny`, and its model before any training."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+PAD, BOS, EOS, ANSWER = "<pad>", "<bos>", "<eos>", "<answer>"
+LARGEST_NUMBER = 299  # numbers up to this one are one token each, so a step of arithmetic is one lookup
+
+# A conversation is `<bos>`, then what the user said, `<answer>`, what the assistant said, `<eos>`, and so on.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'assistant' %}"
+    "<answer>{% generation %}{{ message.content }}{{ eos_token }}{% endgeneration %}"
+    "{% else %}{{ message.content }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<answer>{% endif %}"
+)
+
+
+def blank_tokenizer() -> "PreTrainedTokenizerFast":
+    """Bytes, and the numbers 10..LARGEST_NUMBER as one token each: any text survives encoding and decoding.
+
+    A longer run of digits is cut from the left, 2991 into 299 and 1; 007 stays 0, 0, 7.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    names = [PAD, BOS, EOS, ANSWER, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    numbers = [str(number) for number in range(10, LARGEST_NUMBER + 1)]
+    vocabulary = {name: index for index, name in enumerate(names + numbers)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [(number[:-1], number[-1]) for number in numbers]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex("[12][0-9][0-9]|[1-9][0-9]|[0-9]"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        additional_special_tokens=[ANSWER],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=512,
+        padding_side="left",
+    )
+
+
+def blank_model(seed: int) -> tuple["LlamaForCausalLM", "PreTrainedTokenizerFast"]:
+    """The model with random weights, the same for the same seed, and its tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = blank_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config), tokenizer

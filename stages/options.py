@@ -1,0 +1,81 @@
+"""Options given as text or YAML, typed by the signature of the function they go to."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import Parameter
+from typing import Any, get_type_hints
+
+from ..formats.errors import UsageError, unknown
+from .registry import options_of
+
+
+@dataclass(frozen=True)
+class Flag:
+    """In an `Annotated` hint: the option's names on the command line, where they are not made from Python's name.
+
+    The first long one, without its dashes, is the key in a recipe.
+    """
+
+    names: tuple[str, ...]
+
+
+OUT = Flag(("-o", "--out"))
+
+
+def parameter_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The parameters' type hints, `Annotated` kept. `return` is left alone: it may be a name for the type checker only."""
+    parameters = {name: hint for name, hint in function.__annotations__.items() if name != "return"}
+    bare = type("bare", (), {"__annotations__": parameters})
+    return get_type_hints(bare, globalns=function.__globals__, include_extras=True)
+
+
+def typed_options(function: Callable[..., Any], given: Mapping[str, Any], whose: str) -> dict[str, Any]:
+    """Every keyword-only option of `function`: its default, or the given value converted to its annotated type.
+
+    Raises UsageError for an unknown name (with a did-you-mean), a value of another type, or a missing one.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    parameters = options_of(function)
+    for name in given:
+        if name not in parameters:
+            raise unknown(f"option of {whose}", name, parameters)
+    hints = parameter_hints(function)
+    resolved: dict[str, Any] = {}
+    for name, parameter in parameters.items():
+        if name not in given:
+            if parameter.default is Parameter.empty:
+                raise UsageError(f"{whose} needs the option {name!r}; add --set {name}=…")
+            resolved[name] = parameter.default
+            continue
+        try:
+            resolved[name] = TypeAdapter(hints[name]).validate_python(given[name])
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"]
+            raise UsageError(
+                f"option {name!r} of {whose}: {given[name]!r}: {problem[0].lower()}{problem[1:]}"
+            ) from error
+    return resolved
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """["name=value", …] with YAML values. UsageError for one without `=`."""
+    import yaml
+
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set {setting}: needed is name=value")
+        try:
+            parsed[name.strip()] = yaml.safe_load(text) if text else ""
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {setting}: the value is not YAML ({error})") from error
+    return parsed
+
+
+def at_least(least: float, **values: float) -> None:
+    """UsageError for the first value below `least`."""
+    for name, value in values.items():
+        if value < least:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: needed is {least} or more")

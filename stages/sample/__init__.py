@@ -1,0 +1,83 @@
+"""Tasks → rollouts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from ..options import OUT, Flag
+
+if TYPE_CHECKING:
+    from ..driver import Written
+
+
+def sample(
+    *,
+    model: Annotated[str, "builtin:tiny, a Hugging Face directory, or a Hub id."] = "builtin:tiny",
+    task: Annotated[str, "arithmetic, reasoning_gym/NAME, hf:DATASET, or a .jsonl/.parquet file."] = "arithmetic",
+    prompts: Annotated[int, "Distinct problems."] = 64,
+    n: Annotated[int, "Rollouts per problem.", Flag(("-n", "--n"))] = 8,
+    seed: Annotated[int, "Seed of problems and samples."] = 0,
+    round: Annotated[int, "Iteration of a loop: other problems and samples under the same seed."] = 0,
+    split: Annotated[Literal["train", "test"], "Split of the task; the two never overlap."] = "train",
+    strategy: Annotated[str, "Sampling strategy; see `apportion list strategies`."] = "independent",
+    settings: Annotated[
+        Mapping[str, Any] | None, "Option of the strategy, name=value; repeatable.", Flag(("--set",))
+    ] = None,
+    task_settings: Annotated[
+        Mapping[str, Any] | None, "Option of the task, name=value; repeatable.", Flag(("--task-set",))
+    ] = None,
+    max_tokens: Annotated[int, "Response budget, tokens."] = 256,
+    temperature: Annotated[float, "Sampling temperature; 0 is greedy."] = 1.0,
+    top_p: Annotated[float, "Nucleus mass kept; 1 keeps all."] = 1.0,
+    top_k: Annotated[int, "Most likely tokens kept; 0 keeps all."] = 0,
+    purpose: Annotated[Literal["train", "probe", "eval"], "What the rollouts are for."] = "train",
+    engine: Annotated[str, "Engine; see `apportion list engines`."] = "auto",
+    device: Annotated[str, "auto, cpu, cuda, cuda:1 …"] = "auto",
+    dtype: Annotated[str, "auto (bfloat16 on CUDA, float32 on CPU), float32, bfloat16."] = "auto",
+    out: Annotated[Path, "Rollout file to write, or - for standard output.", OUT],
+    force: Annotated[bool, "Overwrite the output."] = False,
+) -> "Written":
+    """Sample rollouts of a policy on a task's problems.
+
+    Records token ids, the exact log-probability of every sampled token under the sampling distribution, the policy's
+    digest and every row's seed.
+    """
+    from ... import __version__
+    from ...formats.parquet import STREAM, check_output, write_rollouts
+    from ...formats.provenance import Provenance, Record
+    from ..driver import Written
+    from ..models import open_engine
+    from ..models.engine import Sampling
+    from ..models.policy import load_policy
+    from ..options import at_least, typed_options
+    from ..tasks import open_task
+    from ._rows import derived_seed
+    from ._strategy import STRATEGIES, SamplingContext
+
+    at_least(1, prompts=prompts, n=n, max_tokens=max_tokens)
+    at_least(0, temperature=temperature, top_k=top_k, round=round)
+    if out != STREAM:
+        check_output(out, force=force)
+    chosen = STRATEGIES[strategy]
+    options = typed_options(chosen.function, settings or {}, f"strategy {strategy!r}")
+    opened = open_task(task, task_settings)
+    problems = list(opened.problems(split, prompts, derived_seed("problems", seed, round)))
+    policy = load_policy(model, device=device, dtype=dtype)
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
+    context = SamplingContext(
+        task=opened, problems=problems, tokenizer=policy.tokenizer, sampling=sampling, n=n, seed=seed, round=round,
+        purpose=purpose, policy=policy.identity, open_engine=lambda: open_engine(engine, policy),
+    )  # fmt: skip
+    record = Record(
+        stage="sample",
+        version=__version__,
+        parameters={
+            "model": model, "task": task, "prompts": prompts, "n": n, "seed": seed, "round": round, "split": split,
+            "strategy": strategy, "settings": options, "task_settings": dict(opened.options), "engine": engine,
+            "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "purpose": purpose,
+        },
+        inputs={"policy": policy.identity},
+    )  # fmt: skip
+    provenance = Provenance(history=(record,), facts={"tokens_exact": True})
+    counts = write_rollouts(out, chosen.function(context, **options), provenance, force=force)
+    return Written(str(out), **counts)

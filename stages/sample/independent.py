@@ -1,0 +1,30 @@
+"""Independent sampling: every rollout starts at the prompt."""
+
+from collections.abc import Iterator
+
+from ...formats.rollouts import Rollouts
+from ..models.engine import Request
+from ..models.policy import render_prompt
+from ..progress import progress
+from ._rows import row_seeds, to_rollouts
+from ._strategy import SamplingContext, strategy
+
+
+@strategy(source="ours")
+def independent(context: SamplingContext, *, rows_at_once: int = 2048) -> Iterator[Rollouts]:
+    """n independent rollouts of every prompt.
+
+    Args:
+        rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
+    """
+    engine = context.open_engine()
+    at_once = max(1, rows_at_once // context.n)
+    with progress(len(context.problems) * context.n, "sample") as advance:
+        for first in range(0, len(context.problems), at_once):
+            problems = context.problems[first : first + at_once]
+            prompts = [render_prompt(context.tokenizer, problem.prompt) for problem in problems]
+            requests = [
+                Request(prefix_ids=prompt, seeds=row_seeds(context, problem))
+                for prompt, problem in zip(prompts, problems, strict=True)
+            ]
+            yield to_rollouts(context, problems, prompts, engine.generate(requests, context.sampling, advance))

@@ -1,0 +1,41 @@
+"""Attach rewards to rollouts, steps and tokens."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from ..options import OUT, Flag
+
+if TYPE_CHECKING:
+    from ..driver import Written
+
+
+def score(
+    rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
+    *,
+    scorer: Annotated[str, "Scorer; see `apportion list scorers`.", Flag(("--with",))] = "verify",
+    settings: Annotated[
+        Mapping[str, Any] | None, "Option of the scorer, name=value; repeatable.", Flag(("--set",))
+    ] = None,
+    out: Annotated[Path, "Rollout file to write, or - for standard output.", OUT],
+    force: Annotated[bool, "Overwrite the output."] = False,
+) -> "Written":
+    """Score rollouts: attach the rewards one scorer gives.
+
+    `--with verify` writes `reward`, what the task's own verifier says of the response's text.
+    """
+    from ...formats.rollouts import Rollouts
+    from ..driver import map_rollouts
+    from ..options import typed_options
+    from ._scorer import SCORERS
+
+    chosen = SCORERS[scorer]
+    options = typed_options(chosen.function, settings or {}, f"scorer {scorer!r}")
+
+    def scored(batch: Rollouts) -> Rollouts:
+        return batch.with_columns(chosen.function(batch, **options))
+
+    return map_rollouts(
+        scored, rollouts, out,
+        stage="score", parameters={"with": scorer, "settings": options}, needs=chosen.needs, who=scorer, force=force,
+    )  # fmt: skip

@@ -1,0 +1,35 @@
+"""What a scorer is: rollouts in, columns out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..registry import Registry
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """`function(rollouts, **options)` returns {column: values}: `reward`, `rewards.format`, `step.reward` …"""
+
+    name: str
+    function: Callable[..., Mapping[str, Any]]
+    needs: tuple[str, ...]
+    granularity: str
+    source: str
+
+    @property
+    def summary(self) -> str:
+        return (self.function.__doc__ or "").strip().partition("\n")[0]
+
+
+SCORERS: Registry[Scorer] = Registry("scorer", __package__ or "", "scorers")
+
+
+def scorer(*, needs: tuple[str, ...], granularity: str, source: str) -> Callable[[Any], Any]:
+    """Register the function under its own name; its keyword-only parameters become `--set` options."""
+
+    def register(function: Callable[..., Mapping[str, Any]]) -> Callable[..., Mapping[str, Any]]:
+        SCORERS.add(Scorer(function.__name__, function, needs, granularity, source))
+        return function
+
+    return register
