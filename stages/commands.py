@@ -65,8 +65,12 @@ def _opened(hint: Any) -> tuple[Any, str, tuple[str, ...]]:
 def commands() -> dict[str, Command]:
     """All commands by name, in the order of the pipeline. Imports no stage's heavy parts."""
     from .assign_credit import assign_credit
+    from .eval import curve, policy
+    from .eval import rollouts as eval_rollouts
+    from .run import run
     from .sample import sample
     from .score import score
+    from .train import train
     from .tree_build import tree_build
 
     return {
@@ -76,5 +80,10 @@ def commands() -> dict[str, Command]:
             Command("tree-build", tree_build),
             Command("score", score),
             Command("assign-credit", assign_credit),
+            Command("train", train),
+            Command("eval policy", policy),
+            Command("eval rollouts", eval_rollouts),
+            Command("eval curve", curve),
+            Command("run", run),
         )
     }

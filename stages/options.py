@@ -34,22 +34,28 @@ def typed_options(function: Callable[..., Any], given: Mapping[str, Any], whose:
 
     Raises UsageError for an unknown name (with a did-you-mean), a value of another type, or a missing one.
     """
+    hints = parameter_hints(function)
+    return typed_values(
+        {name: (hints[name], parameter.default) for name, parameter in options_of(function).items()}, given, whose
+    )
+
+
+def typed_values(wanted: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any], whose: str) -> dict[str, Any]:
+    """The same for {name: (type, default)}; a default of Parameter.empty makes the option required."""
     from pydantic import TypeAdapter, ValidationError
 
-    parameters = options_of(function)
     for name in given:
-        if name not in parameters:
-            raise unknown(f"option of {whose}", name, parameters)
-    hints = parameter_hints(function)
+        if name not in wanted:
+            raise unknown(f"option of {whose}", str(name), wanted)
     resolved: dict[str, Any] = {}
-    for name, parameter in parameters.items():
+    for name, (kind, default) in wanted.items():
         if name not in given:
-            if parameter.default is Parameter.empty:
-                raise UsageError(f"{whose} needs the option {name!r}; add --set {name}=…")
-            resolved[name] = parameter.default
+            if default is Parameter.empty:
+                raise UsageError(f"{whose} needs the option {name!r}")
+            resolved[name] = default
             continue
         try:
-            resolved[name] = TypeAdapter(hints[name]).validate_python(given[name])
+            resolved[name] = TypeAdapter(kind).validate_python(given[name])
         except ValidationError as error:
             problem = error.errors()[0]["msg"]
             raise UsageError(

@@ -1,1 +1,123 @@
-""""""
+"""How good is a policy: accuracy and pass@k with confidence intervals, and learning curves."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from ..options import OUT, Flag
+
+if TYPE_CHECKING:
+    from .curve import Curve
+    from .report import Report
+
+
+def policy(
+    *,
+    model: Annotated[str, "builtin:tiny, a Hugging Face directory, or a Hub id."] = "builtin:tiny",
+    task: Annotated[str, "arithmetic, reasoning_gym/NAME, hf:DATASET, or a .jsonl/.parquet file."] = "arithmetic",
+    prompts: Annotated[int, "Distinct problems."] = 256,
+    n: Annotated[int, "Rollouts per problem.", Flag(("-n", "--n"))] = 4,
+    k: Annotated[list[int] | None, "pass@k to report, 1 to n; repeatable; default 1 and n."] = None,
+    seed: Annotated[int, "Seed of problems and samples."] = 0,
+    split: Annotated[Literal["train", "test"], "Split of the task."] = "test",
+    task_settings: Annotated[
+        Mapping[str, Any] | None, "Option of the task, name=value; repeatable.", Flag(("--task-set",))
+    ] = None,
+    max_tokens: Annotated[int, "Response budget, tokens."] = 256,
+    temperature: Annotated[float, "Sampling temperature; 0 is greedy."] = 1.0,
+    top_p: Annotated[float, "Nucleus mass kept; 1 keeps all."] = 1.0,
+    threshold: Annotated[float, "Reward from which a rollout counts as right."] = 1.0,
+    at: Annotated[float, "Place on a learning curve's axis, e.g. rollouts trained on so far."] = 0.0,
+    series: Annotated[str, "Name on a learning curve."] = "",
+    engine: Annotated[str, "Engine; see `apportion list engines`."] = "auto",
+    device: Annotated[str, "auto, cpu, cuda, cuda:1 …"] = "auto",
+    dtype: Annotated[str, "auto (bfloat16 on CUDA, float32 on CPU), float32, bfloat16."] = "auto",
+    keep: Annotated[Path | None, "Also write the evaluation's rollouts to this file."] = None,
+    out: Annotated[Path | None, "Report file (JSON) to write.", OUT] = None,
+    force: Annotated[bool, "Overwrite the output."] = False,
+) -> "Report":
+    """Evaluate a policy on held-out problems: pass@1 and pass@k with 95 % intervals over problems."""
+    from dataclasses import replace
+    from tempfile import TemporaryDirectory
+
+    from ...formats.files import check_output
+    from ...formats.parquet import RolloutFile
+    from ..sample import sample
+    from ..score import score
+    from .report import report_on
+
+    for target in (out, keep):
+        if target is not None:
+            check_output(target, force=force)
+    with TemporaryDirectory() as folder:
+        raw, scored = Path(folder, "raw.parquet"), keep or Path(folder, "scored.parquet")
+        sample(
+            model=model, task=task, prompts=prompts, n=n, seed=seed, split=split, task_settings=task_settings,
+            max_tokens=max_tokens, temperature=temperature, top_p=top_p, purpose="eval", engine=engine, device=device,
+            dtype=dtype, out=raw,
+        )  # fmt: skip
+        score(raw, scorer="verify", out=scored, force=force)
+        rollouts = RolloutFile(scored).read(["group_id", "problem_id", "rollout_id", "reward", "flags", "token.id"])
+    about = {
+        "model": model, "policy": "", "task": task, "task_settings": dict(task_settings or {}), "split": split,
+        "seed": seed, "n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens,
+    }  # fmt: skip
+    report = report_on(rollouts, _ks(k, n), threshold, at=at, series=series, about=about)
+    if out is not None:
+        report.write(out, force=force)
+        report = replace(report, out=str(out))
+    return report
+
+
+def rollouts(
+    rollouts: Annotated[Path, "Scored rollout file, or - for standard input."],
+    *,
+    k: Annotated[list[int] | None, "pass@k to report; repeatable; default 1 and the smallest group."] = None,
+    threshold: Annotated[float, "Reward from which a rollout counts as right."] = 1.0,
+    at: Annotated[float, "Place on a learning curve's axis."] = 0.0,
+    series: Annotated[str, "Name on a learning curve."] = "",
+    out: Annotated[Path | None, "Report file (JSON) to write.", OUT] = None,
+    force: Annotated[bool, "Overwrite the output."] = False,
+) -> "Report":
+    """Accuracy and pass@k of a scored rollout file, with 95 % intervals over its groups."""
+    from ...formats.files import check_output
+    from ...formats.parquet import RolloutFile
+    from ..driver import require
+    from .report import report_on
+
+    if out is not None:
+        check_output(out, force=force)
+    file = RolloutFile(rollouts)
+    require(file, ("reward",), "eval rollouts")
+    found = {field.name for field in file.schema}
+    columns = ["group_id", "rollout_id", "reward", "token.id", *(c for c in ("flags", "problem_id") if c in found)]
+    batch = file.read(columns)
+    ks = _ks(k, int(batch.groups.sizes.min()))
+    report = report_on(batch, ks, threshold, at=at, series=series, about={"rollouts": str(rollouts)})
+    if out is not None:
+        report.write(out, force=force)
+    return report
+
+
+def curve(
+    reports: Annotated[list[Path], "Reports of `eval policy`."],
+    *,
+    axis: Annotated[str, "What the reports' places (--at) count."] = "rollouts",
+    out: Annotated[Path | None, "Picture (SVG) to write.", OUT] = None,
+    force: Annotated[bool, "Overwrite the output."] = False,
+) -> "Curve":
+    """Draw learning curves of reports, and say how much each series gained."""
+    from dataclasses import replace
+
+    from .curve import curve_of, write_svg
+    from .report import Report
+
+    drawn = curve_of([Report.read(path) for path in reports], axis)
+    if out is not None:
+        write_svg(drawn, out, force=force)
+        drawn = replace(drawn, out=str(out))
+    return drawn
+
+
+def _ks(asked: list[int] | None, most: int) -> list[int]:
+    return sorted(set(asked)) if asked else sorted({1, most})

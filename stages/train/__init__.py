@@ -1,1 +1,65 @@
-""""""
+"""Rollouts with credit → a better policy."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from ..options import OUT, Flag
+
+if TYPE_CHECKING:
+    from ._run import Trained
+
+
+def train(
+    rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
+    *,
+    model: Annotated[str, "Policy to start from: builtin:tiny, a directory, or a Hub id."] = "builtin:tiny",
+    objective: Annotated[str, "Objective; see `apportion list objectives`."] = "ppo",
+    settings: Annotated[
+        Mapping[str, Any] | None, "Option of the objective, name=value; repeatable.", Flag(("--set",))
+    ] = None,
+    credit: Annotated[str, "Credit column on the token ruler."] = "advantage",
+    aggregation: Annotated[
+        Literal[
+            "token-mean",
+            "seq-mean-token-mean",
+            "seq-mean-token-sum",
+            "seq-mean-token-sum-norm",
+            "group-mean-token-mean",
+        ],
+        "How token losses become one number.",
+    ] = "token-mean",
+    norm_length: Annotated[int, "Constant of seq-mean-token-sum-norm, tokens; 0 is the file's longest response."] = 0,
+    reference: Annotated[str | None, "Frozen policy a KL penalty is measured to."] = None,
+    old_logprobs: Annotated[
+        Literal["recorded", "recompute"], "Sampling log-probabilities: as recorded, or by the starting policy."
+    ] = "recorded",
+    lr: Annotated[float, "Learning rate."] = 1e-6,
+    epochs: Annotated[int, "Passes over the rollouts."] = 1,
+    minibatch: Annotated[int, "Rollouts per minibatch; 0 is all of them."] = 0,
+    accumulate: Annotated[int, "Minibatches per optimizer update."] = 1,
+    micro_tokens: Annotated[int, "Padded tokens per forward pass; 0 fits the vocabulary to memory."] = 0,
+    warmup: Annotated[int, "Updates of linear warm-up, counted over continued runs."] = 0,
+    schedule: Annotated[Literal["constant", "linear", "cosine"], "Decay of the learning rate to 0."] = "constant",
+    beta1: Annotated[float, "AdamW's first-moment decay."] = 0.9,
+    beta2: Annotated[float, "AdamW's second-moment decay."] = 0.999,
+    weight_decay: Annotated[float, "AdamW's decoupled weight decay."] = 0.0,
+    max_grad_norm: Annotated[float, "Gradient norm is clipped to this; 0 is off."] = 1.0,
+    fresh_optimizer: Annotated[bool, "Start with an empty optimizer state even where the model has one."] = False,
+    allow_retokenized: Annotated[bool, "Train on a file whose token ids were made from text afterwards."] = False,
+    seed: Annotated[int, "Seed of the order of minibatches and of blank weights."] = 0,
+    device: Annotated[str, "auto, cpu, cuda, cuda:1 …"] = "auto",
+    dtype: Annotated[
+        str, "Of the forward pass: auto (bfloat16 on CUDA), float32, bfloat16. Weights are float32."
+    ] = "auto",
+    out: Annotated[Path, "Checkpoint directory to write.", OUT],
+    force: Annotated[bool, "Overwrite the output."] = False,
+) -> "Trained":
+    """Update a policy on rollouts with credit (ppo), or on demonstrations (sft).
+
+    Writes a Hugging Face checkpoint with the optimizer's state, metrics.jsonl and the history that led to it. Probes,
+    evals and rows flagged `error` are never trained on.
+    """
+    from ._run import run
+
+    return run(**locals())

@@ -1,0 +1,113 @@
+"""An evaluation report: what `eval policy` and `eval rollouts` write and `eval curve` reads."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...formats.errors import DataError, UsageError
+from ...formats.files import check_output, whole_file
+from ...formats.rollouts import Rollouts
+from .accuracy import Estimate, bootstrap, pass_at_k
+
+REPORT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """pass_at: {k: estimate} with a rollout right when its reward reaches `threshold`. per_problem: {id: [n, c]}."""
+
+    pass_at: Mapping[int, Estimate]
+    mean_reward: Estimate
+    mean_tokens: float
+    truncated: float
+    problems: int
+    rollouts: int
+    threshold: float
+    per_problem: Mapping[str, tuple[int, int]]
+    at: float = 0.0
+    series: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    version: int = REPORT_VERSION
+    out: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        content = asdict(self)
+        content["pass_at"] = {str(k): asdict(estimate) for k, estimate in self.pass_at.items()}
+        content.pop("out")
+        return content
+
+    @classmethod
+    def read(cls, path: Path) -> "Report":
+        """UsageError for a missing file, DataError for one that is not a report."""
+        try:
+            content = json.loads(path.read_text())
+        except FileNotFoundError as error:
+            raise UsageError(f"{path}: no such file") from error
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: not a report of `apportion eval` ({error})") from error
+        try:
+            if content["version"] > REPORT_VERSION:
+                raise DataError(
+                    f"{path}: report version {content['version']}, known is {REPORT_VERSION}; update apportion"
+                )
+            return cls(
+                **{
+                    **content,
+                    "pass_at": {int(k): Estimate(**estimate) for k, estimate in content["pass_at"].items()},
+                    "mean_reward": Estimate(**content["mean_reward"]),
+                    "per_problem": {name: (int(n), int(c)) for name, (n, c) in content["per_problem"].items()},
+                }
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"{path}: not a report of `apportion eval` ({error!r})") from error
+
+    def write(self, path: Path, *, force: bool) -> None:
+        check_output(path, force=force)
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n")
+
+    def render(self) -> None:
+        """A few lines on standard output."""
+        name = self.series or self.about.get("model") or "rollouts"
+        shown = "  ".join(f"pass@{k} {estimate}" for k, estimate in sorted(self.pass_at.items()))
+        print(f"{name}: {shown}  ({self.problems} problems, {self.rollouts} rollouts, 95 % intervals over problems)")
+        print(
+            f"mean reward {self.mean_reward}, {self.mean_tokens:.1f} tokens a response, {self.truncated:.1%} truncated",
+            file=sys.stderr,
+        )
+
+
+def report_on(
+    rollouts: Rollouts, ks: list[int], threshold: float, *, at: float, series: str, about: Mapping[str, Any]
+) -> Report:
+    """The report on scored rollouts: one problem per group. UsageError when a group has fewer rollouts than k."""
+    reward = rollouts.numbers("reward").astype(np.float64)
+    if not np.isfinite(reward).all():
+        row = int(np.flatnonzero(~np.isfinite(reward))[0])
+        raise DataError(f"row {row}, column 'reward': {reward[row]}, needed is a finite number; score the file again")
+    right = reward >= threshold
+    groups = rollouts.groups
+    correct = groups.sum(right.astype(np.int64))
+    for k in ks:
+        if k < 1 or (groups.sizes < k).any():
+            raise UsageError(f"--k {k}: needed is 1 to {int(groups.sizes.min())}, the rollouts a problem has")
+    names = rollouts.arrow("problem_id" if "problem_id" in rollouts else "group_id").to_pylist()
+    heads = [names[start] for start in groups.starts.tolist()]
+    return Report(
+        pass_at={k: bootstrap(pass_at_k(groups.sizes, correct, k)) for k in ks},
+        mean_reward=bootstrap(groups.mean(reward)),
+        mean_tokens=float(rollouts.tokens.sizes.mean()),
+        truncated=float(rollouts.flagged("truncated").mean()),
+        problems=len(groups),
+        rollouts=len(rollouts),
+        threshold=threshold,
+        per_problem=dict(zip(heads, zip(groups.sizes.tolist(), correct.tolist(), strict=True), strict=True)),
+        at=at,
+        series=series,
+        about=about,
+    )

@@ -1,0 +1,30 @@
+"""Run a recipe: its steps in one process, unchanged ones skipped, killed ones taken up again."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from ..options import Flag
+
+if TYPE_CHECKING:
+    from ._run import Ran
+
+
+def run(
+    recipe: Annotated[str, "Name of a shipped recipe (`apportion list recipes`), or a YAML file."],
+    *,
+    settings: Annotated[
+        Mapping[str, Any] | None, "Variable of the recipe, name=value or a.b=value; repeatable.", Flag(("--set",))
+    ] = None,
+    folder: Annotated[Path | None, "Folder for all outputs; default runs/NAME.", Flag(("--dir",))] = None,
+    dry_run: Annotated[bool, "Print the plan and which steps are up to date; load and run nothing."] = False,
+    shell: Annotated[bool, "Print the recipe as shell commands; run nothing."] = False,
+) -> "Ran":
+    """Run a recipe from start to end.
+
+    Every output lands under runs/NAME. A step whose options, version and inputs are unchanged is skipped, so a run that
+    was killed goes on where it was and ends with the same numbers.
+    """
+    from ._run import run_recipe
+
+    return run_recipe(recipe, settings or {}, folder, dry_run=dry_run, shell=shell)

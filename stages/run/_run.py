@@ -1,0 +1,104 @@
+"""`run` behind its signature."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...formats.errors import ApportionError
+from ...formats.recipes import load_recipe, with_settings
+from ..options import typed_values
+from .journal import Journal
+from .plan import Planned, plan_of
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What `run` did, or with --dry-run would do: steps in all, run, skipped; the last step's result."""
+
+    recipe: str
+    folder: str
+    steps: int
+    ran: int
+    skipped: int
+    seconds: float
+    lines: Sequence[str] = ()
+    result: Any = None
+
+    def to_json(self) -> dict[str, Any]:
+        held = {name: value for name, value in vars(self).items() if name not in ("lines", "result")}
+        result = self.result.to_json() if hasattr(self.result, "to_json") else None
+        return {**held, "plan": list(self.lines), "result": result}
+
+    def render(self) -> None:
+        for line in self.lines:
+            print(line)
+        if self.result is not None and hasattr(self.result, "render"):
+            self.result.render()
+        if self.ran or (self.skipped and not self.lines):
+            print(
+                f"{self.recipe}: {self.ran} steps run, {self.skipped} up to date, {self.seconds:.0f} s, in {self.folder}",
+                file=sys.stderr,
+            )
+
+
+def run_recipe(name: str, settings: Mapping[str, Any], folder: Path | None, *, dry_run: bool, shell: bool) -> Ran:
+    """See `run`. The plan is checked as a whole before the first step starts."""
+    recipe = load_recipe(name)
+    variables = with_settings(recipe, settings)
+    folder = folder or Path("runs") / recipe.name
+    plan = plan_of(recipe, variables, folder)
+    if shell:
+        return Ran(recipe.name, str(folder), len(plan), 0, 0, 0.0, [step.shell() for step in plan])
+    journal = Journal(folder)
+    if dry_run:
+        lines, done = [], 0
+        for step in plan:
+            current = journal.is_done(journal.key(step), step.out)
+            done += current
+            lines.append(f"{'up to date' if current else 'to run    '}  {step.shell()}")
+        return Ran(recipe.name, str(folder), len(plan), 0, done, 0.0, lines)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ApportionError(f"{folder}: cannot be made ({error.strerror}); choose another --dir") from error
+    started, ran, result = time.monotonic(), 0, None
+    for number, step in enumerate(plan, 1):
+        key = journal.key(step)
+        last = number == len(plan)
+        if journal.is_done(key, step.out) and not (last and _reports(step)):
+            continue
+        result = _call(step, f"[{number}/{len(plan)}]", overwrite=True)
+        journal.add(key, step)
+        ran += 1
+    return Ran(recipe.name, str(folder), len(plan), ran, len(plan) - ran, time.monotonic() - started, (), result)
+
+
+def _reports(step: Planned) -> bool:
+    """The last step of a recipe often only prints what was found: cheap, and wanted again."""
+    return step.command.name == "eval curve"
+
+
+def _call(step: Planned, label: str, *, overwrite: bool) -> Any:
+    options = step.command.options()
+    types = {key: (option.type, option.default) for key, option in options.items()}
+    values = typed_values(
+        types, {key: value for key, value in step.options.items() if value is not None}, step.command.name
+    )
+    if "force" in options:
+        values["force"] = overwrite
+    started = time.monotonic()
+    try:
+        result = step.command.function(
+            *(values[key] for key, option in options.items() if option.positional),
+            **{option.name: values[key] for key, option in options.items() if not option.positional},
+        )
+    except ApportionError as error:
+        raise type(error)(f"{step.where}: {error}") from error
+    if sys.stderr.isatty() or step.command.name.startswith("eval policy"):
+        shown = getattr(result, "pass_at", None)
+        note = f"  pass@1 {shown[1].value:.3f}" if shown and 1 in shown else ""
+        print(f"{label} {step.command.name} -> {step.out}{note}  {time.monotonic() - started:.1f} s", file=sys.stderr)
+    return result

@@ -1,0 +1,69 @@
+"""What a run has done: one line per finished step, so that an unchanged step is skipped and a killed run goes on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ... import __version__
+from ...formats.provenance import digest_of, digest_of_file
+from .plan import Planned
+
+JOURNAL = "journal.jsonl"
+
+
+class Journal:
+    """Kept in the run's folder. A step is up to date when a line has its key and its output is as it was then.
+
+    A step's key covers the command, the version, the resolved options, and its inputs: for an output of an earlier step
+    that step's key, for any other file the digest of its content.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._path = folder / JOURNAL
+        self._done: dict[str, dict[str, Any]] = {}
+        self._keys: dict[str, str] = {}
+        if self._path.exists():
+            for line in self._path.read_text().splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:  # the line being written when the run was killed
+                    continue
+                self._done[entry["key"]] = entry
+
+    def key(self, step: Planned) -> str:
+        """The step's key; remembered as that of its output."""
+        inputs: dict[str, Any] = {}
+        for name, value in step.options.items():
+            if name in ("out", "keep"):
+                continue
+            for each in value if isinstance(value, list) else [value]:
+                if not isinstance(each, str):
+                    continue
+                if each in self._keys:
+                    inputs[f"{name}={each}"] = self._keys[each]
+                elif "/" in each and Path(each).exists():
+                    inputs[f"{name}={each}"] = digest_of_file(Path(each))
+        key = digest_of([step.command.name, __version__, step.options, inputs])
+        if step.out is not None:
+            self._keys[step.out] = key
+        return key
+
+    def is_done(self, key: str, out: str | None) -> bool:
+        entry = self._done.get(key)
+        return entry is not None and (out is None or entry["state"] == _state(Path(out)))
+
+    def add(self, key: str, step: Planned) -> None:
+        state = _state(Path(step.out)) if step.out is not None else None
+        entry = {"key": key, "command": step.command.name, "out": step.out, "state": state}
+        self._done[key] = entry
+        with self._path.open("a") as stream:
+            stream.write(json.dumps(entry) + "\n")
+
+
+def _state(path: Path) -> list[Any] | None:
+    """Names, sizes and times of an output's files; None when it is not there."""
+    if not path.exists():
+        return None
+    files = [path] if path.is_file() else sorted(child for child in path.rglob("*") if child.is_file())
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

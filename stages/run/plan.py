@@ -1,0 +1,135 @@
+"""A recipe as a flat list of commands with resolved options, checked before anything runs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from ...formats.errors import UsageError, unknown
+from ...formats.recipes import Loop, Recipe, Step, expand
+from ..commands import Command, commands
+from ..options import typed_values
+
+MAX_STEPS = 100_000
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One command to run. options: by recipe key, resolved, paths under the run's folder made explicit.
+
+    inputs: those of its options that are outputs of earlier steps, {key: path}.
+    """
+
+    command: Command
+    options: Mapping[str, Any]
+    inputs: Mapping[str, Sequence[str]]
+    out: str | None
+    where: str
+
+    def shell(self) -> str:
+        """The same as a command line."""
+        words = ["apportion", *self.command.name.split()]
+        known = self.command.options()
+        for key, value in self.options.items():
+            option = known[key]
+            if value is None or (value == option.default and key != "out"):
+                continue
+            if option.positional:
+                words += [quote(str(each)) for each in (value if isinstance(value, list) else [value])]
+            elif isinstance(value, Mapping):
+                words += [f"{option.flags[-1]} {quote(f'{name}={each}')}" for name, each in value.items()]
+            elif isinstance(value, bool):
+                words.append(option.flags[-1] if value else f"--no-{key}")
+            elif isinstance(value, list):
+                words += [f"{option.flags[-1]} {quote(str(each))}" for each in value]
+            else:
+                words.append(f"{option.flags[0]} {quote(str(value))}")
+        return " ".join(words)
+
+
+def plan_of(recipe: Recipe, variables: Mapping[str, Any], folder: Path) -> list[Planned]:
+    """Every step in order, loops unrolled. UsageError with the step's place for anything wrong: an unknown command or
+    option, a value of another type, a missing option, an output written twice."""
+    known = commands()
+    latest_of: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+
+    def latest(command: str, default: Any = None, *, where: str) -> Any:
+        if command not in known:
+            raise UsageError(f"{where}: {unknown('command', command, known)}")
+        if command not in latest_of and default is None:
+            raise UsageError(f"{where}: latest({command!r}): no such step ran before; give a default")
+        return latest_of.get(command, default)
+
+    def walk(steps: Sequence[Step | Loop], scope: Mapping[str, Any]) -> Iterator[Planned]:
+        for step in steps:
+            if isinstance(step, Loop):
+                for value in _values(step, expand(step.values, scope, latest, step.where)):
+                    yield from walk(step.steps, {**scope, step.var: value})
+                continue
+            planned = _planned(step, expand(step.options, scope, latest, step.where), known, outputs, folder)
+            if planned.out is not None:
+                outputs[Path(planned.out).relative_to(folder).as_posix()] = planned.out
+                latest_of[step.command] = planned.out
+            yield planned
+
+    plan: list[Planned] = []
+    for planned in walk(recipe.steps, variables):
+        plan.append(planned)
+        if len(plan) > MAX_STEPS:
+            raise UsageError(f"{recipe.path.name}: more than {MAX_STEPS} steps; shorten its loops")
+    return plan
+
+
+def _values(loop: Loop, given: Any) -> Sequence[Any]:
+    if isinstance(given, int) and not isinstance(given, bool) and given >= 0:
+        return range(given)
+    if isinstance(given, list):
+        return given
+    raise UsageError(f"{loop.where}: a loop runs over a count or a list, seen is {given!r}")
+
+
+def _planned(
+    step: Step, options: dict[str, Any], known: Mapping[str, Command], outputs: Mapping[str, str], folder: Path
+) -> Planned:
+    if step.command not in known:
+        raise UsageError(f"{step.where}: {unknown('command', step.command, known)}")
+    command = known[step.command]
+    parameters = command.options()
+    if "force" in options:
+        raise UsageError(f"{step.where}: a recipe's outputs are its own; leave `force` out")
+    inputs: dict[str, list[str]] = {}
+    for key, value in list(options.items()):
+        if key in ("out", "keep"):
+            continue
+        each = value if isinstance(value, list) else [value]
+        own = [outputs.get(item, item) if isinstance(item, str) else item for item in each]
+        made = [item for item in own if isinstance(item, str) and item in outputs.values()]
+        if made:
+            inputs[key] = made
+            options[key] = own if isinstance(value, list) else own[0]
+    for key in ("out", "keep"):
+        if options.get(key) is not None:
+            target = folder / str(options[key])
+            if folder.resolve() not in target.resolve().parents:
+                raise UsageError(f"{step.where}: {key} {options[key]!r} is outside of the run's folder")
+            if str(target) in outputs.values():
+                raise UsageError(
+                    f"{step.where}: {key} {options[key]!r} is written twice; put the loop's variable into its name"
+                )
+            options[key] = str(target)
+    try:
+        resolved = typed_values(
+            {key: (option.type, option.default) for key, option in parameters.items()}, options, step.command
+        )
+    except UsageError as error:
+        raise UsageError(f"{step.where}: {error}") from error
+    plain = {key: _plain(value) for key, value in resolved.items() if key != "force"}
+    return Planned(command, plain, inputs, options.get("out"), step.where)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(each) for each in value] if isinstance(value, list) else value

@@ -1,0 +1,144 @@
+"""Rollouts as training examples, and micro-batches of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ...formats.ragged import Ragged
+from ...formats.rollouts import Rollouts
+from ...formats.segments import Array, Segments
+
+Aggregation = Literal[
+    "token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm", "group-mean-token-mean"
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """R rollouts to train on. sequences: prompt and response ids of each; prompt_sizes: [R] tokens before the response.
+
+    On the response tokens [T]: mask (trained), old_logprob, advantage, reference_logprob (None where the objective
+    needs none). On rollouts [R]: group, weight, temperature.
+    """
+
+    sequences: Ragged
+    prompt_sizes: Array
+    mask: Ragged
+    group: Array
+    weight: Array
+    temperature: Array
+    old_logprob: Array | None = None
+    advantage: Array | None = None
+    reference_logprob: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    @property
+    def responses(self) -> Segments:
+        return self.mask.segments
+
+    def coefficients(self, rows: Array, aggregation: Aggregation, longest: int) -> Array:
+        """[T of rows] what each response token's loss is multiplied with, so that the sum over a minibatch is the loss.
+
+        token-mean: 1/N over the minibatch's N trained tokens. seq-mean-token-mean: 1/(R·T_i). seq-mean-token-sum: 1/R.
+        seq-mean-token-sum-norm: 1/(R·longest), the Dr.GRPO form. group-mean-token-mean: every prompt weighs the same.
+        """
+        mask = self.mask.take(rows)
+        counts = mask.segments.sum(mask.values).astype(np.float64)
+        if aggregation == "token-mean":
+            per_row = np.full(len(rows), 1 / max(counts.sum(), 1))
+        elif aggregation == "seq-mean-token-mean":
+            per_row = 1 / (len(rows) * np.maximum(counts, 1))
+        elif aggregation == "seq-mean-token-sum":
+            per_row = np.full(len(rows), 1 / len(rows))
+        elif aggregation == "seq-mean-token-sum-norm":
+            per_row = np.full(len(rows), 1 / (len(rows) * max(longest, 1)))
+        else:
+            groups, member = np.unique(self.group[rows], return_inverse=True)
+            in_group = np.bincount(member, weights=counts)
+            per_row = 1 / (len(groups) * np.maximum(in_group, 1))[member]
+        return mask.segments.spread(per_row * self.weight[rows]) * mask.values
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """B sequences padded to their longest. ids, attention: [B, L]; row, position: [N] where the trained tokens stand;
+    place: [N] their index on the flat response axis of the examples; coefficient: [N]."""
+
+    ids: Array
+    attention: Array
+    row: Array
+    position: Array
+    place: Array
+    coefficient: Array
+    keep: int  # logits of the last `keep` positions are needed
+
+
+def micro_batches(examples: Examples, rows: Array, coefficient: Array, budget: int) -> Iterator[MicroBatch]:
+    """The given rows in micro-batches of at most `budget` padded tokens (or one row), like lengths together.
+
+    coefficient: [T of rows]. Rows whose coefficients are all zero are left out: they have no gradient.
+    """
+    responses = Segments.of_sizes(examples.responses.sizes[rows])
+    live = np.flatnonzero(responses.any(coefficient != 0))
+    sizes = examples.sequences.segments.sizes[rows]
+    order = live[np.argsort(-sizes[live], kind="stable")]
+    first = 0
+    while first < len(order):
+        width = int(sizes[order[first]])
+        count = max(1, budget // max(width, 1))
+        yield _pad(examples, rows, order[first : first + count], width, coefficient, responses)
+        first += count
+
+
+def _pad(
+    examples: Examples, rows: Array, chosen: Array, width: int, coefficient: Array, responses: Segments
+) -> MicroBatch:
+    sequences = examples.sequences.take(rows[chosen])
+    inside = sequences.segments
+    ids = np.zeros((len(chosen), width), np.int64)
+    attention = np.zeros((len(chosen), width), np.int64)
+    ids[inside.ids, inside.positions] = sequences.values
+    attention[inside.ids, inside.positions] = 1
+
+    prompts = examples.prompt_sizes[rows[chosen]]
+    tokens = Segments.of_sizes(responses.sizes[chosen])
+    weights = coefficient[tokens.positions + tokens.spread(responses.starts[chosen])]
+    trained = weights != 0
+    position = tokens.positions + tokens.spread(prompts)
+    place = tokens.positions + tokens.spread(examples.responses.starts[rows[chosen]])
+    return MicroBatch(
+        ids, attention, tokens.ids[trained], position[trained], place[trained], weights[trained],
+        keep=width - int(prompts.min()) + 1,
+    )  # fmt: skip
+
+
+def to_examples(rollouts: Rollouts, *, credit: str | None, old_logprobs: bool) -> Examples:
+    """All rollouts of a batch as examples: prompt_ids and response ids joined."""
+    prompts, responses = rollouts.ragged("prompt_ids"), rollouts.token_ids
+    sizes = prompts.segments.sizes + responses.segments.sizes
+    joined = Segments.of_sizes(sizes)
+    ids = np.empty(int(joined.offsets[-1]), np.int32)
+    ids[prompts.segments.positions + prompts.segments.spread(joined.starts)] = prompts.values
+    after = joined.starts + prompts.segments.sizes
+    ids[responses.segments.positions + responses.segments.spread(after)] = responses.values
+
+    def per_row(path: str, default: float) -> Array:
+        if path not in rollouts:
+            return np.full(len(rollouts), default)
+        values = rollouts.numbers(path).astype(np.float64)
+        return np.where(np.isnan(values), default, values)
+
+    return Examples(
+        sequences=Ragged(ids, joined.offsets),
+        prompt_sizes=prompts.segments.sizes,
+        mask=responses.with_values(rollouts.mask),
+        group=rollouts.groups.ids,
+        weight=per_row("weight", 1.0),
+        temperature=per_row("temperature", 1.0),
+        old_logprob=rollouts.ragged("token.logprob").values if old_logprobs else None,
+        advantage=rollouts.ragged(credit).values if credit else None,
+    )

@@ -1,0 +1,217 @@
+"""`train` behind its signature: read, check, update, save."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import __version__
+from ...formats.errors import DataError, UsageError
+from ...formats.files import check_output, whole_directory
+from ...formats.parquet import RolloutFile, files_of
+from ...formats.provenance import Provenance, Record
+from ...formats.rollouts import Rollouts
+from ..driver import require
+from ..models.policy import Policy, load_policy
+from ..options import at_least, typed_options
+from ._examples import Examples, to_examples
+from ._loop import Settings, update_policy, with_old, with_reference
+from ._objective import OBJECTIVES
+
+HISTORY_FILE = "apportion.json"
+OPTIMIZER_FILE = "optimizer.safetensors"
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training did: the checkpoint, rollouts and tokens used, updates made, and the last update's metrics."""
+
+    out: str
+    rollouts: int
+    tokens: int
+    updates: int
+    last: Mapping[str, float]
+
+    def render(self) -> None:
+        import sys
+
+        shown = "  ".join(
+            f"{name} {value:.4g}" for name, value in self.last.items() if name not in ("update", "tokens")
+        )
+        print(
+            f"{self.out}: {self.updates} updates on {self.rollouts:,} rollouts, {self.tokens:,} tokens  ({shown})",
+            file=sys.stderr,
+        )
+
+
+def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
+    """See `train`. Raises UsageError, DataError (missing column, no trainable rows) and ApportionError (diverged)."""
+    import torch
+
+    at_least(1, epochs=given["epochs"], accumulate=given["accumulate"])
+    at_least(
+        0, lr=given["lr"], minibatch=given["minibatch"], micro_tokens=given["micro_tokens"], warmup=given["warmup"]
+    )
+    chosen = OBJECTIVES[given["objective"]]
+    options = typed_options(chosen.function, given["settings"] or {}, f"objective {chosen.name!r}")
+    if given["reference"] is None and options.get("kl_coef"):
+        raise UsageError("kl_coef needs the policy to stay near to; add --reference MODEL")
+    if str(out) == "-":
+        raise UsageError("-o -: a checkpoint is a directory; name one")
+    check_output(out, force=force)
+    credit = f"token.{_credit_name(given['credit'])}" if "token.advantage" in chosen.needs else None
+    recorded = "token.logprob" in chosen.needs and given["old_logprobs"] == "recorded"
+    files = [RolloutFile(path) for path in files_of(rollouts)]
+    batch = _trainable(files, credit, recorded, chosen.name, given["allow_retokenized"])
+    examples = to_examples(batch, credit=credit, old_logprobs=recorded)
+
+    policy = load_policy(given["model"], device=given["device"], dtype="float32", seed=given["seed"], shared=False)
+    model = policy.model
+    dtype = _forward_dtype(given["dtype"], next(model.parameters()).device)
+    _check_tokens(examples, policy, rollouts)
+    if "token.logprob" in chosen.needs and not recorded:
+        examples = with_old(examples, model, given["micro_tokens"], dtype)
+    reference_identity = {}
+    if given["reference"] and options.get("kl_coef"):
+        reference = load_policy(given["reference"], device=given["device"], dtype="auto")
+        examples = with_reference(examples, reference.model, given["micro_tokens"], dtype)
+        reference_identity = {"reference": reference.identity}
+
+    torch.manual_seed(given["seed"])
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=given["lr"], betas=(given["beta1"], given["beta2"]), weight_decay=given["weight_decay"]
+    )
+    done_before = 0 if given["fresh_optimizer"] else _load_optimizer(optimizer, model, policy.directory)
+    names = ("lr", "epochs", "minibatch", "micro_tokens", "accumulate", "aggregation", "warmup", "schedule",
+             "max_grad_norm", "seed")  # fmt: skip
+    longest = given["norm_length"] or int(examples.responses.sizes.max())
+    settings = Settings(**{name: given[name] for name in names}, longest=longest)
+    log = list(update_policy(model, optimizer, examples, chosen, options, settings, dtype, done_before))
+
+    parameters = {**given, "settings": options, "credit": credit}
+    record = Record(
+        stage="train",
+        version=__version__,
+        parameters=parameters,
+        inputs={
+            **{f"rollouts/{index}": file.digest() for index, file in enumerate(files)},
+            "policy": policy.identity,
+            **reference_identity,
+        },
+        counts={"rollouts": len(examples), "tokens": len(examples.mask.values), "updates": len(log)},
+    )
+    _save(out, policy, optimizer, done_before + len(log), log, record)
+    return Trained(str(out), len(examples), len(examples.mask.values), len(log), log[-1])
+
+
+def _credit_name(name: str) -> str:
+    name = name.removeprefix("token.")
+    return name if name.startswith("advantage") else f"advantage_{name}"
+
+
+def _trainable(
+    files: list[RolloutFile], credit: str | None, recorded: bool, who: str, allow_retokenized: bool
+) -> Rollouts:
+    """The rows to train on: purpose train, no error, credit assigned."""
+    needs = ["prompt_ids"] + ([credit] if credit else []) + (["token.logprob"] if recorded else [])
+    batches: list[Rollouts] = []
+    for file in files:
+        require(file, tuple(needs), who)
+        if file.provenance.facts.get("tokens_exact") is False and not allow_retokenized:
+            raise DataError(
+                f"{file.path}: its token ids were made from text and may not be what the policy sampled; "
+                "add --allow-retokenized to train on them all the same"
+            )
+        wanted = ["rollout_id", "group_id", "token.id", "token.mask", *needs]
+        extra = ("purpose", "flags", "weight", "temperature", "top_p", "top_k")
+        found = {field.name for field in file.schema}
+        batches += file.batches([*wanted, *(name for name in extra if name in found)])
+    if not batches:
+        raise DataError(f"{files[0].path}: no rollouts in it")
+    batch = Rollouts.concat(batches)
+    use = ~batch.flagged("error")
+    if "purpose" in batch:
+        use &= np.array([purpose in (None, "train") for purpose in batch.strings("purpose")])
+    if credit:
+        use &= batch.arrow(credit).is_valid().to_numpy(zero_copy_only=False)
+    use &= batch.tokens.any(batch.mask)
+    if not use.any():
+        raise DataError(f"{files[0].path}: no row to train on (purpose train, no error, credit assigned)")
+    batch = batch if use.all() else batch.take(np.flatnonzero(use))
+    if recorded:
+        _check_untruncated(batch, files[0].path)
+    if credit and not batch.ragged(credit).values.any():
+        raise DataError(
+            f"{files[0].path}: all credit in {credit!r} is 0, there is nothing to learn; sample more groups or harder prompts"
+        )
+    return batch
+
+
+def _check_untruncated(batch: Rollouts, path: Path) -> None:
+    """Recorded log-probabilities of a truncated distribution are no base for a ratio with the full one."""
+    for column, off in (("top_p", 1.0), ("top_k", 0)):
+        if column in batch and (batch.numbers(column) != off).any():
+            raise DataError(
+                f"{path}: sampled with {column}, so token.logprob is of the truncated distribution; add --old-logprobs recompute"
+            )
+
+
+def _check_tokens(examples: Examples, policy: Policy, path: Path) -> None:
+    largest, vocabulary = int(examples.sequences.values.max()), int(policy.model.config.vocab_size)
+    if largest >= vocabulary:
+        raise DataError(
+            f"{path}: token id {largest}, but model {policy.spec!r} has {vocabulary} tokens; train the model that sampled it"
+        )
+
+
+def _forward_dtype(name: str, device: Any) -> Any:
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in known:
+        raise UsageError(f"--dtype {name}: choose from auto, float32, bfloat16")
+    return known[name]
+
+
+def _load_optimizer(optimizer: Any, model: Any, directory: Path | None) -> int:
+    """Restore AdamW's moments saved beside the weights; returns the updates they have seen (0 without any)."""
+    import torch
+    from safetensors import safe_open
+
+    path = directory / OPTIMIZER_FILE if directory else None
+    if path is None or not path.is_file():
+        return 0
+    updates = 0
+    with safe_open(path, framework="pt") as stored:
+        updates = int((stored.metadata() or {}).get("updates", 0))
+        keys = set(stored.keys())
+        for name, parameter in model.named_parameters():
+            if f"{name}.exp_avg" in keys:
+                optimizer.state[parameter] = {
+                    "step": torch.tensor(float(updates)),
+                    "exp_avg": stored.get_tensor(f"{name}.exp_avg").to(parameter.device),
+                    "exp_avg_sq": stored.get_tensor(f"{name}.exp_avg_sq").to(parameter.device),
+                }
+    return updates
+
+
+def _save(out: Path, policy: Policy, optimizer: Any, updates: int, log: list[dict[str, float]], record: Record) -> None:
+    from safetensors.torch import save_file
+
+    moments = {
+        f"{name}.{moment}": optimizer.state[parameter][moment].contiguous().cpu()
+        for name, parameter in policy.model.named_parameters()
+        if parameter in optimizer.state
+        for moment in ("exp_avg", "exp_avg_sq")
+    }
+    with whole_directory(out) as folder:
+        policy.save(folder)
+        save_file(moments, folder / OPTIMIZER_FILE, metadata={"updates": str(updates)})
+        (folder / METRICS_FILE).write_text("".join(json.dumps(entry) + "\n" for entry in log))
+        (folder / HISTORY_FILE).write_text(Provenance(history=(record,)).to_json() + "\n")

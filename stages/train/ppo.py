@@ -1,0 +1,77 @@
+"""The clipped policy gradient."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from ...formats.errors import UsageError
+from ._objective import TokenBatch, objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_LOG_RATIO = 20.0  # e^20 is far beyond any clip; keeps exp finite
+
+
+@objective(
+    needs=("token.advantage", "token.logprob"),
+    source="arXiv:1707.06347, eq. 7; clip-higher arXiv:2503.14476; dual clip arXiv:1912.09729",
+)
+def ppo(
+    tokens: TokenBatch,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
+    kl_coef: float = 0.0,
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3",
+) -> "tuple[Tensor, Mapping[str, Tensor]]":
+    """PPO's clipped surrogate per token, with an optional KL penalty to a reference policy.
+
+        ratio = exp(logprob - old_logprob)
+        loss  = -min(ratio · A, clip(ratio, 1 - clip_low, 1 + clip_high) · A)
+        loss  =  min(loss, -dual_clip · A)  where A < 0        with dual_clip
+
+    The KL penalty adds kl_coef times an estimate of KL(policy || reference) from the sampled token, with
+    d = reference_logprob - logprob: k1 = -d, k2 = d²/2, k3 = exp(d) - d - 1.
+
+    Args:
+        tokens: N trained tokens with old_logprob and advantage.
+        clip_low: how far below 1 the ratio may pull.
+        clip_high: how far above 1; DAPO uses 0.28.
+        dual_clip: bound on the loss of a negative advantage, > 1 (3.0 in TEMPO's scripts); None is off.
+        kl_coef: weight of the KL penalty; needs --reference.
+        kl_estimator: k1, k2 or k3 (k3 as in GRPO).
+
+    Returns:
+        loss [N], and metrics [N]: ratio, clipped (share of tokens the clip binds on), kl_old (k3 to the sampling policy).
+
+    Raises:
+        UsageError: kl_coef without a reference.
+    """
+    import torch
+
+    assert tokens.old_logprob is not None and tokens.advantage is not None
+    log_ratio = (tokens.logprob - tokens.old_logprob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    ratio, advantage = log_ratio.exp(), tokens.advantage
+    plain = -advantage * ratio
+    clipped = -advantage * ratio.clamp(1 - clip_low, 1 + clip_high)
+    loss = torch.maximum(plain, clipped)
+    if dual_clip is not None:
+        loss = torch.where(advantage < 0, torch.minimum(loss, -dual_clip * advantage), loss)
+    metrics = {
+        "ratio": ratio.detach(),
+        "clipped": (clipped > plain).detach().float(),
+        "kl_old": (torch.exp(-log_ratio) - 1 + log_ratio).detach(),
+    }
+    if kl_coef:
+        if tokens.reference_logprob is None:
+            raise UsageError("kl_coef needs the policy to stay near to; add --reference MODEL")
+        difference = tokens.reference_logprob - tokens.logprob
+        penalty = {
+            "k1": lambda: -difference,
+            "k2": lambda: difference.square() / 2,
+            "k3": lambda: torch.exp(difference.clamp(max=MAX_LOG_RATIO)) - difference - 1,
+        }[kl_estimator]()
+        loss = loss + kl_coef * penalty
+        metrics["kl_reference"] = penalty.detach()
+    return loss, metrics
