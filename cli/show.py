@@ -18,3 +18,6 @@ def show(result: Any, as_json: bool) -> None:
         typer.echo(json.dumps(content, indent=2, default=str), file=stream)
     elif hasattr(result, "render"):
         result.render()
+    fault = getattr(result, "fault", lambda: None)()
+    if fault is not None:
+        raise fault

@@ -8,7 +8,8 @@
       - loop: {var: round, range: "${rounds}", steps: [...]}
 
 A step is `command: {its options}`. `${…}` holds names of variables, numbers, strings, `+ - * / // %`, and
-`latest('command')`: the output of the most recent step of that command; `latest('command', default)` before any ran.
+`latest('command')`: the output of the most recent step of that command; `latest('command', default)` before any ran;
+`every('command')`: the outputs of all steps of that command so far, a list.
 """
 
 import ast
@@ -156,21 +157,21 @@ def _copied(content: Any) -> Any:
     return {key: _copied(value) for key, value in content.items()} if isinstance(content, Mapping) else content
 
 
-def expand(value: Any, variables: Mapping[str, Any], latest: Callable[..., Any], where: str) -> Any:
+def expand(value: Any, variables: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]], where: str) -> Any:
     """The value with every `${…}` evaluated. A string that is one expression keeps the type of its result."""
     if isinstance(value, Mapping):
-        return {key: expand(each, variables, latest, where) for key, each in value.items()}
+        return {key: expand(each, variables, functions, where) for key, each in value.items()}
     if isinstance(value, list):
-        return [expand(each, variables, latest, where) for each in value]
+        return [expand(each, variables, functions, where) for each in value]
     if not isinstance(value, str):
         return value
     whole = _EXPRESSION.fullmatch(value)
     if whole:
-        return _evaluate(whole[1], variables, latest, where)
-    return _EXPRESSION.sub(lambda match: str(_evaluate(match[1], variables, latest, where)), value)
+        return _evaluate(whole[1], variables, functions, where)
+    return _EXPRESSION.sub(lambda match: str(_evaluate(match[1], variables, functions, where)), value)
 
 
-def _evaluate(text: str, variables: Mapping[str, Any], latest: Callable[..., Any], where: str) -> Any:
+def _evaluate(text: str, variables: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]], where: str) -> Any:
     def walk(node: ast.AST) -> Any:
         match node:
             case ast.Expression(body=body):
@@ -193,8 +194,11 @@ def _evaluate(text: str, variables: Mapping[str, Any], latest: Callable[..., Any
                     raise UsageError(f"{where}: ${{{text}}}: {error}") from error
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return -walk(operand)
-            case ast.Call(func=ast.Name(id="latest"), args=args, keywords=[]) if 1 <= len(args) <= 2:
-                return latest(*(walk(arg) for arg in args), where=where)
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in functions:
+                try:
+                    return functions[name](*(walk(arg) for arg in args), where=where)
+                except TypeError as error:
+                    raise UsageError(f"{where}: ${{{text}}}: {error}") from error
             case _:
                 raise UsageError(f"{where}: ${{{text}}}: not an expression recipes know")
 

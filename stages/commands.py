@@ -48,7 +48,7 @@ class Command:
             hint, help_text, flags = _opened(hints[name])
             positional = parameter.kind is not Parameter.KEYWORD_ONLY
             flags = flags or (() if positional else (f"--{name.replace('_', '-')}",))
-            key = next((flag[2:] for flag in flags if flag.startswith("--")), name)
+            key = next((flag[2:].replace("-", "_") for flag in flags if flag.startswith("--")), name)
             found[key] = Option(name, key, flags, hint, help_text, parameter.default, positional)
         return found
 
@@ -65,13 +65,17 @@ def _opened(hint: Any) -> tuple[Any, str, tuple[str, ...]]:
 def commands() -> dict[str, Command]:
     """All commands by name, in the order of the pipeline. Imports no stage's heavy parts."""
     from .assign_credit import assign_credit
+    from .catalogue import catalogue
     from .eval import curve, policy
     from .eval import rollouts as eval_rollouts
+    from .history import log
+    from .inspect import inspect
     from .run import run
     from .sample import sample
     from .score import score
     from .train import train
     from .tree_build import tree_build
+    from .validation import validate
 
     return {
         command.name: command
@@ -85,5 +89,9 @@ def commands() -> dict[str, Command]:
             Command("eval rollouts", eval_rollouts),
             Command("eval curve", curve),
             Command("run", run),
+            Command("inspect", inspect),
+            Command("validate", validate),
+            Command("log", log),
+            Command("list", catalogue),
         )
     }

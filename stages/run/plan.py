@@ -52,26 +52,32 @@ def plan_of(recipe: Recipe, variables: Mapping[str, Any], folder: Path) -> list[
     """Every step in order, loops unrolled. UsageError with the step's place for anything wrong: an unknown command or
     option, a value of another type, a missing option, an output written twice."""
     known = commands()
-    latest_of: dict[str, str] = {}
+    made_by: dict[str, list[str]] = {}
     outputs: dict[str, str] = {}
 
-    def latest(command: str, default: Any = None, *, where: str) -> Any:
+    def every(command: str, *, where: str) -> list[str]:
         if command not in known:
             raise UsageError(f"{where}: {unknown('command', command, known)}")
-        if command not in latest_of and default is None:
-            raise UsageError(f"{where}: latest({command!r}): no such step ran before; give a default")
-        return latest_of.get(command, default)
+        return list(made_by.get(command, []))
+
+    def latest(command: str, default: Any = None, *, where: str) -> Any:
+        made = every(command, where=where)
+        if not made and default is None:
+            raise UsageError(f"{where}: latest({command!r}): no such step before this one; give a default")
+        return made[-1] if made else default
+
+    functions = {"latest": latest, "every": every}
 
     def walk(steps: Sequence[Step | Loop], scope: Mapping[str, Any]) -> Iterator[Planned]:
         for step in steps:
             if isinstance(step, Loop):
-                for value in _values(step, expand(step.values, scope, latest, step.where)):
+                for value in _values(step, expand(step.values, scope, functions, step.where)):
                     yield from walk(step.steps, {**scope, step.var: value})
                 continue
-            planned = _planned(step, expand(step.options, scope, latest, step.where), known, outputs, folder)
+            planned = _planned(step, expand(step.options, scope, functions, step.where), known, outputs, folder)
             if planned.out is not None:
                 outputs[Path(planned.out).relative_to(folder).as_posix()] = planned.out
-                latest_of[step.command] = planned.out
+                made_by.setdefault(step.command, []).append(planned.out)
             yield planned
 
     plan: list[Planned] = []

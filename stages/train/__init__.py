@@ -9,6 +9,8 @@ from ..options import OUT, Flag
 if TYPE_CHECKING:
     from ._run import Trained
 
+HISTORY_FILE = "apportion.json"
+
 
 def train(
     rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],

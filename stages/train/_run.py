@@ -17,11 +17,11 @@ from ...formats.rollouts import Rollouts
 from ..driver import require
 from ..models.policy import Policy, load_policy
 from ..options import at_least, typed_options
+from . import HISTORY_FILE
 from ._examples import Examples, to_examples
 from ._loop import Settings, update_policy, with_old, with_reference
 from ._objective import OBJECTIVES
 
-HISTORY_FILE = "apportion.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
 METRICS_FILE = "metrics.jsonl"
 

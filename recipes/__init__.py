@@ -1,0 +1,1 @@
+"""Recipes that ship with the package: `apportion list recipes`, `apportion run NAME`."""

@@ -1,0 +1,133 @@
+"""What there is: every registered name with what it needs and where it comes from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import Parameter
+from typing import Annotated, Any, Literal
+
+from .registry import options_of
+
+Kind = Literal["methods", "tasks", "scorers", "strategies", "engines", "objectives", "recipes"]
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Entries of one kind, each a mapping with `name`, `summary`, and what applies to the kind."""
+
+    kind: str
+    entries: list[dict[str, Any]]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return self.entries
+
+    def render(self) -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        shown = [key for key in self.entries[0] if key not in ("options", "summary")] if self.entries else []
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for key in [*shown, "summary"]:
+            table.add_column(key, no_wrap=key == "name")
+        for entry in self.entries:
+            table.add_row(*(_cell(entry.get(key, "")) for key in [*shown, "summary"]))
+        Console().print(table)
+
+
+def catalogue(kind: Annotated[Kind, "What to list."]) -> Catalogue:
+    """List methods, tasks, scorers, strategies, engines, objectives or recipes."""
+    return Catalogue(kind, _LISTS[kind]())
+
+
+def _cell(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _options(function: Callable[..., Any]) -> dict[str, Any]:
+    return {
+        name: None if parameter.default is Parameter.empty else parameter.default
+        for name, parameter in options_of(function).items()
+    }
+
+
+def _methods() -> list[dict[str, Any]]:
+    from .assign_credit._method import METHODS
+
+    return [
+        {
+            "name": method.name, "granularity": method.granularity, "methodology": method.methodology,
+            "needs": list(method.needs), "scope": method.scope, "source": method.source, "evidence": method.evidence,
+            "options": _options(method.function), "summary": method.summary,
+        }
+        for method in METHODS
+    ]  # fmt: skip
+
+
+def _scorers() -> list[dict[str, Any]]:
+    from .score._scorer import SCORERS
+
+    return [
+        {
+            "name": each.name, "granularity": each.granularity, "needs": list(each.needs), "source": each.source,
+            "options": _options(each.function), "summary": each.summary,
+        }
+        for each in SCORERS
+    ]  # fmt: skip
+
+
+def _strategies() -> list[dict[str, Any]]:
+    from .sample._strategy import STRATEGIES
+
+    return [
+        {
+            "name": each.name, "needs": list(each.needs), "source": each.source,
+            "options": _options(each.function), "summary": each.summary,
+        }
+        for each in STRATEGIES
+    ]  # fmt: skip
+
+
+def _objectives() -> list[dict[str, Any]]:
+    from .train._objective import OBJECTIVES
+
+    return [
+        {
+            "name": each.name, "needs": list(each.needs), "source": each.source,
+            "options": _options(each.function), "summary": each.summary,
+        }
+        for each in OBJECTIVES
+    ]  # fmt: skip
+
+
+def _engines() -> list[dict[str, Any]]:
+    from .models import ENGINES
+
+    return [{"name": each.name, "needs": list(each.needs), "summary": each.summary} for each in ENGINES]
+
+
+def _tasks() -> list[dict[str, Any]]:
+    from .tasks import TASKS
+    from .tasks.reasoning_gym import reasoning_gym_names
+
+    families = [{"name": each.name, "summary": each.summary} for each in TASKS]
+    return families + [
+        {"name": f"reasoning_gym/{name}", "summary": "procedural problems with their own verifier"}
+        for name in reasoning_gym_names()
+    ]
+
+
+def _recipes() -> list[dict[str, Any]]:
+    from ..formats.recipes import load_recipe, recipe_names
+
+    recipes = [load_recipe(name) for name in recipe_names()]
+    return [{"name": each.name, "vars": dict(each.vars), "summary": each.about} for each in recipes]
+
+
+_LISTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "methods": _methods,
+    "tasks": _tasks,
+    "scorers": _scorers,
+    "strategies": _strategies,
+    "engines": _engines,
+    "objectives": _objectives,
+    "recipes": _recipes,
+}

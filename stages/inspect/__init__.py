@@ -1,0 +1,35 @@
+"""Look at rollouts and their credit in the terminal."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from ..options import Flag
+
+if TYPE_CHECKING:
+    from .view import View
+
+
+def inspect(
+    rollouts: Annotated[Path, "Rollout file, or - for standard input."],
+    *,
+    group: Annotated[str | None, "Only this group (group_id, or its number from 0)."] = None,
+    rollout: Annotated[str | None, "Only this rollout (rollout_id, or its row from 0)."] = None,
+    signal: Annotated[str | None, "Token signal shown as colour; default the first credit column."] = None,
+    sort: Annotated[Literal["file", "reward", "advantage", "length"], "Order of the rollouts of a group."] = "file",
+    limit: Annotated[int, "Groups shown.", Flag(("-l", "--limit"))] = 1,
+    tree: Annotated[bool, "Draw the group's tree."] = True,
+    stats: Annotated[bool, "Statistics of every signal of the whole file."] = True,
+    model: Annotated[str | None, "Tokenizer for the tokens' text; default that of the model that sampled."] = None,
+    svg: Annotated[Path | None, "Also save the view as an SVG picture."] = None,
+    force: Annotated[bool, "Overwrite the picture."] = False,
+) -> "View":
+    """Show rollouts with their credit as coloured tokens, the tree of their group, and statistics of every signal.
+
+    Green earned credit, red lost it; the stronger the colour, the more. Tokens an environment wrote are dimmed.
+    """
+    from .view import view
+
+    return view(
+        rollouts, group=group, rollout=rollout, signal=signal, sort=sort, limit=limit, tree=tree, stats=stats,
+        model=model, svg=svg, force=force,
+    )  # fmt: skip

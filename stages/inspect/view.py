@@ -1,0 +1,257 @@
+"""The terminal view: coloured tokens, the group's tree, the statistics."""
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...formats.errors import UsageError, unknown
+from ...formats.files import check_output, whole_file
+from ...formats.invariants import is_credit
+from ...formats.parquet import RolloutFile
+from ...formats.rollouts import Rollouts
+from .statistics import QUANTILES, FileStatistics, signals_of, statistics_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+POSITIVE, NEGATIVE, NEUTRAL = (46, 160, 67), (218, 54, 51), (110, 118, 129)
+
+
+@dataclass(frozen=True)
+class View:
+    """What `inspect` shows. groups: the chosen groups' rollouts."""
+
+    path: str
+    statistics: FileStatistics | None
+    shown: list[Rollouts]
+    signal: str | None
+    tree: bool
+    texts: "TokenTexts"
+    svg: Path | None
+
+    def to_json(self) -> dict[str, Any]:
+        rows = [row for batch in self.shown for row in batch.table.to_pylist()]
+        return {"path": self.path, "statistics": asdict(self.statistics) if self.statistics else None, "rollouts": rows}
+
+    def render(self) -> None:
+        from rich.console import Console
+
+        console = Console(soft_wrap=False, highlight=False)
+        self.draw(console)
+        if self.svg is not None:
+            import io
+
+            record = Console(record=True, width=110, file=io.StringIO(), highlight=False, force_terminal=True)
+            self.draw(record)
+            with whole_file(self.svg) as temporary:
+                record.save_svg(str(temporary), title=f"apportion inspect {Path(self.path).name}")
+            print(f"picture: {self.svg}", file=sys.stderr)
+
+    def draw(self, console: "Console") -> None:
+        for batch in self.shown:
+            _draw_group(console, batch, self.signal, self.tree, self.texts)
+        if self.statistics is not None:
+            _draw_statistics(console, self.statistics)
+
+
+def view(
+    path: Path, *, group: str | None, rollout: str | None, signal: str | None, sort: str, limit: int, tree: bool,
+    stats: bool, model: str | None, svg: Path | None, force: bool,
+) -> View:  # fmt: skip
+    """Read and choose. UsageError for an unknown group, rollout or signal."""
+    if svg is not None:
+        check_output(svg, force=force)
+    file = RolloutFile(path)
+    rollouts = file.read()
+    signals = signals_of(rollouts)
+    if signal is not None:
+        signal = signal if signal.startswith("token.") else f"token.{signal}"
+        if signal not in signals:
+            raise unknown("token signal", signal, signals)
+    else:
+        signal = signals[0] if signals else None
+    shown = _chosen(rollouts, group, rollout, limit)
+    shown = [_sorted(batch, sort, signal) for batch in shown]
+    recorded = next((str(r.parameters["model"]) for r in file.provenance.history if "model" in r.parameters), None)
+    return View(
+        str(path), statistics_of(rollouts) if stats else None, shown, signal, tree, TokenTexts.of(model, recorded), svg
+    )
+
+
+def _chosen(rollouts: Rollouts, group: str | None, rollout: str | None, limit: int) -> list[Rollouts]:
+    offsets = rollouts.groups.offsets
+    if rollout is not None:
+        row = _find(rollout, rollouts.strings("rollout_id"), "rollout")
+        return [rollouts.slice(row, row + 1)]
+    names = [rollouts.arrow("group_id")[start].as_py() for start in rollouts.groups.starts.tolist()]
+    numbers = [_find(group, names, "group")] if group is not None else range(min(limit, len(names)))
+    return [rollouts.slice(int(offsets[number]), int(offsets[number + 1])) for number in numbers]
+
+
+def _find(wanted: str, names: list[str], what: str) -> int:
+    if wanted in names:
+        return names.index(wanted)
+    if wanted.isdigit() and int(wanted) < len(names):
+        return int(wanted)
+    if len(names) > 1000 or not names:
+        raise UsageError(f"no {what} {wanted!r}; by number, 0 to {len(names) - 1}")
+    raise unknown(what, wanted, names)
+
+
+def _sorted(batch: Rollouts, sort: str, signal: str | None) -> Rollouts:
+    if sort == "file":
+        return batch
+    if sort == "length":
+        keys = batch.tokens.sizes
+    elif sort == "reward" and "reward" in batch:
+        keys = batch.numbers("reward")
+    elif sort == "advantage" and signal is not None and is_credit(signal):
+        keys = batch.ragged(signal).segments.sum(batch.ragged(signal).values)
+    else:
+        raise UsageError(f"--sort {sort}: the file has no such column")
+    return batch.take(np.argsort(-keys, kind="stable"))
+
+
+@dataclass(frozen=True)
+class TokenTexts:
+    """Token ids as text; the number itself where no tokenizer is at hand."""
+
+    tokenizer: Any = None
+
+    @classmethod
+    def of(cls, model: str | None, recorded: str | None) -> "TokenTexts":
+        from ...formats.errors import ApportionError
+        from ..models.policy import load_tokenizer
+
+        if model is not None:
+            return cls(load_tokenizer(model))
+        try:
+            return cls(load_tokenizer(recorded)) if recorded else cls()
+        except ApportionError:
+            return cls()
+
+    def __call__(self, token: int) -> str:
+        if self.tokenizer is None:
+            return f"{token} "
+        text = self.tokenizer.decode([token])
+        return text.replace("\n", "⏎\n") or "·"
+
+
+def _draw_group(console: "Console", batch: Rollouts, signal: str | None, tree: bool, texts: TokenTexts) -> None:
+    from rich.rule import Rule
+
+    prompt = batch.strings("prompt")[0] if "prompt" in batch else None
+    question = " ".join(message["content"] for message in prompt) if prompt else ""
+    console.print(Rule(f"group {batch.strings('group_id')[0]}", align="left", style="dim"))
+    if question:
+        console.print(question, style="bold")
+    rewards = batch.numbers("reward") if "reward" in batch else None
+    values = batch.ragged(signal) if signal else None
+    scale = float(np.abs(values.values).max()) if values is not None and len(values.values) else 0.0
+    names = batch.strings("rollout_id")
+    flags = batch.strings("flags") if "flags" in batch else [None] * len(batch)
+    for row in range(len(batch)):
+        reward = "" if rewards is None else f"  reward {rewards[row]:g}"
+        marks = f"  [{', '.join(flags[row])}]" if flags[row] else ""
+        console.print(f"{names[row]}{reward}{marks}", style="dim", markup=False)
+        has = values is not None and (values.present is None or values.present[row])
+        console.print(
+            _coloured(batch, row, values[row] if has and values is not None else None, scale, texts), end="\n"
+        )
+    if signal:
+        console.print(f"colour: {signal}, full at ±{scale:.3g}", style="dim")
+    if tree and "node.id" in batch:
+        _draw_tree(console, batch, texts)
+
+
+def _coloured(batch: Rollouts, row: int, values: Any, scale: float, texts: TokenTexts) -> "Text":
+    from rich.style import Style
+    from rich.text import Text
+
+    start, end = batch.tokens.offsets[row], batch.tokens.offsets[row + 1]
+    out = Text("  ")
+    for place in range(start, end):
+        text = texts(int(batch.token_ids.values[place]))
+        if not batch.mask[place]:
+            style = Style(dim=True, italic=True)
+        elif values is None or scale == 0:
+            style = Style()
+        else:
+            value = float(values[place - start])
+            style = Style(bgcolor=_blend(value / scale), color="white") if value else Style()
+        out.append(text, style)
+    return out
+
+
+def _blend(share: float) -> str:
+    towards = POSITIVE if share > 0 else NEGATIVE
+    strength = 0.15 + 0.85 * min(1.0, abs(share))
+    mixed = (round(n + (t - n) * strength) for n, t in zip(NEUTRAL, towards, strict=True))
+    return "#" + "".join(f"{each:02x}" for each in mixed)
+
+
+def _draw_tree(console: "Console", batch: Rollouts, texts: TokenTexts) -> None:
+    """Nodes with their text, rollouts passing through, and mean reward."""
+    from rich.tree import Tree
+
+    ids, starts, ends = (batch.ragged(f"node.{leaf}") for leaf in ("id", "start", "end"))
+    reward = batch.numbers("reward") if "reward" in batch else None
+    through: dict[int, list[int]] = {}
+    parent: dict[int, int] = {}
+    span: dict[int, tuple[int, int, int]] = {}
+    for row in range(len(batch)):
+        before = -1
+        for node, start, end in zip(ids[row].tolist(), starts[row].tolist(), ends[row].tolist(), strict=True):
+            through.setdefault(node, []).append(row)
+            parent[node], span[node] = before, (row, start, end)
+            before = node
+    root = Tree(_label("root", list(range(len(batch))), reward), guide_style="dim")
+    drawn = {-1: root}
+    for node in sorted(span):
+        row, start, end = span[node]
+        content = "".join(texts(int(token)) for token in batch.token_ids[row][start:end])
+        drawn[node] = drawn[parent[node]].add(_label(content.replace("⏎\n", "⏎"), through[node], reward))
+    console.print(root)
+
+
+def _label(content: str, rows: list[int], reward: Any) -> "Text":
+    from rich.text import Text
+
+    shortened = content if len(content) <= 60 else f"{content[:40]} … {content[-16:]}"
+    label = Text(shortened)
+    label.append(f"  ×{len(rows)}", style="dim")
+    if reward is not None:
+        label.append(f"  V {np.mean(reward[rows]):.2f}", style="cyan")
+    return label
+
+
+def _draw_statistics(console: "Console", found: FileStatistics) -> None:
+    from rich.rule import Rule
+    from rich.table import Table
+
+    console.print(Rule("file", align="left", style="dim"))
+    sizes = ", ".join(f"{count}×{size}" for size, count in sorted(found.group_sizes.items()))
+    line = f"{found.rollouts:,} rollouts, {found.groups:,} groups ({sizes}), {found.tokens:,} tokens"
+    if found.mean_reward is not None:
+        line += f", mean reward {found.mean_reward:.3f}"
+    if found.dead_groups is not None:
+        line += f", dead groups {found.dead_groups:.1%}"
+    console.print(line)
+    if found.flags:
+        console.print("flags: " + ", ".join(f"{name} {count:,}" for name, count in sorted(found.flags.items())))
+    if not found.signals:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("signal", "mean", "std", *(f"{q:.0%}" for q in QUANTILES), "> 0", "< 0", "= 0", "corr. length"):
+        table.add_column(name, justify="left" if name == "signal" else "right")
+    for signal in found.signals:
+        correlation = "–" if signal.correlation_length is None else f"{signal.correlation_length:+.2f}"
+        table.add_row(
+            signal.column, f"{signal.mean:+.3f}", f"{signal.std:.3f}", *(f"{q:+.2f}" for q in signal.quantiles),
+            f"{signal.positive:.0%}", f"{signal.negative:.0%}", f"{signal.zero:.0%}", correlation,
+        )  # fmt: skip
+    console.print(table)
