@@ -68,7 +68,7 @@ def _identity(rollouts: Rollouts) -> Iterator[Broken]:
             yield Broken("identity", row, column, "missing (null), needed is a string")
             return
     ids = rollouts.arrow("rollout_id")
-    if pc.count_distinct(ids).as_py() != len(ids):
+    if len(ids.unique()) != len(ids):
         seen: set[str] = set()
         for row, name in enumerate(ids.to_pylist()):
             if name in seen:
@@ -114,7 +114,7 @@ def _equal_lengths(rollouts: Rollouts) -> Iterator[Broken]:
 def _lengths(array: pa.Array, missing: int) -> Array:
     if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
         raise DataError(f"{array.type} where a list is needed")
-    return pc.fill_null(pc.list_value_length(array), missing).to_numpy(zero_copy_only=False)
+    return pc.fill_null(array.value_lengths(), missing).to_numpy(zero_copy_only=False)
 
 
 def _finite(rollouts: Rollouts, path: str) -> Iterator[Broken]:

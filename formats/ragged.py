@@ -39,7 +39,7 @@ class Ragged:
             raise DataError(f"{flat.null_count} missing (null) values inside lists")
         values = flat.to_numpy(zero_copy_only=False)
         if column.null_count:
-            sizes = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+            sizes = pc.fill_null(column.value_lengths(), 0).to_numpy(zero_copy_only=False)
             return cls(values, Segments.of_sizes(sizes).offsets, column.is_valid().to_numpy(zero_copy_only=False))
         offsets = column.offsets.to_numpy().astype(np.int64)
         return cls(values, offsets - offsets[0])

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .errors import DataError
 from .ragged import Ragged
@@ -40,9 +39,7 @@ class Rollouts:
         array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
         if not leaf:
             return array
-        if array.null_count == 0 and array.offset == 0 and len(array) == self.table.num_rows:
-            return array.field(leaf).slice(0, len(array))
-        return pc.struct_field(array, leaf)
+        return array.flatten()[array.type.get_field_index(leaf)]
 
     def ragged(self, path: str) -> Ragged:
         """A column of lists of numbers, flat. DataError names the column when a list holds a null."""
@@ -81,7 +78,7 @@ class Rollouts:
     @cached_property
     def groups(self) -> Segments:
         """The rollouts [R] as stretches, one per group (same group_id, neighbours)."""
-        codes = pc.dictionary_encode(self.arrow("group_id")).indices
+        codes = self.arrow("group_id").dictionary_encode().indices
         return Segments.of_runs(codes.to_numpy(zero_copy_only=False))
 
     @cached_property

@@ -156,7 +156,7 @@ def _draw_group(console: "Console", batch: Rollouts, signal: str | None, tree: b
     flags = batch.strings("flags") if "flags" in batch else [None] * len(batch)
     for row in range(len(batch)):
         reward = "" if rewards is None else f"  reward {rewards[row]:g}"
-        marks = f"  [{', '.join(flags[row])}]" if flags[row] else ""
+        marks = f"  [{', '.join(flags[row] or ())}]" if flags[row] else ""
         console.print(f"{names[row]}{reward}{marks}", style="dim", markup=False)
         has = values is not None and (values.present is None or values.present[row])
         console.print(

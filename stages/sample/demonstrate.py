@@ -1,6 +1,7 @@
 """Demonstrations: worked solutions the task writes itself, to train a first policy on."""
 
 from collections.abc import Iterator
+from random import Random
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def demonstrate(context: SamplingContext, *, mistakes: float = 0.0, rows_at_once
         problems = context.problems[first : first + at_once]
         prompts = [render_prompt(context.tokenizer, problem.prompt) for problem in problems]
         texts = [
-            write(problem.reference, np.random.default_rng(seed), mistakes=mistakes)
+            write(problem, Random(seed), mistakes=mistakes)
             for problem in problems
             for seed in row_seeds(context, problem)
         ]

@@ -29,7 +29,9 @@ def blank_tokenizer() -> "PreTrainedTokenizerFast":
     names = [PAD, BOS, EOS, ANSWER, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     numbers = [str(number) for number in range(10, LARGEST_NUMBER + 1)]
     vocabulary = {name: index for index, name in enumerate(names + numbers)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [(number[:-1], number[-1]) for number in numbers]))
+    merges = [(number[:-1], number[-1]) for number in numbers]
+    # Without ignore_merges, 110 would be 1 and 10: the merge to 10 comes first.
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex("[12][0-9][0-9]|[1-9][0-9]|[0-9]"), "isolated"),

@@ -1,0 +1,143 @@
+"""A policy: weights and tokenizer, found by what `--model` says."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...formats.errors import ApportionError, UsageError
+from ...formats.provenance import digest_of, digest_of_file
+
+TINY = Path(__file__).parent / "tiny"
+LOADED_AT_ONCE = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """A loaded policy. identity: digest of its weights. directory: where they lie, None for blank or Hub weights."""
+
+    model: Any
+    tokenizer: Any
+    spec: str
+    identity: str
+    directory: Path | None
+
+    def save(self, folder: Path) -> None:
+        """As a Hugging Face checkpoint (safetensors) with its tokenizer."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+_loaded: OrderedDict[tuple[Any, ...], Policy] = OrderedDict()
+
+
+def load_policy(spec: str, *, device: str = "auto", dtype: str = "auto", seed: int = 0, shared: bool = True) -> Policy:
+    """The policy `spec` names: builtin:tiny, builtin:tiny-blank (random weights of `seed`), a directory, or a Hub id.
+
+    shared=True may return one that is loaded already; train asks for its own. Raises UsageError for a model that is not
+    there and ApportionError for one that cannot be loaded.
+    """
+    import torch
+
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype == "auto":
+        dtype = "bfloat16" if place.type == "cuda" else "float32"
+    if dtype not in kinds:
+        raise UsageError(f"--dtype {dtype}: choose from auto, {', '.join(kinds)}")
+    directory = _directory(spec)
+    key = (spec, str(place), dtype, seed, _stamp(directory))
+    if shared and key in _loaded:
+        _loaded.move_to_end(key)
+        return _loaded[key]
+    model, tokenizer = _blank(seed) if spec == "builtin:tiny-blank" else _pretrained(spec, directory, kinds[dtype])
+    model.to(place)
+    model.eval()
+    if directory is not None:
+        identity = digest_of(
+            [digest_of_file(path) for path in sorted(directory.glob("*.safetensors")) if path.stem != "optimizer"]
+        )
+    else:
+        identity = digest_of([spec, seed, getattr(model.config, "_commit_hash", None)])
+    policy = Policy(model, tokenizer, spec, identity, directory)
+    if shared:
+        _loaded[key] = policy
+        while len(_loaded) > LOADED_AT_ONCE:
+            _loaded.popitem(last=False)
+    return policy
+
+
+def load_tokenizer(spec: str) -> Any:
+    """Only the tokenizer."""
+    if spec == "builtin:tiny-blank":
+        from .tiny.blank import blank_tokenizer
+
+        return blank_tokenizer()
+    directory = _directory(spec)
+    return _hugging_face("AutoTokenizer", spec, directory)
+
+
+def render_prompt(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
+    """The ids a model reads before its answer: the chat template where there is one, else the contents by line."""
+    if tokenizer.chat_template:
+        rendered = tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        return [int(token) for token in rendered]
+    return tokenizer("\n".join(message["content"] for message in messages) + "\n")["input_ids"]
+
+
+def _directory(spec: str) -> Path | None:
+    if spec == "builtin:tiny":
+        return TINY
+    if spec.startswith("builtin:"):
+        if spec != "builtin:tiny-blank":
+            from ...formats.errors import unknown
+
+            raise unknown("model", spec, ["builtin:tiny", "builtin:tiny-blank"])
+        return None
+    path = Path(spec)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UsageError(f"model {spec!r}: a directory without config.json; needed is a Hugging Face checkpoint")
+        return path
+    if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
+        raise UsageError(
+            f"model {spec!r}: no such directory; needed is builtin:tiny, a directory, or a Hub id (owner/name)"
+        )
+    return None
+
+
+def _stamp(directory: Path | None) -> Any:
+    if directory is None:
+        return None
+    return tuple((path.name, path.stat().st_mtime_ns) for path in sorted(directory.glob("*.safetensors")))
+
+
+def _blank(seed: int) -> tuple[Any, Any]:
+    from .tiny.blank import blank_model
+
+    return blank_model(seed)
+
+
+def _pretrained(spec: str, directory: Path | None, dtype: Any) -> tuple[Any, Any]:
+    tokenizer = _hugging_face("AutoTokenizer", spec, directory)
+    return _hugging_face("AutoModelForCausalLM", spec, directory, dtype=dtype), tokenizer
+
+
+def _hugging_face(loader: str, spec: str, directory: Path | None, **options: Any) -> Any:
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        return getattr(transformers, loader).from_pretrained(str(directory) if directory else spec, **options)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if directory is None:
+            raise ApportionError(
+                f"model {spec!r}: no such directory, and the Hub has no such model or cannot be reached ({reason}); "
+                "name a directory, or log in and try again"
+            ) from error
+        raise ApportionError(f"model {spec!r}: cannot be loaded ({reason})") from error

@@ -1,0 +1,24 @@
+"""Which split a question belongs to, by the question alone, so that no run and no seed can mix the two."""
+
+from hashlib import blake2b
+
+from ...formats.errors import unknown
+
+SPLITS = ("train", "test")
+TEST_SHARE = 5  # one question in five is a test problem
+
+
+def digest(question: str) -> bytes:
+    """8 bytes that stand for the question, the same in every process and on every machine."""
+    return blake2b(question.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def hash_split(question: str) -> str:
+    """ "test" for one question in five, else "train"."""
+    return "test" if int.from_bytes(digest(question), "big") % TEST_SHARE == 0 else "train"
+
+
+def check_split(split: str) -> None:
+    """UsageError for anything but a split's name."""
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)

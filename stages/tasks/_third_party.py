@@ -1,0 +1,56 @@
+"""Run a library's generators and verifiers without their side effects."""
+
+import io
+import random
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+# Standard output, warning filters and the global generators belong to the whole process.
+_LOCK = threading.RLock()
+
+
+@contextmanager
+def contained(seed: int | None = None) -> Iterator[None]:
+    """Within it, what is printed or warned is dropped; with a seed, Python's and numpy's global generators start there.
+
+    Some of reasoning-gym's generators print, some draw from the global generators, and its verifiers parse a
+    model's text, which makes Python warn. The state of the global generators is restored.
+    """
+    import numpy as np
+
+    with _LOCK, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        if seed is None:
+            yield
+            return
+        before, numpy_before = random.getstate(), np.random.get_state()
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(before)
+            np.random.set_state(numpy_before)
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """TimeoutError in what takes longer. Without effect off the main thread and where there is no SIGALRM."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"took longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,117 @@
+"""Find the final answer in a response, and check it against a reference answer."""
+
+import re
+import threading
+from collections.abc import Iterable
+
+_ANSWER_TAG = "answer"
+_ANNOUNCED = re.compile(r"(?:final\s+answer|answer)\**\s*(?::|\bis\b:?)\**", re.IGNORECASE)
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_MARKUP = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}")
+_FORMULA = re.compile(r"[0-9\\^+*/=<>√π∞]|^-?\(?[A-Za-z]\)?$")
+MAX_FORMULA = 2_000  # characters; sympy needs minutes for what is longer, and no reference answer is
+
+
+def final_answer(text: str, *, hashes: bool = False) -> str:
+    r"""The part of a response that is its final answer; "" if there is none.
+
+    The last <answer>…</answer>; else the last \boxed{…}; else, with `hashes`, what follows the last `####` on its line
+    (GSM8K's form); else what follows the last "Answer:" or "answer is"; else the last line that is not empty.
+
+    >>> final_answer("<answer>4</answer> no, <answer> 5 </answer>")
+    '5'
+    >>> final_answer(r"so \boxed{\frac{1}{2}} it is"), final_answer("2+2\nThe answer is 4."), final_answer("hm\n7\n")
+    ('\\frac{1}{2}', '4', '7')
+    """
+    end = text.rfind(f"</{_ANSWER_TAG}>")
+    start = text.rfind(f"<{_ANSWER_TAG}>", 0, max(end, 0))
+    if start >= 0:
+        inside = text[start + len(f"<{_ANSWER_TAG}>") : end].strip()
+        return last_boxed(inside, whole=True) or inside
+    boxed = last_boxed(text)
+    if boxed is not None:
+        return boxed
+    if hashes and "####" in text:
+        return text.rpartition("####")[2].strip().partition("\n")[0].strip()
+    announced = list(_ANNOUNCED.finditer(text))
+    if announced:
+        rest = text[announced[-1].end() :]
+        # On the same line: one line. Below it: a grid or a list, which may have several.
+        first_line = rest.partition("\n")[0].strip()
+        if first_line:
+            return first_line.removesuffix("**").removesuffix(".").strip()
+        if rest.strip():
+            return rest.strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def last_boxed(text: str, *, whole: bool = False) -> str | None:
+    r"""What is in the last complete \boxed{…}; None if there is none, or, with `whole`, if there is more in `text`.
+
+    >>> last_boxed(r"\boxed{1} then \boxed{\frac{3}{4}} and \boxed{5")
+    '\\frac{3}{4}'
+    """
+    start = len(text)
+    while (start := text.rfind(r"\boxed{", 0, start)) >= 0:
+        opened = start + len(r"\boxed{")
+        depth = 1
+        for position in range(opened, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[position], 0)
+            if depth == 0:
+                if whole and (start > 0 or position + 1 < len(text)):
+                    return None
+                return text[opened:position].strip()
+    return None
+
+
+def gold_answer(solution: str) -> str:
+    r"""The final answer of a dataset's reference solution: after `####` (GSM8K), in the last \boxed{…} (MATH), or all.
+
+    >>> gold_answer("He has 3+4=7.\n#### 7"), gold_answer(r"Hence $\boxed{x^2}$."), gold_answer(" Paris ")
+    ('7', 'x^2', 'Paris')
+    """
+    if "####" in solution:
+        return solution.rpartition("####")[2].strip()
+    boxed = last_boxed(solution)
+    return solution.strip() if boxed is None else boxed
+
+
+def check(answer: str, accepted: Iterable[str]) -> float:
+    r"""1 if `answer` is equal to one of the accepted ones, as text or as mathematics, else 0.
+
+    As text: case, spaces, `$`, \text{…}, thousands' commas and a final full stop do not count. As mathematics:
+    math-verify's judgement, where the reference looks like a formula (so that "Pairs" is not p·a·i·r·s = "Paris").
+    Whatever math-verify raises, and what takes it too long, is 0.
+
+    >>> check("1,234.", ["1234"]), check(r"\frac{1}{2}", ["0.5"]), check("Pairs", ["Paris"]), check("", [""])
+    (1.0, 1.0, 0.0, 0.0)
+    """
+    if not answer.strip():
+        return 0.0
+    return float(any(normalised(answer) == normalised(one) or _same_formula(answer, one) for one in accepted))
+
+
+def normalised(answer: str) -> str:
+    r"""An answer without what does not count: case, spaces, `$`, \text{…}, thousands' commas, a final full stop."""
+    bare = _MARKUP.sub(r"\1", answer).replace("$", "").replace(r"\!", "").replace(r"\,", "")
+    bare = _THOUSANDS.sub("", bare.strip().removesuffix("."))
+    return "".join(bare.split()).casefold()
+
+
+def _same_formula(answer: str, reference: str) -> bool:
+    if not _FORMULA.search(reference) or max(len(answer), len(reference)) > MAX_FORMULA:
+        return False
+    from math_verify import parse, verify
+    from math_verify.errors import TimeoutException
+
+    # Its time limits are Unix signals, which only the main thread can set.
+    limit = 5 if threading.current_thread() is threading.main_thread() else None
+    try:
+        gold, given = (
+            parse(f"${one.strip().strip('$')}$", parsing_timeout=limit)  # type: ignore[arg-type]  # None: no limit
+            for one in (reference, answer)
+        )
+        return bool(gold and given) and verify(gold, given, timeout_seconds=limit)
+    except (Exception, TimeoutException):
+        return False

@@ -1,0 +1,239 @@
+"""reasoning-gym's procedural generators, each with its own verifier."""
+
+import dataclasses
+import math
+import re
+from ast import literal_eval
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from hashlib import blake2b
+from sys import modules
+from typing import Any, get_type_hints
+
+from ...formats.errors import UsageError, unknown
+from . import TASKS, Problem, TaskFamily
+from ._json_types import from_json, to_json
+from ._splits import check_split, digest, hash_split
+from ._third_party import contained, time_limit
+from .answers import final_answer
+
+INSTRUCTION = "Put your final answer, and nothing else, between <answer> and </answer>."
+CHUNK = 100  # entries drawn from one instance of a generator; part of what a seed means
+PATIENCE = 1_000  # draws without a new problem: there are none left, or hardly any
+MAX_FAULTS = 20  # draws in a row that raise: the options do not go together
+VERIFY_SECONDS = 10.0  # sympy can take for ever over a model's formula
+RESERVED = {"seed": "--seed", "size": "--prompts"}
+
+# Verifiers that give the answer to `eval`, where a literal is what they want.
+_READS_LITERAL = {"string_insertion", "spiral_matrix", "binary_matrix", "n_queens"}
+# Verifiers that give the answer to sympy's parse_expr, which evaluates it as Python.
+_READS_FORMULA = {
+    "countdown", "puzzle24", "simple_integration", "intermediate_integration", "polynomial_multiplication",
+}  # fmt: skip
+_FORMULA_NAMES = frozenset(
+    "sin cos tan cot sec csc asin acos atan acot asec acsc sinh cosh tanh coth asinh acosh atanh exp log ln sqrt cbrt "
+    "abs Abs sign pi E I oo Rational Integer Float erf Ei Si Ci li gamma factorial sech csch root".split()
+)
+_MAX_POWER = 1_000
+
+
+def generator_names() -> list[str]:
+    """Every generator's name."""
+    return sorted(_generators())
+
+
+def _generators() -> dict[str, tuple[Any, Any]]:
+    """Dataset class and config class of every generator."""
+    with contained():
+        import reasoning_gym.composite  # noqa: F401  # the package does not import this one itself
+        from reasoning_gym.factory import DATASETS
+
+    return DATASETS
+
+
+@dataclasses.dataclass(frozen=True)
+class ReasoningGym:
+    """One generator with one configuration.
+
+    spec: `reasoning_gym/NAME`.
+    options: fields of the generator's config, and `instruction`, the text appended to every question.
+    """
+
+    spec: str
+    options: dict[str, Any]
+    config: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.spec.partition("/")[2]
+
+    def problems(self, split: str, count: int, seed: int) -> Iterator[Problem]:
+        """`count` distinct problems of `split`, drawn until found: one draw in five is a test problem.
+
+        Raises UsageError when 1,000 draws in a row bring no new one.
+        """
+        check_split(split)
+        entries = self._entries(seed)
+        seen: set[str] = set()
+        while len(seen) < count:
+            problem = self._next_new(entries, split, seen)
+            seen.add(problem.problem_id)
+            yield problem
+
+    def verify(self, text: str, reference: Any) -> float:
+        """The generator's own score of the final answer, in [0, 1]; 0 for no answer and for one it cannot read."""
+        answer = final_answer(text)
+        if not answer or (self.name in _READS_FORMULA and not _is_formula(answer)):
+            return 0.0
+        entry = from_json(reference)
+        try:
+            with contained(seed=0), time_limit(VERIFY_SECONDS):
+                score = float(self._verifier.score_answer(answer, entry))
+        except Exception:  # a verifier may raise anything on a model's text, and that text is then no answer
+            return 0.0
+        return min(max(score, 0.0), 1.0) if math.isfinite(score) else 0.0
+
+    @cached_property
+    def _verifier(self) -> Any:
+        with contained(seed=0):
+            dataset = self._dataset(0)
+        if self.name in _READS_LITERAL:
+            # A model's text must never run. Literals, which are what these verifiers ask for, score as before.
+            vars(modules[type(dataset).__module__])["eval"] = literal_eval
+        return dataset
+
+    def _dataset(self, seed: int) -> Any:
+        dataset_class, config_class = _generators()[self.name]
+        config = config_class(**self.config, seed=seed, size=CHUNK)
+        if hasattr(config, "validate"):
+            config.validate()
+        return dataset_class(config=config)
+
+    def _entries(self, seed: int) -> Iterator[dict[str, Any] | Exception]:
+        """All draws of a seed, without end; an exception where the generator raised one."""
+        number = 0
+        while True:
+            chunk_seed = _derived(seed, number)
+            with contained(seed=chunk_seed):
+                dataset = self._dataset(chunk_seed)
+            for index in range(CHUNK):
+                try:
+                    with contained(seed=_derived(chunk_seed, index)):
+                        entry = dataset[index]
+                except Exception as error:
+                    yield error
+                else:
+                    yield entry
+            number += 1
+
+    def _next_new(self, entries: Iterator[Any], split: str, seen: set[str]) -> Problem:
+        faults = 0
+        for _ in range(PATIENCE):
+            entry = next(entries)
+            if isinstance(entry, Exception):
+                faults += 1
+                if faults == MAX_FAULTS:
+                    raise UsageError(f"task {self.spec!r} cannot make a problem with {self.config}: {_line(entry)}")
+                continue
+            faults = 0
+            question = entry["question"]
+            problem_id = f"{self.name}-{digest(question).hex()}"
+            if hash_split(question) == split and problem_id not in seen:
+                instruction = self.options.get("instruction", INSTRUCTION)
+                content = f"{question.rstrip()}\n\n{instruction}" if instruction else question
+                return Problem(problem_id, [{"role": "user", "content": content}], self._reference(entry))
+        raise UsageError(
+            f"task {self.spec!r}: no more {split} problems after {len(seen)} distinct ones ({PATIENCE:,} draws in a row "
+            "brought none); ask for fewer, or set other options"
+        )
+
+    def _reference(self, entry: Mapping[str, Any]) -> Any:
+        """Answer and metadata as JSON. The difficulty is left out: no verifier reads it."""
+        metadata = {name: value for name, value in entry["metadata"].items() if name != "difficulty"}
+        return to_json({"answer": entry["answer"], "metadata": metadata})
+
+
+def _derived(*numbers: int) -> int:
+    """A seed below 2**31 made of others."""
+    return int.from_bytes(blake2b(repr(numbers).encode(), digest_size=4).digest(), "big") >> 1
+
+
+def _is_formula(answer: str) -> bool:
+    """Whether an answer can be given to sympy: names of functions and single letters only, no attribute, no huge power.
+
+    >>> [_is_formula(text) for text in ("x**2/2 + log(x) + C", "exec(chr(49))", "x.__class__", "9**9**9", "'a'")]
+    [True, False, False, False, False]
+    """
+    if len(answer) > 2_000 or re.search(r"""["'`\[\]{}@:;!\\]|__|\.\s*[A-Za-z_]|lambda|\*\*[^+]*\*\*\s*\(?\s*\d{2}""", answer):
+        return False
+    if re.search(r"(\*\*|\^)\s*\(?\s*-?\d+\)?\s*(\*\*|\^)", answer):
+        return False
+    if any(int(power) > _MAX_POWER for power in re.findall(r"(?:\*\*|\^)\s*\(?\s*-?(\d{1,9})", answer)):
+        return False
+    names = re.findall(r"[A-Za-z_]\w*", answer)
+    return all(len(name) == 1 or name in _FORMULA_NAMES for name in names)
+
+
+def open_reasoning_gym(spec: str, options: Mapping[str, Any]) -> ReasoningGym:
+    """The task of `--task reasoning_gym/NAME`. UsageError on an unknown generator, option, or value."""
+    name = spec.partition("/")[2]
+    generators = _generators()
+    if not name:
+        raise UsageError(f"task {spec!r}: needed is a generator, such as reasoning_gym/chain_sum")
+    if name not in generators:
+        raise unknown("reasoning_gym generator", name, generators)
+    config_class = generators[name][1]
+    fields = {field.name: field for field in dataclasses.fields(config_class) if field.name not in RESERVED}
+    hints = get_type_hints(config_class)
+    config: dict[str, Any] = {}
+    recorded: dict[str, Any] = {}
+    for option, value in options.items():
+        if option in RESERVED:
+            raise UsageError(f"task {spec!r}: {option!r} is no option of a task; use {RESERVED[option]}")
+        if option == "instruction":
+            recorded[option] = "" if value is None else str(value)
+            continue
+        if option not in fields:
+            raise unknown(f"option of task {spec!r}:", option, [*fields, "instruction"])
+        config[option], recorded[option] = _typed(spec, fields[option], hints[option], value)
+    task = ReasoningGym(spec, recorded, config)
+    try:
+        with contained(seed=0):
+            task._dataset(0)
+    except Exception as error:  # a config says what is wrong with an assert, a ValueError, a TypeError …
+        raise UsageError(f"task {spec!r} with {recorded}: {_line(error)}") from error
+    return task
+
+
+def _typed(spec: str, field: Any, hint: Any, value: Any) -> tuple[Any, Any]:
+    """An option's value in the type of the config's field, and the same as JSON."""
+    from pydantic import TypeAdapter, ValidationError
+
+    default = field.default_factory() if field.default is dataclasses.MISSING and callable(field.default_factory) else field.default
+    # Some annotations are narrower than what the generator takes.
+    if hint is int and isinstance(default, float):
+        hint = float
+    if hint == tuple[str]:
+        hint = tuple[str, ...]
+    adapter = TypeAdapter(hint)
+    try:
+        typed = adapter.validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise UsageError(f"task {spec!r}: option {field.name} is {value!r}: {problem[0].lower()}{problem[1:]}") from error
+    return typed, adapter.dump_python(typed, mode="json")
+
+
+def _line(error: BaseException) -> str:
+    """An exception as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split()) if str(error) else type(error).__name__
+
+
+TASKS.add(
+    TaskFamily(
+        "reasoning_gym",
+        "A procedural generator of reasoning-gym, with its own verifier",
+        open_reasoning_gym,
+        members=generator_names,
+    )
+)
