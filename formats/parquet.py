@@ -86,6 +86,10 @@ class RolloutFile:
             if held is not None:
                 if _last_group(held) == _first_group(batch):
                     held = Rollouts.concat([held, batch])
+                    complete = int(held.groups.starts[-1])
+                    if complete:
+                        yield held.slice(0, complete)
+                        held = held.slice(complete, len(held))
                     continue
                 yield held
             held = batch

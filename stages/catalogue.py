@@ -106,12 +106,11 @@ def _engines() -> list[dict[str, Any]]:
 
 def _tasks() -> list[dict[str, Any]]:
     from .tasks import TASKS
-    from .tasks.reasoning_gym import reasoning_gym_names
 
-    families = [{"name": each.name, "summary": each.summary} for each in TASKS]
-    return families + [
-        {"name": f"reasoning_gym/{name}", "summary": "procedural problems with their own verifier"}
-        for name in reasoning_gym_names()
+    return [
+        {"name": f"{each.name}/{member}" if member else each.name, "summary": each.summary}
+        for each in TASKS
+        for member in (each.members() if each.members else ("",))
     ]
 
 

@@ -2,17 +2,15 @@
 
 import dataclasses
 import math
-import re
-from ast import literal_eval
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from hashlib import blake2b
-from sys import modules
 from typing import Any, get_type_hints
 
 from ...formats.errors import UsageError, unknown
 from . import TASKS, Problem, TaskFamily
 from ._json_types import from_json, to_json
+from ._reasoning_gym_repairs import harmless, in_fixed_order, read_literals_only
 from ._splits import check_split, digest, hash_split
 from ._third_party import contained, time_limit
 from .answers import final_answer
@@ -23,18 +21,6 @@ PATIENCE = 1_000  # draws without a new problem: there are none left, or hardly 
 MAX_FAULTS = 20  # draws in a row that raise: the options do not go together
 VERIFY_SECONDS = 10.0  # sympy can take for ever over a model's formula
 RESERVED = {"seed": "--seed", "size": "--prompts"}
-
-# Verifiers that give the answer to `eval`, where a literal is what they want.
-_READS_LITERAL = {"string_insertion", "spiral_matrix", "binary_matrix", "n_queens"}
-# Verifiers that give the answer to sympy's parse_expr, which evaluates it as Python.
-_READS_FORMULA = {
-    "countdown", "puzzle24", "simple_integration", "intermediate_integration", "polynomial_multiplication",
-}  # fmt: skip
-_FORMULA_NAMES = frozenset(
-    "sin cos tan cot sec csc asin acos atan acot asec acsc sinh cosh tanh coth asinh acosh atanh exp log ln sqrt cbrt "
-    "abs Abs sign pi E I oo Rational Integer Float erf Ei Si Ci li gamma factorial sech csch root".split()
-)
-_MAX_POWER = 1_000
 
 
 def generator_names() -> list[str]:
@@ -48,6 +34,7 @@ def _generators() -> dict[str, tuple[Any, Any]]:
         import reasoning_gym.composite  # noqa: F401  # the package does not import this one itself
         from reasoning_gym.factory import DATASETS
 
+    read_literals_only(DATASETS)
     return DATASETS
 
 
@@ -83,9 +70,11 @@ class ReasoningGym:
     def verify(self, text: str, reference: Any) -> float:
         """The generator's own score of the final answer, in [0, 1]; 0 for no answer and for one it cannot read."""
         answer = final_answer(text)
-        if not answer or (self.name in _READS_FORMULA and not _is_formula(answer)):
+        if not answer:
             return 0.0
         entry = from_json(reference)
+        generator = entry["metadata"].get("source_dataset", self.name)  # composite's entries are of other generators
+        answer = harmless(generator, answer)
         try:
             with contained(seed=0), time_limit(VERIFY_SECONDS):
                 score = float(self._verifier.score_answer(answer, entry))
@@ -96,18 +85,14 @@ class ReasoningGym:
     @cached_property
     def _verifier(self) -> Any:
         with contained(seed=0):
-            dataset = self._dataset(0)
-        if self.name in _READS_LITERAL:
-            # A model's text must never run. Literals, which are what these verifiers ask for, score as before.
-            vars(modules[type(dataset).__module__])["eval"] = literal_eval
-        return dataset
+            return self._dataset(0)
 
     def _dataset(self, seed: int) -> Any:
         dataset_class, config_class = _generators()[self.name]
         config = config_class(**self.config, seed=seed, size=CHUNK)
         if hasattr(config, "validate"):
             config.validate()
-        return dataset_class(config=config)
+        return in_fixed_order(dataset_class(config=config))
 
     def _entries(self, seed: int) -> Iterator[dict[str, Any] | Exception]:
         """All draws of a seed, without end; an exception where the generator raised one."""
@@ -158,22 +143,6 @@ def _derived(*numbers: int) -> int:
     return int.from_bytes(blake2b(repr(numbers).encode(), digest_size=4).digest(), "big") >> 1
 
 
-def _is_formula(answer: str) -> bool:
-    """Whether an answer can be given to sympy: names of functions and single letters only, no attribute, no huge power.
-
-    >>> [_is_formula(text) for text in ("x**2/2 + log(x) + C", "exec(chr(49))", "x.__class__", "9**9**9", "'a'")]
-    [True, False, False, False, False]
-    """
-    if len(answer) > 2_000 or re.search(r"""["'`\[\]{}@:;!\\]|__|\.\s*[A-Za-z_]|lambda|\*\*[^+]*\*\*\s*\(?\s*\d{2}""", answer):
-        return False
-    if re.search(r"(\*\*|\^)\s*\(?\s*-?\d+\)?\s*(\*\*|\^)", answer):
-        return False
-    if any(int(power) > _MAX_POWER for power in re.findall(r"(?:\*\*|\^)\s*\(?\s*-?(\d{1,9})", answer)):
-        return False
-    names = re.findall(r"[A-Za-z_]\w*", answer)
-    return all(len(name) == 1 or name in _FORMULA_NAMES for name in names)
-
-
 def open_reasoning_gym(spec: str, options: Mapping[str, Any]) -> ReasoningGym:
     """The task of `--task reasoning_gym/NAME`. UsageError on an unknown generator, option, or value."""
     name = spec.partition("/")[2]
@@ -209,7 +178,11 @@ def _typed(spec: str, field: Any, hint: Any, value: Any) -> tuple[Any, Any]:
     """An option's value in the type of the config's field, and the same as JSON."""
     from pydantic import TypeAdapter, ValidationError
 
-    default = field.default_factory() if field.default is dataclasses.MISSING and callable(field.default_factory) else field.default
+    default = (
+        field.default_factory()
+        if field.default is dataclasses.MISSING and callable(field.default_factory)
+        else field.default
+    )
     # Some annotations are narrower than what the generator takes.
     if hint is int and isinstance(default, float):
         hint = float
@@ -220,7 +193,9 @@ def _typed(spec: str, field: Any, hint: Any, value: Any) -> tuple[Any, Any]:
         typed = adapter.validate_python(value)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
-        raise UsageError(f"task {spec!r}: option {field.name} is {value!r}: {problem[0].lower()}{problem[1:]}") from error
+        raise UsageError(
+            f"task {spec!r}: option {field.name} is {value!r}: {problem[0].lower()}{problem[1:]}"
+        ) from error
     return typed, adapter.dump_python(typed, mode="json")
 
 

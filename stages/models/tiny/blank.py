@@ -58,6 +58,7 @@ def blank_model(seed: int) -> tuple["LlamaForCausalLM", "PreTrainedTokenizerFast
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = blank_tokenizer()
+    ids = tokenizer.get_vocab()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -67,9 +68,9 @@ def blank_model(seed: int) -> tuple["LlamaForCausalLM", "PreTrainedTokenizerFast
         num_key_value_heads=4,
         max_position_embeddings=512,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=ids[PAD],
+        bos_token_id=ids[BOS],
+        eos_token_id=ids[EOS],
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,18 +1,14 @@
-"""The task `arithmetic` and the tokenizer of `builtin:tiny`, which was made for it."""
+"""The task `arithmetic`."""
 
 from itertools import product
-from pathlib import Path
 from random import Random
 
-import apportion.stages.models.tiny as tiny
 import pytest
 from apportion.formats.errors import UsageError
-from apportion.stages.models.tiny.blank import blank_model, blank_tokenizer
 from apportion.stages.tasks import Problem
 from apportion.stages.tasks.arithmetic import Arithmetic, open_arithmetic, order_matters, parse
 
 TASK = Arithmetic()
-TINY = Path(tiny.__file__).parent
 
 
 def expressions(problems: list[Problem]) -> list[str]:
@@ -82,23 +78,18 @@ def test_the_reference_is_what_python_makes_of_the_expression() -> None:
         assert problem.reference == eval(problem.prompt[0]["content"])
 
 
-def test_order_that_does_not_matter_is_seen() -> None:
-    # Two mistakes that cancel out: 4-2*2+2*4 = 8, and ((4-2)*2 = 4; (4+2)*4 = 24) differs, but
-    # 2-2*3 … is below zero, and 2+2*2-2*2 = 2 where (2+2)*2 = 8, (8-2)*2 = 12 and 8-4 = 4, 6-2 = 4, 4*2 = 8 differ.
-    assert order_matters(2, parse("2+2*2-2*2")[1], 299)
+def test_a_mistake_that_makes_no_difference_is_refused() -> None:
+    # Right: 4-4 = 0, 0+6 = 6. The order is wrong at the second product alone: 0+2 = 2, 2*3 = 6, too.
+    assert not order_matters(4, parse("4-2*2+2*3")[1], 299)
+    # Right: 5-4 = 1, 1+6 = 7. Wrong: (1+2)*3 = 9, (5-2)*2+6 = 12, ((5-2)*2+2)*3 = 24.
+    assert order_matters(5, parse("5-2*2+2*3")[1], 299)
+
+
+def test_every_path_stays_within_bounds() -> None:
+    # Of 5-2*2+2*3 the largest number is the 24 of two mistakes; of 2-2*3 the right result is below 0.
+    assert order_matters(5, parse("5-2*2+2*3")[1], 24)
+    assert not order_matters(5, parse("5-2*2+2*3")[1], 23)
     assert not order_matters(2, parse("2-2*3")[1], 299)
-    # (3-2)*2 = 2 and then (2+3)*2 = 10; right: 3-4 is below zero. With 6+4*2-2*4: right 6; (14-2)*4 = 48;
-    # (10*2) - 8 = 12; (20-2)*4 = 72: kept only while 72 is allowed.
-    assert order_matters(6, parse("6+4*2-2*4")[1], 72)
-    assert not order_matters(6, parse("6+4*2-2*4")[1], 71)
-
-
-def test_mistakes_that_cancel_out_are_refused() -> None:
-    # Right: 9-2*4+2*2 = 5. Wrong first (9-2)*4 = 28, then 28+4 = 32 or 60. Right first 1, then (1+2)*2 = 6.
-    assert order_matters(9, parse("9-2*4+2*2")[1], 299)
-    # Right: 4-2*2 = 0, which equals nothing else, for (4-2)*2 = 4. But 0-0 is out: factors begin at 2, so
-    # a single product never cancels: (v±b)*c = v±b*c needs v*(c-1) = 0, that is v = 0.
-    assert not order_matters(0, parse("0+2*2")[1], 299)
 
 
 @pytest.mark.parametrize(("mistakes", "reward"), [(0.0, 1.0), (1.0, 0.0)])
@@ -168,68 +159,3 @@ def test_split_misspelt() -> None:
 def test_running_out_of_problems_is_a_fault_of_the_options() -> None:
     with pytest.raises(UsageError, match="no more train problems after"):
         list(Arithmetic(terms=1, max_factor=3).problems("train", 10_000, 0))
-
-
-def test_tokenizer_gives_back_any_text() -> None:
-    tokenizer = blank_tokenizer()
-    for text in ["7+10=17\n17-12=5", "  a  b ,. 't ", "2991 007", "é 漢 🙂", "", "299*3=897"]:
-        assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-def test_tokenizer_reads_a_number_as_one_token() -> None:
-    tokenizer = blank_tokenizer()
-    for number in range(300):
-        assert len(tokenizer.encode(str(number))) == 1
-    assert tokenizer.tokenize("2991 007") == ["299", "1", "Ġ", "0", "0", "7"]
-    assert tokenizer.pad_token_id != tokenizer.eos_token_id
-
-
-def test_chat_template() -> None:
-    tokenizer = blank_tokenizer()
-    question = [{"role": "user", "content": "7+2*5"}]
-    answer = [{"role": "assistant", "content": "7+10=17"}]
-    assert tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False) == "<bos>7+2*5<answer>"
-    whole = tokenizer.apply_chat_template(question + answer, return_dict=True, return_assistant_tokens_mask=True)
-    assert tokenizer.decode(whole["input_ids"]) == "<bos>7+2*5<answer>7+10=17<eos>"
-    assert whole["assistant_masks"] == [0] * 7 + [1] * 6
-
-
-def test_the_tokenizer_shipped_is_the_one_built_here() -> None:
-    from transformers import AutoTokenizer
-
-    shipped, built = AutoTokenizer.from_pretrained(TINY), blank_tokenizer()
-    assert shipped.get_vocab() == built.get_vocab()
-    assert shipped.chat_template == built.chat_template
-    text = "7+10=17\n17-12=5"
-    assert shipped.encode(text) == built.encode(text)
-    assert shipped.decode(shipped.encode(text)) == text
-    assert (shipped.bos_token, shipped.eos_token, shipped.pad_token) == ("<bos>", "<eos>", "<pad>")
-
-
-def test_blank_model_is_the_same_for_the_same_seed_and_leaves_the_global_generator_alone() -> None:
-    import torch
-
-    before = torch.random.get_rng_state()
-    first, _ = blank_model(0)
-    again, _ = blank_model(0)
-    other, _ = blank_model(1)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    weights = [model.lm_head.weight for model in (first, again, other)]
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
-    assert first.num_parameters() < 1_000_000
-
-
-@pytest.mark.model
-def test_the_model_shipped_answers_in_steps() -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer, model = AutoTokenizer.from_pretrained(TINY), AutoModelForCausalLM.from_pretrained(TINY)
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "7+2*5-3*4+2*2"}],
-        add_generation_prompt=True,
-        return_tensors="pt",
-        return_dict=True,
-    )
-    answer = model.generate(**prompt, max_new_tokens=40, do_sample=False)[0, prompt["input_ids"].shape[1] :]
-    assert tokenizer.decode(answer, skip_special_tokens=True) == "7+10=17\n17-12=5\n5+4=9"

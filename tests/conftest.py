@@ -1,0 +1,31 @@
+"""Fixtures shared by all rooms."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from apportion.cli.main import app
+from apportion.formats.parquet import write_rollouts
+from apportion.formats.provenance import Provenance
+from apportion.stages.assign_credit._examples import rollouts_of
+from typer.testing import CliRunner, Result
+
+
+@pytest.fixture
+def cli() -> Callable[..., Result]:
+    """Run a command line in this process."""
+    runner = CliRunner()
+
+    def run(*arguments: object) -> Result:
+        return runner.invoke(app, [str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture
+def scored_file(tmp_path: Path) -> Path:
+    """The rollouts of TEMPO's worked example, on disk."""
+    path = tmp_path / "scored.parquet"
+    tokens = [[5, 7, 9, 2], [5, 7, 8, 2], [5, 6, 4], [5, 7, 9, 3, 2]]
+    write_rollouts(path, [rollouts_of([1.0, 0.0, 1.0, 0.0], tokens=tokens)], Provenance())
+    return path

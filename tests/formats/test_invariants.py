@@ -1,0 +1,78 @@
+"""One defect each; the checker names it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from apportion.formats.errors import DataError
+from apportion.formats.invariants import broken_invariants
+from apportion.formats.ragged import Ragged
+from apportion.formats.rollouts import Rollouts
+from apportion.stages.assign_credit._examples import rollouts_of
+from apportion.stages.tree_build.prefix_tree import add_prefix_tree
+
+
+def good() -> Rollouts:
+    tokens = [[1, 2, 3], [1, 2], [4]]
+    tree = add_prefix_tree(rollouts_of([1.0, 0.0, 0.5], tokens=tokens, mask=[[True, False, True], [True] * 2, [True]]))
+    return tree.with_columns(
+        {
+            "token.logprob": Ragged.from_lists([[-1.0, 0.0, -2.0], [-1.0, -1.0], [-0.5]], np.float32),
+            "token.advantage": Ragged.from_lists([[0.5, 0.0, 0.5], [-1.0, -1.0], [0.0]], np.float32),
+            "step.start": Ragged.from_lists([[0, 2], [0], []], np.int32),
+            "step.end": Ragged.from_lists([[2, 3], [2], []], np.int32),
+        }
+    )
+
+
+def test_a_sound_batch_breaks_nothing() -> None:
+    assert list(broken_invariants(good())) == []
+
+
+def lists(rows: list[list[Any]], dtype: Any) -> Ragged:
+    return Ragged.from_lists(rows, dtype)
+
+
+DEFECTS: dict[str, tuple[Callable[[], dict[str, Any]], str, int, str]] = {
+    "unequal lengths": (lambda: {"token.logprob": lists([[-1.0] * 3, [-1.0], [-1.0]], np.float32)}, "lengths", 1, "token.logprob"),
+    "overlapping steps": (lambda: {"step.start": lists([[0, 1], [0], []], np.int32)}, "step_spans", 0, "step.start"),
+    "step past the end": (lambda: {"step.end": lists([[2, 9], [2], []], np.int32)}, "step_spans", 0, "step.start"),
+    "path with a gap": (lambda: {"node.start": lists([[0, 2], [1], [0]], np.int32)}, "node_spans", 1, "node.start"),
+    "path too short": (lambda: {"node.end": lists([[2, 2], [2], [1]], np.int32)}, "node_spans", 0, "node.end"),
+    "siblings disagree": (lambda: {"token.id": lists([[1, 2, 3], [1, 9], [4]], np.int32)}, "siblings", 1, "node.id"),
+    "positive logprob": (lambda: {"token.logprob": lists([[-1.0, 0, 0.1], [-1.0] * 2, [0]], np.float32)}, "logprob", 0, "token.logprob"),
+    "credit not finite": (lambda: {"token.advantage": lists([[0] * 3, [np.nan, 0], [0]], np.float32)}, "finite", 1, "token.advantage"),
+    "infinite reward": (lambda: {"reward": [1.0, np.inf, 0.0]}, "finite", 1, "reward"),
+    "credit on a masked token": (lambda: {"token.advantage": lists([[0, 1, 0], [0] * 2, [0]], np.float32)}, "masked_credit", 0, "token.advantage"),
+    "duplicated rollout_id": (lambda: {"rollout_id": ["a", "b", "a"]}, "duplicate_rollout", 2, "rollout_id"),
+    "group in two places": (lambda: {"group_id": ["g", "h", "g"]}, "split_group", 2, "group_id"),
+    "missing rollout_id": (lambda: {"rollout_id": pa.array(["a", None, "c"])}, "identity", 1, "rollout_id"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_each_defect_is_named_with_its_row_and_column(name: str) -> None:
+    columns, rule, row, column = DEFECTS[name]
+    batch = good()
+    if name == "group in two places":  # node ids belong to a group: without them only the group is wrong
+        batch = Rollouts(batch.table.drop_columns(["node"]))
+    found = list(broken_invariants(batch.with_columns(columns())))
+    assert [(each.rule, each.row, each.column) for each in found] == [(rule, row, column)]
+
+
+def test_credit_that_is_not_assigned_is_not_zero_and_is_allowed() -> None:
+    rows = pa.array([[0.5, 0.0, 0.5], None, [0.0]], pa.list_(pa.float32()))
+    assert list(broken_invariants(good().with_columns({"token.advantage": rows}))) == []
+
+
+def test_a_missing_token_list_is_refused() -> None:
+    rows = pa.array([[1, 2, 3], None, [4]], pa.list_(pa.int32()))
+    assert {each.rule for each in broken_invariants(good().with_columns({"token.id": rows}))} == {"lengths"}
+
+
+def test_a_column_of_another_kind_is_refused() -> None:
+    table = good().table.set_column(0, "rollout_id", pa.array([1, 2, 3]))
+    with pytest.raises(DataError, match="column 'rollout_id' is int64"):
+        list(broken_invariants(Rollouts(table)))
