@@ -2,30 +2,64 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from ..formats.errors import ApportionError
+from ..formats.errors import ApportionError, unknown
 from ..stages.commands import commands
 from .show import show
 from .typed import as_typer
+
+# What a wrong command line raises, in whichever click this typer brings.
+_WrongUse = typer.BadParameter.mro()[1]
 
 
 class Commands(TyperGroup):
     """Print a user's fault as one `error:` line and exit with its code; a bug keeps its traceback."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _faults_as_lines():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _faults_as_lines():
             return super().invoke(ctx)
-        except ApportionError as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(error.exit_code) from error
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order of the pipeline; Typer would put folders last."""
+        firsts = list(dict.fromkeys(name.split()[0] for name in commands()))
+        return super().list_commands(ctx) if ctx.parent else sorted(self.commands, key=firsts.index)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if not ctx.resilient_parsing and not args[0].startswith("-") and args[0] not in self.commands:
+            folder = f"{ctx.info_name} " if ctx.parent else ""
+            raise unknown("command", folder + args[0], [folder + name for name in self.commands])
+        return super().resolve_command(ctx, args)
+
+
+@contextmanager
+def _faults_as_lines() -> Iterator[None]:
+    try:
+        yield
+    except ApportionError as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(error.exit_code) from error
+    except _WrongUse as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        fault: Any = error
+        message = " ".join(fault.format_message().split()).rstrip(".").replace(": Value error, ", ": ")
+        hint = f"; see `{fault.ctx.command_path} --help`" if fault.ctx is not None else ""
+        typer.echo(f"error: {message[:1].lower()}{message[1:]}{hint}", err=True)
+        raise typer.Exit(fault.exit_code) from error
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
 
 
 app = typer.Typer(
@@ -73,8 +107,9 @@ def _assemble() -> None:
     for command in commands().values():
         folder, _, name = command.name.rpartition(" ")
         if folder and folder not in folders:
-            folders[folder] = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-            app.add_typer(folders[folder], name=folder, help=f"{folder}: see its commands.")
+            folders[folder] = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None)
+            about = (sys.modules[command.function.__module__].__doc__ or "").partition("\n")[0]
+            app.add_typer(folders[folder], name=folder, help=about)
         (folders[folder] if folder else app).command(name)(as_typer(command, show))
 
 

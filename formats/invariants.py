@@ -55,6 +55,15 @@ def check_batch(rollouts: Rollouts, where: str) -> None:
         raise DataError(f"{where}: row {broken.row}, column {broken.column!r}: {broken.message}")
 
 
+def check_lengths(rollouts: Rollouts, where: str) -> None:
+    """DataError for the first column whose lists are not as long as its ruler, or for a missing token."""
+    try:
+        for broken in _equal_lengths(rollouts):
+            raise DataError(f"row {broken.row}, column {broken.column!r}: {broken.message}")
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
 def is_credit(path: str) -> bool:
     """Columns on the token ruler that hold credit: `token.advantage` and what --as names (`token.advantage_…`)."""
     return path.startswith("token.advantage")
@@ -97,23 +106,28 @@ def _equal_lengths(rollouts: Rollouts) -> Iterator[Broken]:
         if not leaves:
             continue
         axis = next((f"{name}.{field}" for field in ruler.axis if f"{name}.{field}" in leaves), leaves[0])
-        expected = _lengths(rollouts.arrow(axis), 0)
+        expected = _lengths(rollouts.arrow(axis), 0, axis)
         for path in leaves:
             array = rollouts.arrow(path)
             if path in (f"{name}.{field}" for field in ruler.axis) and name == "token" and array.null_count:
                 row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
                 yield Broken("lengths", row, path, "missing (null), needed is a list")
                 continue
-            found = _lengths(array, -1)
+            if path in ("token.id", "token.mask") and array.flatten().null_count:
+                place = int(np.flatnonzero(array.flatten().is_null().to_numpy(zero_copy_only=False))[0])
+                row = int(np.searchsorted(np.cumsum(_lengths(array, 0, path)), place, side="right"))
+                yield Broken("missing", row, path, "a missing (null) value inside its list")
+                continue
+            found = _lengths(array, -1, path)
             wrong = (found != expected) & (found >= 0)
             if wrong.any():
                 row = int(np.flatnonzero(wrong)[0])
                 yield Broken("lengths", row, path, f"{found[row]} values, but {axis!r} has {expected[row]}")
 
 
-def _lengths(array: pa.Array, missing: int) -> Array:
+def _lengths(array: pa.Array, missing: int, path: str) -> Array:
     if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
-        raise DataError(f"{array.type} where a list is needed")
+        raise DataError(f"column {path!r} is {array.type}, needed is a list")
     return pc.fill_null(array.value_lengths(), missing).to_numpy(zero_copy_only=False)
 
 

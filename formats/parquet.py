@@ -1,6 +1,7 @@
 """Reading and writing rollout files: whole groups stream in, bounded row groups stream out, an output is whole or absent."""
 
 import io
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 
 from .errors import DataError, UsageError
 from .files import check_output, whole_file
-from .invariants import check_batch
+from .invariants import check_batch, check_lengths
 from .provenance import Provenance, digest_of_file
 from .rollouts import Rollouts
 from .schema import METADATA_KEY, check_schema
@@ -39,7 +40,7 @@ class RolloutFile:
                 raise DataError("-: standard input is empty; did the command before it fail?")
             self._digest = _digest_of_bytes(content)
             source = pa.BufferReader(content)
-        elif not path.exists():
+        elif not os.path.exists(path):
             raise UsageError(f"{path}: no such file")
         try:
             self._file = pq.ParquetFile(source)
@@ -69,12 +70,14 @@ class RolloutFile:
             self._digest = digest_of_file(self.path)
         return self._digest
 
-    def batches(self, columns: list[str] | None = None) -> Iterator[Rollouts]:
+    def batches(self, columns: list[str] | None = None, *, check: bool = True) -> Iterator[Rollouts]:
         """The row groups in order; each holds whole groups. `columns` are paths; None reads all.
 
-        A file of another tool may spread a group over several row groups: its parts are joined here.
+        A file of another tool may spread a group over several row groups: its parts are joined here. DataError, with
+        the place, where lists that must be of one length are not; `check=False` leaves that to the caller.
         """
         held: Rollouts | None = None
+        row = 0
         for index in range(self._file.num_row_groups):
             try:
                 table = self._file.read_row_group(index, columns=columns)
@@ -83,6 +86,9 @@ class RolloutFile:
             batch = Rollouts(table.replace_schema_metadata(None))
             if len(batch) == 0:
                 continue
+            if check:
+                check_lengths(batch, f"{self.path} (rows from {row})")
+            row += len(batch)
             if held is not None:
                 if _last_group(held) == _first_group(batch):
                     held = Rollouts.concat([held, batch])
@@ -220,7 +226,7 @@ def _write(target: Any, name: str, batches: Iterable[Rollouts], provenance: Prov
 
 def files_of(path: Path) -> list[Path]:
     """A data set's files: the file itself, or a directory's *.parquet by name. UsageError when there are none."""
-    if path != STREAM and path.is_dir():
+    if path != STREAM and os.path.isdir(path):
         files = sorted(path.glob("*.parquet"))
         if not files:
             raise UsageError(f"{path}: a directory without *.parquet files")

@@ -1,7 +1,6 @@
 """How a file came to be: one record per stage, kept in the file's own metadata.
 
-A record holds no times and no machine names: the same inputs, parameters and versions give the same record, which is
-how a step of a recipe knows that its output is up to date.
+A record holds no times and no machine names: the same inputs, parameters and versions give the same record.
 """
 
 import hashlib
@@ -24,15 +23,6 @@ class Record:
     parameters: Mapping[str, Any]
     inputs: Mapping[str, str] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
-
-    def same_work(self, other: "Record") -> bool:
-        """Equal but for the counts, which are known only afterwards."""
-        return self.identity() == other.identity()
-
-    def identity(self) -> str:
-        """Digest of what determines the output."""
-        return digest_of({"stage": self.stage, "version": self.version,
-                          "parameters": self.parameters, "inputs": self.inputs})  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,12 @@
     steps:
       - sample: {round: 0, out: rollouts.parquet}
       - loop: {var: round, range: "${rounds}", steps: [...]}
+      - loop: {var: seed, in: [1, 2, 3], independent: true, steps: [...]}
 
 A step is `command: {its options}`. `${…}` holds names of variables, numbers, strings, `+ - * / // %`, and
 `latest('command')`: the output of the most recent step of that command; `latest('command', default)` before any ran;
-`every('command')`: the outputs of all steps of that command so far, a list.
+`every('command')`: the outputs of all steps of that command so far, a list. In a loop that is `independent`, both see
+only what was made in this turn of the loop.
 """
 
 import ast
@@ -26,7 +28,7 @@ from .errors import UsageError, unknown
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 _KEYS = ("name", "about", "vars", "steps")
-_LOOP_KEYS = ("var", "range", "in", "steps")
+_LOOP_KEYS = ("var", "range", "in", "independent", "steps")
 _EXPRESSION = re.compile(r"\$\{([^}]*)\}")
 _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -49,10 +51,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Loop:
-    """Steps repeated with `var` bound to each value of `values` (an expression, a count or a list)."""
+    """Steps repeated with `var` bound to each value of `values` (an expression, a count or a list).
+
+    independent: a turn of the loop does not see the outputs of those before it.
+    """
 
     var: str
     values: Any
+    independent: bool
     steps: tuple["Step | Loop", ...]
     where: str
 
@@ -84,7 +90,7 @@ def load_recipe(name_or_file: str) -> Recipe:
         raise UsageError(f"{path}: no such file") from error
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     where = path.name
     if not isinstance(content, dict):
@@ -124,7 +130,10 @@ def _steps(content: list[Any], where: str) -> tuple[Step | Loop, ...]:
         ):
             raise UsageError(f"{place}: a loop has `var`, `steps`, and one of `range` (a count) and `in` (a list)")
         values = options["range"] if "range" in options else options["in"]
-        steps.append(Loop(str(options["var"]), values, _steps(options["steps"], place), place))
+        independent = options.get("independent", False)
+        if not isinstance(independent, bool):
+            raise UsageError(f"{place}: `independent` is true or false, seen is {independent!r}")
+        steps.append(Loop(str(options["var"]), values, independent, _steps(options["steps"], place), place))
     return tuple(steps)
 
 

@@ -22,15 +22,18 @@ class Catalogue:
 
     def render(self) -> None:
         from rich.console import Console
-        from rich.table import Table
+        from rich.padding import Padding
+        from rich.text import Text
 
-        shown = [key for key in self.entries[0] if key not in ("options", "summary")] if self.entries else []
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for key in [*shown, "summary"]:
-            table.add_column(key, no_wrap=key == "name")
+        console = Console(highlight=False)
+        width = max((len(entry["name"]) for entry in self.entries), default=0)
         for entry in self.entries:
-            table.add_row(*(_cell(entry.get(key, "")) for key in [*shown, "summary"]))
-        Console().print(table)
+            console.print(Text.assemble((f"{entry['name']:<{width}}", "bold"), "  ", entry["summary"]), soft_wrap=True)
+            facts = [
+                f"{key} {_cell(value)}" for key, value in entry.items() if key not in ("name", "summary") and value
+            ]
+            if facts:
+                console.print(Padding(Text(" · ".join(facts), "dim"), (0, 0, 0, width + 2)))
 
 
 def catalogue(kind: Annotated[Kind, "What to list."]) -> Catalogue:
@@ -39,6 +42,8 @@ def catalogue(kind: Annotated[Kind, "What to list."]) -> Catalogue:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name}={each}" for name, each in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

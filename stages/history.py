@@ -2,10 +2,12 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ..formats.errors import DataError, UsageError
-from ..formats.provenance import Provenance
+
+if TYPE_CHECKING:
+    from ..formats.provenance import Provenance
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,7 @@ class Log:
     """The history of one output, oldest stage first."""
 
     path: str
-    provenance: Provenance
+    provenance: "Provenance"
 
     def to_json(self) -> dict[str, Any]:
         return {"path": self.path, **asdict(self.provenance)}
@@ -34,6 +36,7 @@ class Log:
 def log(path: Annotated[Path, "Rollout file, or checkpoint directory."]) -> Log:
     """Print a file's history: every stage with its parameters, versions, counts and the digests of its inputs."""
     from ..formats.parquet import RolloutFile
+    from ..formats.provenance import Provenance
     from .train import HISTORY_FILE
 
     if path.is_dir():

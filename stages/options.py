@@ -81,7 +81,7 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
 
 
 def at_least(least: float, **values: float) -> None:
-    """UsageError for the first value below `least`."""
+    """UsageError for the first value below `least`, or NaN."""
     for name, value in values.items():
-        if value < least:
+        if not value >= least:
             raise UsageError(f"--{name.replace('_', '-')} {value}: needed is {least} or more")

@@ -13,11 +13,11 @@ from typer.testing import CliRunner, Result
 
 @pytest.fixture
 def cli() -> Callable[..., Result]:
-    """Run a command line in this process."""
+    """Run a command line in this process. A fault gives its exit code and line; a bug is raised."""
     runner = CliRunner()
 
     def run(*arguments: object) -> Result:
-        return runner.invoke(app, [str(argument) for argument in arguments])
+        return runner.invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
 
     return run
 

@@ -57,9 +57,11 @@ def policy(
             dtype=dtype, out=raw,
         )  # fmt: skip
         score(raw, scorer="verify", out=scored, force=force)
-        rollouts = RolloutFile(scored).read(["group_id", "problem_id", "rollout_id", "reward", "flags", "token.id"])
+        rollouts = RolloutFile(scored).read(
+            ["group_id", "problem_id", "rollout_id", "reward", "flags", "policy", "token.id"]
+        )
     about = {
-        "model": model, "policy": "", "task": task, "task_settings": dict(task_settings or {}), "split": split,
+        "model": model, "policy": rollouts.strings("policy")[0], "task": task, "task_settings": dict(task_settings or {}), "split": split,
         "seed": seed, "n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens,
     }  # fmt: skip
     report = report_on(rollouts, _ks(k, n), threshold, at=at, series=series, about=about)

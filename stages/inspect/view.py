@@ -1,6 +1,7 @@
 """The terminal view: coloured tokens, the group's tree, the statistics."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from ...formats.files import check_output, whole_file
 from ...formats.invariants import is_credit
 from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
-from .statistics import QUANTILES, FileStatistics, signals_of, statistics_of
+from .statistics import QUANTILES, FileStatistics, SignalStatistics, signals_of, statistics_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -246,12 +247,26 @@ def _draw_statistics(console: "Console", found: FileStatistics) -> None:
     if not found.signals:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("signal", "mean", "std", *(f"{q:.0%}" for q in QUANTILES), "> 0", "< 0", "= 0", "corr. length"):
-        table.add_column(name, justify="left" if name == "signal" else "right")
+    table.add_column("")
     for signal in found.signals:
-        correlation = "–" if signal.correlation_length is None else f"{signal.correlation_length:+.2f}"
-        table.add_row(
-            signal.column, f"{signal.mean:+.3f}", f"{signal.std:.3f}", *(f"{q:+.2f}" for q in signal.quantiles),
-            f"{signal.positive:.0%}", f"{signal.negative:.0%}", f"{signal.zero:.0%}", correlation,
-        )  # fmt: skip
+        table.add_column(signal.column, justify="right", overflow="fold")
+    for name, show in _STATISTICS.items():
+        table.add_row(name, *(show(signal) for signal in found.signals))
     console.print(table)
+
+
+# One row each, so that a file with many signals is as narrow as their names allow.
+_STATISTICS: dict[str, Callable[[SignalStatistics], str]] = {
+    "mean": lambda signal: f"{signal.mean:+.3f}",
+    "std": lambda signal: f"{signal.std:.3f}",
+    **{
+        f"{share:.0%} quantile": lambda signal, index=index: f"{signal.quantiles[index]:+.3f}"
+        for index, share in enumerate(QUANTILES)
+    },
+    "above 0": lambda signal: f"{signal.positive:.1%}",
+    "below 0": lambda signal: f"{signal.negative:.1%}",
+    "exactly 0": lambda signal: f"{signal.zero:.1%}",
+    "corr. with length": lambda signal: (
+        "–" if signal.correlation_length is None else f"{signal.correlation_length:+.2f}"
+    ),
+}

@@ -40,7 +40,7 @@ def load_policy(spec: str, *, device: str = "auto", dtype: str = "auto", seed: i
     """
     import torch
 
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    place = _device(device)
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype == "auto":
         dtype = "bfloat16" if place.type == "cuda" else "float32"
@@ -107,6 +107,19 @@ def _directory(spec: str) -> Path | None:
             f"model {spec!r}: no such directory; needed is builtin:tiny, a directory, or a Hub id (owner/name)"
         )
     return None
+
+
+def _device(name: str) -> Any:
+    """UsageError for a device that torch does not know or that is not there."""
+    import torch
+
+    try:
+        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.zeros(1, device=place).item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"--device {name}: {reason[:1].lower()}{reason[1:]}; choose from auto, cpu, cuda") from error
+    return place
 
 
 def _stamp(directory: Path | None) -> Any:

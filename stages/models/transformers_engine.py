@@ -262,7 +262,7 @@ def _truncated(logits: Tensor, sampling: Sampling) -> Tensor:
         kept = logits.topk(sampling.top_k, -1)
         logits = torch.full_like(logits, -torch.inf).scatter(1, kept.indices, kept.values)
     if sampling.top_p < 1:
-        ordered, order = logits.sort(-1, descending=True, stable=True)
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
         before = torch.softmax(ordered, -1).cumsum(-1) - torch.softmax(ordered, -1)
         ordered = ordered.masked_fill(before >= max(sampling.top_p, 1e-9), -torch.inf)
         logits = torch.full_like(logits, -torch.inf).scatter(1, order, ordered)

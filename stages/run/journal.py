@@ -15,7 +15,7 @@ class Journal:
     """Kept in the run's folder. A step is up to date when a line has its key and its output is as it was then.
 
     A step's key covers the command, the version, the resolved options, and its inputs: for an output of an earlier step
-    that step's key, for any other file the digest of its content.
+    that step's key, for any other file the digest of its content, for any other directory names, sizes and times.
     """
 
     def __init__(self, folder: Path):
@@ -42,8 +42,10 @@ class Journal:
                     continue
                 if each in self._keys:
                     inputs[f"{name}={each}"] = self._keys[each]
-                elif "/" in each and Path(each).exists():
+                elif Path(each).is_file():
                     inputs[f"{name}={each}"] = digest_of_file(Path(each))
+                elif Path(each).is_dir():
+                    inputs[f"{name}={each}"] = _state(Path(each))
         key = digest_of([step.command.name, __version__, step.options, inputs])
         if step.out is not None:
             self._keys[step.out] = key
@@ -57,8 +59,10 @@ class Journal:
         state = _state(Path(step.out)) if step.out is not None else None
         entry = {"key": key, "command": step.command.name, "out": step.out, "state": state}
         self._done[key] = entry
-        with self._path.open("a") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        with self._path.open("a+") as stream:
+            # A run killed while it wrote leaves half a line behind.
+            stream.seek(max(stream.tell() - 1, 0))
+            stream.write(("" if stream.read() in ("", "\n") else "\n") + json.dumps(entry) + "\n")
 
 
 def _state(path: Path) -> list[Any] | None:

@@ -52,32 +52,37 @@ def plan_of(recipe: Recipe, variables: Mapping[str, Any], folder: Path) -> list[
     """Every step in order, loops unrolled. UsageError with the step's place for anything wrong: an unknown command or
     option, a value of another type, a missing option, an output written twice."""
     known = commands()
-    made_by: dict[str, list[str]] = {}
+    made: list[tuple[str, str]] = []  # command and output, in order
+    seen_from = 0  # what `latest` and `every` see of it
     outputs: dict[str, str] = {}
 
     def every(command: str, *, where: str) -> list[str]:
         if command not in known:
             raise UsageError(f"{where}: {unknown('command', command, known)}")
-        return list(made_by.get(command, []))
+        return [out for maker, out in made[seen_from:] if maker == command]
 
     def latest(command: str, default: Any = None, *, where: str) -> Any:
-        made = every(command, where=where)
-        if not made and default is None:
+        found = every(command, where=where)
+        if not found and default is None:
             raise UsageError(f"{where}: latest({command!r}): no such step before this one; give a default")
-        return made[-1] if made else default
+        return found[-1] if found else default
 
     functions = {"latest": latest, "every": every}
 
     def walk(steps: Sequence[Step | Loop], scope: Mapping[str, Any]) -> Iterator[Planned]:
+        nonlocal seen_from
         for step in steps:
             if isinstance(step, Loop):
+                before = seen_from
                 for value in _values(step, expand(step.values, scope, functions, step.where)):
+                    seen_from = len(made) if step.independent else before
                     yield from walk(step.steps, {**scope, step.var: value})
+                seen_from = before
                 continue
             planned = _planned(step, expand(step.options, scope, functions, step.where), known, outputs, folder)
             if planned.out is not None:
                 outputs[Path(planned.out).relative_to(folder).as_posix()] = planned.out
-                made_by.setdefault(step.command, []).append(planned.out)
+                made.append((step.command, planned.out))
             yield planned
 
     plan: list[Planned] = []

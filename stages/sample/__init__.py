@@ -55,7 +55,7 @@ def sample(
     from ._strategy import STRATEGIES, SamplingContext
 
     at_least(1, prompts=prompts, n=n, max_tokens=max_tokens)
-    at_least(0, temperature=temperature, top_k=top_k, round=round)
+    at_least(0, temperature=temperature, top_p=top_p, top_k=top_k, round=round)
     if out != STREAM:
         check_output(out, force=force)
     chosen = STRATEGIES[strategy]

@@ -65,11 +65,12 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class MicroBatch:
-    """B sequences padded to their longest. ids, attention: [B, L]; row, position: [N] where the trained tokens stand;
+    """B sequences, padded on the right to their longest, where a causal model's attention needs no mask.
+
+    ids: [B, L]; row, position: [N] where the trained tokens stand;
     place: [N] their index on the flat response axis of the examples; coefficient: [N]."""
 
     ids: Array
-    attention: Array
     row: Array
     position: Array
     place: Array
@@ -100,9 +101,7 @@ def _pad(
     sequences = examples.sequences.take(rows[chosen])
     inside = sequences.segments
     ids = np.zeros((len(chosen), width), np.int64)
-    attention = np.zeros((len(chosen), width), np.int64)
     ids[inside.ids, inside.positions] = sequences.values
-    attention[inside.ids, inside.positions] = 1
 
     prompts = examples.prompt_sizes[rows[chosen]]
     tokens = Segments.of_sizes(responses.sizes[chosen])
@@ -111,7 +110,7 @@ def _pad(
     position = tokens.positions + tokens.spread(prompts)
     place = tokens.positions + tokens.spread(examples.responses.starts[rows[chosen]])
     return MicroBatch(
-        ids, attention, tokens.ids[trained], position[trained], place[trained], weights[trained],
+        ids, tokens.ids[trained], position[trained], place[trained], weights[trained],
         keep=width - int(prompts.min()) + 1,
     )  # fmt: skip
 

@@ -44,14 +44,11 @@ def token_logprobs(model: Any, batch: MicroBatch, temperature: Array, autocast: 
 
     device = next(model.parameters()).device
     ids = torch.from_numpy(batch.ids).to(device)
-    attention = torch.from_numpy(batch.attention).to(device)
     row = torch.from_numpy(batch.row).to(device)
     position = torch.from_numpy(batch.position).to(device)
-    full = bool((batch.attention == 1).all())
     with autocast:
         logits = model(
             input_ids=ids,
-            attention_mask=None if full else attention,
             use_cache=False,
             logits_to_keep=batch.keep,
         ).logits

@@ -53,9 +53,12 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
     import torch
 
     at_least(1, epochs=given["epochs"], accumulate=given["accumulate"])
-    at_least(
-        0, lr=given["lr"], minibatch=given["minibatch"], micro_tokens=given["micro_tokens"], warmup=given["warmup"]
-    )
+    names = ("lr", "minibatch", "micro_tokens", "warmup", "beta1", "beta2", "weight_decay", "max_grad_norm",
+             "norm_length", "seed")  # fmt: skip
+    at_least(0, **{name: given[name] for name in names})
+    for name in ("beta1", "beta2"):
+        if given[name] >= 1:
+            raise UsageError(f"--{name} {given[name]}: needed is less than 1")
     chosen = OBJECTIVES[given["objective"]]
     options = typed_options(chosen.function, given["settings"] or {}, f"objective {chosen.name!r}")
     if given["reference"] is None and options.get("kl_coef"):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +46,7 @@ def test_the_history_gets_the_counts(tmp_path: Path) -> None:
     record = Record(stage="sample", version="1", parameters={"n": 2})
     write_rollouts(tmp_path / "a.parquet", [many(1)], Provenance(history=(record,), facts={"tokens_exact": True}))
     found = RolloutFile(tmp_path / "a.parquet").provenance
-    assert found.history[0].counts == {"rollouts": 2, "groups": 1, "tokens": 10}
-    assert found.history[0].same_work(record)
+    assert found.history[0] == replace(record, counts={"rollouts": 2, "groups": 1, "tokens": 10})
     assert found.facts == {"tokens_exact": True}
 
 

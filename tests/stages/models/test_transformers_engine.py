@@ -1,0 +1,311 @@
+"""Sampling with the built-in model: what is drawn, what is recorded, and what it costs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from apportion.formats.errors import ApportionError, UsageError
+from apportion.stages.models.engine import Completion, Request, Sampling
+from apportion.stages.models.policy import Policy, load_policy, render_prompt
+from apportion.stages.models.tiny.blank import blank_model
+from apportion.stages.models.transformers_engine import TransformersEngine, draw
+
+EXPRESSIONS = ("7+2*5", "7+2*5-3*4+2*2", "20+3*4-2*5", "9+4*4-2*3+5*5-2*2")
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return load_policy("builtin:tiny", device="cpu", dtype="float32", shared=False)
+
+
+@pytest.fixture(scope="module")
+def exact_policy() -> Policy:
+    """In float64: what is left of a difference is not rounding (float32 differs by 1e-5 from one batch to another)."""
+    policy = load_policy("builtin:tiny", device="cpu", dtype="float32", shared=False)
+    policy.model.double()
+    return policy
+
+
+@pytest.fixture(scope="module")
+def prefixes(policy: Policy) -> list[list[int]]:
+    """Four prompts of four lengths, so that a batch of them is padded."""
+    found = [render_prompt(policy.tokenizer, [{"role": "user", "content": text}]) for text in EXPRESSIONS]
+    assert len({len(prefix) for prefix in found}) == 4
+    return found
+
+
+def requests_of(prefixes: list[list[int]], samples: int) -> list[Request]:
+    return [
+        Request(prefix, [1000 * index + sample for sample in range(samples)]) for index, prefix in enumerate(prefixes)
+    ]
+
+
+def ids_of(completions: list[list[Completion]]) -> list[list[list[int]]]:
+    return [[completion.ids.tolist() for completion in group] for group in completions]
+
+
+def teacher_forced(policy: Policy, prefix: list[int], ids: list[int], sampling: Sampling) -> list[float]:
+    """The definition, token by token: log-probability under the tempered, truncated and renormalised distribution."""
+    with torch.inference_mode():
+        logits = policy.model(torch.tensor([[*prefix, *ids]])).logits[0, len(prefix) - 1 : -1].double().numpy()
+    found = []
+    for row, token in zip(logits / (sampling.temperature or 1.0), ids, strict=True):
+        likely = np.argsort(-row, kind="stable")
+        if sampling.top_k:
+            likely = likely[: sampling.top_k]
+        mass = np.exp(row[likely] - row.max())
+        mass /= mass.sum()
+        if sampling.top_p < 1:
+            kept = int(np.searchsorted(np.cumsum(mass), sampling.top_p)) + 1
+            likely, mass = likely[:kept], mass[:kept] / mass[:kept].sum()
+        found.append(float(np.log(mass[likely.tolist().index(token)])))
+    return found
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(max_tokens=40),
+        Sampling(max_tokens=40, temperature=0.7),
+        Sampling(max_tokens=40, temperature=1.5),
+        Sampling(max_tokens=40, top_k=3, temperature=1.5),
+        Sampling(max_tokens=40, top_p=0.8, temperature=1.5),
+        Sampling(max_tokens=40, top_k=5, top_p=0.9, temperature=1.5),
+        Sampling(max_tokens=40, temperature=0),
+    ],
+    ids=str,
+)
+def test_the_recorded_logprob_is_that_of_the_distribution_sampled_from(
+    exact_policy: Policy, prefixes: list[list[int]], sampling: Sampling
+) -> None:
+    completions = TransformersEngine(exact_policy).generate(requests_of(prefixes, 4), sampling)
+    for prefix, group in zip(prefixes, completions, strict=True):
+        for completion in group:
+            expected = teacher_forced(exact_policy, prefix, completion.ids.tolist(), sampling)
+            np.testing.assert_allclose(completion.logprobs, expected, atol=1e-5)
+
+
+@pytest.mark.model
+def test_a_response_that_ends_includes_the_end_token_and_stops(policy: Policy, prefixes: list[list[int]]) -> None:
+    [[completion]] = TransformersEngine(policy).generate([Request(prefixes[0], [1])], Sampling(max_tokens=64))
+    assert completion.finish_reason == "stop"
+    assert completion.ids.tolist().index(policy.tokenizer.eos_token_id) == len(completion.ids) - 1
+
+
+@pytest.mark.model
+def test_a_response_cut_by_the_limit_has_that_many_tokens_and_no_end(policy: Policy, prefixes: list[list[int]]) -> None:
+    completions = TransformersEngine(policy).generate(requests_of(prefixes, 2), Sampling(max_tokens=3))
+    for completion in (each for group in completions for each in group):
+        assert (len(completion.ids), completion.finish_reason) == (3, "length")
+        assert policy.tokenizer.eos_token_id not in completion.ids
+
+
+@pytest.mark.model
+def test_a_response_that_ends_with_its_last_allowed_token_stops(policy: Policy, prefixes: list[list[int]]) -> None:
+    engine, request = TransformersEngine(policy), Request(prefixes[0], [1])
+    [[whole]] = engine.generate([request], Sampling(max_tokens=64))
+    [[exact]] = engine.generate([request], Sampling(max_tokens=len(whole.ids)))
+    [[short]] = engine.generate([request], Sampling(max_tokens=len(whole.ids) - 1))
+    assert (exact.ids.tolist(), exact.finish_reason) == (whole.ids.tolist(), "stop")
+    assert (short.ids.tolist(), short.finish_reason) == (whole.ids.tolist()[:-1], "length")
+
+
+@pytest.mark.model
+def test_the_context_ends_a_response(policy: Policy) -> None:
+    prefix = [1, *[20] * 507]  # 508 of a context of 512
+    [[completion]] = TransformersEngine(policy).generate([Request(prefix, [3])], Sampling(max_tokens=64))
+    assert len(completion.ids) <= 4
+    assert completion.finish_reason == ("stop" if completion.ids[-1] == policy.tokenizer.eos_token_id else "length")
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("length", [512, 600])
+def test_a_prefix_beyond_the_context_is_refused(policy: Policy, length: int) -> None:
+    with pytest.raises(UsageError, match=f"a prompt of {length} tokens does not fit the model's context of 512"):
+        TransformersEngine(policy).generate([Request([20] * length, [0])], Sampling())
+
+
+@pytest.mark.model
+def test_an_empty_prefix_is_refused(policy: Policy) -> None:
+    with pytest.raises(UsageError, match="an empty prefix"):
+        TransformersEngine(policy).generate([Request([], [0])], Sampling())
+
+
+@pytest.mark.model
+def test_the_same_seeds_give_the_same_samples_and_others_give_others(policy: Policy, prefixes: list[list[int]]) -> None:
+    engine, sampling = TransformersEngine(policy), Sampling(max_tokens=40, temperature=1.5)
+    first, again = (engine.generate(requests_of(prefixes, 4), sampling) for _ in range(2))
+    other = engine.generate([Request(prefix, [91, 92, 93, 94]) for prefix in prefixes], sampling)
+    assert ids_of(first) == ids_of(again)
+    assert ids_of(first) != ids_of(other)
+
+
+@pytest.mark.model
+def test_a_sample_is_the_same_alone_and_beside_others(policy: Policy, prefixes: list[list[int]]) -> None:
+    engine, sampling = TransformersEngine(policy), Sampling(max_tokens=40)
+    together = engine.generate(requests_of(prefixes, 2), sampling)
+    alone = [
+        [engine.generate([Request(request.prefix_ids, [seed])], sampling)[0][0] for seed in request.seeds]
+        for request in requests_of(prefixes, 2)
+    ]
+    assert ids_of(together) == ids_of(alone)
+
+
+@pytest.mark.model
+def test_requests_are_answered_in_their_order(policy: Policy, prefixes: list[list[int]]) -> None:
+    engine, sampling = TransformersEngine(policy), Sampling(max_tokens=40)
+    requests = requests_of(prefixes, 2)
+    forward, backward = engine.generate(requests, sampling), engine.generate(requests[::-1], sampling)
+    assert ids_of(forward) == ids_of(backward)[::-1]
+
+
+@pytest.mark.model
+def test_a_lower_limit_gives_the_beginning_of_the_same_sample(policy: Policy, prefixes: list[list[int]]) -> None:
+    engine = TransformersEngine(policy)
+    long, short = (engine.generate(requests_of(prefixes, 4), Sampling(max_tokens=n)) for n in (40, 5))
+    assert [[ids[:5] for ids in group] for group in ids_of(long)] == ids_of(short)
+
+
+@pytest.mark.model
+def test_greedy_is_what_the_model_generates_without_sampling(policy: Policy, prefixes: list[list[int]]) -> None:
+    completions = TransformersEngine(policy).generate(requests_of(prefixes, 1), Sampling(max_tokens=40, temperature=0))
+    for prefix, [completion] in zip(prefixes, completions, strict=True):
+        with torch.inference_mode():
+            expected = policy.model.generate(
+                torch.tensor([prefix]),
+                attention_mask=torch.ones(1, len(prefix), dtype=torch.int64),
+                max_new_tokens=40,
+                do_sample=False,
+            )
+        assert completion.ids.tolist() == expected[0, len(prefix) :].tolist()
+
+
+@contextmanager
+def watched(model: Any, hook: Callable[[torch.Size], None]) -> Iterator[None]:
+    """Call `hook` with the shape [B, L] of the ids of every forward pass, before it."""
+    handle = model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: hook(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@pytest.mark.model
+def test_a_prompt_is_computed_once_for_all_its_samples(policy: Policy, prefixes: list[list[int]]) -> None:
+    shapes: list[torch.Size] = []
+    with watched(policy.model, shapes.append):
+        TransformersEngine(policy).generate(requests_of(prefixes, 8), Sampling(max_tokens=2))
+    assert shapes == [(4, max(map(len, prefixes))), (32, 1)]
+
+
+@pytest.mark.model
+def test_finished_rows_leave_the_batch(policy: Policy, prefixes: list[list[int]]) -> None:
+    rows: list[int] = []
+    with watched(policy.model, lambda shape: rows.append(shape[0])):
+        completions = TransformersEngine(policy).generate(requests_of(prefixes, 8), Sampling(max_tokens=64))
+    lengths = [len(completion.ids) for group in completions for completion in group]
+    decoded = rows[1:]
+    assert decoded == sorted(decoded, reverse=True)
+    assert decoded[-1] < 8
+    for step, batch in enumerate(decoded, 1):
+        live = sum(length > step for length in lengths)
+        assert live <= batch <= live / 0.75 + 1e-9
+
+
+def refuse_over(rows: int) -> Callable[[torch.Size], None]:
+    def hook(shape: torch.Size) -> None:
+        if shape[0] > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    return hook
+
+
+@pytest.mark.model
+def test_where_memory_runs_out_smaller_batches_give_the_same_samples(policy: Policy, prefixes: list[list[int]]) -> None:
+    engine, sampling, reported = TransformersEngine(policy), Sampling(max_tokens=40), list[int]()
+    expected = engine.generate(requests_of(prefixes, 8), sampling)
+    with watched(policy.model, refuse_over(8)):
+        found = engine.generate(requests_of(prefixes, 8), sampling, reported.append)
+    assert ids_of(found) == ids_of(expected)
+    assert sum(reported) == 32
+
+
+@pytest.mark.model
+def test_one_rollout_that_does_not_fit_the_memory_is_a_fault_of_one_line(
+    policy: Policy, prefixes: list[list[int]]
+) -> None:
+    with (
+        watched(policy.model, refuse_over(0)),
+        pytest.raises(ApportionError, match="^out of memory on cpu with a single rollout; lower --max-tokens") as fault,
+    ):
+        TransformersEngine(policy).generate(requests_of(prefixes, 8), Sampling())
+    assert "\n" not in str(fault.value)
+
+
+def test_weights_that_are_nan_are_a_fault_of_one_line() -> None:
+    model, tokenizer = blank_model(0)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(torch.nan)
+    engine = TransformersEngine(Policy(model.eval(), tokenizer, "broken", "0", None))
+    with pytest.raises(ApportionError, match="logits are not finite") as fault:
+        engine.generate([Request([1, 20], [0])], Sampling())
+    assert "\n" not in str(fault.value)
+
+
+PROBABILITIES = torch.tensor([0.3, 0.0, 0.2, 0.05, 0.25, 0.1, 0.1, 0.0])
+EDGES = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+
+
+def test_draws_follow_the_distribution() -> None:
+    count = 20_000
+    uniforms = torch.from_numpy(np.random.default_rng(0).random(count))
+    ids, _ = draw(PROBABILITIES.log().expand(count, -1), uniforms, Sampling())
+    seen = torch.bincount(ids, minlength=8).double()
+    expected = count * PROBABILITIES.double()
+    assert seen[expected == 0].sum() == 0
+    live = expected > 0
+    chi_square = ((seen - expected)[live].square() / expected[live]).sum().item()
+    assert chi_square < 20.515  # 5 degrees of freedom, upper 0.1 %
+
+
+def test_the_ends_of_the_unit_interval_draw_the_first_and_the_last_possible_token() -> None:
+    logits = torch.tensor([0.0, 0.0, 0.6, 0.4, 0.0]).log().expand(2, -1)
+    ids, logprobs = draw(logits, EDGES, Sampling())
+    assert ids.tolist() == [2, 3]
+    np.testing.assert_allclose(logprobs, np.log([0.6, 0.4]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_uniform_number_draws_a_token_of_probability_zero(seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, 50_000, generator=rng) * 5
+    logits[0, torch.rand(50_000, generator=rng) < 0.5] = -torch.inf
+    logits[0, :10] = logits[0, -10:] = -torch.inf
+    ids, logprobs = draw(logits.expand(2, -1), EDGES, Sampling())
+    assert torch.isfinite(logits[0, ids]).all()
+    assert torch.isfinite(logprobs).all()
+
+
+def test_top_k_keeps_the_most_likely() -> None:
+    uniforms = torch.linspace(0, 1 - 2**-53, 1001, dtype=torch.float64)
+    ids, logprobs = draw(PROBABILITIES.log().expand(1001, -1), uniforms, Sampling(top_k=2))
+    assert set(ids.tolist()) == {0, 4}
+    np.testing.assert_allclose(logprobs[ids == 4], np.log(0.25 / 0.55), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("top_p", "kept"), [(0.3, {0}), (0.31, {0, 4}), (0.6, {0, 4, 2}), (1e-12, {0})])
+def test_top_p_keeps_the_smallest_set_that_holds_that_much(top_p: float, kept: set[int]) -> None:
+    uniforms = torch.linspace(0, 1 - 2**-53, 1001, dtype=torch.float64)
+    ids, _ = draw(PROBABILITIES.log().expand(1001, -1), uniforms, Sampling(top_p=top_p))
+    assert set(ids.tolist()) == kept
+
+
+def test_a_temperature_sharpens_before_the_draw() -> None:
+    _, logprobs = draw(torch.tensor([[0.2, 0.8]]).log(), EDGES[1:], Sampling(temperature=0.5))
+    np.testing.assert_allclose(logprobs, [np.log(0.8**2 / (0.2**2 + 0.8**2))], rtol=1e-6)
