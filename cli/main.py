@@ -16,7 +16,7 @@ from .show import show
 from .typed import as_typer
 
 # What a wrong command line raises, in whichever click this typer brings.
-_WrongUse = typer.BadParameter.mro()[1]
+_WrongUse: Any = typer.BadParameter.mro()[1]
 
 
 class Commands(TyperGroup):

@@ -44,12 +44,12 @@ class RolloutFile:
             raise UsageError(f"{path}: no such file")
         try:
             self._file = pq.ParquetFile(source)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not a whole Parquet file ({_first_line(error)})") from error
         try:
             check_schema(self.schema)
             self.provenance = Provenance.from_metadata(self._file.metadata.metadata)
-        except DataError as error:
+        except (DataError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: {error}") from error
 
     @property
@@ -81,7 +81,7 @@ class RolloutFile:
         for index in range(self._file.num_row_groups):
             try:
                 table = self._file.read_row_group(index, columns=columns)
-            except (pa.ArrowInvalid, OSError) as error:
+            except (pa.ArrowException, OSError) as error:
                 raise DataError(f"{self.path}: row group {index} is damaged ({_first_line(error)})") from error
             batch = Rollouts(table.replace_schema_metadata(None))
             if len(batch) == 0:

@@ -38,14 +38,19 @@ class Provenance:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Provenance":
-        content = json.loads(text)
-        if content.get("format", 0) > FORMAT_VERSION:
-            raise DataError(
-                f"written in format {content['format']}, this apportion reads up to {FORMAT_VERSION}; "
-                "install a newer one: pip install -U apportion"
-            )
-        history = tuple(Record(**record) for record in content.get("history", ()))
-        return cls(history=history, facts=content.get("facts", {}), format=content.get("format", FORMAT_VERSION))
+        """DataError for text that is no history, or one of a newer format."""
+        try:
+            content = dict(json.loads(text))
+            version = int(content.get("format", FORMAT_VERSION))
+            if version > FORMAT_VERSION:
+                raise DataError(
+                    f"written in format {version}, this apportion reads up to {FORMAT_VERSION}; "
+                    "install a newer one: pip install -U apportion"
+                )
+            history = tuple(Record(**record) for record in content.get("history", ()))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"its history is damaged ({error})") from error
+        return cls(history=history, facts=content.get("facts", {}), format=version)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[bytes, bytes] | None) -> "Provenance":

@@ -58,8 +58,11 @@ class Rollouts:
         return array.to_numpy(zero_copy_only=False)
 
     def strings(self, path: str) -> list[Any]:
-        """A rollout column as Python strings (None where missing)."""
-        return self.arrow(path).to_pylist()
+        """A rollout column as Python strings (None where missing). DataError where the bytes are no text."""
+        try:
+            return self.arrow(path).to_pylist()
+        except UnicodeDecodeError as error:
+            raise DataError(f"column {path!r}: {error}") from error
 
     @cached_property
     def token_ids(self) -> Ragged:

@@ -70,6 +70,7 @@ FIELDS = {
         Field("seed", pa.int64(), "the row's own sampling seed"),
         Field("temperature", pa.float32(), "sampling temperature; 0 is greedy"),
         Field("top_p", pa.float32(), "nucleus mass kept; 1 is all"),
+        Field("top_k", pa.int32(), "most likely tokens kept; 0 is all"),
         Field("logprob_kind", pa.string(), "of which distribution token.logprob is: sampling | policy"),
         Field("flags", pa.list_(pa.string()), "truncated, error, dead_group, singleton, unassigned, demonstration …"),
         Field("reward", pa.float64(), "outcome reward; null is not scored", "reward"),

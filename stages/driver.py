@@ -43,6 +43,8 @@ def require(file: RolloutFile, needs: tuple[str, ...], who: str) -> None:
     """DataError naming the first column `who` needs and the file lacks, and the stage that makes it."""
     for path in missing_paths(file.schema, needs):
         remedy = PRODUCED_BY.get(path, f"add it, or see `apportion list` for what makes {path!r}")
+        if path.startswith("token.advantage_"):
+            remedy = f"run `apportion assign-credit IN --method METHOD --as {path.removeprefix('token.')} -o OUT` first"
         raise DataError(f"{file.path}: no column {path!r}, which {who} needs; {remedy}")
 
 

@@ -45,6 +45,6 @@ def log(path: Annotated[Path, "Rollout file, or checkpoint directory."]) -> Log:
             raise UsageError(f"{path}: no {HISTORY_FILE} in it; needed is a rollout file or a checkpoint of `train`")
         try:
             return Log(str(path), Provenance.from_json(kept.read_text()))
-        except ValueError as error:
-            raise DataError(f"{kept}: not a history ({error})") from error
+        except (DataError, ValueError) as error:
+            raise DataError(f"{kept}: {error}") from error
     return Log(str(path), RolloutFile(path).provenance)

@@ -1,5 +1,6 @@
 """Options given as text or YAML, typed by the signature of the function they go to."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
@@ -20,6 +21,7 @@ class Flag:
 
 
 OUT = Flag(("-o", "--out"))
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 
 
 def parameter_hints(function: Callable[..., Any]) -> dict[str, Any]:
@@ -75,6 +77,8 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
             raise UsageError(f"--set {setting}: needed is name=value")
         try:
             parsed[name.strip()] = yaml.safe_load(text) if text else ""
+            if _EXPONENT.fullmatch(text):  # 2e-4 is text to YAML 1.1, which wants 2.0e-4
+                parsed[name.strip()] = float(text)
         except yaml.YAMLError as error:
             raise UsageError(f"--set {setting}: the value is not YAML ({error})") from error
     return parsed

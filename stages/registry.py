@@ -19,6 +19,8 @@ from ..formats.errors import UsageError, unknown
 
 
 class Named(Protocol):
+    """All that a registry asks of its entries."""
+
     @property
     def name(self) -> str: ...
 
@@ -41,6 +43,10 @@ class Registry(Generic[E]):
             raise ValueError(f"{self.kind} {entry.name!r} is registered twice: {self._entries[entry.name]} and {entry}")
         self._entries[entry.name] = entry
         return entry
+
+    def remove(self, name: str) -> None:
+        """Forget an entry, as a plugin's test has to."""
+        del self._entries[name]
 
     def load(self) -> None:
         """Import every file of the room and every installed entry point, once."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from ..options import OUT, Flag
 
 if TYPE_CHECKING:
-    from .curve import Curve
+    from .curves import Curve
     from .report import Report
 
 
@@ -111,7 +111,7 @@ def curve(
     """Draw learning curves of reports, and say how much each series gained."""
     from dataclasses import replace
 
-    from .curve import curve_of, write_svg
+    from .curves import curve_of, write_svg
     from .report import Report
 
     drawn = curve_of([Report.read(path) for path in reports], axis)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ...formats.errors import DataError, UsageError
 from ...formats.files import check_output, whole_file
@@ -98,6 +99,8 @@ def report_on(
             raise UsageError(f"--k {k}: needed is 1 to {int(groups.sizes.min())}, the rollouts a problem has")
     names = rollouts.arrow("problem_id" if "problem_id" in rollouts else "group_id").to_pylist()
     heads = [names[start] for start in groups.starts.tolist()]
+    if len(set(heads)) < len(heads):  # a problem asked in several groups: each group is one
+        heads = rollouts.arrow("group_id").take(pa.array(groups.starts)).to_pylist()
     return Report(
         pass_at={k: bootstrap(pass_at_k(groups.sizes, correct, k)) for k in ks},
         mean_reward=bootstrap(groups.mean(reward)),

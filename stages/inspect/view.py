@@ -202,20 +202,24 @@ def _draw_tree(console: "Console", batch: Rollouts, texts: TokenTexts) -> None:
     ids, starts, ends = (batch.ragged(f"node.{leaf}") for leaf in ("id", "start", "end"))
     reward = batch.numbers("reward") if "reward" in batch else None
     through: dict[int, list[int]] = {}
-    parent: dict[int, int] = {}
+    children: dict[int, list[int]] = {}
     span: dict[int, tuple[int, int, int]] = {}
     for row in range(len(batch)):
         before = -1
         for node, start, end in zip(ids[row].tolist(), starts[row].tolist(), ends[row].tolist(), strict=True):
+            if node not in through:
+                children.setdefault(before, []).append(node)
             through.setdefault(node, []).append(row)
-            parent[node], span[node] = before, (row, start, end)
+            span[node] = (row, start, end)
             before = node
     root = Tree(_label("root", list(range(len(batch))), reward), guide_style="dim")
-    drawn = {-1: root}
-    for node in sorted(span):
-        row, start, end = span[node]
-        content = "".join(texts(int(token)) for token in batch.token_ids[row][start:end])
-        drawn[node] = drawn[parent[node]].add(_label(content.replace("⏎\n", "⏎"), through[node], reward))
+    pending = [(-1, root)]
+    while pending:
+        parent, drawn = pending.pop()
+        for node in sorted(children.get(parent, ())):
+            row, start, end = span[node]
+            content = "".join(texts(int(token)) for token in batch.token_ids[row][start:end])
+            pending.append((node, drawn.add(_label(content.replace("⏎\n", "⏎"), through[node], reward))))
     console.print(root)
 
 

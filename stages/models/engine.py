@@ -42,6 +42,8 @@ class Completion(NamedTuple):
 
 
 class Engine(Protocol):
+    """Makes completions with the weights of one policy."""
+
     name: str
 
     def generate(

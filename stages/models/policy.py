@@ -25,6 +25,7 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """As a Hugging Face checkpoint (safetensors) with its tokenizer."""
+        _quiet_transformers()
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -139,13 +140,18 @@ def _pretrained(spec: str, directory: Path | None, dtype: Any) -> tuple[Any, Any
     return _hugging_face("AutoModelForCausalLM", spec, directory, dtype=dtype), tokenizer
 
 
-def _hugging_face(loader: str, spec: str, directory: Path | None, **options: Any) -> Any:
+def _quiet_transformers() -> Any:
+    """The library without its own progress bars and remarks: standard error is ours."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    return transformers
+
+
+def _hugging_face(loader: str, spec: str, directory: Path | None, **options: Any) -> Any:
     try:
-        return getattr(transformers, loader).from_pretrained(str(directory) if directory else spec, **options)
+        return getattr(_quiet_transformers(), loader).from_pretrained(str(directory) if directory else spec, **options)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if directory is None:

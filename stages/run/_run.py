@@ -1,9 +1,11 @@
 """`run` behind its signature."""
 
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,7 @@ def run_recipe(name: str, settings: Mapping[str, Any], folder: Path | None, *, d
         last = number == len(plan)
         if journal.is_done(key, step.out) and not (last and _reports(step)):
             continue
+        _remove_leftovers(step)
         result = _call(step, f"[{number}/{len(plan)}]", overwrite=True)
         journal.add(key, step)
         ran += 1
@@ -79,6 +82,17 @@ def run_recipe(name: str, settings: Mapping[str, Any], folder: Path | None, *, d
 def _reports(step: Planned) -> bool:
     """The last step of a recipe often only prints what was found: cheap, and wanted again."""
     return step.command.name == "eval curve"
+
+
+def _remove_leftovers(step: Planned) -> None:
+    """What a run that was killed in this step left beside its outputs: see `formats.files` for the names."""
+    for target in (Path(str(step.options[name])) for name in ("out", "keep") if step.options.get(name) is not None):
+        for ending in ("tmp", "old", "probe"):
+            for left in target.parent.glob(f".{escape(target.name)}.[0-9]*.{ending}"):
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
 
 
 def _call(step: Planned, label: str, *, overwrite: bool) -> Any:

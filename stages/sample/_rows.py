@@ -63,6 +63,7 @@ def to_rollouts(
         "seed": seeds,
         "temperature": [context.sampling.temperature] * rows,
         "top_p": [context.sampling.top_p] * rows,
+        "top_k": [context.sampling.top_k] * rows,
         "logprob_kind": ["sampling"] * rows,
         "flags": [[*flags, *(("truncated",) if row.finish_reason == "length" else ())] for row in flat],
     }  # fmt: skip

@@ -1,36 +1,33 @@
-"""What reasoning-gym 0.1.25 needs to be run on a model's text, and to make the same problems in every process."""
+"""What reasoning-gym 0.1.25 needs to be run on a model's text, and to ask the same questions in every process."""
 
+import ast
 import math
-import re
 from ast import literal_eval
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from sys import modules
 from typing import Any
 
-# Verifiers that give the answer to `eval`, where a literal is what they want.
-READ_LITERAL = ("string_insertion", "spiral_matrix", "binary_matrix", "n_queens")
+# Verifiers that give an answer to `eval`, where a literal is what they want.
+READ_LITERAL = ("binary_matrix", "n_queens", "number_sorting", "spiral_matrix", "string_insertion")
 # Verifiers that give the answer to sympy's parse_expr, which evaluates it as Python.
 READ_FORMULA = (
     "countdown", "puzzle24", "simple_integration", "intermediate_integration", "polynomial_multiplication",
 )  # fmt: skip
 
 MAX_FORMULA = 2_000  # characters
-MAX_POWER = 1_000
-UNREADABLE = "?"
-_FORMULA_NAMES = frozenset(
-    "sin cos tan cot sec csc asin acos atan acot asec acsc sinh cosh tanh coth asinh acosh atanh exp log ln sqrt cbrt "
-    "abs Abs sign pi E I oo Rational Integer Float erf Ei Si Ci li sech csch root".split()
-)
-_NO_FORMULA = re.compile(r"""["'`{}\[\]@:;!\\]|__|\.\s*[A-Za-z_]""")
-# A power of a power, and an exponent in parentheses that is neither a fraction nor holds a letter.
-_NO_POWER = re.compile(r"\*\*\s*-?\s*\w+\s*\*\*|\*\*\s*\((?![^()]*[A-Za-z])(?!\s*-?\s*\d+\s*(?:/\s*\d+\s*)?\))")
-_POWER = re.compile(r"\*\*\s*\(?\s*-?\s*(\d+)")
-_POWER_OF_SUM = re.compile(r"\)\s*\*\*\s*\(?\s*-?\s*(\d+)")
+MAX_COST = 10_000  # the largest power; a function counts as a 100th power, so three in one another are too many
+FUNCTION_COST = 100
+CONSTANTS = ("pi", "oo")  # and every single letter
+FUNCTIONS = (
+    "sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot", "asec", "acsc", "sinh", "cosh", "tanh",
+    "coth", "asinh", "acosh", "atanh", "exp", "log", "ln", "sqrt", "cbrt", "root", "abs", "Abs", "sign", "Rational",
+    "erf", "Ei", "Si", "Ci", "li",
+)  # fmt: skip
 
 
 def read_literals_only(datasets: Mapping[str, tuple[Any, Any]]) -> None:
-    """Put `literal_eval` in the place of `eval` in the verifiers that call it on the answer: a model's text never runs.
+    """Put `literal_eval` in the place of `eval` in the verifiers that call it on an answer: a model's text never runs.
 
     Literals, which are what these verifiers ask for, score as before.
     """
@@ -38,24 +35,47 @@ def read_literals_only(datasets: Mapping[str, tuple[Any, Any]]) -> None:
         vars(modules[datasets[name][0].__module__])["eval"] = literal_eval
 
 
-def harmless(generator: str, answer: str) -> str:
-    """The answer, or one that no verifier can read where sympy would run this one as Python, or never come back."""
-    return UNREADABLE if generator in READ_FORMULA and not is_formula(answer) else answer
-
-
 def is_formula(answer: str) -> bool:
-    """Whether sympy may have it: only names of functions and single letters, no attribute, no string, no huge power.
+    """Whether sympy may evaluate it: numbers, letters, known functions, and no power that takes for ever.
 
     >>> [is_formula(text) for text in ("x**2/2 + log(x) + C", "exec(chr(49))", "x.__class__", "9**9**9", "'a'")]
     [True, False, False, False, False]
     """
-    if len(answer) > MAX_FORMULA or _NO_FORMULA.search(answer) or _NO_POWER.search(answer):
+    if len(answer) > MAX_FORMULA:
         return False
-    if any(int(power) > MAX_POWER for power in _POWER.findall(answer)):
+    try:
+        return _cost(ast.parse(answer.strip(), mode="eval").body) <= MAX_COST
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return False
-    if math.prod(int(power) for power in _POWER_OF_SUM.findall(answer)) > 10 * MAX_POWER:
-        return False
-    return all(len(name) == 1 or name in _FORMULA_NAMES for name in re.findall(r"[A-Za-z_]\w*", answer))
+
+
+def _cost(node: ast.expr) -> float:
+    """The largest power that the expression takes of anything. ValueError for what is no formula."""
+    match node:
+        case ast.Constant(value=bool() | complex()):
+            raise ValueError(f"{node.value} in a formula")
+        case ast.Constant(value=int() | float()):
+            return 1
+        case ast.Name(id=name) if len(name) == 1 or name in CONSTANTS:
+            return 1
+        case ast.UnaryOp(op=ast.UAdd() | ast.USub(), operand=operand):
+            return _cost(operand)
+        case ast.BinOp(op=ast.Pow(), left=base, right=exponent):
+            return _cost(base) * _cost(exponent) * _exponent(exponent)
+        case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div(), left=left, right=right):
+            return max(_cost(left), _cost(right))
+        case ast.Call(func=ast.Name(id=name), args=[_, *_] as arguments, keywords=[]) if name in FUNCTIONS:
+            return FUNCTION_COST * max(_cost(argument) for argument in arguments)
+    raise ValueError(f"{type(node).__name__} in a formula")
+
+
+def _exponent(node: ast.expr) -> float:
+    """No sum, product or quotient of an exponent's whole numbers is larger. ValueError for a power in it."""
+    parts = list(ast.walk(node))
+    if any(isinstance(part, ast.Pow) for part in parts):
+        raise ValueError("a power in an exponent")
+    numbers = [part.value for part in parts if isinstance(part, ast.Constant)]
+    return math.prod(abs(number) + 1 for number in numbers if isinstance(number, int | float))
 
 
 class SortedSet(set[str]):

@@ -1,8 +1,9 @@
 """A task made of rows of questions with reference answers, whatever file or data set they were in."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 from typing import Any
 
@@ -16,30 +17,36 @@ ANSWER_FIELDS = ("reward_model.ground_truth", "answer", "reference", "solution",
 # A prompt is taken to be written for a model; a question is not, and gets this.
 QUESTION_FIELDS = ("question", "problem")
 INSTRUCTION = r"Put your final answer within \boxed{}."
-ROW_OPTIONS = ("prompt_field", "answer_field", "instruction", "id_field")
+OPTIONS = ("prompt_field", "answer_field", "instruction")
+
+Row = tuple[Mapping[str, Any], str | None]  # and the split it is in, None where nothing says it
 
 
 @dataclass(frozen=True)
 class TableTask:
-    """Problems from rows, shuffled by the seed; the final answer is checked by text and by math-verify."""
+    """Problems from rows, shuffled by the seed; the final answer is checked by text and by math-verify.
+
+    spec: the `--task` value, which is also the place that errors name.
+    options: prompt_field, answer_field (a dot goes into a column of structs), instruction, and the family's own.
+    read: makes the rows, in order. Only `problems` calls it: answers are verified without the file.
+    """
 
     spec: str
-    options: dict[str, Any]
-    rows: dict[str, list[Problem]] = field(repr=False)  # by split
+    options: dict[str, str]
+    read: Callable[[], Iterable[Row]]
 
     def problems(self, split: str, count: int, seed: int) -> Iterator[Problem]:
         """`count` problems of `split`, in an order the seed decides. UsageError when there are fewer."""
         check_split(split)
-        rows = self.rows[split]
+        rows = self._rows[split]
         if count > len(rows):
-            others = ", ".join(f"{name} {len(found)}" for name, found in self.rows.items())
+            others = ", ".join(f"{name} {len(found)}" for name, found in self._rows.items())
             raise UsageError(
                 f"task {self.spec!r}: {count} {split} problems asked for, there are {len(rows)} distinct ones "
-                f"(by split: {others}); ask for fewer"
+                f"(by split: {others}); ask for fewer, or for the other split"
             )
-        order = list(range(len(rows)))
         # A str seed is hashed with SHA-512, so it means the same in every process and on every machine.
-        Random(f"rows {seed}").shuffle(order)
+        order = Random(f"rows {seed}").sample(range(len(rows)), len(rows))
         return (rows[index] for index in order[:count])
 
     def verify(self, text: str, reference: Any) -> float:
@@ -47,25 +54,28 @@ class TableTask:
         accepted = reference if isinstance(reference, list) else [reference]
         return check(final_answer(text, hashes=True), [str(one) for one in accepted])
 
+    @cached_property
+    def _rows(self) -> dict[str, list[Problem]]:
+        """Problems by split: the one the row is in, else the one its question's hash says.
 
-class Unverifiable:
-    """A table that is only opened to verify: its rows were not read."""
-
-
-def split_rows(rows: Iterable[tuple[Problem, str | None]]) -> dict[str, list[Problem]]:
-    """Rows by split: the one each names, else the one its question's hash says.
-
-    Of rows with one question only the first is kept; if any of them is a test row, in the test split.
-    """
-    found: dict[str, tuple[Problem, str]] = {}
-    for problem, named in rows:
-        split = named or hash_split(question_of(problem.prompt))
-        known = found.get(problem.problem_id)
-        if known is None:
-            found[problem.problem_id] = (problem, split)
-        elif split == "test":
-            found[problem.problem_id] = (known[0], split)
-    return {name: [problem for problem, split in found.values() if split == name] for name in ("train", "test")}
+        Of rows with one question only the first is kept; if any of them is a test row, in the test split.
+        """
+        columns: Columns | None = None
+        found: dict[str, Problem] = {}
+        splits: dict[str, str] = {}
+        for number, (row, named) in enumerate(self.read(), start=1):
+            try:
+                columns = columns or Columns.find(row, self.options)
+                question, problem = columns.problem(row)
+            except DataError as error:
+                raise DataError(f"{self.spec}: row {number}: {error}") from error
+            split = named or hash_split(question)
+            found.setdefault(problem.problem_id, problem)
+            if splits.get(problem.problem_id) != "test":
+                splits[problem.problem_id] = split
+        if not found:
+            raise DataError(f"{self.spec}: no rows, needed is at least one question")
+        return {name: [found[key] for key in found if splits[key] == name] for name in ("train", "test")}
 
 
 @dataclass(frozen=True)
@@ -77,27 +87,26 @@ class Columns:
     instruction: str
 
     @classmethod
-    def find(cls, row: Mapping[str, Any], options: Mapping[str, Any]) -> "Columns":
+    def find(cls, row: Mapping[str, Any], options: Mapping[str, str]) -> "Columns":
         """The columns that the options name, else the first usual ones. DataError, with the columns there are."""
         prompt = _choose(row, options.get("prompt_field"), PROMPT_FIELDS, "prompt")
         answer = _choose(row, options.get("answer_field"), ANSWER_FIELDS, "answer")
         plain = isinstance(lookup(row, prompt), str) and prompt in QUESTION_FIELDS
-        return cls(prompt, answer, str(options.get("instruction", INSTRUCTION if plain else "") or ""))
+        return cls(prompt, answer, options.get("instruction", INSTRUCTION if plain else ""))
 
-    def problem(self, row: Mapping[str, Any], family: str) -> Problem:
-        """One row as a problem. DataError when the question or the answer is missing or of a kind that has no text."""
+    def problem(self, row: Mapping[str, Any]) -> tuple[str, Problem]:
+        """A row's question and problem. DataError when question or answer is missing or of a kind that has no text.
+
+        Two rows with the same question, without the instruction, are the same problem.
+        """
         prompt = _messages(lookup(row, self.prompt), self.prompt)
-        problem_id = f"{family}-{digest(question_of(prompt)).hex()}"
+        alone = len(prompt) == 1
+        question = prompt[0]["content"] if alone else json.dumps(prompt, ensure_ascii=False, sort_keys=True)
         reference = _reference(lookup(row, self.answer), self.answer)
         if self.instruction:
             last = prompt[-1]
             prompt = [*prompt[:-1], {**last, "content": f"{last['content'].rstrip()}\n\n{self.instruction}"}]
-        return Problem(problem_id, prompt, reference)
-
-
-def question_of(prompt: list[Message]) -> str:
-    """The text that decides whether two problems are the same one: that of a lone message, else all of them."""
-    return prompt[0]["content"] if len(prompt) == 1 else json.dumps(prompt, ensure_ascii=False, sort_keys=True)
+        return question, Problem(f"row-{digest(question).hex()}", prompt, reference)
 
 
 def lookup(row: Mapping[str, Any], path: str) -> Any:
@@ -110,8 +119,8 @@ def lookup(row: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _choose(row: Mapping[str, Any], named: Any, usual: Iterable[str], what: str) -> str:
-    candidates = [str(named)] if named else list(usual)
+def _choose(row: Mapping[str, Any], named: str | None, usual: Iterable[str], what: str) -> str:
+    candidates = [named] if named else list(usual)
     for path in candidates:
         if lookup(row, path) is not None:
             return path
@@ -149,9 +158,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def checked_options(spec: str, options: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
-    """The options, all of them texts. UsageError for one that does not exist or is no text."""
-    known = list(known)
+def text_options(spec: str, options: Mapping[str, Any], known: Iterable[str]) -> dict[str, str]:
+    """The options of a task, all of them texts. UsageError for one that does not exist or is no text."""
     for name, value in options.items():
         if name not in known:
             raise unknown(f"option of task {spec!r}:", name, known)

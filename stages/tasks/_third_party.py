@@ -1,6 +1,7 @@
 """Run a library's generators and verifiers without their side effects."""
 
 import io
+import logging
 import random
 import signal
 import threading
@@ -9,32 +10,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-# Standard output, warning filters and the global generators belong to the whole process.
+# Standard output, warning filters, logging and the global generators belong to the whole process.
 _LOCK = threading.RLock()
 
 
 @contextmanager
 def contained(seed: int | None = None) -> Iterator[None]:
-    """Within it, what is printed or warned is dropped; with a seed, Python's and numpy's global generators start there.
+    """Within it, what is printed, warned or logged is dropped; with a seed, the global generators start there.
 
     Some of reasoning-gym's generators print, some draw from the global generators, and its verifiers parse a
-    model's text, which makes Python warn. The state of the global generators is restored.
+    model's text, which makes Python warn. The state of the global generators, Python's and numpy's, is restored.
     """
     import numpy as np
 
     with _LOCK, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        if seed is None:
-            yield
-            return
+        level = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
         before, numpy_before = random.getstate(), np.random.get_state()
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
+        if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
         try:
             yield
         finally:
             random.setstate(before)
             np.random.set_state(numpy_before)
+            logging.disable(level)
 
 
 @contextmanager

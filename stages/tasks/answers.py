@@ -4,12 +4,14 @@ import re
 import threading
 from collections.abc import Iterable
 
-_ANSWER_TAG = "answer"
+from ._third_party import contained
+
 _ANNOUNCED = re.compile(r"(?:final\s+answer|answer)\**\s*(?::|\bis\b:?)\**", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _MARKUP = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}")
 _FORMULA = re.compile(r"[0-9\\^+*/=<>√π∞]|^-?\(?[A-Za-z]\)?$")
 MAX_FORMULA = 2_000  # characters; sympy needs minutes for what is longer, and no reference answer is
+VERIFY_SECONDS = 5
 
 
 def final_answer(text: str, *, hashes: bool = False) -> str:
@@ -23,10 +25,10 @@ def final_answer(text: str, *, hashes: bool = False) -> str:
     >>> final_answer(r"so \boxed{\frac{1}{2}} it is"), final_answer("2+2\nThe answer is 4."), final_answer("hm\n7\n")
     ('\\frac{1}{2}', '4', '7')
     """
-    end = text.rfind(f"</{_ANSWER_TAG}>")
-    start = text.rfind(f"<{_ANSWER_TAG}>", 0, max(end, 0))
+    end = text.rfind("</answer>")
+    start = text.rfind("<answer>", 0, max(end, 0))
     if start >= 0:
-        inside = text[start + len(f"<{_ANSWER_TAG}>") : end].strip()
+        inside = text[start + len("<answer>") : end].strip()
         return last_boxed(inside, whole=True) or inside
     boxed = last_boxed(text)
     if boxed is not None:
@@ -102,16 +104,17 @@ def normalised(answer: str) -> str:
 def _same_formula(answer: str, reference: str) -> bool:
     if not _FORMULA.search(reference) or max(len(answer), len(reference)) > MAX_FORMULA:
         return False
-    from math_verify import parse, verify
-    from math_verify.errors import TimeoutException
+    # Its time limits are Unix signals, which only the main thread can set: elsewhere it takes the time it takes.
+    seconds = VERIFY_SECONDS if threading.current_thread() is threading.main_thread() else None
+    with contained():
+        from math_verify import parse, verify
+        from math_verify.errors import TimeoutException
 
-    # Its time limits are Unix signals, which only the main thread can set.
-    limit = 5 if threading.current_thread() is threading.main_thread() else None
-    try:
-        gold, given = (
-            parse(f"${one.strip().strip('$')}$", parsing_timeout=limit)  # type: ignore[arg-type]  # None: no limit
-            for one in (reference, answer)
-        )
-        return bool(gold and given) and verify(gold, given, timeout_seconds=limit)
-    except (Exception, TimeoutException):
-        return False
+        try:
+            gold, given = (
+                parse(f"${one.strip().strip('$')}$", parsing_timeout=seconds)  # type: ignore[arg-type]  # None: no limit
+                for one in (reference, answer)
+            )
+            return bool(gold and given) and verify(gold, given, timeout_seconds=seconds)
+        except (Exception, TimeoutException):  # the latter is no Exception
+            return False

@@ -62,6 +62,7 @@ def train(
     Writes a Hugging Face checkpoint with the optimizer's state, metrics.jsonl and the history that led to it. Probes,
     evals and rows flagged `error` are never trained on.
     """
+    given = dict(locals())
     from ._run import run
 
-    return run(**locals())
+    return run(**given)

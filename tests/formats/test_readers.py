@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import duckdb
@@ -20,9 +21,8 @@ TOKENS = [[5, 7, 9, 2], [5, 7, 8, 2], [5, 6, 4], [5, 7, 9, 3, 2], [3, 1, 4], []]
 MASK = [*[[True] * len(row) for row in TOKENS[:4]], [True, False, True], []]
 GROUPS = [0, 0, 0, 0, 1, 1]
 
-# Per group, from the tables of the method: mean reward; sum of the advantages of the policy's own tokens, and their number.
 MEANS = {"g0": 0.5, "g1": 0.375}
-# (rollout, token, advantage) of each token the policy wrote, in file order.
+# (rollout, token, advantage) of the first rollout, from the method's worked example.
 FIRST = [("r0", 5, 0.866024), ("r0", 7, 0.577349), ("r0", 9, 1.154699), ("r0", 2, 1.732048)]
 
 
@@ -105,8 +105,12 @@ def test_polars_explodes_tokens_with_their_mask(path: Path, rollouts: Rollouts) 
     check_tokens(list(found.iter_rows()), rollouts)
 
 
+def dataset(path: Path, folder: Path) -> Any:
+    return datasets.Dataset.from_parquet(str(path), cache_dir=str(folder / "cache"))
+
+
 def test_datasets_means_rewards_by_group(path: Path, tmp_path: Path) -> None:
-    rows = datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"))
+    rows = dataset(path, tmp_path)
     rewards: dict[str, list[float]] = {}
     for row in rows:
         rewards.setdefault(row["group_id"], []).append(row["reward"])
@@ -114,7 +118,7 @@ def test_datasets_means_rewards_by_group(path: Path, tmp_path: Path) -> None:
 
 
 def test_datasets_has_tokens_with_their_mask(path: Path, tmp_path: Path, rollouts: Rollouts) -> None:
-    rows = datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"))
+    rows = dataset(path, tmp_path)
     found = [
         (row["rollout_id"], token, advantage)
         for row in rows
@@ -125,7 +129,7 @@ def test_datasets_has_tokens_with_their_mask(path: Path, tmp_path: Path, rollout
 
 
 def test_what_datasets_writes_back_is_a_rollout_file(path: Path, tmp_path: Path, cli: Callable[..., Result]) -> None:
-    rows = datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"))
+    rows = dataset(path, tmp_path)
     kept = rows.filter(lambda row: row["group_id"] == "g0", load_from_cache_file=False)
     kept.to_parquet(str(tmp_path / "kept.parquet"))
     assert cli("validate", tmp_path / "kept.parquet").stdout == f"{tmp_path / 'kept.parquet'}: ok, 4 rollouts\n"

@@ -1,0 +1,84 @@
+"""Questions with reference answers in one file: JSON, JSON lines, CSV, or Parquet, verl's prompt files among them."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...formats.errors import DataError, UsageError
+from . import TASKS, TaskFamily
+from ._table import OPTIONS, Row, TableTask, lookup, text_options
+
+SPLIT_FIELDS = ("split", "extra_info.split")  # the latter is verl's
+
+
+def open_file(spec: str, options: Mapping[str, Any]) -> TableTask:
+    """The task of `--task PATH`. UsageError on an option that does not exist or a kind of file that is not read.
+
+    A row whose column `split` begins with "train" is a train problem, and a test problem if it says anything else.
+    Without that column the question's hash decides: one in five is a test problem.
+    """
+    path = Path(spec)
+    if path.suffix.lower() not in READERS:
+        raise UsageError(f"task {spec!r}: needed is a file that ends in {', '.join(READERS)}, such as problems.jsonl")
+    return TableTask(spec, text_options(spec, options, OPTIONS), lambda: _rows(path))
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    """Raises UsageError when the file is not there and DataError when its content is not what its name says."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    try:
+        for row in READERS[path.suffix.lower()](path):
+            named = next((value for field in SPLIT_FIELDS if (value := lookup(row, field))), None)
+            yield row, None if named is None else "train" if str(named).lower().startswith("train") else "test"
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, csv.Error) as error:  # UnicodeDecodeError and pyarrow's ArrowInvalid are ValueErrors
+        raise DataError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """One list of objects, or an object a line."""
+    text = path.read_text(encoding="utf-8-sig")
+    if text.lstrip().startswith("["):
+        rows = enumerate(json.loads(text), start=1)
+    else:
+        rows = ((number, _json_line(number, line)) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+    for number, row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f"row {number} is {row!r:.60}, needed is an object with a question and an answer")
+        yield row
+
+
+def _json_line(number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from error
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        yield from csv.DictReader(file, strict=True)
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            yield from batch.to_pylist()
+
+
+READERS = {".jsonl": _json_rows, ".json": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
+
+
+def _claims(spec: str) -> bool:
+    return Path(spec).suffix.lower() in READERS and not spec.startswith("hf:")
+
+
+TASKS.add(
+    TaskFamily("file", "Questions and answers in your PATH.jsonl, .json, .csv or .parquet", open_file, claims=_claims)
+)

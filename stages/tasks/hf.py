@@ -1,0 +1,84 @@
+"""Questions with reference answers in a data set of the Hugging Face Hub, or in a folder that `datasets` can read."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...formats.errors import ApportionError, DataError, UsageError
+from . import TASKS, TaskFamily
+from ._table import OPTIONS, Row, TableTask, text_options
+from ._third_party import contained
+
+SPLIT_OPTIONS = {"train": "train_split", "test": "test_split"}
+TEST_NAMES = ("test", "validation")  # what test problems are taken from, the first that there is
+
+
+def open_hf(spec: str, options: Mapping[str, Any]) -> TableTask:
+    """The task of `--task hf:OWNER/NAME[:CONFIG]` or `--task hf:./FOLDER`. UsageError on an option it does not have.
+
+    Options `train_split` and `test_split` name the data set's splits; where only one is given, nothing is in the
+    other. Without them it is "train" and "test", else "validation". Of a data set with one split, the question's
+    hash makes one in five a test problem.
+    """
+    checked = text_options(spec, options, (*OPTIONS, "config", *SPLIT_OPTIONS.values()))
+    name, _, config = spec.removeprefix("hf:").partition(":")
+    if not spec.startswith("hf:") or not name:
+        raise UsageError(f"task {spec!r}: needed is a data set, such as hf:openai/gsm8k:main or hf:./folder")
+    if config and checked.get("config", config) != config:
+        raise UsageError(f"task {spec!r}: option config is {checked['config']!r}; give one of the two")
+    return TableTask(spec, checked, lambda: _rows(spec, name, config or checked.get("config"), checked))
+
+
+def _rows(spec: str, name: str, config: str | None, options: Mapping[str, str]) -> Iterator[Row]:
+    splits = _load(spec, name, config)
+    named = {split: options[option] for split, option in SPLIT_OPTIONS.items() if option in options}
+    for split in named.values():
+        if split not in splits:
+            raise UsageError(f"{spec}: no split {split!r}, there are {', '.join(splits)}")
+    if not named and len(splits) == 1:
+        named = dict.fromkeys(SPLIT_OPTIONS, next(iter(splits)))
+    elif not named:
+        test = next((split for split in TEST_NAMES if split in splits), None)
+        if "train" not in splits or test is None:
+            raise UsageError(f"{spec}: of the splits {', '.join(splits)}, name train_split and test_split")
+        named = {"train": "train", "test": test}
+    if named.get("train") == named.get("test"):
+        yield from ((row, None) for row in splits[named["train"]])
+        return
+    for ours, theirs in named.items():
+        yield from ((row, ours) for row in splits[theirs])
+
+
+def _load(spec: str, name: str, config: str | None) -> Mapping[str, Any]:
+    """The splits of a data set by name. ApportionError, with its first line, for all that `datasets` can raise."""
+    folder = Path(name).expanduser()
+    if name.startswith((".", "/", "~")) and not folder.is_dir():
+        raise UsageError(f"{spec}: no such folder")
+    with contained():
+        import datasets
+
+        datasets.disable_progress_bars()
+        try:
+            if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+                loaded = datasets.load_from_disk(str(folder))
+            else:
+                loaded = datasets.load_dataset(str(folder) if folder.is_dir() else name, config)
+        except (datasets.exceptions.DatasetNotFoundError, ValueError, FileNotFoundError) as error:
+            raise UsageError(f"{spec}: {_line(error)}") from error
+        except datasets.exceptions.DatasetBuildError as error:
+            raise DataError(f"{spec}: {_line(error.__cause__ or error)}") from error
+        except Exception as error:  # the network, the disk, the Hub, and what a data set's own files make it raise
+            raise ApportionError(f"{spec}: {_line(error)}") from error
+    return loaded if isinstance(loaded, Mapping) else {"train": loaded}
+
+
+def _line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+TASKS.add(
+    TaskFamily(
+        "hf", "A data set of the Hugging Face Hub, hf:OWNER/NAME[:CONFIG], or a local hf:FOLDER", open_hf,
+        claims=lambda spec: spec.startswith("hf:"),
+    )
+)  # fmt: skip

@@ -1,0 +1,26 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from apportion.formats.parquet import write_rollouts
+from apportion.formats.provenance import Provenance
+from apportion.formats.ragged import Ragged
+from apportion.stages.assign_credit._examples import rollouts_of
+from apportion.stages.tree_build.prefix_tree import add_prefix_tree
+from typer.testing import Result
+
+
+def test_the_tree_is_drawn_whatever_its_nodes_are_called(tmp_path: Path, cli: Callable[..., Result]) -> None:
+    tree = add_prefix_tree(rollouts_of([1.0, 0.0, 0.0], tokens=[[5, 7, 9], [5, 7, 8], [5, 6]]))
+    ids = tree.ragged("node.id")
+    assert ids.values.tolist() == [0, 2, 4, 0, 2, 3, 0, 1]
+    renamed = tree.with_columns({"node.id": Ragged((100 - ids.values).astype(np.int32), ids.offsets)})
+    path = tmp_path / "renamed.parquet"
+    write_rollouts(path, [renamed], Provenance())
+    result = cli("inspect", path, "--no-stats")
+    assert result.exit_code == 0
+    drawn = [line for line in result.stdout.splitlines() if "×" in line]
+    assert [" ".join(line.split()) for line in drawn] == [
+        "root ×3 V 0.33", "└── 5 ×3 V 0.33", "├── 7 ×2 V 0.50", "│ ├── 9 ×1 V 1.00", "│ └── 8 ×1 V 0.00",
+        "└── 6 ×1 V 0.00",
+    ]  # fmt: skip
