@@ -122,7 +122,7 @@ def lookup(row: Mapping[str, Any], path: str) -> Any:
 def _choose(row: Mapping[str, Any], named: str | None, usual: Iterable[str], what: str) -> str:
     candidates = [named] if named else list(usual)
     for path in candidates:
-        if lookup(row, path) is not None:
+        if path in row or lookup(row, path) is not None:
             return path
     found = ", ".join(repr(name) for name in row) or "none"
     sought = " or ".join(repr(path) for path in candidates)

@@ -41,7 +41,7 @@ def final_answer(text: str, *, hashes: bool = False) -> str:
         # On the same line: one line. Below it: a grid or a list, which may have several.
         first_line = rest.partition("\n")[0].strip()
         if first_line:
-            return first_line.removesuffix("**").removesuffix(".").strip()
+            return first_line.removesuffix(".").removesuffix("**").removeprefix("**").removesuffix(".").strip()
         if rest.strip():
             return rest.strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,26 +57,13 @@ def test_every_kind_of_file_holds_the_same_problems(tmp_path: Path, suffix: str)
     assert problems[0].prompt == [{"role": "user", "content": f"What is {number}+{number}?{INSTRUCTION}"}]
 
 
-@pytest.mark.parametrize("writer", [write_jsonl, write_csv])
-def test_line_separators_within_a_text_and_a_byte_order_mark(
-    tmp_path: Path, writer: Callable[[Path, list[dict[str, Any]]], None]
-) -> None:
-    path = tmp_path / ("a.jsonl" if writer is write_jsonl else "a.csv")
-    writer(path, [{"prompt": "Zeile\u2028\nzwei, „drei“", "answer": "ä"}])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
+def test_line_separators_within_a_text_and_a_byte_order_mark(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    WRITERS[suffix](path, [{"prompt": "Zeile\u2028\nzwei, „drei“", "answer": "ä", "split": "train"}])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     task = open_task(str(path))
-    found = [*contents(task, "train", 0), *_all(task)]
-    assert found == ["Zeile\u2028\nzwei, „drei“"]
-
-
-def _all(task: Task) -> list[str]:
-    """The one problem of a task, in whichever split it is."""
-    for split in ("train", "test"):
-        try:
-            return contents(task, split, 1)
-        except UsageError:
-            continue
-    return []
+    assert contents(task, "train", 1) == ["Zeile\u2028\nzwei, „drei“"]
 
 
 def test_without_a_split_column_the_question_decides(tmp_path: Path) -> None:
@@ -175,7 +162,7 @@ def test_answers_are_verified_without_the_file(tmp_path: Path) -> None:
         ("a.jsonl", b"5\n", DataError, "row 1 is 5, needed is an object"),
         ("a.jsonl", b"\xff\xfe{}", DataError, "can't decode byte 0xff"),
         ("a.csv", b'question,answer\n"a"b,c\n', DataError, "expected after"),
-        ("a.csv", b"question,answer\nwhy\n", DataError, "row 1: no column .*'answer'.* found: 'question', 'answer'"),
+        ("a.csv", b"question,answer\nwhy\n", DataError, "row 1: column 'answer' is None, needed is a text"),
         ("a.parquet", b"no Parquet at all", DataError, "Parquet magic bytes not found"),
         ("a.csv", b"ask,gold\na,b\n", DataError, "row 1: no column 'prompt' or 'question' or 'problem'.*prompt_field="),
         ("a.jsonl", b'{"question": "a", "gold": "b"}', DataError, "row 1: no column .*; name it with .*answer_field="),
