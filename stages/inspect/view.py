@@ -1,5 +1,6 @@
 """The terminal view: coloured tokens, the group's tree, the statistics."""
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+_WEB_FONTS = re.compile(r"@font-face\s*{.*?}\s*", re.DOTALL)
 POSITIVE, NEGATIVE, NEUTRAL = (46, 160, 67), (218, 54, 51), (110, 118, 129)
 
 
@@ -48,8 +50,9 @@ class View:
 
             record = Console(record=True, width=110, file=io.StringIO(), highlight=False, force_terminal=True)
             self.draw(record)
+            picture = record.export_svg(title=f"apportion inspect {Path(self.path).name}")
             with whole_file(self.svg) as temporary:
-                record.save_svg(str(temporary), title=f"apportion inspect {Path(self.path).name}")
+                temporary.write_text(_WEB_FONTS.sub("", picture))  # no network: any monospace font will do
             print(f"picture: {self.svg}", file=sys.stderr)
 
     def draw(self, console: "Console") -> None:
@@ -143,13 +146,14 @@ class TokenTexts:
 
 
 def _draw_group(console: "Console", batch: Rollouts, signal: str | None, tree: bool, texts: TokenTexts) -> None:
+    from rich.padding import Padding
     from rich.rule import Rule
 
     prompt = batch.strings("prompt")[0] if "prompt" in batch else None
     question = " ".join(message["content"] for message in prompt) if prompt else ""
     console.print(Rule(f"group {batch.strings('group_id')[0]}", align="left", style="dim"))
     if question:
-        console.print(question, style="bold")
+        console.print(question, style="bold", markup=False)
     rewards = batch.numbers("reward") if "reward" in batch else None
     values = batch.ragged(signal) if signal else None
     scale = float(np.abs(values.values).max()) if values is not None and len(values.values) else 0.0
@@ -160,9 +164,8 @@ def _draw_group(console: "Console", batch: Rollouts, signal: str | None, tree: b
         marks = f"  [{', '.join(flags[row] or ())}]" if flags[row] else ""
         console.print(f"{names[row]}{reward}{marks}", style="dim", markup=False)
         has = values is not None and (values.present is None or values.present[row])
-        console.print(
-            _coloured(batch, row, values[row] if has and values is not None else None, scale, texts), end="\n"
-        )
+        tokens = _coloured(batch, row, values[row] if has and values is not None else None, scale, texts)
+        console.print(Padding(tokens, (0, 0, 0, 2), expand=False))
     if signal:
         console.print(f"colour: {signal}, full at ±{scale:.3g}", style="dim")
     if tree and "node.id" in batch:
@@ -174,7 +177,7 @@ def _coloured(batch: Rollouts, row: int, values: Any, scale: float, texts: Token
     from rich.text import Text
 
     start, end = batch.tokens.offsets[row], batch.tokens.offsets[row + 1]
-    out = Text("  ")
+    out = Text()
     for place in range(start, end):
         text = texts(int(batch.token_ids.values[place]))
         if not batch.mask[place]:

@@ -43,6 +43,7 @@ def sample(
     digest and every row's seed.
     """
     from ... import __version__
+    from ...formats.errors import UsageError
     from ...formats.parquet import STREAM, check_output, write_rollouts
     from ...formats.provenance import Provenance, Record
     from ..driver import Written
@@ -56,6 +57,8 @@ def sample(
 
     at_least(1, prompts=prompts, n=n, max_tokens=max_tokens)
     at_least(0, temperature=temperature, top_p=top_p, top_k=top_k, round=round)
+    if top_p > 1:
+        raise UsageError(f"--top-p {top_p}: needed is 1 or less")
     if out != STREAM:
         check_output(out, force=force)
     chosen = STRATEGIES[strategy]

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from ...formats.errors import DataError
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array
 from ..progress import progress
@@ -28,7 +29,11 @@ def verify(rollouts: Rollouts, *, truncated: float | None = None) -> Mapping[str
     reward = np.zeros(len(rollouts))
     with progress(len(rollouts), "verify") as advance:
         for row, (text, reference, task, option) in enumerate(zip(texts, references, tasks, options, strict=True)):
-            reward[row] = _task(task, option).verify(text or "", json.loads(reference))
+            try:
+                known = json.loads(reference)
+            except (TypeError, ValueError) as error:
+                raise DataError(f"row {row}, column 'reference': {reference!r}, needed is JSON") from error
+            reward[row] = _task(task, option).verify(text or "", known)
             advance(1)
     if truncated is not None:
         reward[rollouts.flagged("truncated")] = truncated

@@ -56,6 +56,7 @@ def _load(spec: str, name: str, config: str | None) -> Mapping[str, Any]:
         raise UsageError(f"{spec}: no such folder")
     with contained():
         import datasets
+        import datasets.exceptions
 
         datasets.disable_progress_bars()
         try:
@@ -69,7 +70,7 @@ def _load(spec: str, name: str, config: str | None) -> Mapping[str, Any]:
             raise DataError(f"{spec}: {_line(error.__cause__ or error)}") from error
         except Exception as error:  # the network, the disk, the Hub, and what a data set's own files make it raise
             raise ApportionError(f"{spec}: {_line(error)}") from error
-    return loaded if isinstance(loaded, Mapping) else {"train": loaded}
+    return {str(split): rows for split, rows in loaded.items()} if isinstance(loaded, dict) else {"train": loaded}
 
 
 def _line(error: BaseException) -> str:

@@ -242,7 +242,9 @@ def test_one_rollout_that_does_not_fit_the_memory_is_a_fault_of_one_line(
 ) -> None:
     with (
         watched(policy.model, refuse_over(0)),
-        pytest.raises(ApportionError, match="^out of memory on cpu with a single rollout; lower --max-tokens") as fault,
+        pytest.raises(
+            ApportionError, match=r"^out of memory on cpu with a single rollout; lower --max-tokens"
+        ) as fault,
     ):
         TransformersEngine(policy).generate(requests_of(prefixes, 8), Sampling())
     assert "\n" not in str(fault.value)

@@ -181,7 +181,6 @@ def test_set_refuses_what_the_recipe_lacks(plan: Callable[..., list[Planned]], s
         ("steps: [loop: {var: i, range: x, steps: []}]", "a loop runs over a count or a list, seen is 'x'"),
         ("steps: [loop: {var: i, range: -1, steps: []}]", "seen is -1"),
         ("steps: [loop: {var: i, range: 2, independent: 1, steps: []}]", "`independent` is true or false"),
-        ("steps: [loop: {var: i, range: 200000, steps: [log: {path: x}]}]", "more than 100000 steps"),
         ("steps: [score: {rollouts: \"${latest('sample')}\", out: b}]", "no such step before this one; give a default"),
         ("steps: [score: {rollouts: \"${latest('sampel')}\", out: b}]", "did you mean 'sample'?"),
         ("steps: [score: {rollouts: \"${latest()}\", out: b}]", "missing 1 required positional argument"),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import datasets
+import datasets.config
 import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.tasks import Task, open_task

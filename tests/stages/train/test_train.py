@@ -308,7 +308,7 @@ def test_sft_lowers_the_loss_on_demonstrations(tmp_path: Path, trained: Train, m
 # ------------------------------------------------------------------------------------------------ faults
 
 
-def ready_file(path: Path, *, facts: dict[str, Any] | None = None, **columns: Any) -> Path:
+def ready_file(path: Path, *, facts: Any = None, **columns: Any) -> Path:
     """Two rollouts of one group that could be trained on."""
     rollouts = rollouts_of([1.0, 0.0], tokens=[[20, 21, 2], [20, 22, 2]])
     ids = rollouts.token_ids
@@ -335,7 +335,7 @@ def advantage(values: list[list[float]]) -> Ragged:
 
 def test_credit_that_is_all_zero_teaches_nothing(tmp_path: Path, trained: Train) -> None:
     file = ready_file(tmp_path / "zero.parquet", **{"token.advantage": advantage([[0, 0, 0], [0, 0, 0]])})
-    with pytest.raises(DataError, match="all credit in 'token.advantage' is 0"):
+    with pytest.raises(DataError, match=r"all credit in 'token\.advantage' is 0"):
         trained(file)
 
 
