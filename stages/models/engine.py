@@ -32,12 +32,13 @@ class Completion(NamedTuple):
     """One continuation.
 
     ids: [T] int32, the end-of-sequence token included where it was sampled.
-    logprobs: [T] float32, natural log-probability of each sampled token under the distribution it was drawn from.
+    logprobs: [T] float32, natural log-probability of each sampled token under the distribution it was drawn from; None
+        where no policy drew them.
     finish_reason: "stop" (an end-of-sequence token) or "length" (max_tokens reached).
     """
 
     ids: Ids
-    logprobs: Floats
+    logprobs: Floats | None
     finish_reason: str
 
 

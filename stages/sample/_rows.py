@@ -35,7 +35,10 @@ def to_rollouts(
     *,
     flags: tuple[str, ...] = (),
 ) -> Rollouts:
-    """One group per problem. A response cut by the token limit is flagged truncated."""
+    """One group per problem. A response cut by the token limit is flagged truncated.
+
+    What says how tokens were drawn is recorded if a policy drew them, all of them.
+    """
     salt = hashlib.blake2b(f"{context.policy}/{context.seed}/{context.round}".encode(), digest_size=4).hexdigest()
     flat = [completion for group in completions for completion in group]
     sizes = [len(group) for group in completions]
@@ -59,21 +62,20 @@ def to_rollouts(
         "text": texts,
         "finish_reason": [row.finish_reason for row in flat],
         "purpose": [context.purpose] * rows,
-        "policy": [context.policy] * rows,
         "seed": seeds,
-        "temperature": [context.sampling.temperature] * rows,
-        "top_p": [context.sampling.top_p] * rows,
-        "top_k": [context.sampling.top_k] * rows,
-        "logprob_kind": ["sampling"] * rows,
         "flags": [[*flags, *(("truncated",) if row.finish_reason == "length" else ())] for row in flat],
     }  # fmt: skip
-    table = pa.table({name: pa.array(values, FIELDS[name].type) for name, values in columns.items()})
     ids = Ragged.from_lists([row.ids for row in flat], np.int32)
-    logprobs = np.concatenate([row.logprobs for row in flat]).astype(np.float32)
-    return Rollouts(table).with_columns(
-        {
-            "token.id": ids,
-            "token.mask": ids.with_values(np.ones(len(ids.values), bool)),
-            "token.logprob": ids.with_values(logprobs),
+    tokens: dict[str, Any] = {"token.id": ids, "token.mask": ids.with_values(np.ones(len(ids.values), bool))}
+    logprobs = [row.logprobs for row in flat if row.logprobs is not None]
+    if len(logprobs) == rows:
+        columns |= {
+            "policy": [context.policy] * rows,
+            "temperature": [context.sampling.temperature] * rows,
+            "top_p": [context.sampling.top_p] * rows,
+            "top_k": [context.sampling.top_k] * rows,
+            "logprob_kind": ["sampling"] * rows,
         }
-    )
+        tokens["token.logprob"] = ids.with_values(np.concatenate(logprobs).astype(np.float32))
+    table = pa.table({name: pa.array(values, FIELDS[name].type) for name, values in columns.items()})
+    return Rollouts(table).with_columns(tokens)

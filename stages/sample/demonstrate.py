@@ -17,6 +17,8 @@ from ._strategy import SamplingContext, strategy
 def demonstrate(context: SamplingContext, *, mistakes: float = 0.0, rows_at_once: int = 8192) -> Iterator[Rollouts]:
     """n worked solutions of every prompt, written by the task instead of a model; flagged `demonstration`.
 
+    No policy drew their tokens, so there are no log-probabilities.
+
     Args:
         mistakes: probability of the wrong choice at each step that offers one, 0 to 1.
         rows_at_once: solutions written before a part of the file is; bounds the memory.
@@ -35,12 +37,8 @@ def demonstrate(context: SamplingContext, *, mistakes: float = 0.0, rows_at_once
             for seed in row_seeds(context, problem)
         ]
         encoded = context.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        rows = iter([_completion([*ids, end]) for ids in encoded])
+        rows = iter([Completion(np.array([*ids, end], np.int32), None, "stop") for ids in encoded])
         yield to_rollouts(
             context, problems, prompts, [[next(rows) for _ in range(context.n)] for _ in problems],
             flags=("demonstration",),
         )  # fmt: skip
-
-
-def _completion(ids: list[int]) -> Completion:
-    return Completion(np.array(ids, np.int32), np.zeros(len(ids), np.float32), "stop")

@@ -1,8 +1,13 @@
 """The built-in model: its tokenizer, its blank weights, and the files that are shipped."""
 
-import pytest
-from apportion.stages.models.policy import TINY
+from typing import Any
+
+from apportion.formats.provenance import Provenance
+from apportion.stages.models import open_engine
+from apportion.stages.models.engine import Request, Sampling
+from apportion.stages.models.policy import TINY, load_policy, render_prompt
 from apportion.stages.models.tiny.blank import blank_model, blank_tokenizer
+from apportion.stages.train import HISTORY_FILE
 
 
 def test_tokenizer_gives_back_any_text() -> None:
@@ -24,7 +29,7 @@ def test_chat_template() -> None:
     question = [{"role": "user", "content": "7+2*5"}]
     answer = [{"role": "assistant", "content": "7+10=17"}]
     assert tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False) == "<bos>7+2*5<answer>"
-    whole = tokenizer.apply_chat_template(question + answer, return_dict=True, return_assistant_tokens_mask=True)
+    whole: Any = tokenizer.apply_chat_template(question + answer, return_dict=True, return_assistant_tokens_mask=True)
     assert tokenizer.decode(whole["input_ids"]) == "<bos>7+2*5<answer>7+10=17<eos>"
     assert whole["assistant_masks"] == [0] * 7 + [1] * 6
 
@@ -55,16 +60,20 @@ def test_blank_model_is_the_same_for_the_same_seed_and_leaves_the_global_generat
     assert first.num_parameters() < 1_000_000
 
 
-@pytest.mark.model
 def test_the_model_shipped_answers_in_steps() -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    policy = load_policy("builtin:tiny")
+    problem = [{"role": "user", "content": "7+2*5-3*4+2*2"}]
+    request = Request(render_prompt(policy.tokenizer, problem), [0])
+    ((answer,),) = open_engine("transformers", policy).generate([request], Sampling(max_tokens=40, temperature=0))
+    assert policy.tokenizer.decode(answer.ids, skip_special_tokens=True) == "7+10=17\n17-12=5\n5+4=9"
 
-    tokenizer, model = AutoTokenizer.from_pretrained(TINY), AutoModelForCausalLM.from_pretrained(TINY)
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "7+2*5-3*4+2*2"}],
-        add_generation_prompt=True,
-        return_tensors="pt",
-        return_dict=True,
-    )
-    answer = model.generate(**prompt, max_new_tokens=40, do_sample=False)[0, prompt["input_ids"].shape[1] :]
-    assert tokenizer.decode(answer, skip_special_tokens=True) == "7+10=17\n17-12=5\n5+4=9"
+
+def test_the_model_shipped_is_small() -> None:
+    assert sum(parameter.numel() for parameter in load_policy("builtin:tiny").model.parameters()) <= 2_000_000
+    assert sum(path.stat().st_size for path in TINY.iterdir() if path.is_file()) <= 5_000_000
+
+
+def test_the_model_shipped_says_how_it_was_made() -> None:
+    (record,) = Provenance.from_json((TINY / HISTORY_FILE).read_text()).history
+    assert record.parameters["objective"] == "sft"
+    assert record.parameters["model"] == "builtin:tiny-blank"

@@ -86,6 +86,7 @@ def test_the_recorded_logprob_is_that_of_the_distribution_sampled_from(
     for prefix, group in zip(prefixes, completions, strict=True):
         for completion in group:
             expected = teacher_forced(exact_policy, prefix, completion.ids.tolist(), sampling)
+            assert completion.logprobs is not None
             np.testing.assert_allclose(completion.logprobs, expected, atol=1e-5)
 
 
