@@ -14,12 +14,20 @@ from .report import Report
 
 @dataclass(frozen=True)
 class Point:
-    """pass@1 of one series at one place of the axis, over all its runs (seeds)."""
+    """pass@1 of one series at one place of the axis, over all its runs (seeds). each: the mean of every run by itself.
+
+    lead: minus the first series at this place, problems paired; None for the first series and where it has no report.
+    """
 
     series: str
     at: float
     estimate: Estimate
-    runs: int
+    each: Sequence[float]
+    lead: Estimate | None = None
+
+    @property
+    def runs(self) -> int:
+        return len(self.each)
 
 
 @dataclass(frozen=True)
@@ -44,16 +52,47 @@ class Curve:
         from .plot import terminal_plot
 
         print(terminal_plot(self))
+        if len(self.series()) > 1:
+            self._render_table()
         width = max(len(name) for name in self.series())
         for name in self.series():
             first, last, gain = self.of(name)[0], self.of(name)[-1], self.gain[name]
             print(
                 f"{name:<{width}}  held-out pass@1 {first.estimate.value:.3f} -> {last.estimate.value:.3f}: "
-                f"{gain.value:+.3f}, 95 % interval [{gain.low:+.3f}, {gain.high:+.3f}] over problems"
+                f"{_signed(gain).replace(' ', ', 95 % interval ', 1)} over problems"
                 + (f", {last.runs} runs" if last.runs > 1 else "")
             )
         if self.out:
             print(f"plot: {self.out}")
+
+    def _render_table(self) -> None:
+        """A row for each place: pass@1 of every series with the range of its runs, and its lead over the first."""
+        from rich.console import Console
+        from rich.table import Table
+
+        first, *others = self.series()
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in (self.axis, first, *(each for name in others for each in (name, f"{name} - {first}"))):
+            table.add_column(heading, justify="right")
+        for at in sorted({point.at for point in self.points}):
+            here = {point.series: point for point in self.points if point.at == at}
+            cells = [_cell(here.get(first))]
+            for name in others:
+                point = here.get(name)
+                cells += [_cell(point), _signed(point.lead) if point and point.lead else ""]
+            table.add_row(f"{at:,.0f}", *cells)
+        Console(highlight=False).print(table)
+
+
+def _cell(point: Point | None) -> str:
+    if point is None:
+        return ""
+    spread = f" ({min(point.each):.3f}–{max(point.each):.3f})" if point.runs > 1 else ""
+    return f"{point.estimate.value:.3f}{spread}"
+
+
+def _signed(estimate: Estimate) -> str:
+    return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
 
 
 def curve_of(reports: Sequence[Report], axis: str) -> Curve:
@@ -67,10 +106,14 @@ def curve_of(reports: Sequence[Report], axis: str) -> Curve:
     for report in reports:
         cells.setdefault((report.series or str(report.about.get("model", "policy")), report.at), []).append(report)
     rates = {cell: _rates(cell, members) for cell, members in sorted(cells.items())}
+    leader = next(iter(rates))[0]
     points = [
-        Point(series, at, bootstrap(np.array(list(rate.values()))), len(cells[series, at]))
+        Point(
+            series, at, _mean(rate), [_own_mean(member) for member in cells[series, at]],
+            _lead(rate, rates.get((leader, at))) if series != leader else None,
+        )
         for (series, at), rate in rates.items()
-    ]
+    ]  # fmt: skip
     gain: dict[str, Estimate] = {}
     for series in dict.fromkeys(point.series for point in points):
         places = [at for name, at in rates if name == series]
@@ -81,6 +124,20 @@ def curve_of(reports: Sequence[Report], axis: str) -> Curve:
             )
         gain[series] = bootstrap(np.array([last[name] - first[name] for name in first]))
     return Curve(points, gain, axis)
+
+
+def _mean(rate: Mapping[str, float]) -> Estimate:
+    return bootstrap(np.array(list(rate.values())))
+
+
+def _own_mean(report: Report) -> float:
+    return float(np.mean([right / samples for samples, right in report.per_problem.values()]))
+
+
+def _lead(rate: Mapping[str, float], baseline: Mapping[str, float] | None) -> Estimate | None:
+    if baseline is None or baseline.keys() != rate.keys():
+        return None
+    return bootstrap(np.array([rate[name] - baseline[name] for name in rate]))
 
 
 def _rates(cell: tuple[str, float], members: Sequence[Report]) -> dict[str, float]:

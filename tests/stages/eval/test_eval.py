@@ -105,7 +105,6 @@ def test_rollouts_without_rewards_say_which_stage_gives_them(cli: Cli, tmp_path:
 # ------------------------------------------------------------------------------------------------ eval policy
 
 
-@pytest.mark.model
 def test_policy_reports_what_its_rollouts_say(cli: Cli, tmp_path: Path) -> None:
     report, kept = tmp_path / "report.json", tmp_path / "kept.parquet"
     asked = ("--prompts", 16, "-n", 4, "--max-tokens", 40, "--seed", 5)
@@ -119,7 +118,6 @@ def test_policy_reports_what_its_rollouts_say(cli: Cli, tmp_path: Path) -> None:
     assert found["about"]["policy"] == rollouts.strings("policy")[0]
 
 
-@pytest.mark.model
 def test_policy_is_evaluated_on_the_test_split(cli: Cli, tmp_path: Path) -> None:
     from apportion.stages.tasks import open_task
 
@@ -129,7 +127,6 @@ def test_policy_is_evaluated_on_the_test_split(cli: Cli, tmp_path: Path) -> None
     assert not train & found["per_problem"].keys()
 
 
-@pytest.mark.model
 def test_policy_without_json_prints_an_estimate_and_writes_nothing(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +140,6 @@ def test_policy_without_json_prints_an_estimate_and_writes_nothing(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.model
 def test_greedy_evaluation_is_the_same_for_every_sample(cli: Cli) -> None:
     found = json_of(cli("eval", "policy", "--prompts", 8, "-n", 2, "--temperature", 0, "--max-tokens", 40, "--json"))
     assert all(correct in (0, samples) for samples, correct in found["per_problem"].values())
@@ -268,3 +264,16 @@ def test_the_commands_are_still_functions_after_they_were_used(cli: Cli, report_
 
     assert cli("eval", "curve", *report_files).exit_code == 0
     assert all(callable(command.function) for command in commands().values())
+
+
+def test_a_series_leads_the_first_one_problem_by_problem(cli: Callable[..., Result], tmp_path: Path) -> None:
+    better = [replace(report_of([4, 2, 2, 4], at=at), series="tempo") for at in (0, 64)]
+    base = [replace(report_of([3, 1, 1, 3], at=at), series="grpo") for at in (0, 64)]
+    curve = curve_of([*better, *base], "rollouts")
+    assert [point.lead for point in curve.of("grpo")] == [None, None]
+    assert [point.lead for point in curve.of("tempo")] == [Estimate(0.25, 0.25, 0.25)] * 2
+    for number, report in enumerate([*better, *base]):
+        report.write(tmp_path / f"{number}.json", force=False)
+    table = cli("eval", "curve", *sorted(tmp_path.glob("*.json"))).stdout
+    assert "tempo - grpo" in table
+    assert "+0.250 [+0.250, +0.250]" in table

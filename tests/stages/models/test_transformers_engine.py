@@ -65,7 +65,6 @@ def teacher_forced(policy: Policy, prefix: list[int], ids: list[int], sampling: 
     return found
 
 
-@pytest.mark.model
 @pytest.mark.parametrize(
     "sampling",
     [
@@ -90,14 +89,12 @@ def test_the_recorded_logprob_is_that_of_the_distribution_sampled_from(
             np.testing.assert_allclose(completion.logprobs, expected, atol=1e-5)
 
 
-@pytest.mark.model
 def test_a_response_that_ends_includes_the_end_token_and_stops(policy: Policy, prefixes: list[list[int]]) -> None:
     [[completion]] = TransformersEngine(policy).generate([Request(prefixes[0], [1])], Sampling(max_tokens=64))
     assert completion.finish_reason == "stop"
     assert completion.ids.tolist().index(policy.tokenizer.eos_token_id) == len(completion.ids) - 1
 
 
-@pytest.mark.model
 def test_a_response_cut_by_the_limit_has_that_many_tokens_and_no_end(policy: Policy, prefixes: list[list[int]]) -> None:
     completions = TransformersEngine(policy).generate(requests_of(prefixes, 2), Sampling(max_tokens=3))
     for completion in (each for group in completions for each in group):
@@ -105,7 +102,6 @@ def test_a_response_cut_by_the_limit_has_that_many_tokens_and_no_end(policy: Pol
         assert policy.tokenizer.eos_token_id not in completion.ids
 
 
-@pytest.mark.model
 def test_a_response_that_ends_with_its_last_allowed_token_stops(policy: Policy, prefixes: list[list[int]]) -> None:
     engine, request = TransformersEngine(policy), Request(prefixes[0], [1])
     [[whole]] = engine.generate([request], Sampling(max_tokens=64))
@@ -115,7 +111,6 @@ def test_a_response_that_ends_with_its_last_allowed_token_stops(policy: Policy, 
     assert (short.ids.tolist(), short.finish_reason) == (whole.ids.tolist()[:-1], "length")
 
 
-@pytest.mark.model
 def test_the_context_ends_a_response(policy: Policy) -> None:
     prefix = [1, *[20] * 507]  # 508 of a context of 512
     [[completion]] = TransformersEngine(policy).generate([Request(prefix, [3])], Sampling(max_tokens=64))
@@ -123,20 +118,17 @@ def test_the_context_ends_a_response(policy: Policy) -> None:
     assert completion.finish_reason == ("stop" if completion.ids[-1] == policy.tokenizer.eos_token_id else "length")
 
 
-@pytest.mark.model
 @pytest.mark.parametrize("length", [512, 600])
 def test_a_prefix_beyond_the_context_is_refused(policy: Policy, length: int) -> None:
     with pytest.raises(UsageError, match=f"a prompt of {length} tokens does not fit the model's context of 512"):
         TransformersEngine(policy).generate([Request([20] * length, [0])], Sampling())
 
 
-@pytest.mark.model
 def test_an_empty_prefix_is_refused(policy: Policy) -> None:
     with pytest.raises(UsageError, match="an empty prefix"):
         TransformersEngine(policy).generate([Request([], [0])], Sampling())
 
 
-@pytest.mark.model
 def test_the_same_seeds_give_the_same_samples_and_others_give_others(policy: Policy, prefixes: list[list[int]]) -> None:
     engine, sampling = TransformersEngine(policy), Sampling(max_tokens=40, temperature=1.5)
     first, again = (engine.generate(requests_of(prefixes, 4), sampling) for _ in range(2))
@@ -145,7 +137,6 @@ def test_the_same_seeds_give_the_same_samples_and_others_give_others(policy: Pol
     assert ids_of(first) != ids_of(other)
 
 
-@pytest.mark.model
 def test_a_sample_is_the_same_alone_and_beside_others(policy: Policy, prefixes: list[list[int]]) -> None:
     engine, sampling = TransformersEngine(policy), Sampling(max_tokens=40)
     together = engine.generate(requests_of(prefixes, 2), sampling)
@@ -156,7 +147,6 @@ def test_a_sample_is_the_same_alone_and_beside_others(policy: Policy, prefixes: 
     assert ids_of(together) == ids_of(alone)
 
 
-@pytest.mark.model
 def test_requests_are_answered_in_their_order(policy: Policy, prefixes: list[list[int]]) -> None:
     engine, sampling = TransformersEngine(policy), Sampling(max_tokens=40)
     requests = requests_of(prefixes, 2)
@@ -164,14 +154,12 @@ def test_requests_are_answered_in_their_order(policy: Policy, prefixes: list[lis
     assert ids_of(forward) == ids_of(backward)[::-1]
 
 
-@pytest.mark.model
 def test_a_lower_limit_gives_the_beginning_of_the_same_sample(policy: Policy, prefixes: list[list[int]]) -> None:
     engine = TransformersEngine(policy)
     long, short = (engine.generate(requests_of(prefixes, 4), Sampling(max_tokens=n)) for n in (40, 5))
     assert [[ids[:5] for ids in group] for group in ids_of(long)] == ids_of(short)
 
 
-@pytest.mark.model
 def test_greedy_is_what_the_model_generates_without_sampling(policy: Policy, prefixes: list[list[int]]) -> None:
     completions = TransformersEngine(policy).generate(requests_of(prefixes, 1), Sampling(max_tokens=40, temperature=0))
     for prefix, [completion] in zip(prefixes, completions, strict=True):
@@ -197,7 +185,6 @@ def watched(model: Any, hook: Callable[[torch.Size], None]) -> Iterator[None]:
         handle.remove()
 
 
-@pytest.mark.model
 def test_a_prompt_is_computed_once_for_all_its_samples(policy: Policy, prefixes: list[list[int]]) -> None:
     shapes: list[torch.Size] = []
     with watched(policy.model, shapes.append):
@@ -205,7 +192,6 @@ def test_a_prompt_is_computed_once_for_all_its_samples(policy: Policy, prefixes:
     assert shapes == [(4, max(map(len, prefixes))), (32, 1)]
 
 
-@pytest.mark.model
 def test_finished_rows_leave_the_batch(policy: Policy, prefixes: list[list[int]]) -> None:
     rows: list[int] = []
     with watched(policy.model, lambda shape: rows.append(shape[0])):
@@ -227,7 +213,6 @@ def refuse_over(rows: int) -> Callable[[torch.Size], None]:
     return hook
 
 
-@pytest.mark.model
 def test_where_memory_runs_out_smaller_batches_give_the_same_samples(policy: Policy, prefixes: list[list[int]]) -> None:
     engine, sampling, reported = TransformersEngine(policy), Sampling(max_tokens=40), list[int]()
     expected = engine.generate(requests_of(prefixes, 8), sampling)
@@ -237,7 +222,6 @@ def test_where_memory_runs_out_smaller_batches_give_the_same_samples(policy: Pol
     assert sum(reported) == 32
 
 
-@pytest.mark.model
 def test_one_rollout_that_does_not_fit_the_memory_is_a_fault_of_one_line(
     policy: Policy, prefixes: list[list[int]]
 ) -> None:

@@ -18,8 +18,6 @@ from typer.testing import Result
 Cli = Callable[..., Result]
 STEPS = 12  # 2 × (sample, tree-build, score, assign-credit, train), eval policy, eval curve
 
-pytestmark = pytest.mark.model
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, recipe_text: str) -> Path:

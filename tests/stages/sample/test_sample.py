@@ -16,8 +16,6 @@ from apportion.stages.tasks import open_task
 
 Sampled = Callable[..., Rollouts]
 
-pytestmark = pytest.mark.model
-
 
 @pytest.fixture
 def sampled(tmp_path: Path) -> Sampled:

@@ -44,7 +44,6 @@ def test_a_truncated_response_gets_the_reward_asked_for(truncated: float | None,
     assert verify(rollouts, truncated=truncated)["reward"].tolist() == rewards
 
 
-@pytest.mark.model
 def test_rewards_of_sampled_rollouts_are_those_of_the_task(tmp_path: Path) -> None:
     options = {"terms": 2}
     sample(prompts=8, n=8, max_tokens=40, task_settings=options, device="cpu", out=tmp_path / "raw.parquet")

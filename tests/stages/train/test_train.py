@@ -27,8 +27,6 @@ Train = Callable[..., Path]
 Weights = Callable[[Path], dict[str, Tensor]]
 Metrics = Callable[[Path], list[dict[str, float]]]
 
-pytestmark = pytest.mark.model
-
 
 def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], atol: float) -> None:
     assert found.keys() == expected.keys()
