@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from apportion.formats.parquet import RolloutFile
 from typer.testing import Result
@@ -67,15 +66,12 @@ def test_the_recorded_log_probabilities_are_those_of_the_policy(finished: Path) 
 
 
 def test_the_checkpoint_is_a_model_that_moved(smollm2: Path, finished: Path) -> None:
-    from safetensors.numpy import load_file
     from transformers import AutoModelForCausalLM
 
-    trained = AutoModelForCausalLM.from_pretrained(finished / "0" / "policy")
-    before = AutoModelForCausalLM.from_pretrained(smollm2, dtype="float32")
-    moved = [float((new - old).abs().max()) for new, old in zip(trained.parameters(), before.parameters(), strict=True)]
-    assert max(moved) > 0
-    assert np.isfinite(moved).all()
-    assert "model.embed_tokens.weight" in load_file(finished / "0" / "policy" / "model.safetensors")
+    trained = AutoModelForCausalLM.from_pretrained(finished / "0" / "policy").state_dict()
+    before = AutoModelForCausalLM.from_pretrained(smollm2, dtype="float32").state_dict()
+    moved = [float((trained[name] - before[name]).abs().max()) for name in before]
+    assert 0 < max(moved) < 1e-4  # one update with a learning rate of 2e-6
 
 
 def test_rewards_are_the_verifiers(finished: Path) -> None:
