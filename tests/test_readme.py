@@ -28,7 +28,7 @@ def test_the_commands_by_hand_run_as_they_stand(
         result = cli(*shlex.split(line)[1:])
         assert result.exit_code == 0, f"{line}\n{result.output}"
     (query,) = blocks("sql")
-    assert len(duckdb.sql(query).fetchall()) == 5
+    assert len(duckdb.connect().execute(query).fetchall()) == 5
 
 
 def test_every_method_recipe_and_command_is_in_it() -> None:
