@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apportion.formats.parquet import _encoding, write_rollouts
+from apportion.formats.parquet import encoding_of, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
@@ -82,7 +82,7 @@ def main() -> None:
 
             def run(source: Path) -> None:
                 pq.read_table(source)
-                pq.write_table(produced, copy, **_encoding(produced.schema))
+                pq.write_table(produced, copy, **encoding_of(produced))
 
             return best(lambda: run(plain if result == tree else tree), arguments.repeats)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .errors import DataError, UsageError
@@ -20,6 +21,8 @@ from .schema import METADATA_KEY, check_schema
 
 STREAM = Path("-")
 TOKENS_PER_ROW_GROUP = 1 << 20
+SAMPLE_ROWS, SAMPLE = 1024, 1 << 16  # rows and values an encoding is chosen by
+FEW_DISTINCT = 0.25  # of the values; above, a dictionary costs more than it saves
 
 
 class RolloutFile:
@@ -170,7 +173,7 @@ class RolloutWriter:
         self._pending, self._pending_tokens = [], 0
         if self._writer is None:
             self._schema = table.schema
-            self._writer = pq.ParquetWriter(self._target, table.schema, **_encoding(table.schema))
+            self._writer = pq.ParquetWriter(self._target, table.schema, **encoding_of(table))
         elif table.schema != self._schema:
             table = _aligned(table, self._schema, self._name)
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
@@ -234,31 +237,49 @@ def files_of(path: Path) -> list[Path]:
     return [path]
 
 
-def _encoding(schema: pa.Schema) -> dict[str, Any]:
-    """zstd; byte-stream-split for floats, dictionary for strings only."""
-    strings: list[str] = []
-    floats: dict[str, str] = {}
-    for path, kind in _leaves(schema):
-        if pa.types.is_floating(kind):
-            floats[path] = "BYTE_STREAM_SPLIT"
-        elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
-            strings.append(path)
-    return {"compression": "zstd", "compression_level": 3, "use_dictionary": strings, "column_encoding": floats,
+def encoding_of(table: pa.Table) -> dict[str, Any]:
+    """pyarrow's write options for a file that begins with this table: zstd, and an encoding for every leaf.
+
+    Chosen by the first values of each leaf. Numbers that repeat (credit of whole rollouts, rewards) get a dictionary, other
+    floats byte-stream-split, other integers none: zstd finds more in plain token ids than any encoding leaves it. Strings get a
+    dictionary, or delta encoding where each is another one.
+    """
+    dictionary: list[str] = []
+    encodings: dict[str, str] = {}
+    for path, values in _leaves(table):
+        few = len(values.unique()) <= len(values) * FEW_DISTINCT
+        if pa.types.is_floating(values.type):
+            if few:
+                dictionary.append(path)
+            else:
+                encodings[path] = "BYTE_STREAM_SPLIT"
+        elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            if few:
+                dictionary.append(path)
+            else:
+                encodings[path] = "DELTA_BYTE_ARRAY"
+        elif pa.types.is_dictionary(values.type):
+            dictionary.append(path)
+    return {"compression": "zstd", "compression_level": 3, "use_dictionary": dictionary, "column_encoding": encodings,
             "write_page_index": True}  # fmt: skip
 
 
-def _leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
-    def walk(path: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
+def _leaves(table: pa.Table) -> Iterator[tuple[str, pa.Array]]:
+    """Parquet's path of every leaf, with its first values, nulls left out."""
+
+    def walk(path: str, values: pa.Array) -> Iterator[tuple[str, pa.Array]]:
+        kind = values.type
         if pa.types.is_struct(kind):
             for child in kind:
-                yield from walk(f"{path}.{child.name}", child.type)
+                yield from walk(f"{path}.{child.name}", pc.struct_field(values, child.name))
         elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            yield from walk(f"{path}.list.element", kind.value_type)
+            yield from walk(f"{path}.list.element", pc.list_flatten(values))
         else:
-            yield path, kind
+            yield path, values.drop_null()[:SAMPLE]
 
-    for field in schema:
-        yield from walk(field.name, field.type)
+    for name in table.column_names:
+        column = table.column(name)
+        yield from walk(name, column.chunk(0)[:SAMPLE_ROWS] if column.num_chunks else pa.array([], column.type))
 
 
 def _aligned(table: pa.Table, schema: pa.Schema | None, name: str) -> pa.Table:
