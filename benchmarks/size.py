@@ -9,6 +9,7 @@ the given level, and the smallest is kept. Row groups are those of the file.
 import argparse
 import io
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +29,7 @@ ENCODINGS = {
 def column_bytes(table: pa.Table, leaf: str, encoding: str, level: int, rows: int) -> int:
     """Compressed bytes of one leaf written with one encoding."""
     buffer = io.BytesIO()
-    chosen: dict[str, object] = (
+    chosen: dict[str, Any] = (
         {"use_dictionary": [leaf]}
         if encoding == "dictionary"
         else {"use_dictionary": False, "column_encoding": {leaf: encoding}}

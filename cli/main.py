@@ -96,10 +96,9 @@ def root(
     sample -> tree-build -> score -> assign-credit -> train -> eval: every stage reads and writes one Parquet file.
     """
     if plugin:
-        from ..stages.registry import load_plugin
+        from ..stages.registry import load_plugins
 
-        for path in plugin:
-            load_plugin(path)
+        load_plugins(plugin)
 
 
 def _assemble() -> None:

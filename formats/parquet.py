@@ -271,9 +271,9 @@ def _leaves(table: pa.Table) -> Iterator[tuple[str, pa.Array]]:
         kind = values.type
         if pa.types.is_struct(kind):
             for child in kind:
-                yield from walk(f"{path}.{child.name}", pc.struct_field(values, child.name))
+                yield from walk(f"{path}.{child.name}", values.field(child.name))
         elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            yield from walk(f"{path}.list.element", pc.list_flatten(values))
+            yield from walk(f"{path}.list.element", values.flatten())
         else:
             yield path, values.drop_null()[:SAMPLE]
 

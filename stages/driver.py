@@ -1,8 +1,9 @@
 """The one driver of rollouts → rollouts stages: streams whole groups, keeps every other column, records history."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from ..formats.invariants import missing_paths
 from ..formats.parquet import STREAM, RolloutFile, check_output, files_of, write_rollouts
 from ..formats.provenance import Record
 from ..formats.rollouts import Rollouts
+from .options import at_least
 from .progress import track
+from .registry import load_plugins, plugins_loaded
 
 PRODUCED_BY = {
     "reward": "run `apportion score IN --with verify -o OUT` first",
@@ -59,39 +62,53 @@ def map_rollouts(
     who: str = "",
     force: bool = False,
     inputs: Mapping[str, str] | None = None,
+    workers: int = 1,
 ) -> Written:
     """Apply `transform` to every batch of whole groups of `source` and write the result to `out`.
 
-    A directory is mapped file by file into a directory. `parameters` and the inputs' digests go into the history.
-    Raises UsageError (missing input, existing output) and DataError (missing column, broken invariant); the place is
-    in the message, and nothing is left behind.
+    A directory is mapped file by file into a directory, `workers` files at the same time, each in a process of its own;
+    `transform` then has to be picklable (a function of a module, or a partial of one). `parameters` and the inputs'
+    digests go into the history. Raises UsageError (missing input, existing output) and DataError (missing column, broken
+    invariant); the place is in the message, and nothing is left behind.
     """
+    at_least(1, workers=workers)
+    job = partial(
+        _map_file, transform, stage=stage, parameters=parameters, needs=needs, who=who or stage, inputs=inputs or {}
+    )
     files = files_of(source)
-    if files != [source]:
-        if out == STREAM:
-            raise UsageError(f"{source}: a directory cannot be written to standard output; name a directory with -o")
-        check_output(out, force=force)
-        counts = {"rollouts": 0, "groups": 0, "tokens": 0}
-        with whole_directory(out) as folder:
-            for file in files:
-                written = map_rollouts(
-                    transform, file, folder / file.name,
-                    stage=stage, parameters=parameters, needs=needs, who=who, inputs=inputs,
-                )  # fmt: skip
-                counts = {name: counts[name] + getattr(written, name) for name in counts}
-        return Written(str(out), **counts)
+    if files == [source]:
+        return job(source, out, force=force)
+    if out == STREAM:
+        raise UsageError(f"{source}: a directory cannot be written to standard output; name a directory with -o")
+    check_output(out, force=force)
+    counts = {"rollouts": 0, "groups": 0, "tokens": 0}
+    with whole_directory(out) as folder:
+        jobs = [partial(job, file, folder / file.name) for file in files]
+        for written in track(_in_order(jobs, workers), total=len(jobs), what=f"{stage}, files"):
+            counts = {name: counts[name] + getattr(written, name) for name in counts}
+    return Written(str(out), **counts)
 
+
+def _map_file(
+    transform: Callable[[Rollouts], Rollouts],
+    source: Path,
+    out: Path,
+    *,
+    stage: str,
+    parameters: Mapping[str, Any],
+    needs: tuple[str, ...],
+    who: str,
+    inputs: Mapping[str, str],
+    force: bool = False,
+) -> Written:
     if out != STREAM:
         check_output(out, force=force)
     file = RolloutFile(source)
-    require(file, needs, who or stage)
+    require(file, needs, who)
     if file.num_rows == 0:
         raise DataError(f"{source}: no rollouts in it")
     record = Record(
-        stage=stage,
-        version=__version__,
-        parameters=parameters,
-        inputs={"rollouts": file.digest(), **(inputs or {})},
+        stage=stage, version=__version__, parameters=parameters, inputs={"rollouts": file.digest(), **inputs}
     )
 
     def transformed() -> Iterator[Rollouts]:
@@ -106,3 +123,23 @@ def map_rollouts(
 
     counts = write_rollouts(out, transformed(), file.provenance.with_record(record), force=force)
     return Written(str(out), **counts)
+
+
+def _in_order(jobs: Sequence[Callable[[], Written]], workers: int) -> Iterator[Written]:
+    """The jobs' results in their order, made by up to `workers` processes; the first fault ends them all."""
+    workers = min(workers, len(jobs))
+    if workers == 1:
+        yield from (job() for job in jobs)
+        return
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    # Forked processes would inherit the locks of torch's and pyarrow's threads; spawned ones start clean.
+    with ProcessPoolExecutor(workers, get_context("spawn"), load_plugins, (plugins_loaded(),)) as pool:
+        futures = [pool.submit(job) for job in jobs]
+        try:
+            for future in futures:
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

@@ -8,7 +8,7 @@ or with `--plugin file.py`; both are just imported, and register themselves the 
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from inspect import Parameter, signature
@@ -75,6 +75,20 @@ class Registry(Generic[E]):
         return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
 
 
+_plugins: list[Path] = []
+
+
+def plugins_loaded() -> list[Path]:
+    """The files given to `load_plugin`, for a process that has to load them too."""
+    return list(_plugins)
+
+
+def load_plugins(paths: Iterable[Path]) -> None:
+    """`load_plugin` on each."""
+    for path in paths:
+        load_plugin(path)
+
+
 def load_plugin(path: Path) -> None:
     """Import one file of the user's, which registers what it defines. UsageError when it is not there or not importable."""
     if not path.is_file():
@@ -87,6 +101,7 @@ def load_plugin(path: Path) -> None:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UsageError(f"--plugin {path}: {type(error).__name__}: {error}") from error
+    _plugins.append(path)
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Parameter]:

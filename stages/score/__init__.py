@@ -17,6 +17,7 @@ def score(
     settings: Annotated[
         Mapping[str, Any] | None, "Option of the scorer, name=value; repeatable.", Flag(("--set",))
     ] = None,
+    workers: Annotated[int, "Files of a directory processed at the same time."] = 1,
     out: Annotated[Path, "Rollout file to write, or - for standard output.", OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Written":
@@ -24,18 +25,16 @@ def score(
 
     `--with verify` writes `reward`, what the task's own verifier says of the response's text.
     """
-    from ...formats.rollouts import Rollouts
+    from functools import partial
+
     from ..driver import map_rollouts
     from ..options import typed_options
-    from ._scorer import SCORERS
+    from ._scorer import SCORERS, scored
 
     chosen = SCORERS[scorer]
     options = typed_options(chosen.function, settings or {}, f"scorer {scorer!r}")
-
-    def scored(batch: Rollouts) -> Rollouts:
-        return batch.with_columns(chosen.function(batch, **options))
-
     return map_rollouts(
-        scored, rollouts, out,
+        partial(scored, scorer=scorer, options=options), rollouts, out,
         stage="score", parameters={"with": scorer, "settings": options}, needs=chosen.needs, who=scorer, force=force,
+        workers=workers,
     )  # fmt: skip

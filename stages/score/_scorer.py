@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...formats.rollouts import Rollouts
 from ..registry import Registry
 
 
@@ -33,3 +34,8 @@ def scorer(*, needs: tuple[str, ...], granularity: str, source: str) -> Callable
         return function
 
     return register
+
+
+def scored(batch: Rollouts, scorer: str, options: Mapping[str, Any]) -> Rollouts:
+    """The batch with the columns the scorer gives."""
+    return batch.with_columns(SCORERS[scorer].function(batch, **options))

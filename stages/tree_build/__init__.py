@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 def tree_build(
     rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,
+    workers: Annotated[int, "Files of a directory processed at the same time."] = 1,
     out: Annotated[Path, "Rollout file to write, or - for standard output.", OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Written":
@@ -23,4 +24,6 @@ def tree_build(
     from ..driver import map_rollouts
     from .prefix_tree import add_prefix_tree
 
-    return map_rollouts(add_prefix_tree, rollouts, out, stage="tree-build", parameters={"by": "token"}, force=force)
+    return map_rollouts(
+        add_prefix_tree, rollouts, out, stage="tree-build", parameters={"by": "token"}, force=force, workers=workers
+    )

@@ -116,15 +116,18 @@ def test_a_directory_is_its_parquet_files_by_name(tmp_path: Path) -> None:
         files_of(tmp_path / "empty")
 
 
-def test_floats_are_byte_stream_split_and_only_strings_have_dictionaries(tmp_path: Path) -> None:
-    batch = many(2).with_columns({"token.advantage": Ragged.from_lists([[0.5] * 5] * 4, np.float32)})
+def test_encodings_suit_the_values(tmp_path: Path) -> None:
+    repeated = Ragged.from_lists([[0.5] * 50] * 4, np.float32)
+    distinct = Ragged.from_lists(np.arange(200, dtype=np.float32).reshape(4, 50).tolist(), np.float32)
+    batch = many(2, size=50).with_columns({"token.advantage": repeated, "token.entropy": distinct})
     write_rollouts(tmp_path / "a.parquet", [batch], Provenance())
     row_group = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0)
     encodings = {
         row_group.column(i).path_in_schema: set(row_group.column(i).encodings) for i in range(row_group.num_columns)
     }
-    assert "BYTE_STREAM_SPLIT" in encodings["token.advantage.list.element"]
-    assert "RLE_DICTIONARY" in encodings["group_id"]
+    assert "RLE_DICTIONARY" in encodings["token.advantage.list.element"]
+    assert "BYTE_STREAM_SPLIT" in encodings["token.entropy.list.element"]
+    assert "DELTA_BYTE_ARRAY" in encodings["rollout_id"]
     assert "RLE_DICTIONARY" not in encodings["token.id.list.element"]
     assert {row_group.column(i).compression for i in range(row_group.num_columns)} == {"ZSTD"}
 
