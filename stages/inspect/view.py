@@ -14,6 +14,7 @@ from ...formats.files import check_output, whole_file
 from ...formats.invariants import is_credit
 from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
+from .branches import draw_forks, draw_tree
 from .statistics import QUANTILES, FileStatistics, SignalStatistics, signals_of, statistics_of
 
 if TYPE_CHECKING:
@@ -168,8 +169,10 @@ def _draw_group(console: "Console", batch: Rollouts, signal: str | None, tree: b
         console.print(Padding(tokens, (0, 0, 0, 2), expand=False))
     if signal:
         console.print(f"colour: {signal}, full at ±{scale:.3g}", style="dim")
-    if tree and "node.id" in batch:
-        _draw_tree(console, batch, texts)
+    if tree and "node.id" in batch and batch.ragged("node.id").present is None:
+        draw_tree(console, batch, texts)
+        if rewards is not None and np.isfinite(rewards).all():
+            draw_forks(console, batch, signal, texts)
 
 
 def _coloured(batch: Rollouts, row: int, values: Any, scale: float, texts: TokenTexts) -> "Text":
@@ -178,7 +181,10 @@ def _coloured(batch: Rollouts, row: int, values: Any, scale: float, texts: Token
 
     start, end = batch.tokens.offsets[row], batch.tokens.offsets[row + 1]
     out = Text()
+    begins = _step_starts(batch, row)
     for place in range(start, end):
+        if place - start in begins:
+            out.append("┊", Style(color="yellow", dim=True))
         text = texts(int(batch.token_ids.values[place]))
         if not batch.mask[place]:
             style = Style(dim=True, italic=True)
@@ -191,50 +197,18 @@ def _coloured(batch: Rollouts, row: int, values: Any, scale: float, texts: Token
     return out
 
 
+def _step_starts(batch: Rollouts, row: int) -> set[int]:
+    """Response tokens at which a step begins, but for the first."""
+    if "step.start" not in batch:
+        return set()
+    return {int(start) for start in batch.ragged("step.start")[row]} - {0}
+
+
 def _blend(share: float) -> str:
     towards = POSITIVE if share > 0 else NEGATIVE
     strength = 0.15 + 0.85 * min(1.0, abs(share))
     mixed = (round(n + (t - n) * strength) for n, t in zip(NEUTRAL, towards, strict=True))
     return "#" + "".join(f"{each:02x}" for each in mixed)
-
-
-def _draw_tree(console: "Console", batch: Rollouts, texts: TokenTexts) -> None:
-    """Nodes with their text, rollouts passing through, and mean reward."""
-    from rich.tree import Tree
-
-    ids, starts, ends = (batch.ragged(f"node.{leaf}") for leaf in ("id", "start", "end"))
-    reward = batch.numbers("reward") if "reward" in batch else None
-    through: dict[int, list[int]] = {}
-    children: dict[int, list[int]] = {}
-    span: dict[int, tuple[int, int, int]] = {}
-    for row in range(len(batch)):
-        before = -1
-        for node, start, end in zip(ids[row].tolist(), starts[row].tolist(), ends[row].tolist(), strict=True):
-            if node not in through:
-                children.setdefault(before, []).append(node)
-            through.setdefault(node, []).append(row)
-            span[node] = (row, start, end)
-            before = node
-    root = Tree(_label("root", list(range(len(batch))), reward), guide_style="dim")
-    pending = [(-1, root)]
-    while pending:
-        parent, drawn = pending.pop()
-        for node in sorted(children.get(parent, ())):
-            row, start, end = span[node]
-            content = "".join(texts(int(token)) for token in batch.token_ids[row][start:end])
-            pending.append((node, drawn.add(_label(content.replace("⏎\n", "⏎"), through[node], reward))))
-    console.print(root)
-
-
-def _label(content: str, rows: list[int], reward: Any) -> "Text":
-    from rich.text import Text
-
-    shortened = content if len(content) <= 60 else f"{content[:40]} … {content[-16:]}"
-    label = Text(shortened)
-    label.append(f"  ×{len(rows)}", style="dim")
-    if reward is not None:
-        label.append(f"  V {np.mean(reward[rows]):.2f}", style="cyan")
-    return label
 
 
 def _draw_statistics(console: "Console", found: FileStatistics) -> None:
