@@ -61,7 +61,7 @@ def _methods() -> list[dict[str, Any]]:
         {
             "name": method.name, "granularity": method.granularity, "methodology": method.methodology,
             "needs": list(method.needs), "scope": method.scope, "source": method.source, "evidence": method.evidence,
-            "options": _options(method.function), "summary": method.summary,
+            "options": _options(method.function), "presets": sorted(method.presets), "summary": method.summary,
         }
         for method in METHODS
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from .. import __version__
 from ..formats.errors import DataError, UsageError
 from ..formats.files import whole_directory
 from ..formats.invariants import missing_paths
-from ..formats.parquet import STREAM, RolloutFile, check_output, files_of, write_rollouts
+from ..formats.parquet import STREAM, RolloutFile, check_names, check_output, files_of, write_rollouts
 from ..formats.provenance import Record
 from ..formats.rollouts import Rollouts
 from .options import at_least
@@ -63,24 +63,32 @@ def map_rollouts(
     force: bool = False,
     inputs: Mapping[str, str] | None = None,
     workers: int = 1,
+    whole: bool = False,
 ) -> Written:
     """Apply `transform` to every batch of whole groups of `source` and write the result to `out`.
 
     A directory is mapped file by file into a directory, `workers` files at the same time, each in a process of its own;
     `transform` then has to be picklable (a function of a module, or a partial of one). `parameters` and the inputs'
-    digests go into the history. Raises UsageError (missing input, existing output) and DataError (missing column, broken
+    digests go into the history. With `whole`, `transform` gets a file's rollouts all at once, and there is just one file:
+    what it computes is over all of them. Raises UsageError (missing input, existing output) and DataError (missing column, broken
     invariant); the place is in the message, and nothing is left behind.
     """
     at_least(1, workers=workers)
     job = partial(
-        _map_file, transform, stage=stage, parameters=parameters, needs=needs, who=who or stage, inputs=inputs or {}
-    )
+        _map_file, transform,
+        stage=stage, parameters=parameters, needs=needs, who=who or stage, inputs=inputs or {}, whole=whole,
+    )  # fmt: skip
     files = files_of(source)
     if files == [source]:
         return job(source, out, force=force)
+    if whole:
+        raise UsageError(
+            f"{source}: {who or stage} compares all rollouts, which have to be in one file; merge them first"
+        )
     if out == STREAM:
         raise UsageError(f"{source}: a directory cannot be written to standard output; name a directory with -o")
     check_output(out, force=force)
+    check_names(map(RolloutFile, files))
     counts = {"rollouts": 0, "groups": 0, "tokens": 0}
     with whole_directory(out) as folder:
         jobs = [partial(job, file, folder / file.name) for file in files]
@@ -99,6 +107,7 @@ def _map_file(
     needs: tuple[str, ...],
     who: str,
     inputs: Mapping[str, str],
+    whole: bool,
     force: bool = False,
 ) -> Written:
     if out != STREAM:
@@ -113,7 +122,8 @@ def _map_file(
 
     def transformed() -> Iterator[Rollouts]:
         row = 0
-        for batch in track(file.batches(), total=file.num_row_groups, what=stage):
+        batches = [file.read(check=needs)] if whole else file.batches(check=needs)
+        for batch in track(batches, total=1 if whole else file.num_row_groups, what=stage):
             try:
                 result = transform(batch)
             except DataError as error:

@@ -17,6 +17,7 @@ def assign_credit(
     settings: Annotated[
         Mapping[str, Any] | None, "Hyperparameter of the method, name=value; repeatable.", Flag(("--set",))
     ] = None,
+    preset: Annotated[str | None, "Conventions of a library: verl, trl, openrlhf …; --set overrides it."] = None,
     column: Annotated[
         str, "Column the credit gets: token.advantage, or token.advantage_NAME beside it.", Flag(("--as",))
     ] = "advantage",
@@ -37,7 +38,7 @@ def assign_credit(
     from ._method import METHODS, resolve_options
 
     chosen = METHODS[method]
-    options = resolve_options(chosen, settings or {})
+    options = resolve_options(chosen, settings or {}, preset)
     if not column.startswith("advantage"):
         column = f"advantage_{column}"
     if not column.replace("_", "").isalnum():
@@ -45,5 +46,5 @@ def assign_credit(
     return map_rollouts(
         partial(credited, method=method, column=column, options=options), rollouts, out,
         stage="assign-credit", parameters={"method": method, "settings": options, "column": column}, needs=chosen.needs,
-        who=method, force=force, workers=workers,
+        who=method, force=force, workers=workers, whole=chosen.scope == "batch",
     )  # fmt: skip

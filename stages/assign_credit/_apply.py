@@ -6,17 +6,58 @@ from typing import Any
 import numpy as np
 
 from ...formats.errors import DataError
+from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
+from ...formats.segments import Array, Segments
 from ._method import METHODS, Credit
+
+FLAGS = ("singleton", "dead_group")
 
 
 def credited(batch: Rollouts, method: str, column: str, options: Mapping[str, Any]) -> Rollouts:
     """The batch with `token.{column}`, 0 where the mask is false, and the flags dead_group and singleton.
 
-    DataError when the method gives a value that is not finite.
+    Probes and evals take no part in any group's statistics and get no credit (null); a method that wants probes finds
+    them in `credit.probes`. DataError when the method gives a value that is not finite.
     """
+    trained, probes = _by_purpose(batch)
+    if trained is None:
+        return _credited(batch, Credit(batch), method, column, options)
+    if not trained.any():
+        empty = batch.token_ids.with_values(np.zeros(batch.num_tokens, np.float32))
+        return batch.with_columns({f"token.{column}": _only(empty, trained)})
+    rows = np.flatnonzero(trained)
+    own = batch.take(rows)
+    result = _credited(own, Credit(own, batch.take(np.flatnonzero(probes))), method, column, options)
+    values = np.zeros(batch.num_tokens, np.float32)
+    values[batch.tokens.spread(trained)] = result.ragged(f"token.{column}").values
+    whole = batch.with_columns({f"token.{column}": _only(batch.token_ids.with_values(values), trained)})
+    for flag in FLAGS:
+        flagged = np.zeros(len(batch), bool)
+        flagged[rows] = result.flagged(flag)
+        whole = whole.with_flag(flag, flagged)
+    return whole
+
+
+def _by_purpose(batch: Rollouts) -> tuple[Array | None, Array]:
+    """[R] bool: rows to credit (None: all of them), and probes."""
+    if "purpose" not in batch:
+        return None, np.zeros(len(batch), bool)
+    purpose = np.array([each or "train" for each in batch.strings("purpose")])
+    trained = ~np.isin(purpose, ("probe", "eval"))
+    # A file of nothing but evals was asked for by name.
+    return (None if trained.all() or not (trained | (purpose == "probe")).any() else trained), purpose == "probe"
+
+
+def _only(values: Ragged, rows: Array) -> Ragged:
+    """The lists of these rows, the others missing."""
+    return Ragged(
+        values.values[values.segments.spread(rows)], Segments.of_sizes(values.segments.sizes * rows).offsets, rows
+    )
+
+
+def _credited(batch: Rollouts, credit: Credit, method: str, column: str, options: Mapping[str, Any]) -> Rollouts:
     chosen = METHODS[method]
-    credit = Credit(batch)
     values = chosen.function(credit, **options)
     if len(values) == len(batch) and chosen.granularity == "rollout":
         values = batch.tokens.spread(values)

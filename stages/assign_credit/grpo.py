@@ -7,7 +7,21 @@ from ._baseline import centred, settle_singletons
 from ._method import Credit, Singleton, credit_method
 
 
-@credit_method(granularity="rollout", source="arXiv:2402.03300, §4.1.2", evidence="code")
+@credit_method(
+    granularity="rollout",
+    source="arXiv:2402.03300, §4.1.2",
+    evidence="code",
+    presets={
+        "verl": {"eps": 1e-6, "singleton": "raw"},
+        "trl": {"eps": 1e-4},
+        "openrlhf": {"eps": 1e-9},
+        "skyrl": {"eps": 1e-6, "singleton": "raw"},
+        "rllm": {"ddof": 0, "eps": 1e-6, "singleton": "raw"},
+        "open-instruct": {"scale": "none"},
+        "prime-rl": {"scale": "none"},
+        "torchtune": {"eps": 1e-4},
+    },
+)
 def grpo(
     credit: Credit,
     *,
