@@ -81,7 +81,7 @@ def main() -> None:
             produced = pq.read_table(result)
 
             def run(source: Path) -> None:
-                pq.read_table(source)
+                pq.read_table(source, page_checksum_verification=True)
                 pq.write_table(produced, copy, **encoding_of(produced))
 
             return best(lambda: run(plain if result == tree else tree), arguments.repeats)

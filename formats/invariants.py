@@ -1,10 +1,11 @@
-"""What must hold in every rollout file, checked at every write and by `apportion validate`.
+"""What must hold in every rollout file, checked at every read and write and by `apportion validate`.
 
-Each check is a vectorised pass over a batch of whole groups and yields the rows that break it.
+Each check is a vectorised pass over a batch of whole groups, and a generator of the rows that break its rule: one
+finding for a row and column. Stages take the first and stop; `validate` takes them all. `RULES` says what each rule means.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,13 +14,17 @@ import pyarrow.compute as pc
 from .errors import DataError
 from .ragged import Ragged
 from .rollouts import Rollouts
+from .rules import RULES as RULES
 from .schema import RULERS, check_schema, paths_of, ruler_of
 from .segments import Array, Segments
+
+_LARGEST_ID = np.iinfo(np.int32).max
+_ON_ROLLOUT = ("reward", "weight", "temperature", "top_p")
 
 
 @dataclass(frozen=True)
 class Broken:
-    """One broken invariant. `row` counts within the batch."""
+    """One broken rule. `row` counts within the batch."""
 
     rule: str
     row: int
@@ -27,38 +32,94 @@ class Broken:
     message: str
 
 
-def broken_invariants(rollouts: Rollouts) -> Iterator[Broken]:
-    """Every invariant this batch breaks; at most one finding per rule and column, at its first row."""
-    check_schema(rollouts.table.schema)
+class Names:
+    """The names a data set has used up so far; fed batch by batch, file by file, in order."""
+
+    def __init__(self) -> None:
+        self._rollouts: dict[str, tuple[str, int]] = {}
+        self._groups: dict[str, tuple[str, int]] = {}
+        self._file = ""
+        self._row = 0
+        self.split: set[str] = set()  # groups that occurred in two places
+
+    def begin(self, file: str) -> None:
+        """The next batch is the first of this file."""
+        self._file, self._row = file, 0
+
+    def taken(self, rollouts: Rollouts) -> Iterator[Broken]:
+        """Rollouts whose id, and groups whose name, came before, in this batch or an earlier one. The batch's names are
+        taken when this has been exhausted."""
+        first, self._row = self._row, self._row + len(rollouts)
+        starts = rollouts.groups.starts
+        heads = rollouts.arrow("group_id").take(pa.array(starts)).to_pylist()
+        if "rollout_id" in rollouts:
+            ids = rollouts.strings("rollout_id")
+            for row, name, place in self._repeated(self._rollouts, ids, range(len(ids)), first):
+                yield Broken("duplicate_rollout", row, "rollout_id",
+                             f"rollout_id {name!r} occurs in two places, first in {place}; needed is a unique id")  # fmt: skip
+        for row, name, place in self._repeated(self._groups, heads, starts.tolist(), first):
+            self.split.add(name)
+            yield Broken("split_group", row, "group_id",
+                         f"group {name!r} occurs in two places, first from {place}; needed are contiguous groups")  # fmt: skip
+
+    def _repeated(
+        self, seen: dict[str, tuple[str, int]], names: list[str | None], rows: Collection[int], first: int
+    ) -> Iterator[tuple[int, str, str]]:
+        file = self._file
+        new = {name: (file, first + row) for name, row in zip(names, rows, strict=True)}
+        if len(new) == len(names) and None not in new and seen.keys().isdisjoint(new):
+            seen.update(new)  # type: ignore[arg-type]
+            return
+        for name, row in zip(names, rows, strict=True):
+            if name is None:
+                continue
+            if name in seen:
+                where, before = seen[name]
+                yield row, name, f"row {before}" + (f" of {where}" if where != file else "")
+            else:
+                seen[name] = (file, first + row)
+
+
+def broken_invariants(
+    rollouts: Rollouts, columns: Collection[str] | None = None, names: Names | None = None
+) -> Iterator[Broken]:
+    """Every invariant this batch breaks, lazily, one finding a row and column of a rule; no suspicions.
+
+    `columns` leaves out the rules of all other columns but for lengths; the batch may have no more than it needs. `names`
+    remembers those of earlier batches.
+    """
     if len(rollouts) == 0:
         return
+    names = names or Names()
+    chosen = [path for path in rollouts.paths if columns is None or path in columns]
+    unusable = np.zeros(len(rollouts), bool)
     yield from _identity(rollouts)
-    lengths_differ = list(_equal_lengths(rollouts))
-    yield from lengths_differ
-    if lengths_differ:
-        return
-    for path in rollouts.paths:
-        if path in ("token.logprob", "reward") or path.startswith(("token.", "rewards.", "step.", "node.")):
-            yield from _finite(rollouts, path)
-    if "step.start" in rollouts and "step.end" in rollouts:
-        yield from _spans(rollouts, "step", cover=False)
-    if "node.start" in rollouts and "node.end" in rollouts and "node.id" in rollouts:
-        path_broken = list(_spans(rollouts, "node", cover=True))
-        yield from path_broken
-        if not path_broken:
-            yield from _siblings_agree(rollouts)
+    yield from names.taken(rollouts)
+    for broken in _lists(rollouts):
+        unusable[broken.row] = True
+        yield broken
+    sound, rows = _without(rollouts, unusable)
+    if "token.id" in sound and len(sound):
+        for broken in _values(sound, chosen):
+            yield replace(broken, row=int(rows[broken.row]))
 
 
-def check_batch(rollouts: Rollouts, where: str) -> None:
-    """DataError for the first broken invariant, with its place."""
-    for broken in broken_invariants(rollouts):
-        raise DataError(f"{where}: row {broken.row}, column {broken.column!r}: {broken.message}")
+def suspicions(rollouts: Rollouts, broken: Collection[int]) -> Iterator[Broken]:
+    """What a batch holds that is seldom meant. Groups with a row in `broken` are passed over."""
+    unusable = np.zeros(len(rollouts), bool)
+    unusable[list(broken)] = True
+    sound, rows = _without(rollouts, rollouts.groups.spread(rollouts.groups.any(unusable)))
+    for check in (_singletons, _zero_credit):
+        for found in check(sound) if len(sound) else ():
+            yield replace(found, row=int(rows[found.row]))
 
 
-def check_lengths(rollouts: Rollouts, where: str) -> None:
-    """DataError for the first column whose lists are not as long as its ruler, or for a missing token."""
+def check_batch(
+    rollouts: Rollouts, where: str, columns: Collection[str] | None = None, names: Names | None = None
+) -> None:
+    """DataError for the first broken invariant, with its place; see `broken_invariants`."""
     try:
-        for broken in _equal_lengths(rollouts):
+        for broken in broken_invariants(rollouts, columns, names):
             raise DataError(f"row {broken.row}, column {broken.column!r}: {broken.message}")
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
@@ -69,60 +130,67 @@ def is_credit(path: str) -> bool:
     return path.startswith("token.advantage")
 
 
+def _without(rollouts: Rollouts, dropped: Array) -> tuple[Rollouts, Array]:
+    """The batch without the rows where [R] is true, and the rows [M] that are left."""
+    rows = np.flatnonzero(~dropped)
+    return (rollouts if len(rows) == len(rollouts) else rollouts.take(rows)), rows
+
+
+def _nulls(array: pa.Array) -> Array:
+    """[N] places that are null."""
+    if not array.null_count:
+        return np.empty(0, np.int64)
+    return np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
+
+
+def _by_row(offsets: Array, wrong: Array) -> Iterator[tuple[int, int, str, str]]:
+    """(row, place, where, more) for every list in which [N] is true somewhere: its first such place, and words that
+    say where in the list it is and how many more there are."""
+    places = np.flatnonzero(wrong)
+    if not len(places):
+        return
+    owners = np.searchsorted(offsets, places, side="right") - 1
+    rows, firsts, counts = np.unique(owners, return_index=True, return_counts=True)
+    for row, place, count in zip(rows.tolist(), places[firsts].tolist(), counts.tolist(), strict=True):
+        yield row, place, f"at position {place - int(offsets[row])}", f" ({count} places)" if count > 1 else ""
+
+
+# Rows that nothing can be computed on
+
+
 def _identity(rollouts: Rollouts) -> Iterator[Broken]:
     for column in ("rollout_id", "group_id"):
-        values = rollouts.arrow(column)
-        if values.null_count:
-            row = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
-            yield Broken("identity", row, column, "missing (null), needed is a string")
-            return
-    ids = rollouts.arrow("rollout_id")
-    if len(ids.unique()) != len(ids):
-        seen: set[str] = set()
-        for row, name in enumerate(ids.to_pylist()):
-            if name in seen:
-                yield Broken("duplicate_rollout", row, "rollout_id", f"{name!r} occurs twice, needed is a unique id")
-                break
-            seen.add(name)
-    starts = rollouts.groups.starts
-    names = rollouts.arrow("group_id").take(pa.array(starts)).to_pylist()
-    if len(set(names)) != len(names):
-        seen = set()
-        for start, name in zip(starts.tolist(), names, strict=True):
-            if name in seen:
-                yield Broken(
-                    "split_group",
-                    start,
-                    "group_id",
-                    f"group {name!r} continues after another group, needed are contiguous groups",
-                )
-                break
-            seen.add(name)
+        if column in rollouts:
+            for row in _nulls(rollouts.arrow(column)).tolist():
+                yield Broken("missing", row, column, "missing (null), needed is a string")
 
 
-def _equal_lengths(rollouts: Rollouts) -> Iterator[Broken]:
+def _lists(rollouts: Rollouts) -> Iterator[Broken]:
+    """Lists that are missing or of another length than their ruler, and lists of numbers with a null in them."""
     for name, ruler in RULERS.items():
         leaves = [path for path in rollouts.paths if path.startswith(f"{name}.") and ruler_of(path) == name]
         if not leaves:
             continue
-        axis = next((f"{name}.{field}" for field in ruler.axis if f"{name}.{field}" in leaves), leaves[0])
-        expected = _lengths(rollouts.arrow(axis), 0, axis)
+        axes = [path for path in (f"{name}.{field}" for field in ruler.axis) if path in leaves]
+        axis = (axes or leaves)[0]
+        expected = _lengths(rollouts.arrow(axis), -1, axis)
         for path in leaves:
             array = rollouts.arrow(path)
-            if path in (f"{name}.{field}" for field in ruler.axis) and name == "token" and array.null_count:
-                row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
-                yield Broken("lengths", row, path, "missing (null), needed is a list")
-                continue
-            if path in ("token.id", "token.mask") and array.flatten().null_count:
-                place = int(np.flatnonzero(array.flatten().is_null().to_numpy(zero_copy_only=False))[0])
-                row = int(np.searchsorted(np.cumsum(_lengths(array, 0, path)), place, side="right"))
-                yield Broken("missing", row, path, "a missing (null) value inside its list")
-                continue
             found = _lengths(array, -1, path)
-            wrong = (found != expected) & (found >= 0)
-            if wrong.any():
-                row = int(np.flatnonzero(wrong)[0])
-                yield Broken("lengths", row, path, f"{found[row]} values, but {axis!r} has {expected[row]}")
+            wrong = found != expected
+            if name == "token":  # whose axes are always there
+                for row in np.flatnonzero(found < 0).tolist() if path in axes else ():
+                    yield Broken("missing", row, path, "missing (null), needed is a list")
+                wrong &= (found >= 0) & (expected >= 0)
+            elif path not in axes:
+                wrong &= found >= 0  # a missing list is not assigned
+            for row in np.flatnonzero(wrong).tolist():
+                values = "missing (null)" if found[row] < 0 else f"{found[row]} values"
+                needed = "is missing (null)" if expected[row] < 0 else f"has {expected[row]}"
+                yield Broken("lengths", row, path, f"{values}, but {axis!r} {needed}")
+            yield from _holes(array, path)
+    if "prompt_ids" in rollouts:
+        yield from _holes(rollouts.arrow("prompt_ids"), "prompt_ids")
 
 
 def _lengths(array: pa.Array, missing: int, path: str) -> Array:
@@ -131,80 +199,117 @@ def _lengths(array: pa.Array, missing: int, path: str) -> Array:
     return pc.fill_null(array.value_lengths(), missing).to_numpy(zero_copy_only=False)
 
 
-def _finite(rollouts: Rollouts, path: str) -> Iterator[Broken]:
-    on_rollout = ruler_of(path) == "rollout"
+def _holes(array: pa.Array, path: str) -> Iterator[Broken]:
+    kind = array.type.value_type
+    if not (pa.types.is_primitive(kind) or pa.types.is_null(kind)):
+        return
+    flat = array.flatten()
+    if flat.null_count:
+        offsets = Segments.of_sizes(_lengths(array, 0, path)).offsets
+        for row, _, where, more in _by_row(offsets, flat.is_null().to_numpy(zero_copy_only=False)):
+            yield Broken("missing", row, path, f"a missing (null) value inside its list, {where}{more}")
+
+
+# Values of rows whose lists are sound
+
+
+def _values(rollouts: Rollouts, chosen: Collection[str]) -> Iterator[Broken]:
+    for path in ("token.id", "prompt_ids"):
+        if path in rollouts:
+            yield from _token_ids(rollouts, path)
+    for path in chosen:
+        if path in _ON_ROLLOUT or path.startswith("rewards."):
+            yield from _finite_on_rollout(rollouts, path)
+        elif ruler_of(path) != "rollout":
+            yield from _signal(rollouts, path)
+    for ruler in ("step", "node"):
+        if f"{ruler}.start" in chosen and f"{ruler}.end" in chosen:
+            off_path = np.zeros(len(rollouts), bool)
+            for broken in _spans(rollouts, ruler, cover=ruler == "node"):
+                off_path[broken.row] = True
+                yield broken
+            if f"{ruler}.id" in chosen:
+                sound, rows = _without(rollouts, off_path)
+                for broken in _siblings_agree(sound, rows):
+                    yield replace(broken, row=int(rows[broken.row]))
+
+
+def _token_ids(rollouts: Rollouts, path: str) -> Iterator[Broken]:
+    ids = rollouts.ragged(path)
+    if len(ids.values) and (ids.values.min() < 0 or ids.values.max() > _LARGEST_ID):
+        for row, place, where, more in _by_row(ids.offsets, (ids.values < 0) | (ids.values > _LARGEST_ID)):
+            yield Broken("token_ids", row, path, f"{ids.values[place]} {where}, needed is 0 to {_LARGEST_ID}{more}")
+
+
+def _finite_on_rollout(rollouts: Rollouts, path: str) -> Iterator[Broken]:
     array = rollouts.arrow(path)
-    inner = array.type if on_rollout else array.type.value_type
-    if not pa.types.is_floating(inner):
+    if not pa.types.is_floating(array.type):
         return
-    if on_rollout:
-        values = Ragged(rollouts.numbers(path), np.arange(len(rollouts) + 1))
-        values = Ragged(np.where(array.is_null().to_numpy(zero_copy_only=False), 0.0, values.values), values.offsets)
-    else:
-        values = rollouts.ragged(path)
-    finite = np.isfinite(values.values)
+    values = pc.fill_null(array, pa.scalar(0.0, array.type)).to_numpy(zero_copy_only=False)  # null is not given
+    for row in np.flatnonzero(~np.isfinite(values)).tolist():
+        name = rollouts.arrow("rollout_id")[row].as_py() if "rollout_id" in rollouts else row
+        yield Broken("finite", row, path, f"{values[row]} for rollout {name!r}, needed is a finite number")
+
+
+def _signal(rollouts: Rollouts, path: str) -> Iterator[Broken]:
+    kind = rollouts.arrow(path).type.value_type
+    if not (pa.types.is_floating(kind) or is_credit(path) and pa.types.is_integer(kind)):
+        return
+    signal = rollouts.ragged(path)
+    values, offsets = signal.values, signal.offsets
+    finite = np.isfinite(values)
     if not finite.all():
-        place = int(np.flatnonzero(~finite)[0])
-        row, position = _where(values, place)
-        yield Broken("finite", row, path, f"{values.values[place]} at position {position}, needed is a finite number")
-        return
+        for row, place, where, more in _by_row(offsets, ~finite):
+            yield Broken("finite", row, path, f"{values[place]} {where}, needed is a finite number{more}")
     if path == "token.logprob":
-        positive = values.values > 0
-        if positive.any():
-            place = int(np.flatnonzero(positive)[0])
-            row, position = _where(values, place)
-            yield Broken("logprob", row, path, f"{values.values[place]} at position {position}, needed is <= 0")
-    if is_credit(path):
-        mask = rollouts.mask if values.present is None else rollouts.mask[rollouts.tokens.spread(values.present)]
-        stray = (values.values != 0) & ~mask
-        if stray.any():
-            place = int(np.flatnonzero(stray)[0])
-            row, position = _where(values, place)
-            yield Broken(
-                "masked_credit", row, path,
-                f"{values.values[place]} at position {position}, which token.mask excludes; needed is 0",
-            )  # fmt: skip
-
-
-def _where(values: Ragged, place: int) -> tuple[int, int]:
-    row = int(np.searchsorted(values.offsets, place, side="right") - 1)
-    return row, place - int(values.offsets[row])
+        for row, place, where, more in _by_row(offsets, (values > 0) & finite):
+            yield Broken("logprob", row, path, f"{values[place]} {where}, needed is <= 0{more}")
+    if is_credit(path) and "token.mask" in rollouts:
+        mask = rollouts.mask if signal.present is None else rollouts.mask[rollouts.tokens.spread(signal.present)]
+        if not mask.all():
+            for row, place, where, more in _by_row(offsets, (values != 0) & ~mask & finite):
+                message = f"{values[place]} {where}, which token.mask excludes; needed is 0{more}"
+                yield Broken("masked_credit", row, path, message)
 
 
 def _spans(rollouts: Rollouts, ruler: str, *, cover: bool) -> Iterator[Broken]:
     starts, ends = rollouts.ragged(f"{ruler}.start"), rollouts.ragged(f"{ruler}.end")
     rows = starts.segments
     lengths = rows.spread(rollouts.tokens.sizes)
-    previous = np.concatenate(([0], ends.values[:-1]))
+    previous = np.zeros_like(ends.values)
+    previous[1:] = ends.values[:-1]
     previous[rows.starts[rows.sizes > 0]] = 0
     wrong = (starts.values > ends.values) | (starts.values < previous) | (ends.values > lengths)
     rule, needed = f"{ruler}_spans", "ordered, disjoint spans inside the response"
     if cover:
         wrong |= starts.values != previous
         needed = "spans that cover the response without a gap"
-    if wrong.any():
-        place = int(np.flatnonzero(wrong)[0])
-        row, position = _where(starts, place)
-        yield Broken(
-            rule, row, f"{ruler}.start",
-            f"span {position} is [{starts.values[place]}, {ends.values[place]}), needed are {needed}",
-        )  # fmt: skip
-        return
+    for row, place, where, more in _by_row(starts.offsets, wrong):
+        span = f"[{starts.values[place]}, {ends.values[place]})"
+        yield Broken(rule, row, f"{ruler}.start", f"the span {where} is {span}, needed are {needed}{more}")
     if cover:
-        assigned = np.ones(len(rollouts), bool) if starts.present is None else starts.present
-        short = (rows.last(ends.values) != rollouts.tokens.sizes) & assigned
-        if short.any():
-            row = int(np.flatnonzero(short)[0])
+        last = rows.last(ends.values)
+        short = (last != rollouts.tokens.sizes) & ~rows.any(wrong)
+        if starts.present is not None:
+            short &= starts.present
+        for row in np.flatnonzero(short).tolist():
             yield Broken(
                 rule, row, f"{ruler}.end",
-                f"the path ends at {rows.last(ends.values)[row]} of {rollouts.tokens.sizes[row]} tokens, needed are {needed}",
+                f"the path ends at {last[row]} of {rollouts.tokens.sizes[row]} tokens, needed are {needed}",
             )  # fmt: skip
 
 
-def _siblings_agree(rollouts: Rollouts) -> Iterator[Broken]:
-    """Rollouts of a group that share a node share its span and its tokens (compared by a 64-bit hash of the span)."""
+def _siblings_agree(rollouts: Rollouts, numbers: Array) -> Iterator[Broken]:
+    """Rollouts of a group that share a node share its span and its tokens (compared by a 64-bit hash of the span).
+
+    numbers: [R] what to call the rows.
+    """
     ids, starts, ends = (rollouts.ragged(f"node.{leaf}") for leaf in ("id", "start", "end"))
     node, rows = node_keys(rollouts, ids)
+    if not len(node):
+        return
+    if node.max() > 4 * len(node) + 1024:  # ids with gaps
+        node = np.unique(node, return_inverse=True)[1]
     spans = Segments.of_sizes((ends.values - starts.values).astype(np.int64))
     tokens = rollouts.token_ids.values
     if ids.present is None:
@@ -219,16 +324,15 @@ def _siblings_agree(rollouts: Rollouts) -> Iterator[Broken]:
     filled = spans.sizes > 0
     if filled.any():
         digest[filled] = np.add.reduceat(mixed, spans.starts[filled])
-    first = np.zeros(int(node.max()) + 1 if len(node) else 0, np.int64)
+    first = np.zeros(int(node.max()) + 1, np.int64)
     first[node[::-1]] = np.arange(len(node))[::-1]
     model = first[node]
     differs = (digest != digest[model]) | (starts.values != starts.values[model]) | (ends.values != ends.values[model])
-    if differs.any():
-        place = int(np.flatnonzero(differs)[0])
-        row = int(rows[place])
+    for row, place, _, more in _by_row(ids.offsets, differs):
+        before = numbers[row] - numbers[rows[model[place]]]
         yield Broken(
             "siblings", row, "node.id",
-            f"node {ids.values[place]} holds other tokens than in row {rows[model[place]]} of the same group; rebuild the tree",
+            f"node {ids.values[place]} holds other tokens than {before} rows before, in the same group; rebuild the tree{more}",
         )  # fmt: skip
 
 
@@ -236,8 +340,46 @@ def node_keys(rollouts: Rollouts, ids: Ragged) -> tuple[Array, Array]:
     """Path places [P] as keys of distinct nodes over the batch (group and node id), and the row of each place."""
     rows = ids.segments.ids
     groups = rollouts.groups.ids[rows]
-    width = int(ids.values.max()) + 1 if len(ids.values) else 1
-    return groups * width + ids.values, rows
+    if not len(ids.values):
+        return groups, rows
+    least = min(int(ids.values.min()), 0)
+    width = int(ids.values.max()) - least + 1
+    return groups * width + (ids.values - least), rows
+
+
+# Suspicions
+
+
+def _singletons(rollouts: Rollouts) -> Iterator[Broken]:
+    trained = ~rollouts.flagged("demonstration")
+    if "purpose" in rollouts:
+        trained &= np.array([purpose in (None, "train") for purpose in rollouts.strings("purpose")])
+    groups = rollouts.groups
+    for row in np.flatnonzero(trained & groups.spread(groups.sum(trained) == 1)).tolist():
+        name = rollouts.arrow("group_id")[row].as_py()
+        message = f"rollout alone in group {name!r}, without a sibling to be compared with"
+        yield Broken("singleton", row, "group_id", message)
+
+
+def _zero_credit(rollouts: Rollouts) -> Iterator[Broken]:
+    if "reward" not in rollouts or not {"token.mask", "token.id"} <= set(rollouts.paths):
+        return
+    reward, groups = rollouts.numbers("reward").astype(np.float64), rollouts.groups
+    own = rollouts.tokens.any(rollouts.mask) & ~np.isnan(reward)
+    for path in filter(is_credit, rollouts.paths):
+        if not pa.types.is_floating(rollouts.arrow(path).type.value_type):
+            continue
+        credit = rollouts.ragged(path)
+        counts = own if credit.present is None else own & credit.present
+        least, most = (
+            reduce(np.where(counts, reward, empty), empty=empty)
+            for reduce, empty in ((groups.min, np.inf), (groups.max, -np.inf))
+        )
+        given = groups.any(credit.segments.any(credit.values != 0))
+        for group in np.flatnonzero((most > least) & ~given).tolist():
+            row = int(groups.starts[group])
+            name = rollouts.arrow("group_id")[row].as_py()
+            yield Broken("zero_credit", row, path, f"all credit of group {name!r} is 0, but its rewards are {least[group]:g} to {most[group]:g}")  # fmt: skip
 
 
 def missing_paths(schema: pa.Schema, needed: tuple[str, ...]) -> list[str]:

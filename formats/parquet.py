@@ -3,7 +3,7 @@
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from .errors import DataError, UsageError
 from .files import check_output, whole_file
-from .invariants import check_batch, check_lengths
+from .invariants import Names, check_batch
 from .provenance import Provenance, digest_of_file
 from .rollouts import Rollouts
 from .schema import METADATA_KEY, check_schema
@@ -46,7 +46,7 @@ class RolloutFile:
         elif not os.path.exists(path):
             raise UsageError(f"{path}: no such file")
         try:
-            self._file = pq.ParquetFile(source)
+            self._file = pq.ParquetFile(source, page_checksum_verification=True)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not a whole Parquet file ({_first_line(error)})") from error
         try:
@@ -73,25 +73,38 @@ class RolloutFile:
             self._digest = digest_of_file(self.path)
         return self._digest
 
-    def batches(self, columns: list[str] | None = None, *, check: bool = True) -> Iterator[Rollouts]:
-        """The row groups in order; each holds whole groups. `columns` are paths; None reads all.
-
-        A file of another tool may spread a group over several row groups: its parts are joined here. DataError, with
-        the place, where lists that must be of one length are not; `check=False` leaves that to the caller.
-        """
-        held: Rollouts | None = None
-        row = 0
+    def row_groups(self, columns: list[str] | None = None) -> Iterator[Rollouts]:
+        """The row groups as they lie in the file, unchecked, without the empty ones. DataError for a damaged one."""
         for index in range(self._file.num_row_groups):
             try:
                 table = self._file.read_row_group(index, columns=columns)
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"{self.path}: row group {index} is damaged ({_first_line(error)})") from error
-            batch = Rollouts(table.replace_schema_metadata(None))
-            if len(batch) == 0:
-                continue
-            if check:
-                check_lengths(batch, f"{self.path} (rows from {row})")
+            if table.num_rows:
+                yield Rollouts(table.replace_schema_metadata(None))
+
+    def batches(
+        self, columns: list[str] | None = None, *, check: bool | Collection[str] = True, names: Names | None = None
+    ) -> Iterator[Rollouts]:
+        """The row groups in order; each holds whole groups. `columns` are paths; None reads all.
+
+        A file of another tool may spread a group over several row groups: its parts are joined here. DataError, with
+        the place, where what is read breaks an invariant: of the columns in `check` (of all for True), and everywhere
+        of names, lists and token ids. `check=False` leaves all of it to the caller. `names` are those of other files
+        of the data set.
+        """
+        names = names or Names()
+        names.begin(str(self.path))
+        row = 0
+        for batch in self._whole_groups(columns):
+            if check is not False:
+                check_batch(batch, f"{self.path} (rows from {row})", None if check is True else check, names)
             row += len(batch)
+            yield batch
+
+    def _whole_groups(self, columns: list[str] | None) -> Iterator[Rollouts]:
+        held: Rollouts | None = None
+        for batch in self.row_groups(columns):
             if held is not None:
                 if _last_group(held) == _first_group(batch):
                     held = Rollouts.concat([held, batch])
@@ -105,12 +118,22 @@ class RolloutFile:
         if held is not None:
             yield held
 
-    def read(self, columns: list[str] | None = None) -> Rollouts:
-        """The whole file at once."""
-        batches = list(self.batches(columns))
+    def read(self, columns: list[str] | None = None, *, check: bool | Collection[str] = True) -> Rollouts:
+        """The whole file at once; see `batches`."""
+        batches = list(self.batches(columns, check=check))
         if not batches:
             raise DataError(f"{self.path}: no rollouts in it")
         return Rollouts.concat(batches)
+
+
+def check_names(files: Iterable[RolloutFile]) -> None:
+    """DataError for the first rollout_id or group that occurs in two files of a data set. Reads these two columns."""
+    names = Names()
+    for file in files:
+        names.begin(str(file.path))
+        for batch in file.row_groups(["rollout_id", "group_id"]):
+            for broken in names.taken(batch):
+                raise DataError(f"{file.path}: column {broken.column!r}: {broken.message}")
 
 
 class RolloutWriter:
@@ -127,16 +150,19 @@ class RolloutWriter:
         self._schema: pa.Schema | None = None
         self._pending: list[Rollouts] = []
         self._pending_tokens = 0
-        self._groups_seen: set[str] = set()
-        self._rollouts_seen: set[str] = set()
+        self._names = Names()
         self.counts = {"rollouts": 0, "groups": 0, "tokens": 0}
 
     def write(self, batch: Rollouts) -> None:
         """Add whole groups. DataError names row and column of a broken invariant; rows count from the file's start."""
         if len(batch) == 0:
             return
-        check_batch(batch, f"{self._name} (rows from {self.counts['rollouts']})")
-        self._check_across(batch)
+        where = f"{self._name} (rows from {self.counts['rollouts']})"
+        try:
+            check_schema(batch.table.schema)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+        check_batch(batch, where, names=self._names)
         self.counts["rollouts"] += len(batch)
         self.counts["groups"] += len(batch.groups)
         self.counts["tokens"] += batch.num_tokens
@@ -156,15 +182,6 @@ class RolloutWriter:
         if end_group > first_group:
             offsets = batch.groups.offsets
             self._pending.append(batch.slice(int(offsets[first_group]), int(offsets[end_group])))
-
-    def _check_across(self, batch: Rollouts) -> None:
-        names = batch.arrow("group_id").take(pa.array(batch.groups.starts)).to_pylist()
-        ids = batch.strings("rollout_id")
-        for seen, new, what in ((self._groups_seen, names, "group"), (self._rollouts_seen, ids, "rollout_id")):
-            if not seen.isdisjoint(new):
-                twice = next(name for name in new if name in seen)
-                raise DataError(f"{self._name}: {what} {twice!r} occurs in two places of the file; it must be one")
-            seen.update(new)
 
     def _flush(self) -> None:
         if not self._pending:
@@ -247,21 +264,25 @@ def encoding_of(table: pa.Table) -> dict[str, Any]:
     dictionary: list[str] = []
     encodings: dict[str, str] = {}
     for path, values in _leaves(table):
-        few = len(values.unique()) <= len(values) * FEW_DISTINCT
         if pa.types.is_floating(values.type):
-            if few:
+            if _few_distinct(values):
                 dictionary.append(path)
             else:
                 encodings[path] = "BYTE_STREAM_SPLIT"
         elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-            if few:
+            if _few_distinct(values):
                 dictionary.append(path)
             else:
                 encodings[path] = "DELTA_BYTE_ARRAY"
         elif pa.types.is_dictionary(values.type):
             dictionary.append(path)
     return {"compression": "zstd", "compression_level": 3, "use_dictionary": dictionary, "column_encoding": encodings,
-            "write_page_index": True}  # fmt: skip
+            "write_page_index": True, "write_page_checksum": True}  # fmt: skip
+
+
+def _few_distinct(values: pa.Array) -> bool:
+    wide = values.cast(pa.float32()) if pa.types.is_float16(values.type) else values  # halves cannot be compared
+    return len(wide.unique()) <= len(wide) * FEW_DISTINCT
 
 
 def _leaves(table: pa.Table) -> Iterator[tuple[str, pa.Array]]:

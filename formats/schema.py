@@ -12,6 +12,7 @@ from .errors import DataError
 
 FORMAT_VERSION = 1
 METADATA_KEY = b"apportion"
+REQUIRED = ("rollout_id", "group_id", "token.id", "token.mask")
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def check_schema(schema: pa.Schema) -> None:
     DataError names the first column that is missing or of another kind. Unknown columns are welcome.
     """
     paths = set(paths_of(schema))
-    for needed in ("rollout_id", "group_id", "token.id", "token.mask"):
+    for needed in REQUIRED:
         if needed not in paths:
             found = ", ".join(sorted(paths)) or "none"
             raise DataError(f"not a rollout file: no column {needed!r} (columns: {found})")

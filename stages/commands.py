@@ -66,15 +66,18 @@ def commands() -> dict[str, Command]:
     """All commands by name, in the order of the pipeline. Imports no stage's heavy parts."""
     from .assign_credit import assign_credit
     from .catalogue import catalogue
+    from .digest import digest
     from .eval import curve, policy
     from .eval import rollouts as eval_rollouts
     from .history import log
     from .inspect import inspect
     from .run import run
     from .sample import sample
+    from .schema import schema
     from .score import score
     from .train import train
     from .tree_build import tree_build
+    from .upgrade import upgrade
     from .validation import validate
 
     return {
@@ -92,6 +95,9 @@ def commands() -> dict[str, Command]:
             Command("inspect", inspect),
             Command("validate", validate),
             Command("log", log),
+            Command("digest", digest),
+            Command("schema", schema),
+            Command("upgrade", upgrade),
             Command("list", catalogue),
         )
     }

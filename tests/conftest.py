@@ -33,3 +33,24 @@ def scored_file(tmp_path: Path) -> Path:
     tokens = [[5, 7, 9, 2], [5, 7, 8, 2], [5, 6, 4], [5, 7, 9, 3, 2]]
     write_rollouts(path, [rollouts_of([1.0, 0.0, 1.0, 0.0], tokens=tokens)], Provenance())
     return path
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the real chain ran: rollouts, tree, scored, tempo and credit (grpo beside it), `.parquet` each.
+
+    For reading only. Some responses are truncated, some groups dead.
+    """
+    folder = tmp_path_factory.mktemp("chain")
+    runner = CliRunner()
+    for line in (
+        "sample --prompts 12 -n 4 --seed 3 --max-tokens 32 --device cpu -o rollouts.parquet",
+        "tree-build rollouts.parquet -o tree.parquet",
+        "score tree.parquet --set truncated=0.25 -o scored.parquet",
+        "assign-credit scored.parquet --method tempo -o tempo.parquet",
+        "assign-credit tempo.parquet --method grpo --as grpo -o credit.parquet",
+    ):
+        words = [f"{folder}/{word}" if word.endswith(".parquet") else word for word in line.split()]
+        result = runner.invoke(app, words, catch_exceptions=False)
+        assert result.exit_code == 0, f"{line}: {result.output}"
+    return folder

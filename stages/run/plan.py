@@ -1,16 +1,15 @@
 """A recipe as a flat list of commands with resolved options, checked before anything runs."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from ...formats.errors import UsageError, unknown
 from ...formats.recipes import Loop, Recipe, Step, expand
 from ..commands import Command, commands
-from ..options import parse_settings, typed_values
+from ..options import typed_values
+from ..shell import command_line
 
 MAX_STEPS = 100_000
 
@@ -30,23 +29,7 @@ class Planned:
 
     def shell(self) -> str:
         """The same as a command line."""
-        words = ["apportion", *self.command.name.split()]
-        known = self.command.options()
-        for key, value in self.options.items():
-            option = known[key]
-            if value is None or (value == option.default and key != "out"):
-                continue
-            if option.positional:
-                words += [quote(str(each)) for each in (value if isinstance(value, list) else [value])]
-            elif isinstance(value, Mapping):
-                words += [f"{option.flags[-1]} {quote(f'{name}={_as_yaml(each)}')}" for name, each in value.items()]
-            elif isinstance(value, bool):
-                words.append(option.flags[-1] if value else f"--no-{key}")
-            elif isinstance(value, list):
-                words += [f"{option.flags[-1]} {quote(str(each))}" for each in value]
-            else:
-                words.append(f"{option.flags[0]} {quote(str(value))}")
-        return " ".join(words)
+        return command_line(self.command, self.options)
 
 
 def plan_of(recipe: Recipe, variables: Mapping[str, Any], folder: Path) -> list[Planned]:
@@ -139,12 +122,6 @@ def _planned(
         raise UsageError(f"{step.where}: {error}") from error
     plain = {key: _plain(value) for key, value in resolved.items() if key != "force"}
     return Planned(command, plain, inputs, options.get("out"), step.where)
-
-
-def _as_yaml(value: Any) -> str:
-    """A setting's value as `--set` reads it back: null, not None; a text that looks like a number in quotes."""
-    same = isinstance(value, str) and parse_settings([f"x={value}"]) == {"x": value}
-    return value if same else json.dumps(value)
 
 
 def _plain(value: Any) -> Any:

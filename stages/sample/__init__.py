@@ -78,6 +78,7 @@ def sample(
             "model": model, "task": task, "prompts": prompts, "n": n, "seed": seed, "round": round, "split": split,
             "strategy": strategy, "settings": options, "task_settings": dict(opened.options), "engine": engine,
             "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "purpose": purpose,
+            "device": device, "dtype": dtype,
         },
         inputs={"policy": policy.identity},
     )  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 from ... import __version__
 from ...formats.errors import DataError, UsageError
 from ...formats.files import check_output, whole_directory
+from ...formats.invariants import Names
 from ...formats.parquet import RolloutFile, files_of
 from ...formats.provenance import Provenance, Record
 from ...formats.rollouts import Rollouts
@@ -107,7 +108,8 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
         },
         counts={"rollouts": len(examples), "tokens": len(examples.mask.values), "updates": len(log)},
     )
-    _save(out, policy, optimizer, done_before + len(log), log, record)
+    before = files[0].provenance.history if len(files) == 1 else ()
+    _save(out, policy, optimizer, done_before + len(log), log, Provenance(history=(*before, record)))
     return Trained(str(out), len(examples), len(examples.mask.values), len(log), log[-1])
 
 
@@ -122,6 +124,7 @@ def _trainable(
     """The rows to train on: purpose train, no error, credit assigned."""
     needs = ["prompt_ids"] + ([credit] if credit else []) + (["token.logprob"] if recorded else [])
     batches: list[Rollouts] = []
+    names = Names()
     for file in files:
         require(file, tuple(needs), who)
         if file.provenance.facts.get("tokens_exact") is False and not allow_retokenized:
@@ -132,7 +135,7 @@ def _trainable(
         wanted = ["rollout_id", "group_id", "token.id", "token.mask", *needs]
         extra = ("purpose", "flags", "weight", "temperature", "top_p", "top_k")
         found = {field.name for field in file.schema}
-        batches += file.batches([*wanted, *(name for name in extra if name in found)])
+        batches += file.batches([*wanted, *(name for name in extra if name in found)], names=names)
     if not batches:
         raise DataError(f"{files[0].path}: no rollouts in it")
     batch = Rollouts.concat(batches)
@@ -145,6 +148,12 @@ def _trainable(
     if not use.any():
         raise DataError(f"{files[0].path}: no row to train on (purpose train, no error, credit assigned)")
     batch = batch if use.all() else batch.take(np.flatnonzero(use))
+    blank = batch.ragged("prompt_ids").segments.sizes == 0
+    if blank.any():
+        name = batch.arrow("rollout_id")[int(np.flatnonzero(blank)[0])].as_py()
+        raise DataError(
+            f"{files[0].path}: rollout {name!r} has no prompt_ids, and nothing predicts the first token of its response"
+        )
     if recorded:
         _check_untruncated(batch, files[0].path)
     if credit and not batch.ragged(credit).values.any():
@@ -204,7 +213,9 @@ def _load_optimizer(optimizer: Any, model: Any, directory: Path | None) -> int:
     return updates
 
 
-def _save(out: Path, policy: Policy, optimizer: Any, updates: int, log: list[dict[str, float]], record: Record) -> None:
+def _save(
+    out: Path, policy: Policy, optimizer: Any, updates: int, log: list[dict[str, float]], provenance: Provenance
+) -> None:
     from safetensors.torch import save_file
 
     moments = {
@@ -217,4 +228,4 @@ def _save(out: Path, policy: Policy, optimizer: Any, updates: int, log: list[dic
         policy.save(folder)
         save_file(moments, folder / OPTIMIZER_FILE, metadata={"updates": str(updates)})
         (folder / METRICS_FILE).write_text("".join(json.dumps(entry) + "\n" for entry in log))
-        (folder / HISTORY_FILE).write_text(Provenance(history=(record,)).to_json() + "\n")
+        (folder / HISTORY_FILE).write_text(provenance.to_json() + "\n")

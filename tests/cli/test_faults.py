@@ -69,7 +69,7 @@ FAULTS: dict[str, tuple[str, int, str]] = {
     # names nobody registered
     "command": ("assign-credt scored.parquet", 2, "unknown command 'assign-credt'; did you mean 'assign-credit'?"),
     "command of a folder": ("eval polcy", 2, "unknown command 'eval polcy'; did you mean 'eval policy'?"),
-    "command like no other": ("zzz", 2, "unknown command 'zzz'; choose from: assign-credit, eval,"),
+    "command like no other": ("zzz", 2, "unknown command 'zzz'; choose from: assign-credit, "),
     "method": ("assign-credit tree.parquet --method tmpo -o new", 2, "unknown credit method 'tmpo'; did you mean 'tempo'?"),
     "scorer": ("score scored.parquet --with verfy -o new", 2, "unknown scorer 'verfy'; did you mean 'verify'?"),
     "strategy": ("sample --strategy independant -o new", 2, "unknown strategy 'independant'; did you mean 'independent'?"),

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from apportion.formats import parquet
 from apportion.formats.errors import ApportionError, DataError, UsageError
 from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
@@ -155,7 +156,9 @@ def rewritten(source: Path, target: Path, columns: Callable[[Rollouts], dict[str
     return target
 
 
-def test_masked_tokens_get_no_gradient(credit_file: Path, tmp_path: Path, trained: Train, weights_of: Weights) -> None:
+def test_masked_tokens_get_no_gradient(
+    credit_file: Path, tmp_path: Path, trained: Train, weights_of: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Environment tokens may carry any number, in every column but their id: the update is the same."""
 
     def with_mask(rollouts: Rollouts, advantage_of_masked: float, logprob_of_masked: float) -> dict[str, Any]:
@@ -173,8 +176,11 @@ def test_masked_tokens_get_no_gradient(credit_file: Path, tmp_path: Path, traine
 
     clean = rewritten(credit_file, tmp_path / "clean.parquet", lambda rollouts: with_mask(rollouts, 0.0, 0.0))
     loud, rollouts = tmp_path / "loud.parquet", RolloutFile(credit_file).read()
-    # The writer refuses credit outside the mask, so the loud file goes past it.
+    # Writer and reader refuse credit outside the mask, so the loud file goes past both.
     pq.write_table(rollouts.with_columns(with_mask(rollouts, 100.0, -7.0)).table, loud)
+    with pytest.raises(DataError, match=r"token\.mask excludes"):
+        trained(loud, "loud")
+    monkeypatch.setattr(parquet, "check_batch", lambda *arguments, **options: None)
     assert_close(weights_of(trained(clean, "clean")), weights_of(trained(loud, "loud")), atol=0)
 
 

@@ -1,0 +1,19 @@
+"""Write the tables of docs/format.md again from the code: python docs/regenerate.py"""
+
+import re
+from pathlib import Path
+
+from apportion.stages.schema import schema
+
+PAGE = Path(__file__).parent / "format.md"
+BLOCK = re.compile(r"(<!-- apportion schema --as markdown -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+
+
+def regenerated(page: str) -> str:
+    """The page with the tables of the schema as it is."""
+    tables = schema(form="markdown").text
+    return BLOCK.sub(lambda found: f"{found[1]}\n{tables}\n\n{found[2]}", page)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(regenerated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

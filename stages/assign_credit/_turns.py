@@ -1,0 +1,161 @@
+"""Steps as a sequence of decisions: rewards on them, returns over them, and comparison among those that met."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from ...formats.errors import DataError
+from ...formats.segments import Array, Segments
+from ._method import Credit, Singleton
+from ._steps import Steps
+
+Rewards = Literal["outcome", "steps", "both"]
+MADE_BY = {
+    "step.reward": "score the steps, or --set rewards=outcome",
+    "step.state": "run `apportion score IN --with states -o OUT` first",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Decisions:
+    """S steps of R rollouts in G groups, with who decided them.
+
+    own: [S] bool, at least one token of the step was written by the policy; a step without takes part in no statistics.
+    groups: steps [S] of each group. rows: steps [S] of each rollout.
+    """
+
+    steps: Steps
+    own: Array
+    groups: Segments
+
+    @classmethod
+    def of(cls, credit: Credit, steps: Steps) -> "Decisions":
+        written = np.concatenate(([0], np.cumsum(credit.mask, dtype=np.int64)))
+        first = credit.tokens.starts[steps.rows.ids]
+        own = written[first + steps.end] > written[first + steps.start]
+        return cls(steps, own, steps.rows.joined(credit.groups))
+
+    @property
+    def rows(self) -> Segments:
+        return self.steps.rows
+
+    @cached_property
+    def index(self) -> Array:
+        """[S] int64: how many steps of the policy's came before in the rollout."""
+        return (self.rows.cumsum(self.own.astype(np.float64)) - self.own).astype(np.int64)
+
+    def discounts(self, gamma: float) -> Array:
+        """[S] the factor from a step to the next: gamma where the policy decides again, 1 where it only looks on."""
+        return np.where(np.append(self.own[1:], True), gamma, 1.0)
+
+    def returns(self, rewards: Array, gamma: float) -> Array:
+        """[S] Σ_{k>=t} gamma^(k-t) r_k inside the rollout, k counted in steps of the policy's. rewards: [S]."""
+        return discounted(rewards, self.rows, self.discounts(gamma))
+
+    def handed_back(self, values: Array) -> Array:
+        """[S] what fell to a step without a decision, added to the policy's step before it; 0 where there is none."""
+        owner = np.maximum.accumulate(np.where(self.own, np.arange(len(values)), -1))
+        decided = owner >= self.rows.spread(self.rows.starts)
+        return np.bincount(owner[decided], weights=values[decided], minlength=len(values))
+
+
+def discounted(values: Array, rows: Segments, discount: Array) -> Array:
+    """[S] y_t = values_t + discount_t · y_{t+1} inside each stretch of `rows`. values, discount: [S].
+
+    One pass for each position in the longest rollout; all rollouts at once.
+    """
+    result = values.astype(np.float64)
+    last = rows.sizes - 1
+    order = np.argsort(-last, kind="stable")
+    starts, last = rows.starts[order], last[order]
+    descending = -last
+    for position in range(int(last[0]) - 1 if len(last) else -1, -1, -1):
+        # Sorted by length, the rollouts that go on past this position are the first ones.
+        here = starts[: np.searchsorted(descending, -position)] + position
+        result[here] += discount[here] * result[here + 1]
+    return result
+
+
+def step_column(credit: Credit, steps: Steps, path: str, remedy: str = "") -> Array:
+    """[S] float64, a column on the step ruler. DataError when it is missing, naming what makes it, or of other length."""
+    if path not in credit.rollouts:
+        raise DataError(f"no column {path!r}; {remedy or MADE_BY.get(path, 'score the steps')}")
+    values = credit.rollouts.ragged(path)
+    _same_length(credit, steps, values.segments, path)
+    return values.values.astype(np.float64)
+
+
+def rewards_of(credit: Credit, steps: Steps, rewards: Rewards) -> Array:
+    """[S] float64: the rollout's reward on its last step ("outcome"), `step.reward` ("steps"), or their sum ("both")."""
+    paid = np.zeros(len(steps.start))
+    if rewards != "outcome":
+        paid += step_column(credit, steps, "step.reward")
+        if not np.isfinite(paid).all():
+            row = int(steps.rows.ids[np.flatnonzero(~np.isfinite(paid))[0]])
+            raise DataError(f"row {row}, column 'step.reward': needed are finite numbers; score the steps again")
+    if rewards != "steps":
+        filled = steps.rows.sizes > 0
+        paid[steps.rows.offsets[1:][filled] - 1] += credit.reward[filled]
+    return paid
+
+
+def states_of(credit: Credit, steps: Steps) -> tuple[Array, list[str]]:
+    """`step.state` as [S] int64 codes, and the texts they stand for. DataError for a step without one."""
+    if "step.state" not in credit.rollouts:
+        raise DataError(f"no column 'step.state'; {MADE_BY['step.state']}")
+    column = credit.rollouts.arrow("step.state")
+    flat = column.flatten()
+    sizes = np.asarray(column.value_lengths().fill_null(0))
+    _same_length(credit, steps, Segments.of_sizes(sizes), "step.state")
+    if flat.null_count:
+        raise DataError(f"column 'step.state': {flat.null_count} steps without one; {MADE_BY['step.state']}")
+    encoded = flat.dictionary_encode()
+    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
+
+
+def _same_length(credit: Credit, steps: Steps, found: Segments, path: str) -> None:
+    wrong = np.flatnonzero(found.sizes != steps.rows.sizes)
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(
+            f"row {row}, column {path!r}: {found.sizes[row]} values for {steps.rows.sizes[row]} steps; score it again"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Siblings:
+    """N values sorted into sets of which each is compared with the others of its own. keys: [N] equal in one set."""
+
+    order: Array
+    sets: Segments
+
+    @classmethod
+    def of(cls, *keys: Array) -> "Siblings":
+        """The sets of those that agree in every key, wherever they stand."""
+        order = np.lexsort(keys)
+        changed = np.zeros(len(order), bool)
+        for key in keys:
+            changed[1:] |= np.diff(key[order]) != 0
+        return cls(order, Segments.of_runs(np.cumsum(changed)))
+
+    def compared(
+        self, values: Array, scale: Literal["std", "none"], ddof: int, eps: float, singleton: Singleton = "zero"
+    ) -> Array:
+        """[N] value - mean of its set, over its std + eps with scale="std"; exactly 0 in a set of equal values.
+
+        A set of one gets 0, its raw value or a DataError, as `singleton` says.
+        """
+        values = values[self.order]
+        sets = self.sets
+        result = np.where(sets.spread(sets.constant(values)), 0.0, values - sets.spread(sets.mean(values)))
+        if scale == "std":
+            result = result / (sets.spread(sets.std(values, ddof=ddof)) + eps)
+        if singleton != "zero" and (sets.sizes == 1).any():
+            if singleton == "error":
+                raise DataError("a step or rollout has no sibling to be compared with; sample more, or singleton=zero")
+            result = np.where(sets.spread(sets.sizes == 1), values, result)
+        out = np.empty(len(values))
+        out[self.order] = result
+        return out

@@ -1,0 +1,113 @@
+"""Values of states from probes, signals of tokens, and sums over what follows: shared by methods with a value estimate."""
+
+import numpy as np
+
+from ...formats.errors import DataError
+from ...formats.rollouts import Rollouts
+from ...formats.segments import Array, Segments
+from ._method import Credit
+
+
+def token_signal(credit: Credit, path: str) -> Array:
+    """[T] float64, a column of the token ruler. DataError where it is missing or not finite."""
+    if path not in credit.rollouts:
+        raise DataError(f"no column {path!r} (columns: {', '.join(credit.rollouts.paths)})")
+    signal = credit.rollouts.ragged(path)
+    absent = np.zeros(len(signal), bool) if signal.present is None else ~signal.present
+    if absent.any():
+        raise DataError(f"row {int(np.flatnonzero(absent)[0])}, column {path!r}: missing, needed is a value per token")
+    if len(signal.values) != int(credit.tokens.offsets[-1]):
+        raise DataError(f"column {path!r}: {len(signal.values)} values for {int(credit.tokens.offsets[-1])} tokens")
+    values = signal.values.astype(np.float64)
+    wrong = np.flatnonzero(~np.isfinite(values) & credit.mask)
+    if len(wrong):
+        row = int(credit.tokens.ids[wrong[0]])
+        raise DataError(f"row {row}, column {path!r}: {values[wrong[0]]}, needed is a finite number")
+    return values
+
+
+def discounted_sums(values: Array, segments: Segments, discount: float) -> Array:
+    """[N] float64 S_t = x_t + discount · S_{t+1}, from every place to the end of its stretch.
+
+    Windows of doubling length: after pass k, S_t holds the terms t … t + 2^k - 1. So log2(longest) passes, no division,
+    and sums added up in pairs, whose rounding does not grow with the length.
+
+    >>> discounted_sums(np.array([1.0, 2.0, 4.0, 8.0]), Segments(np.array([0, 3, 4])), 0.5).tolist()
+    [3.0, 4.0, 4.0, 8.0]
+    """
+    sums = values.astype(np.float64)
+    left = segments.spread(segments.sizes) - segments.positions
+    longest = int(segments.sizes.max(initial=0))
+    width, weight = 1, float(discount)
+    while width < longest and weight != 0:
+        places = np.flatnonzero(left > width)
+        sums[places] += weight * sums[places + width]
+        width, weight = 2 * width, weight * weight
+    return sums
+
+
+def whitened(values: Array, where: Array, *, eps: float = 1e-8) -> Array:
+    """[N] values over the chosen places with mean 0 and sample variance 1; 0 elsewhere, and where all are equal.
+
+        (x - mean) / √(var + eps)                the var has divisor n - 1, eps stands inside the root
+
+    where: [N] bool.
+    """
+    chosen = values[where]
+    out = np.zeros(len(values))
+    if len(chosen) > 1 and chosen.max() > chosen.min():
+        out[where] = (chosen - chosen.mean()) / np.sqrt(chosen.var(ddof=1) + eps)
+    return out
+
+
+def state_values(credit: Credit, rows: Array, lengths: Array, *, truncated: float | None = None) -> Array:
+    """[S] mean reward of the probes that continue each state; NaN for a state that no probe continues.
+
+    A state is the first `lengths` [S] response tokens of a rollout `rows` [S]. Equal prefixes in a group are one state
+    and share their probes. truncated: what a probe that ended at the token limit counts as; None leaves its reward.
+    DataError when there are no probes at all.
+    """
+    probes = credit.probes
+    if len(credit.rollouts) and not len(probes.reward):
+        raise DataError(
+            "no probes (rollouts whose purpose is probe) that continue these rollouts; "
+            "run `apportion sample --from IN --strategy vine -o OUT` first, and score that"
+        )
+    reward = probes.reward if truncated is None else np.where(probes.truncated, truncated, probes.reward)
+    keys = prefix_keys(credit.rollouts, np.concatenate((rows, probes.parent)), np.concatenate((lengths, probes.fork)))
+    sums, counts = (np.bincount(keys[len(rows) :], weights=each, minlength=keys.max(initial=-1) + 1)
+                    for each in (reward, np.ones(len(reward))))  # fmt: skip
+    own = keys[: len(rows)]
+    return np.where(counts[own] > 0, sums[own] / np.maximum(counts[own], 1), np.nan)
+
+
+def prefix_keys(rollouts: Rollouts, rows: Array, lengths: Array) -> Array:
+    """[S] int, equal where the first `lengths` [S] tokens of two rollouts `rows` [S] of a group are equal. Exact."""
+    from ..tree_build.prefix_tree import add_prefix_tree
+
+    tree = add_prefix_tree(rollouts)
+    ids, ends = tree.ragged("node.id"), tree.ragged("node.end")
+    # Which node holds the prefix's last token: the path's first node that ends at or after it.
+    longest = int(rollouts.tokens.sizes.max(initial=0)) + 1
+    flat = ids.segments.ids * longest + ends.values
+    place = np.searchsorted(flat, rows * longest + lengths)
+    node = np.where(lengths > 0, ids.values[np.minimum(place, max(len(flat) - 1, 0))] if len(flat) else -1, -1)
+    columns = np.stack([rollouts.groups.ids[rows], node.astype(np.int64), lengths.astype(np.int64)])
+    return np.unique(columns, axis=1, return_inverse=True)[1].reshape(-1)
+
+
+def filled_from_the_end(values: Array, states: Segments, last: Array) -> Array:
+    """[S] values with each NaN replaced by the next value of its rollout, or by `last` [R] where none follows.
+
+    states: the states [S] of each rollout, in order.
+
+    >>> nan = float("nan")
+    >>> filled_from_the_end(np.array([nan, 0.5, nan]), Segments(np.array([0, 3])), np.array([1.0])).tolist()
+    [0.5, 0.5, 1.0]
+    """
+    if not len(values):
+        return values
+    known = np.where(np.isnan(values), len(values), np.arange(len(values)))
+    following = np.minimum.accumulate(known[::-1])[::-1]
+    inside = following < states.spread(states.offsets[1:])
+    return np.where(inside, values[np.minimum(following, len(values) - 1)], states.spread(last))

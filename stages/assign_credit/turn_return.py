@@ -1,0 +1,102 @@
+"""Turn returns: what came after a turn, against what came after the turns it is compared with."""
+
+from typing import Literal
+
+import numpy as np
+
+from ...formats.segments import Array
+from ._method import Credit, Singleton, credit_method
+from ._steps import on_tokens, steps_of
+from ._turns import Decisions, Rewards, Siblings, rewards_of, states_of
+
+
+@credit_method(
+    needs=("reward", "step.start", "step.end"),
+    granularity="turn",
+    source="arXiv:2505.11821 (MT-GRPO); verl#7244 for the bias",
+    evidence="second-hand",
+)
+def turn_return(
+    credit: Credit,
+    *,
+    rewards: Rewards = "outcome",
+    gamma: float = 1.0,
+    siblings: Literal["turn", "state", "group", "none"] = "turn",
+    normalise: Literal["returns", "rewards"] = "returns",
+    scale: Literal["std", "none"] = "none",
+    ddof: int = 1,
+    eps: float = 1e-6,
+    singleton: Singleton = "zero",
+) -> Array:
+    """Monte-Carlo return of every turn, centred among its siblings.
+
+        G_t = Σ_{k>=t} gamma^(k-t) · r_k
+        A_t = G_t - mean of G over the siblings of turn t                    normalise = "returns"
+        A_t = Σ_{k>=t} gamma^(k-t) · (r_k - mean of r over k's siblings)     normalise = "rewards" (biased, see below)
+
+    With scale="std" each difference is divided by the siblings' std + eps.
+
+    Args:
+        credit: uses reward [R], the step ruler (`score --with steps`), a step being a turn, `step.reward` unless
+            rewards="outcome", `step.state` (`score --with states`) for siblings="state"; reward units.
+        rewards: where r comes from: the rollout's reward on its last turn ("outcome"), `step.reward`, or "both" added.
+        gamma: discount per turn.
+        siblings: turns of the group with the same "turn" index, with the same "state", all of the "group", or "none":
+            the return as it is.
+        normalise: returns, or rewards before they are added up, as per-turn normalisation is often written.
+        scale: divide by the siblings' std, or not at all.
+        ddof: divisor n - ddof of the std.
+        eps: added to the std.
+        singleton: a turn without siblings: "zero", its "raw" return (or reward), or an "error".
+
+    Returns:
+        [T] advantages: reward units ("none") or standard deviations ("std"); 0 where the mask is false or in no turn.
+
+    Raises:
+        DataError: rollouts without steps; a missing reward or state; a turn without siblings with singleton="error".
+
+    Departures: 1. MT-GRPO normalises rewards; here returns are the default, since they are not biased.
+
+    Bias: per-turn-index normalisation is biased when the policy decides when to stop. With normalise="rewards" and
+        siblings="turn" (or "group") the number of means taken off is the number of turns, and that was the policy's
+        choice: every decision to go on loses the mean reward of the turns it leads to, -E[R_intermediate]. Costs of
+        turns vanish (a hidden bonus for length), and gains of turns too. With normalise="returns" one mean is taken off
+        each turn, which only depends on the turn having been reached, so the expected gradient keeps its direction (the
+        turn itself is in the mean, which shrinks it by (n-1)/n). siblings="group" mixes early and late turns: their mean
+        is a fair baseline only where the number of turns is fixed. scale="std" weighs turns by 1/std, which moves the
+        optimum where turns share parameters. `tests/stages/assign_credit/test_turn_return.py` has the bandit that shows
+        it.
+
+    >>> from apportion.stages.assign_credit._examples import credit_of
+    >>> from apportion.formats.ragged import Ragged
+    >>> from dataclasses import replace
+    >>> credit = credit_of([1.0, 0.5], tokens=[[5, 6], [7]])
+    >>> rulers = {"step.start": [[0, 1], [0]], "step.end": [[1, 2], [1]]}
+    >>> ragged = {path: Ragged.from_lists(lists, int) for path, lists in rulers.items()}
+    >>> credit = replace(credit, rollouts=credit.rollouts.with_columns(ragged))
+    >>> turn_return(credit).tolist()                            # to go on was better than to stop
+    [0.25, 0.0, -0.25]
+    >>> turn_return(credit, normalise="rewards").tolist()       # to stop seems better than to go on
+    [-0.25, 0.0, 0.25]
+    """
+    steps = steps_of(credit)
+    decisions = Decisions.of(credit, steps)
+    own, rows = decisions.own, steps.rows
+    paid = rewards_of(credit, steps, rewards)
+    group = credit.groups.ids[rows.ids]
+    if normalise == "rewards":
+        paid = decisions.handed_back(paid)
+    values = decisions.returns(paid, gamma) if normalise == "returns" else paid
+    if siblings != "none":
+        if siblings == "state":
+            keys = (states_of(credit, steps)[0][own], group[own])
+        elif siblings == "turn":
+            keys = (decisions.index[own], group[own])
+        else:
+            keys = (group[own],)
+        compared = np.zeros(len(values))
+        compared[own] = Siblings.of(*keys).compared(values[own], scale, ddof, eps, singleton)
+        values = compared
+    if normalise == "rewards":
+        values = decisions.returns(values, gamma)
+    return np.where(credit.mask, on_tokens(credit, steps, values), 0.0)

@@ -1,0 +1,137 @@
+"""A history as the shell commands that make the file again."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..formats.errors import ApportionError, DataError, UsageError
+from .commands import Command, commands
+from .registry import options_of
+from .shell import command_line
+
+if TYPE_CHECKING:
+    from ..formats.provenance import Provenance, Record
+
+NAMES = {"sample": "rollouts", "tree-build": "tree", "score": "scored", "assign-credit": "credit", "train": "policy",
+         "upgrade": "upgraded"}  # fmt: skip
+FOREIGN = "input.parquet"
+
+
+def commands_of(path: Path, provenance: "Provenance") -> list[str]:
+    """One line a stage, in order; each reads what the one before it wrote, and the last writes the file's own name.
+
+    What the commands alone cannot bring back (an input of another tool, a policy from a directory, another version) is
+    said in a comment before the line. DataError for a file without history.
+    """
+    history = provenance.history
+    if not history:
+        raise DataError(f"{path}: no history in it (another tool wrote it), so there are no commands that make it")
+    outputs = _outputs(path, [record.stage for record in history])
+    known = commands()
+    lines: list[str] = []
+    before: str | None = None
+    for record, out in zip(history, outputs, strict=True):
+        if record.stage not in known:
+            lines.append(f"# {record.stage} {record.version}: apportion {__version__} has no such command")
+        else:
+            lines += _remarks(known[record.stage], record, before)
+            lines.append(_line(known[record.stage], record, before, out))
+        before = out
+    return lines
+
+
+def _outputs(path: Path, stages: list[str]) -> list[str]:
+    last = path.name if path.name not in ("", "-", "..") else "out.parquet"
+    taken = {last, FOREIGN}
+    outputs: list[str] = []
+    for stage in stages[:-1]:
+        stem, ending = NAMES.get(stage, stage), "" if stage == "train" else ".parquet"
+        count = 1
+        while (name := f"{stem}{'' if count == 1 else f'-{count}'}{ending}") in taken:
+            count += 1
+        taken.add(name)
+        outputs.append(name)
+    return [*outputs, last]
+
+
+def _line(command: Command, record: "Record", before: str | None, out: str) -> str:
+    parameters = {**record.parameters, "out": out}
+    values: dict[str, Any] = {}
+    for key, option in command.options().items():
+        if key == "force":
+            continue
+        if option.positional and option.name == "rollouts":
+            values[key] = before or FOREIGN
+        elif key in parameters or option.name in parameters:
+            values[key] = _short(key, parameters.get(key, parameters.get(option.name)))
+    return command_line(command, values, bare={"set": _defaults(record), "task_set": _task_defaults(record)})
+
+
+def _short(key: str, value: Any) -> Any:
+    """A credit column as its options take it by default; records hold `token.advantage` and `advantage_NAME`."""
+    if key == "credit" and isinstance(value, str):
+        return value.removeprefix("token.")
+    if key == "as" and isinstance(value, str):
+        name = value.removeprefix("advantage_")
+        return value if name.startswith("advantage") else name
+    return value
+
+
+def _remarks(command: Command, record: "Record", before: str | None) -> Iterator[str]:
+    if record.version != __version__:
+        yield f"# made by apportion {record.version}; this is {__version__}"
+    files = {role: digest for role, digest in record.inputs.items() if role.partition("/")[0] == "rollouts"}
+    if before is None and "rollouts" in command.options():
+        for role, digest in files.items():
+            place = FOREIGN if role == "rollouts" else f"{FOREIGN} (file {role.partition('/')[2]} of several)"
+            yield f"# {place}: made elsewhere, digest {digest}"
+    model = record.parameters.get("model")
+    if isinstance(model, str) and not model.startswith("builtin:") and "policy" in record.inputs:
+        yield f"# {model}: a policy with digest {record.inputs['policy']}"
+
+
+def _defaults(record: "Record") -> Mapping[str, Any]:
+    """What `--set` is where nothing is set: the defaults of the method, scorer, strategy or objective that was chosen."""
+    name, entries = _chosen(record)
+    try:
+        function = entries[name].function if entries is not None else None
+    except UsageError:  # a plugin's, which is not loaded
+        function = None
+    return {key: each.default for key, each in options_of(function).items()} if function is not None else {}
+
+
+def _task_defaults(record: "Record") -> Mapping[str, Any]:
+    """The options of the record's task where none is set; empty for a task that is not there."""
+    if not record.parameters.get("task_settings"):
+        return {}
+    from .tasks import open_task
+
+    try:
+        return open_task(str(record.parameters.get("task"))).options
+    except ApportionError:
+        return {}
+
+
+def _chosen(record: "Record") -> tuple[str, Any]:
+    """The registered name in a record's parameters, and the registry it is in."""
+    parameters = record.parameters
+    match record.stage:
+        case "assign-credit":
+            from .assign_credit._method import METHODS
+
+            return str(parameters.get("method")), METHODS
+        case "score":
+            from .score._scorer import SCORERS
+
+            return str(parameters.get("with")), SCORERS
+        case "sample":
+            from .sample._strategy import STRATEGIES
+
+            return str(parameters.get("strategy")), STRATEGIES
+        case "train":
+            from .train._objective import OBJECTIVES
+
+            return str(parameters.get("objective")), OBJECTIVES
+        case _:
+            return "", None

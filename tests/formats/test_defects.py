@@ -1,0 +1,416 @@
+"""Random valid files with one defect planted: `validate` names it, and no stage reads past it."""
+
+import copy
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apportion.cli.main import app
+from apportion.formats.invariants import RULES
+from apportion.formats.parquet import RolloutWriter
+from apportion.formats.provenance import Provenance
+from apportion.formats.rollouts import Rollouts
+from apportion.stages.assign_credit._apply import credited
+from apportion.stages.tree_build.prefix_tree import add_prefix_tree
+from hypothesis import HealthCheck, Phase, assume, given, reject, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
+
+# The same examples every time; HYPOTHESIS_EXPLORE=1 draws new ones.
+FEW = settings(
+    max_examples=12, deadline=None, derandomize="HYPOTHESIS_EXPLORE" not in os.environ, database=None,
+    suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate),
+)  # fmt: skip
+
+Row = dict[str, Any]
+Data = st.DataObject
+COMMANDS = {
+    "tree-build": "tree-build IN -o OUT",
+    "score": "score IN --with verify -o OUT",
+    "grpo": "assign-credit IN --method grpo -o OUT",
+    "rloo": "assign-credit IN --method rloo --as rloo -o OUT",
+    "tempo": "assign-credit IN --method tempo --as tempo -o OUT",
+    "upgrade": "upgrade IN -o OUT",
+    "eval rollouts": "eval rollouts IN",
+    "inspect": "inspect IN --json",
+    "train": "train IN --device cpu -o OUT",
+}
+NAMES = {"rollout_id", "group_id", "token.id"}
+READ = {  # by the commands that write no rollouts
+    "eval rollouts": NAMES | {"reward"},
+    "train": NAMES | {"token.mask", "token.logprob", "token.advantage", "prompt_ids", "weight"},
+}
+HEALS = {  # rules of a column that the command makes anew, or of the rows' order
+    "tree-build": {("node_spans", "node.start"), ("node_spans", "node.end"), ("siblings", "node.id")},
+    "score": {("finite", "reward")},
+    "grpo": {("finite", "token.advantage"), ("masked_credit", "token.advantage")},
+    "upgrade": {("split_group", "group_id")},
+}
+
+
+@dataclass
+class File:
+    """Rows, and how many of them each row group has."""
+
+    rows: list[Row]
+    sizes: list[int]
+    schema: pa.Schema = field(repr=False)
+
+    def groups(self) -> list[list[int]]:
+        """Row numbers of each group."""
+        found: dict[str, list[int]] = {}
+        for number, row in enumerate(self.rows):
+            found.setdefault(row["group_id"], []).append(number)
+        return list(found.values())
+
+    def write(self, path: Path) -> None:
+        """With pyarrow alone, which checks nothing."""
+        with pq.ParquetWriter(path, self.schema) as writer:
+            for start, end in pairwise([0, *accumulate(self.sizes)]):
+                writer.write_table(pa.Table.from_pylist(self.rows[start:end], self.schema))
+
+
+@st.composite
+def valid_files(draw: st.DrawFn) -> File:
+    """Two to four groups that went through tree-build and assign-credit, in one or several row groups."""
+    group_sizes = draw(st.lists(st.integers(2, 4), min_size=2, max_size=4))
+    rows: list[Row] = []
+    for group, size in enumerate(group_sizes):
+        for _ in range(size):
+            ids = draw(st.lists(st.integers(4, 6), max_size=6))
+            cuts = sorted(draw(st.sets(st.integers(0, len(ids)), max_size=3)))
+            floats = st.lists(st.floats(-9, 0, width=32), min_size=len(ids), max_size=len(ids))
+            rows.append(
+                {
+                    "rollout_id": f"r{len(rows)}", "group_id": f"g{group}", "task": "arithmetic",
+                    "task_options": "{}", "reference": "6", "text": "=6", "prompt_ids": [1, 2], "purpose": "train",
+                    "flags": [], "weight": draw(st.sampled_from([1.0, 0.5, None])), "mine": draw(st.integers(-9, 9)),
+                    "reward": draw(st.sampled_from([0.0, 0.5, 1.0])), "rewards": {"format": draw(st.floats(0, 1))},
+                    "token": {
+                        "id": ids, "logprob": draw(floats), "mine": draw(floats),
+                        "mask": [draw(st.integers(0, 3)) > 0 for _ in ids],
+                    },
+                    "step": {
+                        "start": cuts[:-1], "end": cuts[1:], "kind": ["step"] * max(0, len(cuts) - 1),
+                    },
+                }
+            )  # fmt: skip
+    first, last = rows[:2]  # something to learn in the first group, always
+    for row, reward in ((first, 0.0), (last, 1.0)):
+        row["reward"] = reward
+        row["token"] = {"id": [4, 5, 6], "logprob": [-1.0] * 3, "mine": [0.5] * 3, "mask": [True, True, False]}
+        row["step"] = {"start": [0, 1], "end": [1, 3], "kind": ["step"] * 2}
+    batch = add_prefix_tree(Rollouts(pa.Table.from_pylist(rows, SCHEMA)))
+    batch = credited(batch, draw(st.sampled_from(["grpo", "rloo"])), "advantage", {})
+    with TemporaryDirectory() as folder:
+        writer = RolloutWriter(Path(folder, "a"), "a", tokens_per_row_group=draw(st.integers(1, 40)))
+        writer.write(batch)
+        writer.close(Provenance())
+        metadata = pq.read_metadata(Path(folder, "a"))
+        table = pq.read_table(Path(folder, "a")).replace_schema_metadata(None)
+    sizes = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+    return File(table.to_pylist(), sizes, table.schema)
+
+
+def _list(kind: pa.DataType) -> pa.DataType:
+    return pa.list_(kind)
+
+
+SCHEMA = pa.schema(
+    {
+        **{name: pa.string() for name in ("rollout_id", "group_id", "task", "task_options", "reference", "text", "purpose")},
+        "prompt_ids": _list(pa.int32()), "flags": _list(pa.string()), "weight": pa.float64(), "mine": pa.int64(),
+        "reward": pa.float64(), "rewards": pa.struct({"format": pa.float64()}),
+        "token": pa.struct({"id": _list(pa.int32()), "mask": _list(pa.bool_()), "logprob": _list(pa.float32()), "mine": _list(pa.float32())}),
+        "step": pa.struct({"start": _list(pa.int32()), "end": _list(pa.int32()), "kind": _list(pa.string())}),
+    }
+)  # fmt: skip
+
+Planted = tuple[int, str]  # row and column of the defect
+DEFECTS: dict[str, Callable[[Data, File], Planted]] = {}
+
+
+def defect(plant: Callable[[Data, File], Planted]) -> Callable[[Data, File], Planted]:
+    """Plants a defect of the rule it is named after."""
+    DEFECTS[plant.__name__] = plant
+    return plant
+
+
+def some_row(data: Data, file: File, fits: Callable[[Row], Any] = lambda row: True) -> int:
+    numbers = [number for number, row in enumerate(file.rows) if fits(row)]
+    return data.draw(st.sampled_from(numbers)) if numbers else reject()
+
+
+def leaf_of(row: Row, path: str) -> list[Any]:
+    head, _, leaf = path.partition(".")
+    return row[head][leaf] if leaf else row[head]
+
+
+def some_place(data: Data, values: list[Any]) -> int:
+    return data.draw(st.integers(0, len(values) - 1))
+
+
+@defect
+def missing(data: Data, file: File) -> Planted:
+    column = data.draw(
+        st.sampled_from(["rollout_id", "group_id", "token.id", "token.mask", "token.id/", "token.mask/", "token.mine/",
+                         "token.advantage/", "node.visits/", "node.id/", "step.end/", "prompt_ids/"])
+    )  # fmt: skip
+    path, inside, _ = column.partition("/")
+    if inside:
+        number = some_row(data, file, lambda row: leaf_of(row, path))
+        values = leaf_of(file.rows[number], path)
+        values[some_place(data, values)] = None
+    elif path == "group_id":  # in its middle, it would split the group too
+        number = data.draw(st.sampled_from(file.groups()))[data.draw(st.sampled_from([0, -1]))]
+        file.rows[number]["group_id"] = None
+    else:
+        number = some_row(data, file)
+        head, _, leaf = path.partition(".")
+        (file.rows[number][head] if leaf else file.rows[number])[leaf or head] = None
+    return number, path
+
+
+@defect
+def duplicate_rollout(data: Data, file: File) -> Planted:
+    number = data.draw(st.integers(1, len(file.rows) - 1))
+    file.rows[number]["rollout_id"] = file.rows[data.draw(st.integers(0, number - 1))]["rollout_id"]
+    return number, "rollout_id"
+
+
+@defect
+def split_group(data: Data, file: File) -> Planted:
+    groups = file.groups()
+    moved = data.draw(st.integers(0, len(groups) - 2))
+    behind = data.draw(st.integers(moved + 1, len(groups) - 1))
+    row = file.rows.pop(groups[moved][-1])
+    place = groups[behind][-1]
+    file.rows.insert(place, row)
+    runs = [len(group) - (number == moved) for number, group in enumerate(groups)]
+    runs.insert(behind + 1, 1)
+    file.sizes = [len(file.rows)] if data.draw(st.booleans()) else runs
+    return place, "group_id"
+
+
+@defect
+def straddled_group(data: Data, file: File) -> Planted:
+    group = data.draw(st.sampled_from(file.groups()))
+    place = data.draw(st.sampled_from(group[1:]))
+    ends = sorted({*accumulate(file.sizes), place})
+    file.sizes = [end - start for start, end in pairwise([0, *ends])]
+    return place, "group_id"
+
+
+@defect
+def lengths(data: Data, file: File) -> Planted:
+    path = data.draw(
+        st.sampled_from(["token.mask", "token.logprob", "token.advantage", "token.mine", "step.end", "step.kind",
+                         "node.start", "node.end", "node.visits", "node.end/"])
+    )  # fmt: skip
+    path, null, _ = path.partition("/")
+    number = some_row(data, file)
+    values = leaf_of(file.rows[number], path)
+    if null:
+        file.rows[number]["node"]["end"] = None
+    elif values and data.draw(st.booleans()):
+        values.pop()
+    else:
+        values.append(values[-1] if values else {"token.mask": True, "step.kind": "step"}.get(path, 0))
+    return number, path
+
+
+@defect
+def token_ids(data: Data, file: File) -> Planted:
+    path = data.draw(st.sampled_from(["token.id", "prompt_ids"]))
+    number = some_row(data, file, lambda row: path == "prompt_ids" or 1 in row["node"]["visits"])
+    row, negative = file.rows[number], data.draw(st.integers(-(1 << 31), -1))
+    values = leaf_of(row, path)
+    # Of a node with siblings in it, the tokens would disagree as well.
+    place = some_place(data, values) if path == "prompt_ids" else row["node"]["start"][row["node"]["visits"].index(1)]
+    values[place] = negative
+    return number, path
+
+
+@defect
+def finite(data: Data, file: File) -> Planted:
+    path = data.draw(st.sampled_from(["reward", "weight", "rewards.format", "token.logprob", "token.advantage", "token.mine"]))
+    wrong = data.draw(st.sampled_from([float("nan"), float("inf"), float("-inf")]))
+    if not path.startswith("token."):
+        number = some_row(data, file)
+        head, _, leaf = path.partition(".")
+        (file.rows[number][head] if leaf else file.rows[number])[leaf or head] = wrong
+        return number, path
+    number = some_row(data, file, lambda row: row["token"]["id"])
+    values = leaf_of(file.rows[number], path)
+    values[some_place(data, values)] = wrong
+    return number, path
+
+
+@defect
+def logprob(data: Data, file: File) -> Planted:
+    number = some_row(data, file, lambda row: row["token"]["id"])
+    values = file.rows[number]["token"]["logprob"]
+    values[some_place(data, values)] = data.draw(st.sampled_from([1e-6, 0.5, 20.0]))
+    return number, "token.logprob"
+
+
+@defect
+def masked_credit(data: Data, file: File) -> Planted:
+    number = some_row(data, file, lambda row: row["token"]["id"])
+    token = file.rows[number]["token"]
+    place = some_place(data, token["id"])
+    token["mask"][place], token["advantage"][place] = False, data.draw(st.sampled_from([1.0, -0.25, 1e-6]))
+    return number, "token.advantage"
+
+
+@defect
+def step_spans(data: Data, file: File) -> Planted:
+    number = some_row(data, file, lambda row: row["step"]["start"])
+    row = file.rows[number]
+    starts, ends = row["step"]["start"], row["step"]["end"]
+    kind = data.draw(st.sampled_from(["past the end", "before the start", "backwards", "overlap"]))
+    if kind == "past the end":
+        ends[-1] = len(row["token"]["id"]) + data.draw(st.integers(1, 1 << 30))
+    elif kind == "before the start":
+        starts[0] = -data.draw(st.integers(1, 1 << 30))
+    elif kind == "backwards":
+        starts[0] = ends[0] + 1
+    else:
+        assume(len(starts) > 1)
+        starts[1] = ends[0] - 1
+    return number, "step.start"
+
+
+@defect
+def node_spans(data: Data, file: File) -> Planted:
+    number = some_row(data, file, lambda row: row["node"]["start"])
+    node = file.rows[number]["node"]
+    kind = data.draw(st.sampled_from(["gap", "past the end", "short", "nothing", "far"]))
+    if kind in ("gap", "far"):
+        node["start"][some_place(data, node["start"])] += 1 if kind == "gap" else 1 << 30
+    elif kind == "past the end":
+        node["end"][-1] += data.draw(st.integers(1, 1 << 30))
+    elif kind == "short":
+        node["end"][-1] -= 1
+        return number, "node.end"
+    else:
+        for leaf in node:
+            node[leaf] = []
+        return number, "node.end"
+    return number, "node.start"
+
+
+@defect
+def siblings(data: Data, file: File) -> Planted:
+    shared: list[tuple[int, int]] = []
+    for group in file.groups():
+        seen: set[int] = set()
+        for number in group:
+            node = file.rows[number]["node"]
+            shared += [
+                (number, data.draw(st.integers(start, end - 1)))
+                for name, start, end in zip(node["id"], node["start"], node["end"], strict=True) if name in seen
+            ]  # fmt: skip
+            seen.update(node["id"])
+    number, place = data.draw(st.sampled_from(shared))
+    file.rows[number]["token"]["id"][place] = data.draw(st.integers(7, 500))
+    return number, "node.id"
+
+
+@defect
+def zero_credit(data: Data, file: File) -> Planted:
+    numbers = file.groups()[0]
+    for number in numbers:
+        token = file.rows[number]["token"]
+        token["advantage"] = [0.0] * len(token["id"])
+    return numbers[0], "token.advantage"
+
+
+@defect
+def singleton(data: Data, file: File) -> Planted:
+    groups = file.groups()
+    chosen = data.draw(st.integers(0, len(groups) - 1))
+    kept = data.draw(st.sampled_from(groups[chosen]))
+    file.rows = [row for number, row in enumerate(file.rows) if number == kept or number not in groups[chosen]]
+    file.sizes = [len(file.rows)]
+    return groups[chosen][0], "group_id"
+
+
+def run(line: str, source: Path, out: Path) -> Result:
+    """A command line in this process; a bug is raised."""
+    words = [str({"IN": source, "OUT": out}.get(word, word)) for word in line.split()]
+    return CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def findings(path: Path, severity: str, exit_code: int | None = 3) -> list[tuple[str, int, str]]:
+    result = run("validate IN --json", path, path)
+    content = json.loads(result.stdout)
+    assert result.exit_code == (3 if content["findings"] else 0)
+    assert exit_code is None or result.exit_code == exit_code
+    assert sum(content["counts"].values()) == len(content["findings"])
+    return [(each["rule"], each["row"], each["column"]) for each in content["findings"] if each["severity"] == severity]
+
+
+def test_every_rule_has_its_defect() -> None:
+    assert DEFECTS.keys() == RULES.keys()
+
+
+@pytest.mark.parametrize("rule", DEFECTS)
+def test_a_planted_defect_is_named_and_no_stage_reads_past_it(rule: str) -> None:
+    severity = RULES[rule].severity
+
+    @FEW
+    @given(valid_files(), st.data())
+    def check(valid: File, data: Data) -> None:
+        file = copy.deepcopy(valid)
+        row, column = DEFECTS[rule](data, file)
+        with TemporaryDirectory() as folder:
+            broken = Path(folder, "broken.parquet")
+            file.write(broken)
+            assert findings(broken, severity) == [(rule, row, column)]
+            if severity == "warning":
+                assert findings(broken, "error") == []
+                ignored = run(f"validate IN --ignore {rule} --json", broken, broken)
+                assert rule not in json.loads(ignored.stdout)["counts"]
+                return
+            for name, line in COMMANDS.items():
+                heals = rule == "straddled_group" or (rule, column) in HEALS.get(name, ())
+                insists = not heals and column in READ.get(name, {column})
+                if name == "train" and not insists:
+                    continue  # it would train, and writes no rollouts
+                out = Path(folder, f"{name}.parquet")
+                result = run(line, broken, out)
+                assert result.exit_code == 3 or not insists and result.exit_code == 0, (name, result.output)
+                if result.exit_code == 3:
+                    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+                    assert result.stdout == "" and not out.exists()
+                elif out.exists():
+                    assert findings(out, "error", None) == []
+
+    check()
+
+
+def test_valid_files_have_no_findings_and_every_stage_accepts_them() -> None:
+    @settings(FEW, max_examples=6)
+    @given(valid_files())
+    def check(valid: File) -> None:
+        with TemporaryDirectory() as folder:
+            source = Path(folder, "valid.parquet")
+            valid.write(source)
+            assert run("validate IN", source, source).stdout == f"{source}: ok, {len(valid.rows)} rollouts\n"
+            for name, line in COMMANDS.items():
+                out = Path(folder, f"{name}.parquet")
+                result = run(line, source, out)
+                assert result.exit_code == 0, (name, result.output)
+                if out.is_file():
+                    assert findings(out, "error", None) == []
+
+    check()
