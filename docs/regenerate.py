@@ -1,4 +1,7 @@
-"""Write the tables of docs/format.md again from the code: python docs/regenerate.py"""
+"""Write again what docs take from the code: python docs/regenerate.py
+
+The tables of docs/format.md; the pages of docs/methods/ and README's table of methods (method_pages.py).
+"""
 
 import re
 from pathlib import Path
@@ -16,4 +19,7 @@ def regenerated(page: str) -> str:
 
 
 if __name__ == "__main__":
+    import method_pages
+
     PAGE.write_text(regenerated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    method_pages.regenerate()

@@ -15,7 +15,7 @@ from .errors import DataError
 from .ragged import Ragged
 from .rollouts import Rollouts
 from .rules import RULES as RULES
-from .schema import RULERS, check_schema, paths_of, ruler_of
+from .schema import RULERS, paths_of, ruler_of
 from .segments import Array, Segments
 
 _LARGEST_ID = np.iinfo(np.int32).max
@@ -94,7 +94,6 @@ def broken_invariants(
     chosen = [path for path in rollouts.paths if columns is None or path in columns]
     unusable = np.zeros(len(rollouts), bool)
     yield from _identity(rollouts)
-    yield from names.taken(rollouts)
     for broken in _lists(rollouts):
         unusable[broken.row] = True
         yield broken
@@ -102,6 +101,7 @@ def broken_invariants(
     if "token.id" in sound and len(sound):
         for broken in _values(sound, chosen):
             yield replace(broken, row=int(rows[broken.row]))
+    yield from names.taken(rollouts)
 
 
 def suspicions(rollouts: Rollouts, broken: Collection[int]) -> Iterator[Broken]:
@@ -253,7 +253,7 @@ def _finite_on_rollout(rollouts: Rollouts, path: str) -> Iterator[Broken]:
 
 def _signal(rollouts: Rollouts, path: str) -> Iterator[Broken]:
     kind = rollouts.arrow(path).type.value_type
-    if not (pa.types.is_floating(kind) or is_credit(path) and pa.types.is_integer(kind)):
+    if not (pa.types.is_floating(kind) or (is_credit(path) and pa.types.is_integer(kind))):
         return
     signal = rollouts.ragged(path)
     values, offsets = signal.values, signal.offsets

@@ -79,7 +79,7 @@ def discounted(values: Array, rows: Segments, discount: Array) -> Array:
 
 
 def step_column(credit: Credit, steps: Steps, path: str, remedy: str = "") -> Array:
-    """[S] float64, a column on the step ruler. DataError when it is missing, naming what makes it, or of other length."""
+    """[S] float64, a column on the step ruler. DataError when it is missing or of other length."""
     if path not in credit.rollouts:
         raise DataError(f"no column {path!r}; {remedy or MADE_BY.get(path, 'score the steps')}")
     values = credit.rollouts.ragged(path)
@@ -88,7 +88,7 @@ def step_column(credit: Credit, steps: Steps, path: str, remedy: str = "") -> Ar
 
 
 def rewards_of(credit: Credit, steps: Steps, rewards: Rewards) -> Array:
-    """[S] float64: the rollout's reward on its last step ("outcome"), `step.reward` ("steps"), or their sum ("both")."""
+    """[S] float64: the rollout's reward on its last step ("outcome"), `step.reward` ("steps"), or both added."""
     paid = np.zeros(len(steps.start))
     if rewards != "outcome":
         paid += step_column(credit, steps, "step.reward")

@@ -28,7 +28,7 @@ def gae(
     *,
     gamma: float = 1.0,
     lam: float = 0.95,
-    rewards: Literal["outcome", "step", "both"] = "outcome",
+    rewards: Literal["outcome", "steps", "both"] = "outcome",
     value: str = "token.value",
     whiten: Literal["none", "batch"] = "none",
     eps: float = 1e-8,
@@ -46,7 +46,7 @@ def gae(
         credit: uses reward [R] (and step.reward), reward units, and the value column, reward units.
         gamma: discount a token, 0 to 1.
         lam: λ, 0 to 1: 0.95 the classic choice (ours, TRL), 1 verl's default.
-        rewards: "outcome" puts the rollout's reward on its last policy token; "step" puts `step.reward` on the last policy
+        rewards: "outcome" puts the rollout's reward on its last policy token; "steps" puts `step.reward` on the last policy
             token of each step (of a step without one, on the last before it; on the first where there is none); "both".
         value: column with the value of each token; that of masked tokens is not read.
         whiten: "none", or "batch" over all rollouts of the file; then the advantages of groups depend on each other.
@@ -93,9 +93,9 @@ def _token_rewards(credit: Credit, inside: Segments, rewards: str) -> Array:
     filled = inside.sizes > 0
     if rewards in ("outcome", "both"):
         out[inside.offsets[1:][filled] - 1] += credit.reward[filled]
-    if rewards in ("step", "both"):
+    if rewards in ("steps", "both"):
         if "step.reward" not in credit.rollouts:
-            raise DataError("no column 'step.reward', which gae needs for rewards=step; run a scorer of steps first")
+            raise DataError("no column 'step.reward', which gae needs for rewards=steps; run a scorer of steps first")
         steps = steps_of(credit)
         given = credit.rollouts.ragged("step.reward")
         if given.present is not None and not given.present.all():

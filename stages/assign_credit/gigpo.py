@@ -68,22 +68,16 @@ def gigpo(
     Raises:
         DataError: rollouts without steps, steps without a state, a missing reward.
 
-    Departures: 1. Statistics over steps are the default of the released code; the paper's equation 3 is over rollouts.
+    Departures: 1. Statistics over steps are the released code's default; the paper's equation 3 is over rollouts.
         2. There the penalty is on (0.1); here it is 0, since files without an environment have no invalid actions.
         3. There rows that pad a batch enter the statistics; here nothing is padded.
         4. Similar states are matched in the order of rollouts and steps, so that the result depends on nothing else.
 
-    Bias: the state's mean includes the step itself, which shrinks A^S of n siblings by (n-1)/n. Division by a std of few
-        steps favours states where returns hardly differ.
+    Bias: the state's mean includes the step itself, which shrinks A^S of n siblings by (n-1)/n. Division by a std of
+        few steps favours states where returns hardly differ.
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> from apportion.formats.ragged import Ragged
-    >>> from dataclasses import replace
-    >>> import numpy as np, pyarrow as pa
-    >>> credit = credit_of([1.0, 0.0], tokens=[[5, 7], [5, 8]])
-    >>> ends = {"step.start": Ragged.from_lists([[0, 1]] * 2, int), "step.end": Ragged.from_lists([[1, 2]] * 2, int)}
-    >>> states = {"step.state": pa.array([["shop", "till"], ["shop", "exit"]])}
-    >>> credit = replace(credit, rollouts=credit.rollouts.with_columns({**ends, **states}))
+    >>> from apportion.stages.assign_credit._step_examples import stepped
+    >>> credit = stepped([1.0, 0.0], [[1, 1], [1, 1]], states=[["shop", "till"], ["shop", "exit"]])
     >>> gigpo(credit, scale="none", gamma=0.5).tolist()
     [0.75, 0.5, -0.75, -0.5]
     """

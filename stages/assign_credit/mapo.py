@@ -47,11 +47,12 @@ def mapo(
         statistics: A^batch is over all turns of the whole file ("batch", v1), or of the prompt's rollouts ("group", v2).
         ddof: divisor n - ddof of both stds; 0 as in the published module.
         eps: added to the stds.
-        failed: a reward that is not a number, which a judge could not give, is the "mean" of its rollout's others (0 if
-            there are none), or an "error".
+        failed: a reward that is not a number, which a judge could not give, is the "mean" of its rollout's others (0
+            if there are none), or an "error".
 
     Returns:
-        [T] advantages in standard deviations; 0 where the mask is false or in no turn, and in a part where all are equal.
+        [T] advantages in standard deviations; 0 where the mask is false or in no turn, and for a part all of whose
+        values are equal.
 
     Raises:
         DataError: rollouts without steps; a failed reward with failed="error".
@@ -60,17 +61,11 @@ def mapo(
         paper describes is not published. Here returns cross turns. 2. A turn index that one rollout alone reached has
         A^turn = 0 (a guess). 3. Turns of environments take no part; their reward counts in the turn before.
 
-    Bias: rollouts are compared at the same turn index, whatever state they are in; where the policy decides when to stop,
-        the few that are left at a late turn are no fair sample, and their own mean is taken off them. See `turn_return`.
+    Bias: per-turn-index comparison, which is biased when the policy decides when to stop: the few rollouts that are left
+        at a late turn are no fair sample, and A^batch takes the mean reward off every further turn. See `turn_return`.
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> from apportion.formats.ragged import Ragged
-    >>> from dataclasses import replace
-    >>> credit = credit_of([0.0, 0.0], tokens=[[5, 6], [7]])
-    >>> rulers = {"step.start": [[0, 1], [0]], "step.end": [[1, 2], [1]], "step.reward": [[1.0, 0.0], [0.5]]}
-    >>> ragged = {path: Ragged.from_lists(lists, float if "reward" in path else int) for path, lists in rulers.items()}
-    >>> credit = replace(credit, rollouts=credit.rollouts.with_columns(ragged))
-    >>> mapo(credit).round(3).tolist()
+    >>> from apportion.stages.assign_credit._step_examples import stepped
+    >>> mapo(stepped([0.0, 0.0], [[1, 1], [1]], reward=[[1.0, 0.0], [0.5]])).round(3).tolist()
     [1.112, -0.612, -0.5]
     """
     steps = steps_of(credit)

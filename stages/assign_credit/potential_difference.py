@@ -31,12 +31,12 @@ def potential_difference(
 
         A_t = r_t + gamma · φ_{t+1} - φ_t
 
-    φ_t is the potential of the state before step t. After the last step it is 0 where a reward is paid, so with gamma = 1
-    Σ_t A_t = Σ_t r_t - φ_0: the steps add up to the outcome, less what was expected at the start. With rewards="none" and
-    measured="after" the last potential stays, and Σ_t A_t = φ_last - initial.
+    φ_t is the potential of the state before step t. After the last step it is 0 where a reward is paid, so with gamma =
+    1 Σ_t A_t = Σ_t r_t - φ_0: the steps add up to the outcome, less what was expected at the start. With rewards="none"
+    and measured="after" the last potential stays, and Σ_t A_t = φ_last - initial.
 
     Args:
-        credit: uses reward [R], the step ruler (`score --with steps`), and the column that `potential` names: one number
+        credit: uses reward [R], the step ruler (`score --with steps`), and the column that `potential` names: a number
             a step on the same ruler, in reward units. `step.value`, the expected reward of the state, is made by a
             scorer of steps (`apportion list scorers`) or brought along; so is any judge's score of states.
         potential: the column.
@@ -53,20 +53,15 @@ def potential_difference(
     Raises:
         DataError: rollouts without steps; no such column; a missing reward.
 
-    Departures: 1. What an environment's step changes goes to the policy's step before it. 2. A step whose potential is not a number was not measured: it keeps the one before, and the next measured
-        step gets the whole change (as in prime-rl).
+    Departures: 1. What an environment's step changes goes to the policy's step before it. 2. A step whose potential is
+        not a number was not measured: it keeps the one before, and the next measured step gets the whole change (as in
+        prime-rl).
 
-    Bias: none that the potential adds, if gamma is the task's own: the differences cancel along a rollout, whatever φ is.
-        A wrong φ moves credit between steps. There is no group baseline: φ_0 is one.
+    Bias: none that the potential adds, if gamma is the task's own: the differences cancel along a rollout, whatever φ
+        is. A wrong φ moves credit between steps. There is no group baseline: φ_0 is one.
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> from apportion.formats.ragged import Ragged
-    >>> from dataclasses import replace
-    >>> credit = credit_of([1.0], tokens=[[5, 6, 7]])
-    >>> rulers = {"step.start": [[0, 2]], "step.end": [[2, 3]], "step.value": [[0.5, 0.25]]}
-    >>> ragged = {path: Ragged.from_lists(lists, float if "value" in path else int) for path, lists in rulers.items()}
-    >>> credit = replace(credit, rollouts=credit.rollouts.with_columns(ragged))
-    >>> potential_difference(credit).tolist()
+    >>> from apportion.stages.assign_credit._step_examples import stepped
+    >>> potential_difference(stepped([1.0], [[2, 1]], value=[[0.5, 0.25]])).tolist()
     [-0.25, -0.25, 0.75]
     """
     steps = steps_of(credit)

@@ -62,18 +62,13 @@ def turn_return(
         choice: every decision to go on loses the mean reward of the turns it leads to, -E[R_intermediate]. Costs of
         turns vanish (a hidden bonus for length), and gains of turns too. With normalise="returns" one mean is taken off
         each turn, which only depends on the turn having been reached, so the expected gradient keeps its direction (the
-        turn itself is in the mean, which shrinks it by (n-1)/n). siblings="group" mixes early and late turns: their mean
-        is a fair baseline only where the number of turns is fixed. scale="std" weighs turns by 1/std, which moves the
-        optimum where turns share parameters. `tests/stages/assign_credit/test_turn_return.py` has the bandit that shows
-        it.
+        turn itself is in the mean, which shrinks it by (n-1)/n). siblings="group" mixes early and late turns: their
+        mean is a fair baseline only where the number of turns is fixed. scale="std" weighs turns by 1/std, which moves
+        the optimum where turns share parameters. `tests/stages/assign_credit/test_turn_return.py` has the bandit that
+        shows it.
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> from apportion.formats.ragged import Ragged
-    >>> from dataclasses import replace
-    >>> credit = credit_of([1.0, 0.5], tokens=[[5, 6], [7]])
-    >>> rulers = {"step.start": [[0, 1], [0]], "step.end": [[1, 2], [1]]}
-    >>> ragged = {path: Ragged.from_lists(lists, int) for path, lists in rulers.items()}
-    >>> credit = replace(credit, rollouts=credit.rollouts.with_columns(ragged))
+    >>> from apportion.stages.assign_credit._step_examples import stepped
+    >>> credit = stepped([1.0, 0.5], [[1, 1], [1]])
     >>> turn_return(credit).tolist()                            # to go on was better than to stop
     [0.25, 0.0, -0.25]
     >>> turn_return(credit, normalise="rewards").tolist()       # to stop seems better than to go on

@@ -52,7 +52,7 @@ def vineppo(
         2. There a token belongs to the step its first character is in; here to the step the ruler says. 3. Siblings are
         not compared, so a group of one and equal rewards are nothing special: credit is 0 where probes say so.
 
-    >>> from apportion.stages.assign_credit._examples import probed
+    >>> from apportion.stages.assign_credit._probe_examples import probed
     >>> vineppo(probed([1.0], [[5, 6, 7]], {(0, 0): [1, 0, 0, 1], (0, 1): [1, 1, 0, 1], (0, 2): [0, 0, 0, 1]})).tolist()
     [0.25, -0.5, 0.75]
     """

@@ -23,8 +23,8 @@ def states(
     with an environment brings `step.state` along; this is for responses in which the text is the state.
 
     Args:
-        window: "prefix" is a digest of all the response before the step, "line" the last line of it that is not blank, as
-            it stands: rollouts that came to the same line by different ways meet again.
+        window: "prefix" is a digest of all the response before the step, "line" the last line of it that is not blank,
+            as it stands: rollouts that came to the same line by different ways meet again.
         model: whose tokenizer decodes the tokens. None compares token ids, and knows no lines.
 
     Returns:
@@ -76,7 +76,9 @@ def _check_text(rollouts: Rollouts, tokenizer: Any, model: str) -> None:
     """DataError when the first response does not decode to its column `text`: the file is of another model."""
     text = rollouts.arrow("text")[0].as_py() if "text" in rollouts and len(rollouts) else None
     if text is not None and tokenizer.decode(rollouts.token_ids[0].tolist(), skip_special_tokens=True) != text:
-        raise DataError(f"row 0: the tokenizer of {model} does not give column 'text'; --set model=THE MODEL THAT SAMPLED")
+        raise DataError(
+            f"row 0: the tokenizer of {model} does not give column 'text'; --set model=THE MODEL THAT SAMPLED"
+        )
 
 
 def _digests(pieces: list[bytes]) -> list[str]:

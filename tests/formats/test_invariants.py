@@ -1,13 +1,16 @@
 """One defect each; the checker names it."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from apportion.formats.errors import DataError
-from apportion.formats.invariants import broken_invariants
+from apportion.formats.invariants import Names, broken_invariants
+from apportion.formats.parquet import write_rollouts
+from apportion.formats.provenance import Provenance
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
@@ -70,3 +73,32 @@ def test_credit_that_is_not_assigned_is_not_zero_and_is_allowed() -> None:
 def test_a_missing_token_list_is_refused() -> None:
     rows = pa.array([[1, 2, 3], None, [4]], pa.list_(pa.int32()))
     assert {each.rule for each in broken_invariants(good().with_columns({"token.id": rows}))} == {"missing"}
+
+
+def test_a_column_of_another_kind_is_not_written(tmp_path: Path) -> None:
+    table = good().table.set_column(0, "rollout_id", pa.array([1, 2, 3]))
+    with pytest.raises(DataError, match="column 'rollout_id' is int64"):
+        write_rollouts(tmp_path / "a.parquet", [Rollouts(table)], Provenance())
+
+
+def test_node_ids_may_have_gaps() -> None:
+    tree = good()
+    ids = tree.ragged("node.id")
+    wide = tree.with_columns({"node.id": ids.with_values(ids.values * 1_000_000_000)})
+    assert list(broken_invariants(wide)) == []
+
+
+def test_columns_that_are_not_asked_for_are_left_alone() -> None:
+    nan = lists([[0] * 3, [np.nan, 0], [0]], np.float32)
+    batch = good().with_columns({"token.advantage": nan})
+    assert list(broken_invariants(batch, ("reward",))) == []
+    assert [each.rule for each in broken_invariants(batch, ("token.advantage",))] == ["finite"]
+
+
+def test_names_are_remembered_from_batch_to_batch() -> None:
+    names = Names()
+    names.begin("a")
+    assert list(broken_invariants(good(), names=names)) == []
+    found = list(broken_invariants(good().with_columns({"group_id": ["h"] * 3}), names=names))
+    assert [(each.rule, each.row) for each in found] == [("duplicate_rollout", row) for row in range(3)]
+    assert found[1].message == "rollout_id 'r1' occurs in two places, first in row 1; needed is a unique id"

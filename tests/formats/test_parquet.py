@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from apportion.formats.provenance import Provenance, Record
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
+from typer.testing import Result
 
 
 def many(groups: int, size: int = 2, tokens: int = 5) -> Rollouts:
@@ -136,3 +138,20 @@ def test_an_unwritable_place_is_an_error_at_run_time(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ApportionError, match="cannot be made"):
         write_rollouts(tmp_path / "file" / "a.parquet", [many(1)], Provenance())
+
+
+def test_a_flipped_byte_in_a_data_page_is_bad_data(tmp_path: Path, cli: Callable[..., Result]) -> None:
+    path = tmp_path / "a.parquet"
+    write_rollouts(path, [many(20, tokens=50)], Provenance())
+    whole, row_group = path.read_bytes(), pq.ParquetFile(path).metadata.row_group(0)
+    for index in range(row_group.num_columns):
+        column = row_group.column(index)
+        flipped = bytearray(whole)
+        start = column.dictionary_page_offset or column.data_page_offset
+        flipped[start + column.total_compressed_size - 2] ^= 1  # in the last page's data
+        (tmp_path / "b.parquet").write_bytes(flipped)
+        result = cli("tree-build", tmp_path / "b.parquet", "-o", tmp_path / "c.parquet")
+        assert result.exit_code == 3, column.path_in_schema
+        assert result.stderr.startswith(f"error: {tmp_path / 'b.parquet'}: row group 0 is damaged (")
+        assert result.stderr.count("\n") == 1
+        assert not (tmp_path / "c.parquet").exists()
