@@ -9,7 +9,7 @@ from ...formats.errors import DataError
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array, Segments
-from ._method import METHODS, Credit
+from ._method import METHODS, Credit, Method
 
 FLAGS = ("singleton", "dead_group")
 
@@ -56,12 +56,17 @@ def _only(values: Ragged, rows: Array) -> Ragged:
     )
 
 
+def on_tokens(method: Method, batch: Rollouts, values: Array) -> Array:
+    """[T] float32: what the method gave, on every token; 0 where the mask is false."""
+    values = values.astype(np.float32)
+    if len(values) == len(batch) and method.granularity == "rollout":
+        values = batch.tokens.spread(values)
+    return values if batch.mask.all() else np.where(batch.mask, values, np.float32(0.0))
+
+
 def _credited(batch: Rollouts, credit: Credit, method: str, column: str, options: Mapping[str, Any]) -> Rollouts:
     chosen = METHODS[method]
-    values = chosen.function(credit, **options)
-    if len(values) == len(batch) and chosen.granularity == "rollout":
-        values = batch.tokens.spread(values)
-    values = np.where(batch.mask, values, 0.0).astype(np.float32)
+    values = on_tokens(chosen, batch, chosen.function(credit, **options))
     if not np.isfinite(values).all():
         row = int(np.searchsorted(batch.tokens.offsets, np.flatnonzero(~np.isfinite(values))[0], "right") - 1)
         raise DataError(f"row {row}: {method} gave credit that is not finite; check its reward and options")

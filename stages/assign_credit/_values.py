@@ -3,8 +3,8 @@
 import numpy as np
 
 from ...formats.errors import DataError
-from ...formats.rollouts import Rollouts
 from ...formats.segments import Array, Segments
+from ..tree_build.prefixes import prefix_keys
 from ._method import Credit
 
 
@@ -79,21 +79,6 @@ def state_values(credit: Credit, rows: Array, lengths: Array, *, truncated: floa
                     for each in (reward, np.ones(len(reward))))  # fmt: skip
     own = keys[: len(rows)]
     return np.where(counts[own] > 0, sums[own] / np.maximum(counts[own], 1), np.nan)
-
-
-def prefix_keys(rollouts: Rollouts, rows: Array, lengths: Array) -> Array:
-    """[S] int, equal where the first `lengths` [S] tokens of two rollouts `rows` [S] of a group are equal. Exact."""
-    from ..tree_build.prefix_tree import add_prefix_tree
-
-    tree = add_prefix_tree(rollouts)
-    ids, ends = tree.ragged("node.id"), tree.ragged("node.end")
-    # Which node holds the prefix's last token: the path's first node that ends at or after it.
-    longest = int(rollouts.tokens.sizes.max(initial=0)) + 1
-    flat = ids.segments.ids * longest + ends.values
-    place = np.searchsorted(flat, rows * longest + lengths)
-    node = np.where(lengths > 0, ids.values[np.minimum(place, max(len(flat) - 1, 0))] if len(flat) else -1, -1)
-    columns = np.stack([rollouts.groups.ids[rows], node.astype(np.int64), lengths.astype(np.int64)])
-    return np.unique(columns, axis=1, return_inverse=True)[1].reshape(-1)
 
 
 def filled_from_the_end(values: Array, states: Segments, last: Array) -> Array:

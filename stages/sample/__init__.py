@@ -23,6 +23,9 @@ def sample(
     settings: Annotated[
         Mapping[str, Any] | None, "Option of the strategy, name=value; repeatable.", Flag(("--set",))
     ] = None,
+    rollouts: Annotated[
+        Path | None, "Rollouts to continue from, for strategies that continue.", Flag(("--from",))
+    ] = None,
     task_settings: Annotated[
         Mapping[str, Any] | None, "Option of the task, name=value; repeatable.", Flag(("--task-set",))
     ] = None,
@@ -40,7 +43,7 @@ def sample(
     """Sample rollouts of a policy on a task's problems.
 
     Records token ids, the exact log-probability of every sampled token under the sampling distribution, the policy's
-    digest and every row's seed.
+    digest and every row's seed. With --from, task and problems are those of the file, whose rows are written again.
     """
     from ... import __version__
     from ...formats.errors import UsageError
@@ -53,6 +56,8 @@ def sample(
     from ..options import at_least, typed_options
     from ..tasks import open_task
     from ._rows import derived_seed
+    from ._source import opened as opened_rollouts
+    from ._source import problems_of
     from ._strategy import STRATEGIES, SamplingContext
 
     at_least(1, prompts=prompts, n=n, max_tokens=max_tokens)
@@ -63,13 +68,18 @@ def sample(
         check_output(out, force=force)
     chosen = STRATEGIES[strategy]
     options = typed_options(chosen.function, settings or {}, f"strategy {strategy!r}")
-    opened = open_task(task, task_settings)
-    problems = list(opened.problems(split, prompts, derived_seed("problems", seed, round)))
+    source = opened_rollouts(rollouts, chosen)
+    if source is not None:
+        opened, problems = problems_of(source, task, task_settings)
+        task, prompts = opened.spec, len(problems)
+    else:
+        opened = open_task(task, task_settings)
+        problems = list(opened.problems(split, prompts, derived_seed("problems", seed, round)))
     policy = load_policy(model, device=device, dtype=dtype)
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
     context = SamplingContext(
         task=opened, problems=problems, tokenizer=policy.tokenizer, sampling=sampling, n=n, seed=seed, round=round,
-        purpose=purpose, policy=policy.identity, open_engine=lambda: open_engine(engine, policy),
+        purpose=purpose, policy=policy.identity, open_engine=lambda: open_engine(engine, policy), rollouts=source,
     )  # fmt: skip
     record = Record(
         stage="sample",
@@ -80,8 +90,11 @@ def sample(
             "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "purpose": purpose,
             "device": device, "dtype": dtype,
         },
-        inputs={"policy": policy.identity},
+        inputs={"policy": policy.identity} | ({"rollouts": source.digest()} if source is not None else {}),
     )  # fmt: skip
-    provenance = Provenance(history=(record,), facts={"tokens_exact": True})
+    if source is not None:
+        provenance = source.provenance.with_record(record)
+    else:
+        provenance = Provenance(history=(record,), facts={"tokens_exact": True})
     counts = write_rollouts(out, chosen.function(context, **options), provenance, force=force)
     return Written(str(out), **counts)

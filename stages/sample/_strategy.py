@@ -4,15 +4,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
 from ..models.engine import Engine, Sampling
 from ..registry import Registry
 from ..tasks import Problem, Task
 
+CONTINUES = "--from"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingContext:
-    """What a strategy works with. `salt` tells runs apart: it is in every id and seed (policy, seed and round)."""
+    """What a strategy works with. `salt` tells runs apart: it is in every id and seed (policy, seed and round).
+
+    rollouts: what `--from` names; then task and problems are those of its rows.
+    """
 
     task: Task
     problems: Sequence[Problem]
@@ -24,11 +30,12 @@ class SamplingContext:
     round: int
     purpose: str
     policy: str
+    rollouts: RolloutFile | None = None
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """`function(context, **options)` yields batches of whole groups."""
+    """`function(context, **options)` yields batches of whole groups. needs: "--from" for one that continues rollouts."""
 
     name: str
     function: Callable[..., Iterator[Rollouts]]

@@ -10,7 +10,6 @@ from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._method import Credit
 from apportion.stages.assign_credit._probe_examples import probed, probed_rollouts
-from apportion.stages.assign_credit._values import prefix_keys
 from apportion.stages.assign_credit.vineppo import vineppo
 from typer.testing import Result
 
@@ -94,19 +93,6 @@ def test_the_rollouts_of_a_file_get_credit_and_its_probes_none(cli: Callable[...
     assert (
         RolloutFile(out).read().arrow("token.advantage").to_pylist() == [[0.25, 0.25, -0.5, 0.75, 0.75]] + [None] * 12
     )
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_keys_of_prefixes_agree_with_the_prefixes(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    tokens = [rng.integers(0, 2, rng.integers(0, 8)).tolist() for _ in range(12)]
-    groups = [0] * 7 + [1] * 5
-    credit = probed([0.0] * 12, tokens, {}, groups=groups)
-    rows = np.repeat(np.arange(12), [len(row) + 1 for row in tokens])
-    lengths = np.concatenate([np.arange(len(row) + 1) for row in tokens])
-    keys = prefix_keys(credit.rollouts, rows, lengths)
-    named = [(groups[row], tuple(tokens[row][:length])) for row, length in zip(rows, lengths, strict=True)]
-    assert len(set(keys.tolist())) == len(set(named)) == len(set(zip(keys.tolist(), named, strict=True)))
 
 
 @pytest.mark.parametrize("seed", range(10))

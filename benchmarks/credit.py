@@ -1,0 +1,352 @@
+"""Credit methods against the loops they are usually written as, and against pyarrow alone, in one run.
+
+    python benchmarks/credit.py [--rollouts 8192] [--length 1024] [--tokens 4000000] [--repeats 3] [--only kernels|commands]
+
+Kernels: what is in memory before, to float32 credit of every token after. The baselines are written here from the
+formulas, in the shape the large trainers have: a Python dict of lists by group, a loop over padded columns, a trie of
+dicts, a loop over steps. They start from the scalar reward (trainers first add up padded token rewards: not counted).
+
+Commands: `assign-credit` with every registered method on a file that holds just what it needs, against
+`pyarrow.parquet` reading that file and writing the result. The goals are in the last column.
+"""
+
+import argparse
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from apportion.formats.errors import DataError
+from apportion.formats.parquet import encoding_of, write_rollouts
+from apportion.formats.provenance import Provenance
+from apportion.formats.ragged import Ragged
+from apportion.formats.rollouts import Rollouts
+from apportion.formats.segments import Array, Segments
+from apportion.stages.assign_credit import assign_credit
+from apportion.stages.assign_credit._apply import on_tokens
+from apportion.stages.assign_credit._method import METHODS, Credit
+from apportion.stages.tree_build.prefix_tree import add_prefix_tree
+from pipeline import best, synthetic
+
+GROUP, STEPS = 8, 8
+GOALS = {
+    "grpo / dict loop": 4.0,
+    "grpo / vectorised torch": 1.0,
+    "gae / loop over columns": 8.0,
+    "prefix tree / dict trie": 100.0,
+    "gigpo / loop over rows": 20.0,
+}
+COMMAND_GOAL = 2.0
+
+
+# ------------------------------------------------------------------------------------------------- the baselines
+
+
+def grpo_dict_loop(scores: torch.Tensor, uids: Array, mask: torch.Tensor) -> torch.Tensor:
+    """[B] scores and uids, [B, L] mask -> [B, L]."""
+    scores = scores.clone()
+    by_uid, mean, std = defaultdict(list), {}, {}
+    for row in range(len(scores)):
+        by_uid[uids[row]].append(scores[row])
+    for uid, members in by_uid.items():
+        stacked = torch.stack(members)
+        mean[uid], std[uid] = stacked.mean(), stacked.std()
+    for row in range(len(scores)):
+        scores[row] = (scores[row] - mean[uids[row]]) / (std[uids[row]] + 1e-6)
+    return scores.unsqueeze(-1) * mask
+
+
+def grpo_vectorised(scores: torch.Tensor, uids: Array, mask: torch.Tensor) -> torch.Tensor:
+    """The same by scatter."""
+    _, places = np.unique(uids, return_inverse=True)
+    group = torch.from_numpy(places)
+    count = torch.zeros(int(group.max()) + 1).index_add_(0, group, torch.ones_like(scores))
+    mean = torch.zeros_like(count).index_add_(0, group, scores) / count
+    centred = scores - mean[group]
+    variance = torch.zeros_like(count).index_add_(0, group, centred * centred) / (count - 1)
+    return (centred / (variance.sqrt()[group] + 1e-6)).unsqueeze(-1) * mask
+
+
+def gae_columns(rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, lam: float) -> torch.Tensor:
+    """[B, L] each -> [B, L], one column after another from the last."""
+    following = torch.zeros(len(values))
+    carried = torch.zeros(len(values))
+    columns = []
+    for place in reversed(range(values.shape[1])):
+        here = mask[:, place]
+        delta = rewards[:, place] + following - values[:, place]
+        carried = (delta + lam * carried) * here + (1 - here) * carried
+        following = values[:, place] * here + (1 - here) * following
+        columns.append(carried)
+    return torch.stack(columns[::-1], dim=1) * mask
+
+
+def trie_visits(responses: list[list[int]], groups: list[tuple[int, int]]) -> int:
+    """Nodes of all groups' tries, each with the number of responses that pass through it."""
+    nodes = 0
+    for low, high in groups:
+        root: dict = {}
+        for response in responses[low:high]:
+            node = root
+            for token in response:
+                child = node.get(token)
+                if child is None:
+                    child = node[token] = {None: 0}
+                    nodes += 1
+                child[None] += 1
+                node = child
+    return nodes
+
+
+def gigpo_rows(
+    rewards: list[list[float]], states: list[list[str]], groups: list[int], mask: torch.Tensor, gamma: float
+) -> torch.Tensor:
+    """A row is a step: returns in a loop, dicts of lists by group and by (group, state). mask: [S, L]."""
+    rows, quality, score = [], [], []
+    for rollout, paid in enumerate(rewards):
+        ahead, returns = 0.0, []
+        for reward in reversed(paid):
+            ahead = reward + gamma * ahead
+            returns.append(ahead)
+        for step, value in enumerate(reversed(returns)):
+            rows.append((groups[rollout], states[rollout][step]))
+            quality.append(value)
+            score.append(sum(paid))
+    of_group, of_state = defaultdict(list), defaultdict(list)
+    for row, (group, state) in enumerate(rows):
+        of_group[group].append(score[row])
+        of_state[group, state].append(quality[row])
+    statistics = {key: _mean_std(values) for key, values in (*of_group.items(), *of_state.items())}
+    advantage = torch.zeros(len(rows))
+    for row, (group, state) in enumerate(rows):
+        mean, std = statistics[group]
+        step_mean, step_std = statistics[group, state]
+        advantage[row] = (score[row] - mean) / (std + 1e-6) + (quality[row] - step_mean) / (step_std + 1e-6)
+    return advantage.unsqueeze(-1) * mask
+
+
+def _mean_std(values: list[float]) -> tuple[float, float]:
+    if len(values) == 1:
+        return values[0], 1.0
+    each = torch.tensor(values)
+    return float(each.mean()), float(each.std())
+
+
+# ------------------------------------------------------------------------------------------------------ the data
+
+
+def with_steps(rollouts: Rollouts, seed: int = 0) -> Rollouts:
+    """Every response cut into `STEPS` equal steps, with one of a few states, rewards and values each."""
+    rng = np.random.default_rng(seed)
+    sizes = rollouts.tokens.sizes
+    rows = Segments.of_sizes(np.full(len(rollouts), STEPS))
+    bounds = (sizes[:, None] * np.arange(STEPS + 1)) // STEPS
+    step = Ragged(np.zeros(int(rows.offsets[-1]), np.int32), rows.offsets)
+    states = np.char.add("place ", rng.integers(0, 20, len(step.values)).astype(str))
+    return rollouts.with_columns(
+        {
+            "step.start": step.with_values(bounds[:, :-1].ravel().astype(np.int32)),
+            "step.end": step.with_values(bounds[:, 1:].ravel().astype(np.int32)),
+            "step.state": pa.ListArray.from_arrays(pa.array(rows.offsets, pa.int32()), pa.array(states)),
+            "step.reward": step.with_values(rng.normal(size=len(step.values))),
+            "step.value": step.with_values(rng.random(len(step.values)).astype(np.float32)),
+        }
+    )
+
+
+def with_signals(rollouts: Rollouts, paths: tuple[str, ...], seed: int = 0) -> Rollouts:
+    """Random numbers for the token and step columns that are not there yet."""
+    rng = np.random.default_rng(seed)
+    for path in paths:
+        ruler = path.partition(".")[0]
+        if path in rollouts or ruler not in ("token", "step"):
+            continue
+        like = rollouts.ragged(f"{ruler}.{'id' if ruler == 'token' else 'start'}")
+        noise = rng.random(len(like.values), np.float32)
+        rollouts = rollouts.with_columns({path: like.with_values(noise)})
+    return rollouts
+
+
+def padded(rollouts: Rollouts, values: Array) -> torch.Tensor:
+    """[T] -> [R, longest] float32, 0 where nothing is."""
+    out = np.zeros((len(rollouts), int(rollouts.tokens.sizes.max())), np.float32)
+    out[rollouts.tokens.ids, rollouts.tokens.positions] = values
+    return torch.from_numpy(out)
+
+
+# --------------------------------------------------------------------------------------------------- the kernels
+
+
+def ratio(name: str, baseline: Callable[[], object], ours: Callable[[], object], repeats: int) -> None:
+    slow, fast = best(baseline, max(1, repeats // 2)), best(ours, repeats)
+    verdict = "met" if slow / fast >= GOALS[name] else "MISSED"
+    print(f"{name:<28}{slow:>12.4f}{fast:>10.4f}{slow / fast:>9.1f}   goal {GOALS[name]:g}: {verdict}", flush=True)
+
+
+def kernel(method: str, rollouts: Rollouts, **options: object) -> Callable[[], Array]:
+    """Rollouts in memory to float32 [T], as the command does it; nothing is kept from one call to the next."""
+    chosen = METHODS[method]
+
+    def run() -> Array:
+        fresh = Rollouts(rollouts.table)
+        return on_tokens(chosen, fresh, chosen.function(Credit(fresh), **options))
+
+    return run
+
+
+def kernels(count: int, length: int, repeats: int) -> None:
+    rng = np.random.default_rng(0)
+    fixed = Ragged(rng.integers(0, 50_000, count * length, np.int32), np.arange(count + 1) * length)
+    reward = rng.integers(0, 2, count).astype(np.float64)
+    uids = np.array([f"prompt-{row // GROUP}" for row in range(count)], object)
+    table = pa.table({"rollout_id": [f"r{row}" for row in range(count)], "group_id": list(uids), "reward": reward})
+    rollouts = Rollouts(table).with_columns(
+        {"token.id": fixed, "token.mask": fixed.with_values(np.ones(count * length, bool))}
+    )
+    scores, mask = torch.from_numpy(reward.astype(np.float32)), torch.ones(count, length)
+    print(f"{count:,} rollouts of {length:,} tokens in groups of {GROUP}; median of {repeats}")
+    print(f"{'kernel':<28}{'baseline s':>12}{'ours s':>10}{'ratio':>9}")
+    ours = kernel("grpo", rollouts)
+    np.testing.assert_allclose(ours(), grpo_vectorised(scores, uids, mask).ravel(), atol=1e-4)
+    np.testing.assert_allclose(ours(), grpo_dict_loop(scores, uids, mask).ravel(), atol=1e-4)
+    ratio("grpo / dict loop", lambda: grpo_dict_loop(scores, uids, mask), ours, repeats)
+    ratio("grpo / vectorised torch", lambda: grpo_vectorised(scores, uids, mask), ours, repeats)
+
+    stepped = with_steps(rollouts)
+    paid = [[0.0] * (STEPS - 1) + [value] for value in reward.tolist()]
+    states = stepped.strings("step.state")
+    step_mask = torch.ones(count * STEPS, length // STEPS)
+    groups = (np.arange(count) // GROUP).tolist()
+    ours = kernel("gigpo", stepped, statistics="steps")
+    ratio("gigpo / loop over rows", lambda: gigpo_rows(paid, states, groups, step_mask, 0.95), ours, repeats)
+    del stepped, states, step_mask, mask
+
+    ragged = synthetic(count * length, group=GROUP, mean=length)
+    responses = [ragged.token_ids[row].tolist() for row in range(len(ragged))]
+    bounds = list(zip(ragged.groups.starts.tolist(), ragged.groups.offsets[1:].tolist(), strict=True))
+    ours_tree = lambda: add_prefix_tree(Rollouts(ragged.table))  # noqa: E731
+    ratio("prefix tree / dict trie", lambda: trie_visits(responses, bounds), ours_tree, repeats)
+    del responses
+
+    if "gae" not in METHODS:
+        print("gae is not there: skipped")
+        return
+    values = rng.random(ragged.num_tokens).astype(np.float32)
+    ragged = ragged.with_columns({"token.value": ragged.token_ids.with_values(values)})
+    last = ragged.tokens.positions == ragged.tokens.spread(ragged.tokens.sizes) - 1
+    paid_tokens = padded(ragged, ragged.tokens.spread(ragged.numbers("reward")) * last)
+    value, mask = padded(ragged, values), padded(ragged, np.ones(ragged.num_tokens))
+    ours = kernel("gae", ragged, lam=0.95)
+    expected = gae_columns(paid_tokens, value, mask, 0.95)[ragged.tokens.ids, ragged.tokens.positions]
+    np.testing.assert_allclose(ours(), expected, atol=1e-3)
+    ratio("gae / loop over columns", lambda: gae_columns(paid_tokens, value, mask, 0.95), ours, repeats)
+
+
+# -------------------------------------------------------------------------------------------------- the commands
+
+
+def probed(rollouts: Rollouts) -> Rollouts:
+    """With `purpose` and, for every step, one probe of four tokens that continues its rollout from there."""
+    count = len(rollouts) * STEPS
+    names = rollouts.strings("rollout_id")
+    parents, groups = np.repeat(names, STEPS).tolist(), np.repeat(rollouts.strings("group_id"), STEPS).tolist()
+    tokens = Ragged(np.zeros(4 * count, np.int32), np.arange(count + 1) * 4)
+    probes = Rollouts(
+        pa.table(
+            {
+                "rollout_id": [f"p{row}" for row in range(count)],
+                "group_id": groups,
+                "reward": np.random.default_rng(0).integers(0, 2, count).astype(np.float64),
+                "purpose": ["probe"] * count,
+                "parent_id": parents,
+                "fork": pa.array(rollouts.ragged("step.start").values, pa.int32()),
+            }
+        )
+    ).with_columns({"token.id": tokens, "token.mask": tokens.with_values(np.ones(4 * count, bool))})
+    empty = pa.array([[]] * count)
+    for path in rollouts.paths:
+        if "." in path and path not in probes:
+            kind = rollouts.arrow(path).type
+            like = (
+                tokens.with_values(np.zeros(4 * count, np.float32)) if path.startswith("token.") else empty.cast(kind)
+            )
+            probes = probes.with_columns({path: like})
+    own = rollouts.with_columns(
+        {
+            "purpose": ["train"] * len(rollouts),
+            "parent_id": pa.nulls(len(rollouts), pa.string()),
+            "fork": pa.nulls(len(rollouts), pa.int32()),
+        }
+    )
+    both = Rollouts.concat([own, probes])
+    order = np.argsort(
+        np.concatenate([np.arange(len(rollouts)) // GROUP, np.arange(count) // (GROUP * STEPS)]), kind="stable"
+    )
+    return both.take(order)
+
+
+def only(rollouts: Rollouts, paths: set[str]) -> Rollouts:
+    """Just these columns."""
+    heads = [name for name in rollouts.table.column_names if name in paths]
+    bare = Rollouts(rollouts.table.select(heads))
+    return bare.with_columns({path: rollouts.arrow(path) for path in rollouts.paths if "." in path and path in paths})
+
+
+def commands(tokens: int, repeats: int) -> None:
+    everything = add_prefix_tree(with_steps(synthetic(tokens)))
+    base = {"rollout_id", "group_id", "reward", "token.id", "token.mask", "token.logprob"}
+    print(f"\n{len(everything):,} rollouts, {everything.num_tokens:,} tokens; median of {repeats}")
+    print(f"{'assign-credit':<28}{'command s':>12}{'pyarrow s':>11}{'ratio':>8}{'Mtok/s':>9}")
+    with tempfile.TemporaryDirectory() as folder:
+        source, out, copy = (Path(folder, name) for name in ("source", "out", "copy"))
+        for method in METHODS:
+            batch = with_signals(everything, method.needs)
+            if "purpose" in method.needs:
+                batch = probed(batch)
+            needs = base | set(method.needs) | ({"step.start", "step.end"} if "step" in str(method.needs) else set())
+            write_rollouts(source, [only(batch, needs)], Provenance(), force=True)
+
+            def run(name: str = method.name) -> None:
+                assign_credit(source, method=name, out=out, force=True)
+
+            try:
+                run()
+            except DataError as error:
+                print(f"{method.name:<28}skipped: {str(error).partition(': ')[2][:70]}", flush=True)
+                continue
+            produced = pq.read_table(out)
+
+            def floor(table: pa.Table = produced) -> None:
+                pq.read_table(source, page_checksum_verification=True)
+                pq.write_table(table, copy, **encoding_of(table))
+
+            seconds, least = best(run, repeats), best(floor, repeats)
+            verdict = "met" if seconds / least <= COMMAND_GOAL else "MISSED"
+            speed = batch.num_tokens / seconds / 1e6
+            print(
+                f"{method.name:<28}{seconds:>12.3f}{least:>11.3f}{seconds / least:>8.2f}{speed:>9.1f}"
+                f"   goal {COMMAND_GOAL:g}: {verdict}",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rollouts", type=int, default=8192)
+    parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--tokens", type=int, default=4_000_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", choices=("kernels", "commands"))
+    arguments = parser.parse_args()
+    if arguments.only != "commands":
+        kernels(arguments.rollouts, arguments.length, arguments.repeats)
+    if arguments.only != "kernels":
+        commands(arguments.tokens, arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()

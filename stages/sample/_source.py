@@ -1,0 +1,77 @@
+"""The rollouts that `--from` names: their task and problems, and rows added to their groups."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ...formats.errors import DataError, UsageError
+from ...formats.parquet import RolloutFile
+from ...formats.rollouts import Rollouts
+from ...formats.schema import paths_of
+from ..tasks import Problem, Task, open_task
+from ._strategy import CONTINUES, Strategy
+
+OF_THE_PROBLEM = ("task", "task_options", "problem_id", "prompt", "reference")
+
+
+def opened(path: Path | None, chosen: Strategy) -> RolloutFile | None:
+    """The file to continue, for a strategy that continues one. UsageError for one without the other."""
+    if path is None:
+        if CONTINUES in chosen.needs:
+            raise UsageError(f"--strategy {chosen.name} continues rollouts; name them with --from FILE")
+        return None
+    if CONTINUES not in chosen.needs:
+        raise UsageError(f"--strategy {chosen.name} starts at the prompt; leave --from {path} out, or choose vine")
+    if path.is_dir():
+        raise UsageError(f"--from {path}: a directory; needed is one rollout file")
+    file = RolloutFile(path)
+    for needed in ("prompt_ids", *OF_THE_PROBLEM[-3:]):
+        if needed not in paths_of(file.schema):
+            raise DataError(f"{path}: no column {needed!r}, which --from needs; `apportion sample` writes it")
+    return file
+
+
+def problems_of(file: RolloutFile, spec: str, options: Mapping[str, Any] | None) -> tuple[Task, list[Problem]]:
+    """The task of the file's rows, and their problems, one a group. The given spec and options stand in for columns that
+    another tool left out."""
+    columns = [path for path in ("rollout_id", "group_id", *OF_THE_PROBLEM) if path in paths_of(file.schema)]
+    problems: list[Problem] = []
+    task: Task | None = None
+    for batch in file.row_groups(columns):
+        if task is None and "task" in batch:
+            recorded = batch.arrow("task_options")[0].as_py() if "task_options" in batch else None
+            task = open_task(batch.arrow("task")[0].as_py() or spec, json.loads(recorded) if recorded else None)
+        for row in batch.table.take(pa.array(batch.groups.starts)).to_pylist():
+            reference = json.loads(row["reference"]) if row["reference"] is not None else None
+            problems.append(Problem(row["problem_id"], row["prompt"], reference))
+    return task or open_task(spec, options), problems
+
+
+def with_rows(batch: Rollouts, parents: Any, columns: Mapping[str, pa.Array]) -> Rollouts:
+    """The batch with new rows at the end of their groups, and every column it has.
+
+    parents: [M] rows they come from, ascending by group; what says where the problem is from is copied from there.
+    columns: {path: [M]}, those the batch lacks are left out. Whatever else there is becomes missing (null).
+    """
+    taken = batch.table.take(pa.array(parents))
+    copied = ("group_id", "prompt_ids", *OF_THE_PROBLEM)
+
+    def leaf(path: str, kind: pa.DataType) -> pa.Array:
+        if path in copied:
+            return taken.column(path).combine_chunks()
+        return columns[path].cast(kind) if path in columns else pa.nulls(len(taken), kind)
+
+    arrays: list[pa.Array] = []
+    for field in batch.table.schema:
+        if pa.types.is_struct(field.type):
+            leaves = [leaf(f"{field.name}.{child.name}", child.type) for child in field.type]
+            arrays.append(pa.StructArray.from_arrays(leaves, fields=list(field.type)))
+        else:
+            arrays.append(leaf(field.name, field.type))
+    whole = pa.concat_tables([batch.table, pa.table(arrays, schema=batch.table.schema)])
+    groups = batch.groups.ids
+    order = sorted(range(len(whole)), key=[*groups.tolist(), *groups[parents].tolist()].__getitem__)
+    return Rollouts(whole.take(pa.array(order, pa.int64())))

@@ -1,0 +1,208 @@
+"""Vine: fresh continuations from states of rollouts that exist, to estimate what the states are worth."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from ...formats.errors import DataError, UsageError
+from ...formats.ragged import Ragged
+from ...formats.rollouts import Rollouts
+from ...formats.schema import FIELDS
+from ...formats.segments import Array, Segments
+from ..assign_credit._cuts import cut_points
+from ..driver import require
+from ..models.engine import Completion, Engine, Request
+from ..progress import progress
+from ..tree_build.prefixes import prefix_keys
+from ._rows import derived_seed
+from ._source import with_rows
+from ._strategy import CONTINUES, SamplingContext, strategy
+
+
+@strategy(source="arXiv:2410.01679, §4; cuts of arXiv:2505.23564", needs=(CONTINUES,))
+def vine(
+    context: SamplingContext,
+    *,
+    k: int = 9,
+    at: Literal["steps", "unlikely"] = "steps",
+    every: int | None = None,
+    max_states: int | None = None,
+    below: float = 0.9,
+    rows_at_once: int = 4096,
+) -> Iterator[Rollouts]:
+    """k continuations from the states of the rollouts that --from names, as probes beside them.
+
+    The file's rows stay as they are. A probe is a row of its parent's group with purpose "probe", `parent_id`, and `fork`,
+    the number of its parent's tokens it begins with. Its text and token ids are the whole response, so that any scorer
+    can judge it; its mask is true on what was sampled now and false on the copied prefix, whose log-probability is 0.
+    --max-tokens bounds the whole response. Equal prefixes of a group are one state and are continued once, through the
+    first rollout that has it; evals and earlier probes are not continued. -n is not used.
+
+    Args:
+        k: continuations of a state.
+        at: "steps", where each step of the step ruler starts (`score --with steps`), or "unlikely", the cuts of
+            `assign-credit --method spo_chain`: before tokens with a probability under `below`.
+        every: of a rollout's states the first and each `every`-th after it; None is 1 for steps and 5 for unlikely tokens.
+        max_states: only the first so many states of a rollout; None continues all.
+        below: for at="unlikely".
+        rows_at_once: probes generated before a part of the file is written (at least a group's); bounds the memory.
+    """
+    file = context.rollouts
+    assert file is not None, "sample opens it for a strategy that needs --from"
+    every = every if every is not None else (1 if at == "steps" else 5)
+    for name, value in (("k", k), ("every", every), ("max_states", max_states or 1), ("rows_at_once", rows_at_once)):
+        if value < 1:
+            raise UsageError(f"option {name!r} of strategy 'vine': {value}, needed is 1 or more")
+    require(file, ("step.start", "step.end") if at == "steps" else ("token.logprob",), "vine")
+    engine = context.open_engine()
+    salt = hashlib.blake2b(f"{context.policy}/{context.seed}/{context.round}".encode(), digest_size=4).hexdigest()
+    with progress(file.num_rows, "vine, rollouts") as advance:
+        for batch in file.batches():
+            rows, forks = _states(batch, at=at, every=every, max_states=max_states, below=below)
+            rows, forks = _distinct(
+                batch, rows[forks < context.sampling.max_tokens], forks[forks < context.sampling.max_tokens]
+            )
+            for start, stop in _parts(batch, rows, rows_at_once // k):
+                chosen = (rows >= start) & (rows < stop)
+                part = _with_columns(batch.slice(start, stop))
+                yield _continued(context, engine, part, rows[chosen] - start, forks[chosen], k, salt)
+                advance(stop - start)
+
+
+def _states(batch: Rollouts, *, at: str, every: int, max_states: int | None, below: float) -> tuple[Array, Array]:
+    """(rows [S], forks [S]) the states to continue. DataError for a rollout an environment took part in."""
+    own = np.ones(len(batch), bool)
+    if "purpose" in batch:
+        own = np.array([purpose in (None, "train") for purpose in batch.strings("purpose")])
+    foreign = own & batch.tokens.any(~batch.mask)
+    if foreign.any():
+        row = int(np.flatnonzero(foreign)[0])
+        raise DataError(f"row {row}, column 'token.mask': an environment wrote part of it, which vine cannot continue")
+    if at == "steps":
+        starts = batch.ragged("step.start")
+        if starts.present is not None and (own & ~starts.present).any():
+            row = int(np.flatnonzero(own & ~starts.present)[0])
+            raise DataError(
+                f"row {row}, column 'step.start': missing; run `apportion score IN --with steps -o OUT` first"
+            )
+        rows, forks = starts.segments.ids, starts.values.astype(np.int64)
+        kept = starts.segments.positions % every == 0
+        rows, forks = rows[kept], forks[kept]
+    else:
+        logprob = batch.ragged("token.logprob")
+        usable = own if logprob.present is None else own & logprob.present
+        values = np.zeros(batch.num_tokens)
+        places = np.ones(batch.num_tokens, bool) if logprob.present is None else batch.tokens.spread(logprob.present)
+        values[places] = logprob.values
+        if (own & ~usable).any():
+            row = int(np.flatnonzero(own & ~usable)[0])
+            raise DataError(f"row {row}, column 'token.logprob': missing, needed to find unlikely tokens")
+        rows, forks = cut_points(values, batch.mask, batch.tokens, below=below, every=every)
+    kept = own[rows]
+    rows, forks = rows[kept], forks[kept]
+    if max_states is not None and len(rows):
+        kept = Segments.of_runs(rows).positions < max_states
+        rows, forks = rows[kept], forks[kept]
+    return rows, forks
+
+
+def _distinct(batch: Rollouts, rows: Array, forks: Array) -> tuple[Array, Array]:
+    """Of states with equal prefixes the first."""
+    if not len(rows):
+        return rows, forks
+    first = np.sort(np.unique(prefix_keys(batch, rows, forks), return_index=True)[1])
+    return rows[first], forks[first]
+
+
+def _parts(batch: Rollouts, rows: Array, states: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows, whole groups, with at most so many states each (or one group)."""
+    counts = np.bincount(batch.groups.ids[rows], minlength=len(batch.groups))
+    cuts, held = [0], 0
+    for group, count in enumerate(counts.tolist()):
+        if held and held + count > states:
+            cuts.append(int(batch.groups.starts[group]))
+            held = 0
+        held += count
+    return pairwise([*cuts, len(batch)])
+
+
+def _with_columns(part: Rollouts) -> Rollouts:
+    """The rows with the columns that probes are told by, where they are not there yet."""
+    missing: dict[str, Any] = {
+        path: pa.nulls(len(part), FIELDS[path].type)
+        for path in ("parent_id", "fork", "finish_reason", "text", "flags")
+        if path not in part
+    }
+    if "purpose" not in part:
+        missing["purpose"] = ["train"] * len(part)
+    return part.with_columns(missing)
+
+
+def _continued(
+    context: SamplingContext, engine: Engine, part: Rollouts, rows: Array, forks: Array, k: int, salt: str
+) -> Rollouts:
+    ids, prompts = part.token_ids, part.ragged("prompt_ids")
+    names = part.strings("rollout_id")
+    prefixes = [ids[row][:fork].tolist() for row, fork in zip(rows.tolist(), forks.tolist(), strict=True)]
+    requests = [
+        Request(
+            prefix_ids=[*prompts[row].tolist(), *prefix],
+            seeds=[derived_seed(context.seed, context.round, names[row], len(prefix), index) for index in range(k)],
+        )
+        for row, prefix in zip(rows.tolist(), prefixes, strict=True)
+    ]
+    completions = engine.generate(requests, context.sampling) if requests else []
+    limits = context.sampling.max_tokens - forks
+    made = [
+        _cut(completion, int(limit))
+        for limit, each in zip(limits.tolist(), completions, strict=True)
+        for completion in each
+    ]
+    columns = _columns(context, prefixes, made, k)
+    columns |= {
+        "rollout_id": pa.array([f"{names[row]}/{fork}@{salt}/{index}" for row, fork in zip(rows.tolist(), forks.tolist(), strict=True) for index in range(k)], pa.string()),
+        "parent_id": pa.array([names[row] for row in rows.tolist() for _ in range(k)], pa.string()),
+        "fork": pa.array(np.repeat(forks, k), pa.int32()),
+        "seed": pa.array([seed for request in requests for seed in request.seeds], pa.int64()),
+    }  # fmt: skip
+    return with_rows(part, np.repeat(rows, k), columns)
+
+
+def _cut(completion: Completion, limit: int) -> Completion:
+    """The completion as it would be under a smaller budget."""
+    if len(completion.ids) <= limit:
+        return completion
+    logprobs = None if completion.logprobs is None else completion.logprobs[:limit]
+    return Completion(completion.ids[:limit], logprobs, "length")
+
+
+def _columns(
+    context: SamplingContext, prefixes: Sequence[list[int]], made: Sequence[Completion], k: int
+) -> dict[str, pa.Array]:
+    prefix_of = [prefix for prefix in prefixes for _ in range(k)]
+    whole = [[*prefix, *each.ids.tolist()] for prefix, each in zip(prefix_of, made, strict=True)]
+    ids = Ragged.from_lists(whole, np.int32)
+    sampled = ids.segments.positions >= ids.segments.spread(np.array([len(each) for each in prefix_of], np.int64))
+    given: dict[str, Any] = {
+        "text": context.tokenizer.batch_decode(whole, skip_special_tokens=True) if whole else [],
+        "finish_reason": [each.finish_reason for each in made],
+        "purpose": ["probe"] * len(made),
+        "policy": [context.policy] * len(made),
+        "temperature": [context.sampling.temperature] * len(made),
+        "top_p": [context.sampling.top_p] * len(made),
+        "top_k": [context.sampling.top_k] * len(made),
+        "logprob_kind": ["sampling"] * len(made),
+        "flags": [["truncated"] if each.finish_reason == "length" else [] for each in made],
+    }
+    columns = {path: pa.array(values, FIELDS[path].type) for path, values in given.items()}
+    columns |= {"token.id": ids.to_arrow(), "token.mask": ids.with_values(sampled).to_arrow()}
+    if all(each.logprobs is not None for each in made):
+        logprobs = np.zeros(len(ids.values), np.float32)
+        drawn = [each.logprobs for each in made if each.logprobs is not None]
+        logprobs[sampled] = np.concatenate(drawn) if drawn else 0.0
+        columns["token.logprob"] = ids.with_values(logprobs).to_arrow()
+    return columns
