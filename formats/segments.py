@@ -120,6 +120,59 @@ class Segments:
         before = np.concatenate(([0.0], total))[self.starts]
         return total - self.spread(before)
 
+    def discounted(self, values: Array, discount: "Array | float") -> Array:
+        """[N] -> [N] float64, y_t = values_t + discount_t · y_{t+1}, from every place to the end of its stretch.
+
+        >>> Segments(np.array([0, 3, 4])).discounted(np.array([1.0, 2.0, 4.0, 8.0]), 0.5).tolist()
+        [3.0, 4.0, 4.0, 8.0]
+        """
+        factors = np.empty(len(values))
+        factors[:] = discount
+        factors[self.offsets[1:][self.sizes > 0] - 1] = 0.0
+        return recurrence(values, factors)
+
     def joined(self, outer: "Segments") -> "Segments":
         """Stretches of the same axis, one per stretch of `outer`, whose axis is this one's stretches (K places)."""
         return Segments(self.offsets[outer.offsets])
+
+
+_BLOCK, _CHUNK = 64, 1 << 17  # 2^17 places of float64 with their factors stay in a core's cache
+
+
+def recurrence(values: Array, factors: Array) -> Array:
+    """[N] float64, y_t = values_t + factors_t · y_{t+1}; after the last place comes 0. factors: [N], 0 cuts.
+
+    The axis is folded into blocks that run side by side; what enters a block from the next is the same recurrence among
+    the blocks' heads. So about 2 N steps of arithmetic in N / 2048 calls, and no division.
+
+    >>> recurrence(np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.0, 9.0])).tolist()
+    [2.0, 2.0, 3.0]
+    """
+    out = np.empty(len(values))
+    carry = 0.0
+    for end in range(len(values), 0, -_CHUNK):
+        part = slice(max(end - _CHUNK, 0), end)
+        out[part] = _folded(values[part], factors[part], carry)
+        carry = float(out[part.start])
+    return out
+
+
+def _folded(values: Array, factors: Array, carry: float) -> Array:
+    count = len(values)
+    if count <= _BLOCK:
+        out = np.empty(count)
+        for place, (value, factor) in enumerate(zip(values[::-1].tolist(), factors[::-1].tolist(), strict=True)):
+            carry = value + factor * carry
+            out[count - 1 - place] = carry
+        return out
+    blocks = -(-count // _BLOCK)
+    inside, passed = np.zeros((2, blocks * _BLOCK))
+    inside[:count], passed[:count], passed[count:] = values, factors, 1.0
+    inside = np.ascontiguousarray(inside.reshape(blocks, _BLOCK).T)
+    passed = np.ascontiguousarray(passed.reshape(blocks, _BLOCK).T)
+    for place in range(_BLOCK - 2, -1, -1):
+        inside[place] += passed[place] * inside[place + 1]
+        passed[place] *= passed[place + 1]
+    entering = np.append(_folded(inside[0], passed[0], carry)[1:], carry)
+    inside += passed * entering
+    return inside.T.reshape(-1)[:count]

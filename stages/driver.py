@@ -21,6 +21,11 @@ from .registry import load_plugins, plugins_loaded
 PRODUCED_BY = {
     "reward": "run `apportion score IN --with verify -o OUT` first",
     "node.id": "run `apportion tree-build IN -o OUT` first",
+    "step.start": "run `apportion score IN --with steps -o OUT` first",
+    "step.state": "run `apportion score IN --with states -o OUT` first, or bring it from the environment",
+    "parent_id": "run `apportion sample --from IN --strategy vine -o OUT` first, and score that",
+    "token.entropy": "run `apportion score IN --with entropy -o OUT` first",
+    "token.value": "a critic writes it: one value a response token, before the token is chosen",
     "token.logprob": "sample with an engine that reports log-probabilities",
     "token.advantage": "run `apportion assign-credit IN --method grpo -o OUT` first",
 }

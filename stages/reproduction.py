@@ -61,7 +61,7 @@ def _line(command: Command, record: "Record", before: str | None, out: str) -> s
     for key, option in command.options().items():
         if key == "force":
             continue
-        if option.positional and option.name == "rollouts":
+        if option.name == "rollouts" and (option.positional or parameters.get(key)):
             values[key] = before or FOREIGN
         elif key in parameters or option.name in parameters:
             values[key] = _short(key, parameters.get(key, parameters.get(option.name)))

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...formats.errors import DataError
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
+from ...formats.schema import FIELDS
 from ...formats.segments import Array, Segments
 from ._method import METHODS, Credit, Method
 
@@ -20,6 +23,8 @@ def credited(batch: Rollouts, method: str, column: str, options: Mapping[str, An
     Probes and evals take no part in any group's statistics and get no credit (null); a method that wants probes finds
     them in `credit.probes`. DataError when the method gives a value that is not finite.
     """
+    if "flags" not in batch:  # every part of a file has the same columns, whether there was something to flag or not
+        batch = batch.with_columns({"flags": pa.array([[]] * len(batch), FIELDS["flags"].type)})
     trained, probes = _by_purpose(batch)
     if trained is None:
         return _credited(batch, Credit(batch), method, column, options)
@@ -43,10 +48,13 @@ def _by_purpose(batch: Rollouts) -> tuple[Array | None, Array]:
     """[R] bool: rows to credit (None: all of them), and probes."""
     if "purpose" not in batch:
         return None, np.zeros(len(batch), bool)
-    purpose = np.array([each or "train" for each in batch.strings("purpose")])
-    trained = ~np.isin(purpose, ("probe", "eval"))
+    purpose = batch.arrow("purpose").cast(pa.string())
+    probe, other = (
+        pc.is_in(purpose, value_set=pa.array([each])).to_numpy(zero_copy_only=False) for each in ("probe", "eval")
+    )
+    trained = ~(probe | other)
     # A file of nothing but evals was asked for by name.
-    return (None if trained.all() or not (trained | (purpose == "probe")).any() else trained), purpose == "probe"
+    return (None if trained.all() or not (trained | probe).any() else trained), probe
 
 
 def _only(values: Ragged, rows: Array) -> Ragged:

@@ -6,6 +6,8 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...formats.errors import DataError, UsageError, unknown
 from ...formats.rollouts import Rollouts
@@ -132,8 +134,8 @@ class Probes:
         for needed in ("parent_id", "fork", "reward"):
             if needed not in probes:
                 raise DataError(f"column {needed!r}: missing, needed of rollouts whose purpose is probe")
-        row_of = {name: row for row, name in enumerate(rollouts.strings("rollout_id"))}
-        parent = np.array([row_of.get(name, -1) for name in probes.strings("parent_id")], np.int64)
+        names, parents = (each.cast(pa.string()) for each in (rollouts.arrow("rollout_id"), probes.arrow("parent_id")))
+        parent = pc.index_in(parents, value_set=names).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         own = np.flatnonzero(parent >= 0)
         fork, reward = probes.numbers("fork")[own], probes.numbers("reward").astype(np.float64)[own]
         wrong = ~np.isfinite(reward) | ~np.isfinite(fork.astype(np.float64))

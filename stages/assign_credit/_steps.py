@@ -29,9 +29,15 @@ def steps_of(credit: Credit) -> Steps:
 
 def on_tokens(credit: Credit, steps: Steps, values: Array) -> Array:
     """[T] the value of each token's step; 0 for a token in none. values: [S]."""
-    sizes = steps.end - steps.start
-    first = credit.tokens.starts[steps.rows.ids] + steps.start
-    inside = Segments.of_sizes(sizes)
-    out = np.zeros(int(credit.tokens.offsets[-1]))
-    out[inside.positions + inside.spread(first)] = inside.spread(values)
-    return out
+    total = int(credit.tokens.offsets[-1])
+    first = credit.tokens.starts[steps.rows.ids]
+    begin, end = first + steps.start, first + steps.end
+    # Between the steps, 0: one repeat over gap, step, gap, step … gap.
+    sizes = np.empty(2 * len(begin) + 1, np.int64)
+    sizes[0::2] = np.append(begin, total) - np.concatenate(([0], end))
+    sizes[1::2] = end - begin
+    if (sizes < 0).any():
+        raise DataError("the steps are not in order, or overlap; `apportion validate` says where")
+    spaced = np.zeros(len(sizes), values.dtype)
+    spaced[1::2] = values
+    return np.repeat(spaced, sizes)

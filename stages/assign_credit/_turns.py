@@ -9,7 +9,7 @@ import numpy as np
 from ...formats.errors import DataError
 from ...formats.segments import Array, Segments
 from ._method import Credit, Singleton
-from ._steps import Steps
+from ._steps import Steps, on_tokens
 
 Rewards = Literal["outcome", "steps", "both"]
 MADE_BY = {
@@ -32,9 +32,11 @@ class Decisions:
 
     @classmethod
     def of(cls, credit: Credit, steps: Steps) -> "Decisions":
-        written = np.concatenate(([0], np.cumsum(credit.mask, dtype=np.int64)))
-        first = credit.tokens.starts[steps.rows.ids]
-        own = written[first + steps.end] > written[first + steps.start]
+        own = steps.end > steps.start
+        if not credit.mask.all():
+            written = np.concatenate(([0], np.cumsum(credit.mask, dtype=np.int64)))
+            first = credit.tokens.starts[steps.rows.ids]
+            own = written[first + steps.end] > written[first + steps.start]
         return cls(steps, own, steps.rows.joined(credit.groups))
 
     @property
@@ -44,7 +46,7 @@ class Decisions:
     @cached_property
     def index(self) -> Array:
         """[S] int64: how many steps of the policy's came before in the rollout."""
-        return (self.rows.cumsum(self.own.astype(np.float64)) - self.own).astype(np.int64)
+        return (self.rows.cumsum(self.own) - self.own).astype(np.int64)
 
     def discounts(self, gamma: float) -> Array:
         """[S] the factor from a step to the next: gamma where the policy decides again, 1 where it only looks on."""
@@ -52,7 +54,7 @@ class Decisions:
 
     def returns(self, rewards: Array, gamma: float) -> Array:
         """[S] Σ_{k>=t} gamma^(k-t) r_k inside the rollout, k counted in steps of the policy's. rewards: [S]."""
-        return discounted(rewards, self.rows, self.discounts(gamma))
+        return self.rows.discounted(rewards, self.discounts(gamma))
 
     def handed_back(self, values: Array) -> Array:
         """[S] what fell to a step without a decision, added to the policy's step before it; 0 where there is none."""
@@ -61,21 +63,10 @@ class Decisions:
         return np.bincount(owner[decided], weights=values[decided], minlength=len(values))
 
 
-def discounted(values: Array, rows: Segments, discount: Array) -> Array:
-    """[S] y_t = values_t + discount_t · y_{t+1} inside each stretch of `rows`. values, discount: [S].
-
-    One pass for each position in the longest rollout; all rollouts at once.
-    """
-    result = values.astype(np.float64)
-    last = rows.sizes - 1
-    order = np.argsort(-last, kind="stable")
-    starts, last = rows.starts[order], last[order]
-    descending = -last
-    for position in range(int(last[0]) - 1 if len(last) else -1, -1, -1):
-        # Sorted by length, the rollouts that go on past this position are the first ones.
-        here = starts[: np.searchsorted(descending, -position)] + position
-        result[here] += discount[here] * result[here + 1]
-    return result
+def on_own_tokens(credit: Credit, steps: Steps, values: Array) -> Array:
+    """[T] the value of each token's step; 0 for a token in none, and for one an environment wrote. values: [S]."""
+    spread = on_tokens(credit, steps, values)
+    return spread if credit.mask.all() else np.where(credit.mask, spread, 0.0)
 
 
 def step_column(credit: Credit, steps: Steps, path: str, remedy: str = "") -> Array:

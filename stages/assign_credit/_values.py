@@ -29,21 +29,10 @@ def token_signal(credit: Credit, path: str) -> Array:
 def discounted_sums(values: Array, segments: Segments, discount: float) -> Array:
     """[N] float64 S_t = x_t + discount · S_{t+1}, from every place to the end of its stretch.
 
-    Windows of doubling length: after pass k, S_t holds the terms t … t + 2^k - 1. So log2(longest) passes, no division,
-    and sums added up in pairs, whose rounding does not grow with the length.
-
     >>> discounted_sums(np.array([1.0, 2.0, 4.0, 8.0]), Segments(np.array([0, 3, 4])), 0.5).tolist()
     [3.0, 4.0, 4.0, 8.0]
     """
-    sums = values.astype(np.float64)
-    left = segments.spread(segments.sizes) - segments.positions
-    longest = int(segments.sizes.max(initial=0))
-    width, weight = 1, float(discount)
-    while width < longest and weight != 0:
-        places = np.flatnonzero(left > width)
-        sums[places] += weight * sums[places + width]
-        width, weight = 2 * width, weight * weight
-    return sums
+    return segments.discounted(values, discount)
 
 
 def whitened(values: Array, where: Array, *, eps: float = 1e-8) -> Array:

@@ -73,15 +73,23 @@ def gae(
     """
     if value not in credit.rollouts:
         raise DataError(f"no column {value!r}, which gae needs; a critic's values go there, one a response token")
-    own = np.flatnonzero(credit.mask)
-    inside = Segments.of_sizes(credit.tokens.sum(credit.mask))
+    everywhere = bool(credit.mask.all())
+    own = slice(None) if everywhere else np.flatnonzero(credit.mask)
+    inside = credit.tokens if everywhere else Segments.of_sizes(credit.tokens.sum(credit.mask))
     values = token_signal(credit, value)[own]
     reward = _token_rewards(credit, inside, rewards)
-    following = np.append(values[1:], 0.0) if len(values) else values
+    following = np.zeros(len(values))
+    following[:-1] = values[1:]
     following[inside.offsets[1:][inside.sizes > 0] - 1] = 0.0
-    advantage = discounted_sums(reward + gamma * following - values, inside, gamma * lam)
+    difference = following  # in place: these are as long as the file
+    difference *= gamma
+    difference += reward
+    difference -= values
+    advantage = discounted_sums(difference, inside, gamma * lam)
     if whiten == "batch":
-        advantage = whitened(advantage, np.ones(len(own), bool), eps=eps)
+        advantage = whitened(advantage, np.ones(len(values), bool), eps=eps)
+    if everywhere:
+        return advantage
     out = np.zeros(len(credit.mask))
     out[own] = advantage
     return out

@@ -7,8 +7,8 @@ import numpy as np
 from ...formats.errors import UsageError
 from ...formats.segments import Array
 from ._method import Credit, Singleton, credit_method
-from ._steps import on_tokens, steps_of
-from ._turns import Decisions, Rewards, Siblings, rewards_of, states_of, step_column
+from ._steps import steps_of
+from ._turns import Decisions, Rewards, Siblings, on_own_tokens, rewards_of, states_of, step_column
 
 
 @credit_method(
@@ -115,7 +115,7 @@ def gigpo(
         state = _similar(group, state, texts, similarity)
     step = np.zeros(len(paid))
     step[own] = Siblings.of(state[own], group[own]).compared(quality[own], scale, ddof, eps)
-    return np.where(credit.mask, on_tokens(credit, steps, episode + weight * step), 0.0)
+    return on_own_tokens(credit, steps, episode + weight * step)
 
 
 def _similar(group: Array, state: Array, texts: list[str], threshold: float) -> Array:

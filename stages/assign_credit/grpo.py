@@ -2,9 +2,12 @@
 
 from typing import Literal
 
+import numpy as np
+
 from ...formats.segments import Array
-from ._baseline import centred, settle_singletons
+from ._baseline import settle_singletons
 from ._method import Credit, Singleton, credit_method
+from ._statistics import in_spreads, weighted_mean, weighted_std
 
 
 @credit_method(
@@ -25,7 +28,9 @@ from ._method import Credit, Singleton, credit_method
 def grpo(
     credit: Credit,
     *,
+    center: Literal["mean", "none"] = "mean",
     scale: Literal["std", "none"] = "std",
+    unit: Literal["rollout", "token"] = "rollout",
     ddof: int = 1,
     eps: float = 1e-6,
     singleton: Singleton = "zero",
@@ -35,18 +40,21 @@ def grpo(
         A_i = (R_i - mean_g) / (std_g + eps)          scale = "std"
         A_i =  R_i - mean_g                           scale = "none"
 
-    The std is over the group, with divisor n - ddof; eps is added to it. With scale="none" this is the advantage of
-    Dr.GRPO, whose other half is the loss aggregation (`train --aggregation seq-mean-token-sum-norm`).
+    The std is over the group, with divisor n - ddof; eps is added to it. With scale="none" this is `dr_grpo`. For the std
+    of the whole batch (TRL's scale_rewards="batch") see `lite_ppo`.
 
     Args:
         credit: uses reward [R], reward units.
+        center: take off the group's "mean", or "none", which leaves the raw reward (with scale="none" plain REINFORCE).
         scale: divide by the group's std, or not at all.
+        unit: mean and std count each "rollout" once, or as often as it has policy "token"s.
         ddof: 1 sample std (verl, TRL, OpenRLHF), 0 population std.
         eps: added to the std: 1e-6 verl (ours), 1e-4 TRL, 1e-9 OpenRLHF.
         singleton: what a group of one gets: "zero", its "raw" reward (verl), or an "error".
 
     Returns:
-        [R] advantages: in standard deviations ("std") or reward units ("none"). A group of equal rewards gets exactly 0.
+        [R] advantages: in standard deviations ("std") or reward units ("none"). A group of equal rewards gets exactly 0,
+        unless neither center nor scale is on.
 
     Raises:
         DataError: a missing reward; a group of one with singleton="error".
@@ -59,7 +67,13 @@ def grpo(
     [0.5, -0.5, -0.5, 0.5, 0.0]
     """
     groups, reward = credit.groups, credit.reward
-    advantage = centred(reward, groups)
+    weights = credit.tokens.sum(credit.mask) if unit == "token" else np.ones(len(reward), np.int64)
+    advantage = reward
+    if center == "mean":
+        advantage = reward - groups.spread(weighted_mean(reward, weights, groups))
     if scale == "std":
-        advantage = advantage / (groups.spread(groups.std(reward, ddof=ddof)) + eps)
+        advantage = in_spreads(advantage, groups.spread(weighted_std(reward, weights, groups, ddof=ddof)), eps)
+    if center == "mean" or scale == "std":
+        # The mean of equal numbers may be off by an ulp (0.7 twelve times), which std + eps would blow up.
+        advantage = np.where(groups.spread(groups.constant(reward)), 0.0, advantage)
     return settle_singletons(advantage, reward, groups, singleton)

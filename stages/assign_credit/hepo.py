@@ -15,7 +15,7 @@ from .grpo import grpo
     needs=("reward", "token.entropy"),
     granularity="token",
     methodology="information-theoretic",
-    source="the baseline HEPO in TEMPO's code (arXiv:2509.18314); after arXiv:2506.01939",
+    source="the baseline HEPO in TEMPO's code (arXiv:2509.18314); cf. arXiv:2506.01939",
     evidence="code",
     scope="batch",
 )
@@ -65,8 +65,17 @@ def hepo(
     entropy = token_signal(credit, "token.entropy")
     own = np.flatnonzero(credit.mask)
     count = int(rho * len(own) + 1e-9)  # 0.29 · 100 is 28.999…
-    chosen = own[np.argsort(-entropy[own], kind="stable")[:count]]
+    chosen = own[_largest(entropy[own], count)]
     advantage = credit.tokens.spread(grpo(credit, scale=scale, ddof=ddof, eps=eps, singleton=singleton))
     out = np.zeros(len(credit.mask))
     out[chosen] = advantage[chosen]
     return out
+
+
+def _largest(values: Array, count: int) -> Array:
+    """[count] places of the largest values; of equal ones the first. No sort: only where the cut lies is looked for."""
+    if count == 0:
+        return np.empty(0, np.int64)
+    cut = np.partition(values, len(values) - count)[len(values) - count]
+    above = np.flatnonzero(values > cut)
+    return np.concatenate([above, np.flatnonzero(values == cut)[: count - len(above)]])

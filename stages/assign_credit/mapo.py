@@ -7,8 +7,8 @@ import numpy as np
 from ...formats.errors import DataError
 from ...formats.segments import Array
 from ._method import Credit, credit_method
-from ._steps import on_tokens, steps_of
-from ._turns import Decisions, Siblings, step_column
+from ._steps import steps_of
+from ._turns import Decisions, Siblings, on_own_tokens, step_column
 
 
 @credit_method(
@@ -89,4 +89,4 @@ def mapo(
     by_batch = Siblings.of(np.zeros(int(own.sum()), np.int64) if statistics == "batch" else group[own])
     advantage[own] = alpha * by_turn.compared(ahead[own], "std", ddof, eps)
     advantage[own] += beta * by_batch.compared(reward[own], "std", ddof, eps)
-    return np.where(credit.mask, on_tokens(credit, steps, advantage), 0.0)
+    return on_own_tokens(credit, steps, advantage)

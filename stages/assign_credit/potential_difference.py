@@ -6,8 +6,8 @@ import numpy as np
 
 from ...formats.segments import Array
 from ._method import Credit, credit_method
-from ._steps import on_tokens, steps_of
-from ._turns import Decisions, rewards_of, step_column
+from ._steps import steps_of
+from ._turns import Decisions, on_own_tokens, rewards_of, step_column
 
 
 @credit_method(
@@ -80,7 +80,7 @@ def potential_difference(
     change = decisions.handed_back(paid + decisions.discounts(gamma) * after - before)
     if smear > 0:
         change = decisions.returns(change / _weights(decisions.index, smear), smear)
-    return np.where(credit.mask, on_tokens(credit, steps, change), 0.0)
+    return on_own_tokens(credit, steps, change)
 
 
 def _carried(values: Array, heads: Array, initial: float) -> Array:

@@ -7,7 +7,17 @@ from ._baseline import centred, settle_singletons
 from ._method import Credit, Singleton, credit_method
 
 
-@credit_method(granularity="rollout", source="arXiv:2402.14740", evidence="code")
+@credit_method(
+    granularity="rollout",
+    source="arXiv:2402.14740",
+    evidence="code",
+    presets={
+        "verl": {"singleton": "raw"},
+        "trl": {"singleton": "zero"},
+        "openrlhf": {"singleton": "zero"},
+        "skyrl": {"singleton": "zero"},
+    },
+)
 def rloo(credit: Credit, *, singleton: Singleton = "zero") -> Array:
     """Leave-one-out advantage of every rollout, the same on all its tokens.
 

@@ -10,9 +10,9 @@ from ._values import filled_from_the_end, state_values, token_signal
 
 
 @credit_method(
-    needs=("reward", "purpose", "parent_id", "fork", "token.logprob"),
+    needs=("reward", "token.logprob", "parent_id", "fork", "purpose"),
     granularity="segment",
-    source="arXiv:2505.23564, §4 (SPO-chain)",
+    source="arXiv:2505.23564 (SPO-chain)",
     evidence="code",
 )
 def spo_chain(

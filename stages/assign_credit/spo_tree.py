@@ -13,7 +13,7 @@ from ._values import token_signal
 @credit_method(
     needs=("reward", "node.id", "node.start", "node.end", "token.logprob"),
     granularity="node",
-    source="arXiv:2505.23564, §5 (SPO-tree)",
+    source="arXiv:2505.23564 (SPO-tree)",
     evidence="code",
 )
 def spo_tree(

@@ -13,8 +13,8 @@ from ._nodes import Nodes
 @credit_method(
     needs=("reward", "node.id", "node.start", "node.end"),
     granularity="node",
-    source="TreeRL (ACL 2025, arXiv:2506.11902), §3.3",
-    evidence="code",
+    source="TreeRL (ACL 2025, arXiv:2506.11902)",
+    evidence="second-hand",
 )
 def treerl(
     credit: Credit,
@@ -48,7 +48,7 @@ def treerl(
     Raises:
         DataError: a missing reward or path; a group of one with singleton="error".
 
-    Departures: 1. the paper's form is the default, the code's are weigh="value" and fill_zeros. 2. The code keeps 16 of 30
+    Departures: 1. the paper's form, known second-hand, is the default; what its code does, which was read, is weigh="value" and fill_zeros. 2. The code keeps 16 of 30
         leaves and damps by those kept; here all rollouts of the file count. 3. Its means of all tokens or steps, taken off
         the rewards before (off by default there), are not offered. 4. Equal responses are one leaf node here.
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from ...formats.segments import Array
 from ._method import Credit, Singleton, credit_method
-from ._steps import on_tokens, steps_of
-from ._turns import Decisions, Rewards, Siblings, rewards_of, states_of
+from ._steps import steps_of
+from ._turns import Decisions, Rewards, Siblings, on_own_tokens, rewards_of, states_of
 
 
 @credit_method(
@@ -94,4 +94,4 @@ def turn_return(
         values = compared
     if normalise == "rewards":
         values = decisions.returns(values, gamma)
-    return np.where(credit.mask, on_tokens(credit, steps, values), 0.0)
+    return on_own_tokens(credit, steps, values)

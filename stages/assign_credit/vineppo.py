@@ -11,9 +11,9 @@ from ._values import filled_from_the_end, state_values, whitened
 
 
 @credit_method(
-    needs=("reward", "purpose", "parent_id", "fork", "step.start", "step.end"),
+    needs=("reward", "step.start", "step.end", "parent_id", "fork", "purpose"),
     granularity="step",
-    source="arXiv:2410.01679, eq. 5–6",
+    source="arXiv:2410.01679",
     evidence="code",
     scope="batch",
 )

@@ -88,7 +88,7 @@ def sample(
             "model": model, "task": task, "prompts": prompts, "n": n, "seed": seed, "round": round, "split": split,
             "strategy": strategy, "settings": options, "task_settings": dict(opened.options), "engine": engine,
             "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "purpose": purpose,
-            "device": device, "dtype": dtype,
+            "device": device, "dtype": dtype, **({"from": "rollouts"} if source is not None else {}),
         },
         inputs={"policy": policy.identity} | ({"rollouts": source.digest()} if source is not None else {}),
     )  # fmt: skip

@@ -23,7 +23,7 @@ from ._source import with_rows
 from ._strategy import CONTINUES, SamplingContext, strategy
 
 
-@strategy(source="arXiv:2410.01679, §4; cuts of arXiv:2505.23564", needs=(CONTINUES,))
+@strategy(source="arXiv:2410.01679; cuts of arXiv:2505.23564", needs=(CONTINUES,))
 def vine(
     context: SamplingContext,
     *,

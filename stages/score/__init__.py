@@ -29,10 +29,13 @@ def score(
 
     from ..driver import map_rollouts
     from ..options import typed_options
+    from ._model import RECORDED, recorded_model
     from ._scorer import SCORERS, scored
 
     chosen = SCORERS[scorer]
     options = typed_options(chosen.function, settings or {}, f"scorer {scorer!r}")
+    if options.get("model") == RECORDED:
+        options["model"] = recorded_model(rollouts, scorer)
     return map_rollouts(
         partial(scored, scorer=scorer, options=options), rollouts, out,
         stage="score", parameters={"with": scorer, "settings": options}, needs=chosen.needs, who=scorer, force=force,

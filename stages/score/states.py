@@ -8,14 +8,15 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from ...formats.errors import DataError, UsageError
+from ...formats.errors import DataError
 from ...formats.rollouts import Rollouts
+from ._model import RECORDED
 from ._scorer import scorer
 
 
 @scorer(needs=("step.start", "token.id"), granularity="step", source="ours; anchor states of arXiv:2505.10978")
 def states(
-    rollouts: Rollouts, *, window: Literal["prefix", "line"] = "prefix", model: str | None = None
+    rollouts: Rollouts, *, window: Literal["prefix", "line", "tokens"] = "prefix", model: str = RECORDED
 ) -> Mapping[str, pa.Array]:
     """The state every step began in: the response so far, or its last line.
 
@@ -23,22 +24,21 @@ def states(
     with an environment brings `step.state` along; this is for responses in which the text is the state.
 
     Args:
-        window: "prefix" is a digest of all the response before the step, "line" the last line of it that is not blank,
-            as it stands: rollouts that came to the same line by different ways meet again.
-        model: whose tokenizer decodes the tokens. None compares token ids, and knows no lines.
+        window: "prefix" is a digest of the whole text before the step; "line" the last line of it that is not blank, as
+            it stands, so that rollouts which came to the same line by different ways meet again; "tokens" a digest of
+            the token ids before it, which are not decoded.
+        model: whose tokenizer decodes the tokens; "recorded" is the model that sampled the file. Not used by
+            window="tokens".
 
     Returns:
-        {"step.state": one text a step; the first step of a rollout begins in the empty text}.
+        {"step.state": one text a step; a step before which there is nothing has the empty text}.
 
     Raises:
-        UsageError: window "line" without a model.
         DataError: rollouts without steps (`score --with steps` makes them); a tokenizer that does not give the column
             `text`.
     """
-    if window == "line" and model is None:
-        raise UsageError("window line: needed is --set model=MODEL, whose tokenizer says where lines end")
     starts = rollouts.ragged("step.start")
-    pieces = _pieces(rollouts, model)
+    pieces = _pieces(rollouts, None if window == "tokens" else model)
     found: list[list[str] | None] = []
     for row, (low, high) in enumerate(pairwise(starts.offsets.tolist())):
         if starts.present is not None and not starts.present[row]:

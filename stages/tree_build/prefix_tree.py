@@ -13,6 +13,9 @@ from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array, Segments
 
+BEGINNING = 128  # tokens by which responses are sorted before whole ones are looked at
+STRETCH = 32  # tokens of neighbours compared at first
+
 
 def add_prefix_tree(rollouts: Rollouts) -> Rollouts:
     """The rollouts with `node.id`, `node.start`, `node.end` and `node.visits`.
@@ -48,33 +51,47 @@ def add_prefix_tree(rollouts: Rollouts) -> Rollouts:
 def _sorted_order(rollouts: Rollouts) -> Array:
     """[R] rows, groups in place, responses in lexicographic order inside their group.
 
-    Compares the responses as big-endian bytes: one memcmp a comparison instead of a loop over tokens.
+    Compares the responses as big-endian bytes: one memcmp a comparison instead of a loop over tokens. Their beginnings
+    decide nearly always; a group in which two long beginnings are the same is sorted by whole responses.
     """
-    content = rollouts.token_ids.values.astype(">i4").tobytes()
-    bounds = (rollouts.tokens.offsets * 4).tolist()
-    keys = [content[start:end] for start, end in pairwise(bounds)]
-    offsets = rollouts.groups.offsets.tolist()
+    tokens, ids = rollouts.tokens, rollouts.token_ids.values
+    heads = Segments.of_sizes(np.minimum(tokens.sizes, BEGINNING))
+    content = ids[heads.positions + heads.spread(tokens.starts)].astype(">i4").tobytes()
+    keys = [content[start:end] for start, end in pairwise((heads.offsets * 4).tolist())]
     order: list[int] = []
-    for start, end in pairwise(offsets):
-        order += sorted(range(start, end), key=keys.__getitem__)
+    for start, end in pairwise(rollouts.groups.offsets.tolist()):
+        members = sorted(range(start, end), key=keys.__getitem__)
+        if any(keys[a] == keys[b] and len(keys[a]) == 4 * BEGINNING for a, b in pairwise(members)):
+            whole = {row: rollouts.token_ids[row].astype(">i4").tobytes() for row in members}
+            members.sort(key=whole.__getitem__)
+        order += members
     return np.array(order, np.int64)
 
 
 def _shared_with_previous(rollouts: Rollouts, order: Array) -> Array:
-    """[R] length in tokens of the prefix each response shares with the one before it in `order`; 0 at a group's head."""
+    """[R] length in tokens of the prefix each response shares with the one before it in `order`; 0 at a group's head.
+
+    A stretch at a time, each twice as long as the one before, among those neighbours that were equal up to there.
+    """
     lengths, starts = rollouts.tokens.sizes[order], rollouts.tokens.starts[order]
     limit = np.zeros(len(order), np.int64)
     limit[1:] = np.minimum(lengths[1:], lengths[:-1])
-    limit[rollouts.groups.starts] = 0
+    limit[rollouts.groups.starts[rollouts.groups.sizes > 0]] = 0
     shared = limit.copy()
-    pairs = Segments.of_sizes(limit)
     values = rollouts.token_ids.values
-    here = values[pairs.positions + pairs.spread(starts)]
-    before = values[pairs.positions + pairs.spread(np.concatenate(([0], starts[:-1])))]
-    differs = np.flatnonzero(here != before)
-    owner = pairs.ids[differs]
-    firsts = np.flatnonzero(np.concatenate(([True], owner[1:] != owner[:-1]))) if len(owner) else owner
-    shared[owner[firsts]] = pairs.positions[differs[firsts]]
+    equal, done, width = np.flatnonzero(limit), 0, STRETCH
+    while len(equal):
+        pairs = Segments.of_sizes(np.minimum(limit[equal] - done, width))
+        place = pairs.positions + done
+        here = values[place + pairs.spread(starts[equal])]
+        before = values[place + pairs.spread(starts[equal - 1])]
+        differs = np.flatnonzero(here != before)
+        owner = np.searchsorted(pairs.offsets, differs, side="right") - 1
+        firsts = np.flatnonzero(np.diff(owner, prepend=-1))
+        shared[equal[owner[firsts]]] = place[differs[firsts]]
+        goes_on = limit[equal] > done + width
+        goes_on[owner[firsts]] = False
+        equal, done, width = equal[goes_on], done + width, 2 * width
     return shared
 
 

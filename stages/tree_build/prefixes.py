@@ -16,5 +16,6 @@ def prefix_keys(rollouts: Rollouts, rows: Array, lengths: Array) -> Array:
     flat = ids.segments.ids * longest + ends.values
     place = np.searchsorted(flat, rows * longest + lengths)
     node = np.where(lengths > 0, ids.values[np.minimum(place, max(len(flat) - 1, 0))] if len(flat) else -1, -1)
-    columns = np.stack([rollouts.groups.ids[rows], node.astype(np.int64), lengths.astype(np.int64)])
-    return np.unique(columns, axis=1, return_inverse=True)[1].reshape(-1)
+    width = int(ids.values.max(initial=0)) + 2
+    keys = (rollouts.groups.ids[rows] * width + node + 1) * longest + lengths
+    return np.unique(keys, return_inverse=True)[1].reshape(-1)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from apportion.formats.segments import Segments
+from apportion.formats.segments import Segments, recurrence
 
 SEGMENTS = Segments.of_sizes(np.array([2, 0, 3]))
 VALUES = np.array([1.0, 3.0, 2.0, 4.0, 9.0])
@@ -34,6 +34,22 @@ def test_places_know_their_stretch() -> None:
 
 def test_running_sums_restart_at_every_stretch() -> None:
     assert SEGMENTS.cumsum(VALUES).tolist() == [1, 4, 2, 6, 15]
+
+
+def test_discounted_sums_run_back_from_every_end() -> None:
+    np.testing.assert_allclose(SEGMENTS.discounted(VALUES, 0.0), VALUES)
+    sums = SEGMENTS.discounted(VALUES, 1.0)
+    np.testing.assert_allclose(sums, SEGMENTS.spread(SEGMENTS.sum(VALUES)) - SEGMENTS.cumsum(VALUES) + VALUES)
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 4096, 4097, 140_000])
+def test_a_recurrence_is_what_the_loop_gives(count: int) -> None:
+    rng = np.random.default_rng(count)
+    values, factors = rng.normal(size=count), rng.random(count) * (rng.random(count) > 0.01)
+    expected, after = np.empty(count), 0.0
+    for place in range(count - 1, -1, -1):
+        after = expected[place] = values[place] + factors[place] * after
+    np.testing.assert_allclose(recurrence(values, factors), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_runs_are_cut_where_neighbours_differ() -> None:

@@ -47,3 +47,33 @@ def test_a_group_of_one_gets_zero_or_its_raw_reward_or_an_error() -> None:
 def test_a_reward_that_is_not_finite_is_refused_with_its_row() -> None:
     with pytest.raises(DataError, match="row 1, column 'reward': nan"):
         grpo(credit_of([1.0, float("nan")]))
+
+
+def test_without_a_centre_it_is_the_reward_in_standard_deviations_or_as_it_is() -> None:
+    np.testing.assert_allclose(grpo(credit_of(REWARDS), center="none", eps=0.0), [2, 0, 0, 2, 1], rtol=1e-12)
+    assert grpo(credit_of(REWARDS), center="none", scale="none").tolist() == REWARDS
+    assert not grpo(credit_of([0.7] * 12), center="none").any()
+    assert grpo(credit_of([0.7] * 12), center="none", scale="none").tolist() == [0.7] * 12
+
+
+def test_counted_by_tokens_a_long_response_weighs_more() -> None:
+    # Lengths 3 and 1: mean 3/4; squares 3/16 + 9/16 = 3/4, over 4 - 1: variance 1/4.
+    credit = credit_of([1.0, 0.0], tokens=[[1, 2, 3], [4]])
+    np.testing.assert_allclose(grpo(credit, unit="token", scale="none"), [0.25, -0.75], rtol=1e-12)
+    np.testing.assert_allclose(grpo(credit, unit="token", eps=0.0), [0.5, -1.5], rtol=1e-12)
+    np.testing.assert_allclose(grpo(credit, unit="token", ddof=0, eps=0.0), [1 / 3**0.5, -(3**0.5)], rtol=1e-12)
+
+
+def test_counted_by_tokens_those_of_environments_are_left_out() -> None:
+    credit = credit_of([1.0, 0.0], tokens=[[1, 2, 3], [9, 4, 9]], mask=[[True] * 3, [False, True, False]])
+    np.testing.assert_allclose(grpo(credit, unit="token", eps=0.0), [0.5, -1.5], rtol=1e-12)
+
+
+def test_counted_by_tokens_without_any_nothing_breaks() -> None:
+    assert np.isfinite(grpo(credit_of([1.0, 0.0, 0.5], tokens=[[], [], []]), unit="token")).all()
+    assert np.isfinite(grpo(credit_of([1.0, 0.0], tokens=[[1], []]), unit="token")).all()
+    assert not grpo(credit_of([0.7] * 12, tokens=[[1] * (size % 4) for size in range(12)]), unit="token").any()
+
+
+def test_without_an_eps_equal_rewards_still_give_0() -> None:
+    assert not grpo(credit_of([0.7] * 12), eps=0.0).any()

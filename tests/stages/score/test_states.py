@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from apportion.formats.errors import DataError, UsageError
+from apportion.formats.errors import DataError
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
@@ -33,7 +33,8 @@ def written(lines: Sequence[Sequence[str]]) -> Rollouts:
 
 
 def test_steps_meet_while_their_token_ids_are_the_same() -> None:
-    found = states(with_steps([[1, 2, 3, 4], [1, 2, 3, 5], [9, 2, 3, 4]], [[0, 2, 3]] * 3))["step.state"].to_pylist()
+    batch = with_steps([[1, 2, 3, 4], [1, 2, 3, 5], [9, 2, 3, 4]], [[0, 2, 3]] * 3)
+    found = states(batch, window="tokens")["step.state"].to_pylist()
     assert found[0] == found[1]
     assert [found[0][at] == found[2][at] for at in range(3)] == [True, False, False]
     assert found[0][0] == ""
@@ -41,7 +42,7 @@ def test_steps_meet_while_their_token_ids_are_the_same() -> None:
 
 
 def test_a_step_of_no_tokens_keeps_the_state() -> None:
-    (found,) = states(with_steps([[1, 2]], [[0, 1, 1]]))["step.state"].to_pylist()
+    (found,) = states(with_steps([[1, 2]], [[0, 1, 1]]), window="tokens")["step.state"].to_pylist()
     assert found[1] == found[2] != found[0]
 
 
@@ -58,13 +59,11 @@ def test_rollouts_that_come_to_the_same_line_meet_again() -> None:
 def test_rollouts_without_steps_and_empty_responses() -> None:
     starts = Ragged(np.array([0], np.int32), np.array([0, 1, 1, 1]), np.array([True, False, True]))
     batch = rollouts_of([0.0] * 3, tokens=[[4], [5], []]).with_columns({"step.start": starts})
-    assert states(batch)["step.state"].to_pylist() == [[""], None, []]
+    assert states(batch, window="tokens")["step.state"].to_pylist() == [[""], None, []]
 
 
-def test_lines_need_a_tokenizer_and_it_has_to_be_the_files_own() -> None:
+def test_the_tokenizer_has_to_be_the_files_own() -> None:
     batch = written([["7+10=17\n", "17-12=5"]])
-    with pytest.raises(UsageError, match="--set model="):
-        states(batch, window="line")
     with pytest.raises(DataError, match="does not give column 'text'"):
         states(batch.with_columns({"text": ["something else"]}), window="line", model="builtin:tiny")
 
@@ -75,12 +74,16 @@ def test_the_command_names_what_makes_the_steps(cli: Callable[..., Result], chai
     assert "step.start" in result.stderr
 
 
-def test_the_column_is_in_the_file(cli: Callable[..., Result], chain: Path, tmp_path: Path) -> None:
-    batch = RolloutFile(chain / "scored.parquet").read()
-    split = batch.with_columns(
-        {
-            "step.start": Ragged.from_lists([[0]] * len(batch), np.int32),
-            "step.end": Ragged.from_lists(batch.tokens.sizes[:, None].tolist(), np.int32),
-        }
-    )
-    assert states(split)["step.state"].to_pylist() == [[""]] * len(batch)
+@pytest.mark.parametrize("window", ["prefix", "line", "tokens"])
+def test_steps_states_and_gigpo_follow_each_other(
+    window: str, cli: Callable[..., Result], chain: Path, tmp_path: Path
+) -> None:
+    split, keyed, credit = (tmp_path / f"{name}.parquet" for name in ("split", "keyed", "credit"))
+    assert cli("score", chain / "scored.parquet", "--with", "steps", "-o", split).exit_code == 0
+    result = cli("score", split, "--with", "states", "--set", f"window={window}", "-o", keyed)
+    assert result.exit_code == 0, result.output
+    result = cli("assign-credit", keyed, "--method", "gigpo", "-o", credit)
+    assert result.exit_code == 0, result.output
+    found = RolloutFile(credit).read().arrow("step.state").to_pylist()
+    assert all(row[0] == "" for row in found if row)
+    assert len({state for row in found for state in row}) > 12

@@ -36,6 +36,14 @@ def test_token_ids_sort_by_value_not_by_their_little_endian_bytes() -> None:
     assert [row["visits"] for row in paths([[256, 1], [1, 1], [256, 2]])] == [[2, 1], [1], [2, 1]]
 
 
+@pytest.mark.parametrize("at", [31, 32, 95, 96, 127, 128, 129, 500])
+def test_responses_that_agree_for_long_part_where_they_part(at: int) -> None:
+    """Around where one stretch of the comparison ends, and the beginnings that decide the order."""
+    tokens = [[1] * at + [3, 9], [1] * at + [2], [1] * at + [3, 8], [1] * at]
+    assert [row["visits"] for row in paths(tokens)] == [[4, 2, 1], [4, 1], [4, 2, 1], [4]]
+    assert [row["end"] for row in paths(tokens)] == [[at, at + 1, at + 2], [at, at + 1], [at, at + 1, at + 2], [at]]
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_agrees_with_counting_every_prefix_in_a_dictionary(seed: int) -> None:
     rng = np.random.default_rng(seed)
