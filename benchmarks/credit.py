@@ -15,6 +15,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -91,15 +92,15 @@ def trie_visits(responses: list[list[int]], groups: list[tuple[int, int]]) -> in
     """Nodes of all groups' tries, each with the number of responses that pass through it."""
     nodes = 0
     for low, high in groups:
-        root: dict = {}
+        root: dict[Any, Any] = {}
         for response in responses[low:high]:
-            node = root
+            node: dict[Any, Any] = root
             for token in response:
-                child = node.get(token)
+                child: dict[Any, Any] | None = node.get(token)
                 if child is None:
-                    child = node[token] = {None: 0}
+                    child = node[token] = {"visits": 0}
                     nodes += 1
-                child[None] += 1
+                child["visits"] += 1
                 node = child
     return nodes
 
@@ -118,9 +119,9 @@ def gigpo_rows(
     for rows in rows_of.values():
         ahead = 0.0
         for row in reversed(rows):
-            ahead = rewards[row] + gamma * ahead
+            ahead = float(rewards[row]) + gamma * ahead
             quality[row] = ahead
-            score[row] = sum(rewards[each] for each in rows)
+            score[row] = float(sum(rewards[each] for each in rows))
     episode = _normalised_rows(score, list(uids))
     step = _normalised_rows(quality, list(zip(uids, states, strict=True)))
     return (episode + step).unsqueeze(-1) * mask

@@ -49,10 +49,11 @@ def _by_purpose(batch: Rollouts) -> tuple[Array | None, Array]:
     if "purpose" not in batch:
         return None, np.zeros(len(batch), bool)
     purpose = batch.arrow("purpose").cast(pa.string())
-    probe, other = (
-        pc.is_in(purpose, value_set=pa.array([each])).to_numpy(zero_copy_only=False) for each in ("probe", "eval")
+    probe, evaluated = (
+        pc.call_function("equal", [purpose, pa.scalar(each)]).fill_null(False).to_numpy(zero_copy_only=False)
+        for each in ("probe", "eval")
     )
-    trained = ~(probe | other)
+    trained = ~(probe | evaluated)
     # A file of nothing but evals was asked for by name.
     return (None if trained.all() or not (trained | probe).any() else trained), probe
 

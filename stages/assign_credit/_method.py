@@ -135,7 +135,8 @@ class Probes:
             if needed not in probes:
                 raise DataError(f"column {needed!r}: missing, needed of rollouts whose purpose is probe")
         names, parents = (each.cast(pa.string()) for each in (rollouts.arrow("rollout_id"), probes.arrow("parent_id")))
-        parent = pc.index_in(parents, value_set=names).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        found = pc.call_function("index_in", [parents], pc.SetLookupOptions(value_set=names))
+        parent = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         own = np.flatnonzero(parent >= 0)
         fork, reward = probes.numbers("fork")[own], probes.numbers("reward").astype(np.float64)[own]
         wrong = ~np.isfinite(reward) | ~np.isfinite(fork.astype(np.float64))

@@ -1,4 +1,4 @@
-"""Values of states from probes, signals of tokens, and sums over what follows: shared by methods with a value estimate."""
+"""Values of states from probes, signals of tokens, and sums over what follows, for methods with a value estimate."""
 
 import numpy as np
 

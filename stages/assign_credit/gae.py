@@ -37,7 +37,7 @@ def gae(
 
         δ_t = r_t + γ · V_{t+1} - V_t                V after the last token = 0
         A_t = δ_t + γ · λ · A_{t+1}
-        A   = (A - mean) / √(var + eps)              whiten = "batch": over all policy tokens of the file, var with n - 1
+        A   = (A - mean) / √(var + eps)              whiten = "batch": over the file's policy tokens, var with n - 1
 
     Tokens an environment wrote are skipped: t + 1 is the policy's next token, whatever stands between. V_t is the value
     before token t is chosen. λ = 0 gives the one-step change, λ = 1 the return to come minus V_t.
@@ -46,8 +46,9 @@ def gae(
         credit: uses reward [R] (and step.reward), reward units, and the value column, reward units.
         gamma: discount a token, 0 to 1.
         lam: λ, 0 to 1: 0.95 the classic choice (ours, TRL), 1 verl's default.
-        rewards: "outcome" puts the rollout's reward on its last policy token; "steps" puts `step.reward` on the last policy
-            token of each step (of a step without one, on the last before it; on the first where there is none); "both".
+        rewards: "outcome" puts the rollout's reward on its last policy token; "steps" puts `step.reward` on the last
+            policy token of each step (of a step without one, on the last before it; on the first where there is
+            none); "both".
         value: column with the value of each token; that of masked tokens is not read.
         whiten: "none", or "batch" over all rollouts of the file; then the advantages of groups depend on each other.
         eps: added to the variance, inside the root.
@@ -58,10 +59,11 @@ def gae(
     Raises:
         DataError: a missing reward or value; no column `value`, or no `step.reward` where asked for.
 
-    Departures: 1. the paper does not whiten; implementations of PPO do. 2. OpenRLHF sets value and reward of masked tokens
-        to 0 instead of skipping them, and older verl discounts across them; both would let what an environment wrote
-        change the credit of other tokens, so neither is offered. 3. There are no groups in it: equal rewards give 0 only
-        where the values say so. 4. `scope` is the batch for whiten="batch"; without it the file is read at once for nothing.
+    Departures: 1. the paper does not whiten; implementations of PPO do. 2. OpenRLHF sets value and reward of masked
+        tokens to 0 instead of skipping them, and older verl discounts across them; both would let what an environment
+        wrote change the credit of other tokens, so neither is offered. 3. There are no groups in it: equal rewards
+        give 0 only where the values say so. 4. `scope` is the batch for whiten="batch"; without it the file is read
+        at once for nothing.
 
     >>> from apportion.stages.assign_credit._examples import rollouts_of
     >>> from apportion.formats.ragged import Ragged

@@ -45,7 +45,8 @@ def hepo(
         singleton: what a group of one gets: "zero", its "raw" reward, or an "error".
 
     Returns:
-        [T] advantages: in standard deviations ("std") or reward units ("none"). A group of equal rewards gets exactly 0.
+        [T] advantages: in standard deviations ("std") or reward units ("none"). A group of equal rewards gets
+        exactly 0.
 
     Raises:
         DataError: a missing reward or entropy; a group of one with singleton="error". UsageError: rho outside 0 to 1.

@@ -1,4 +1,4 @@
-"""SPO-chain: what each segment between unlikely tokens changed in the chance of success, measured by fresh continuations."""
+"""SPO-chain: what each segment between unlikely tokens changed in the chance of success, by fresh continuations."""
 
 import numpy as np
 
@@ -30,9 +30,9 @@ def spo_chain(
         A_t = V_{k+1} - V_k              c_k ≤ t < c_{k+1}, or t to the end for the last cut
         A_t = 0                          before the first cut, and where p_t > mask_above
 
-    Probes are rollouts of purpose probe, as `sample --from IN --strategy vine --set at=unlikely` makes them with the same
-    `below` and `every`. Equal prefixes in a group are one state. A cut without probes has the value of the next that has
-    some, or R where none follows, so that its segment gets 0.
+    Probes are rollouts of purpose probe, as `sample --from IN --strategy vine --set at=unlikely` makes them with the
+    same `below` and `every`. Equal prefixes in a group are one state. A cut without probes has the value of the next
+    that has some, or R where none follows, so that its segment gets 0.
 
     Args:
         credit: uses reward [R] and the probes' rewards, reward units, and token.logprob [T], nat.
@@ -47,9 +47,9 @@ def spo_chain(
     Raises:
         DataError: a missing reward or log-probability; no probes. UsageError: every < 1.
 
-    Departures: 1. The released trainer also leaves probable tokens out of the loss's denominator and whitens the rest per
-        update; here they have credit 0 and nothing is whitened. 2. Siblings are not compared, so a group of one and equal
-        rewards are nothing special.
+    Departures: 1. The released trainer also leaves probable tokens out of the loss's denominator and whitens the rest
+        per update; here they have credit 0 and nothing is whitened. 2. Siblings are not compared, so a group of one
+        and equal rewards are nothing special.
 
     >>> from apportion.stages.assign_credit._probe_examples import probed
     >>> probs = [[0.99, 0.5, 0.95, 0.8, 0.3, 0.97, 0.6, 0.99]]

@@ -40,8 +40,8 @@ def spo_tree(
         scale: "rloo", or "grpo" to divide by the spread of the siblings.
         eps: added to the std.
         mask_above: tokens more probable than this get 0; None keeps all.
-        shared: "each" rollout that passes through a node gets the node's whole credit; "split" divides it by their number,
-            so that an edge weighs as much in the loss as one sample of it, which is what the paper trains on.
+        shared: "each" rollout that passes through a node gets the node's whole credit; "split" divides it by their
+            number, so that an edge weighs as much in the loss as one sample of it, which is what the paper trains on.
 
     Returns:
         [T] advantages: reward units ("rloo") or standard deviations ("grpo"); 0 where the mask is false. Where all
@@ -50,10 +50,10 @@ def spo_tree(
     Raises:
         DataError: a missing reward, path or log-probability.
 
-    Departures: 1. In the paper an edge is one training sample, at most 32 a question, old ones replayed; here its tokens
-        stand in every rollout that passes through (see shared). 2. The released trainer also leaves probable tokens out of
-        the loss's denominator and whitens the rest per update; here they have credit 0 and nothing is whitened. 3. The
-        paper cuts edges at a number of tokens; here they are what the node ruler says.
+    Departures: 1. In the paper an edge is one training sample, at most 32 a question, old ones replayed; here its
+        tokens stand in every rollout that passes through (see shared). 2. The released trainer also leaves probable
+        tokens out of the loss's denominator and whitens the rest per update; here they have credit 0 and nothing is
+        whitened. 3. The paper cuts edges at a number of tokens; here they are what the node ruler says.
 
     >>> from apportion.formats.ragged import Ragged
     >>> from apportion.stages.assign_credit._examples import credit_of

@@ -48,9 +48,10 @@ def treerl(
     Raises:
         DataError: a missing reward or path; a group of one with singleton="error".
 
-    Departures: 1. the paper's form, known second-hand, is the default; what its code does, which was read, is weigh="value" and fill_zeros. 2. The code keeps 16 of 30
-        leaves and damps by those kept; here all rollouts of the file count. 3. Its means of all tokens or steps, taken off
-        the rewards before (off by default there), are not offered. 4. Equal responses are one leaf node here.
+    Departures: 1. the paper's form, known second-hand, is the default; what its code does, which was read, is
+        weigh="value" and fill_zeros. 2. The code keeps 16 of 30 leaves and damps by those kept; here all rollouts of
+        the file count. 3. Its means of all tokens or steps, taken off the rewards before (off by default there), are
+        not offered. 4. Equal responses are one leaf node here.
 
     >>> from apportion.stages.assign_credit._examples import credit_of
     >>> treerl(credit_of([1.0, 0.0], tokens=[[5, 7], [5, 8]])).tolist()

@@ -31,9 +31,9 @@ def vineppo(
         A_i = R - V_i                                   the last step
         A   = (A - mean) / √(var + eps)                 whiten = "batch": over all policy tokens of the file
 
-    Probes are rollouts of purpose probe, as `sample --from IN --strategy vine` makes them. Equal prefixes in a group are
-    one state. A state without probes has the value of the next that has some, or R where none follows, so that a rollout
-    measured only in its first steps gets 0 in the rest.
+    Probes are rollouts of purpose probe, as `sample --from IN --strategy vine` makes them. Equal prefixes in a group
+    are one state. A state without probes has the value of the next that has some, or R where none follows, so that a
+    rollout measured only in its first steps gets 0 in the rest.
 
     Args:
         credit: uses reward [R] and the probes' rewards, reward units, and the step ruler.
@@ -43,7 +43,8 @@ def vineppo(
         eps: added to the variance, inside the root.
 
     Returns:
-        [T] advantages: reward units, in standard deviations with whiten="batch"; 0 where the mask is false or no step is.
+        [T] advantages: reward units, in standard deviations with whiten="batch"; 0 where the mask is false or no step
+        is.
 
     Raises:
         DataError: a missing reward or steps; no probes.

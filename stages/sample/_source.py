@@ -35,8 +35,8 @@ def opened(path: Path | None, chosen: Strategy) -> RolloutFile | None:
 
 
 def problems_of(file: RolloutFile, spec: str, options: Mapping[str, Any] | None) -> tuple[Task, list[Problem]]:
-    """The task of the file's rows, and their problems, one a group. The given spec and options stand in for columns that
-    another tool left out."""
+    """The task of the file's rows, and their problems, one a group. The given spec and options stand in for columns
+    that another tool left out."""
     columns = [path for path in ("rollout_id", "group_id", *OF_THE_PROBLEM) if path in paths_of(file.schema)]
     problems: list[Problem] = []
     task: Task | None = None

@@ -35,7 +35,7 @@ class SamplingContext:
 
 @dataclass(frozen=True)
 class Strategy:
-    """`function(context, **options)` yields batches of whole groups. needs: "--from" for one that continues rollouts."""
+    """`function(context, **options)` yields batches of whole groups. needs: "--from" where it continues rollouts."""
 
     name: str
     function: Callable[..., Iterator[Rollouts]]

@@ -36,17 +36,18 @@ def vine(
 ) -> Iterator[Rollouts]:
     """k continuations from the states of the rollouts that --from names, as probes beside them.
 
-    The file's rows stay as they are. A probe is a row of its parent's group with purpose "probe", `parent_id`, and `fork`,
-    the number of its parent's tokens it begins with. Its text and token ids are the whole response, so that any scorer
-    can judge it; its mask is true on what was sampled now and false on the copied prefix, whose log-probability is 0.
-    --max-tokens bounds the whole response. Equal prefixes of a group are one state and are continued once, through the
-    first rollout that has it; evals and earlier probes are not continued. -n is not used.
+    The file's rows stay as they are. A probe is a row of its parent's group with purpose "probe", `parent_id`, and
+    `fork`, the number of its parent's tokens it begins with. Its text and token ids are the whole response, so that
+    any scorer can judge it; its mask is true on what was sampled now and false on the copied prefix, whose
+    log-probability is 0. --max-tokens bounds the whole response. Equal prefixes of a group are one state and are
+    continued once, through the first rollout that has it; evals and earlier probes are not continued. -n is not used.
 
     Args:
         k: continuations of a state.
         at: "steps", where each step of the step ruler starts (`score --with steps`), or "unlikely", the cuts of
             `assign-credit --method spo_chain`: before tokens with a probability under `below`.
-        every: of a rollout's states the first and each `every`-th after it; None is 1 for steps and 5 for unlikely tokens.
+        every: of a rollout's states the first and each `every`-th after it; None is 1 for steps and 5 for unlikely
+            tokens.
         max_states: only the first so many states of a rollout; None continues all.
         below: for at="unlikely".
         rows_at_once: probes generated before a part of the file is written (at least a group's); bounds the memory.
@@ -163,8 +164,13 @@ def _continued(
         for completion in each
     ]
     columns = _columns(context, prefixes, made, k)
+    made_names = [
+        f"{names[row]}/{fork}@{salt}/{index}"
+        for row, fork in zip(rows.tolist(), forks.tolist(), strict=True)
+        for index in range(k)
+    ]
     columns |= {
-        "rollout_id": pa.array([f"{names[row]}/{fork}@{salt}/{index}" for row, fork in zip(rows.tolist(), forks.tolist(), strict=True) for index in range(k)], pa.string()),
+        "rollout_id": pa.array(made_names, pa.string()),
         "parent_id": pa.array([names[row] for row in rows.tolist() for _ in range(k)], pa.string()),
         "fork": pa.array(np.repeat(forks, k), pa.int32()),
         "seed": pa.array([seed for request in requests for seed in request.seeds], pa.int64()),

@@ -29,8 +29,9 @@ def entropy(
 
         H_t = -Σ_v p(v | prompt, response up to t) · ln p(v | …)
 
-    At the row's sampling temperature (1 where that was 0), without top-p and top-k. Where the file has no `token.logprob`
-    that is written too, of the same distribution; one that is there stays, since it is what the sampler used.
+    At the row's sampling temperature (1 where that was 0), without top-p and top-k. Where the file has no
+    `token.logprob` that is written too, of the same distribution; one that is there stays, since it is what the
+    sampler used.
 
     Args:
         model: whose distribution; "recorded" is the model that sampled the file.

@@ -37,15 +37,15 @@ def steps(
 ) -> Mapping[str, Any]:
     """Cut every response into steps: the step ruler that step methods, `vine` and step scorers work on.
 
-    Boundaries are found in the decoded text and moved to tokens: a token belongs to the step its first character is in, and
-    one without a character of its own (an end of sequence, the first byte of a character) to the step of the next one, at
-    the end to the last. Every token of the policy is in exactly one step; what an environment wrote is in none and ends one.
-    Earlier steps are replaced.
+    Boundaries are found in the decoded text and moved to tokens: a token belongs to the step its first character is
+    in, and one without a character of its own (an end of sequence, the first byte of a character) to the step of the
+    next one, at the end to the last. Every token of the policy is in exactly one step; what an environment wrote is
+    in none and ends one. Earlier steps are replaced.
 
     Args:
         by: a step ends after "newline" (one or more), "blank-line", "sentence" (. ! ? and space, or a newline); with
-            "regex" after every match of `pattern`; with "tag" before `<name>` and after `</name>`; with "entropy" before
-            each token whose `token.entropy` is `above` or more.
+            "regex" after every match of `pattern`; with "tag" before `<name>` and after `</name>`; with "entropy"
+            before each token whose `token.entropy` is `above` or more.
         pattern: for by="regex", in Python's syntax; `(?=Step \\d)` cuts before what it matches.
         min_tokens: shorter steps are joined with the one after them, the last with the one before.
         above: entropy, nat, for by="entropy".
@@ -120,7 +120,7 @@ def _begins(rollouts: Rollouts, ends: re.Pattern[str], model: str, *, tags: bool
 
 
 def _spans(rollouts: Rollouts, begins: Array, min_tokens: int) -> tuple[Array, Array, Array]:
-    """(starts [S], ends [S], steps of each rollout [R]). begins: [T] bool. Steps lie within stretches of the policy's."""
+    """(starts [S], ends [S], steps of each rollout [R]). begins: [T] bool. Steps end where the policy's part does."""
     tokens, mask = rollouts.tokens, rollouts.mask
     head = tokens.positions == 0
     before = np.concatenate(([False], mask[:-1])) & ~head

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from apportion.formats.errors import UsageError
-from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit._method import METHODS, resolve_options
+from apportion.formats.errors import DataError, UsageError
+from apportion.stages.assign_credit._examples import credit_of, rollouts_of
+from apportion.stages.assign_credit._method import METHODS, Credit, resolve_options
 from typer.testing import Result
 
 ONE_IN_EIGHT = [1.0, 0, 0, 0, 0, 0, 0, 0]  # mean 1/8; sample std 0.353553, population std 0.330719
@@ -45,6 +47,131 @@ def test_a_group_of_one(preset: str, alone: float) -> None:
 @pytest.mark.parametrize("preset", sorted(METHODS["grpo"].presets))
 def test_equal_rewards_give_exactly_0_under_every_preset(preset: str) -> None:
     assert grpo(preset, [0.7] * 12) == [0.0] * 12
+
+
+def credit(method: str, preset: str, rewards: list[float], **kwargs: Any) -> list[float]:
+    chosen = METHODS[method]
+    return chosen.function(credit_of(rewards, **kwargs), **resolve_options(chosen, {}, preset)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("preset", "values"),
+    [
+        # R - mean: .6 = 1 - .4
+        ("verl", [0.6, -0.4, -0.4, 0.6, -0.4]),
+        ("trl", [0.6, -0.4, -0.4, 0.6, -0.4]),
+        ("skyrl", [0.6, -0.4, -0.4, 0.6, -0.4]),
+        ("rllm", [0.6, -0.4, -0.4, 0.6, -0.4]),
+        ("open-instruct", [0.6, -0.4, -0.4, 0.6, -0.4]),
+        ("prime-rl", [0.6, -0.4, -0.4, 0.6, -0.4]),
+    ],
+)
+def test_dr_grpo(preset: str, values: list[float]) -> None:
+    assert credit("dr_grpo", preset, [1.0, 0, 0, 1, 0]) == pytest.approx(values, abs=1e-9)
+    # A group of one: mean 0 in verl, SkyRL and rLLM, its own reward in the others.
+    assert credit("dr_grpo", preset, [0.5]) == [0.5 if preset in ("verl", "skyrl", "rllm") else 0.0]
+
+
+@pytest.mark.parametrize("preset", ["verl", "trl", "openrlhf", "skyrl"])
+def test_rloo(preset: str) -> None:
+    # 1 - (0 + 0 + 1 + 0) / 4 = .75, 0 - (1 + 0 + 1 + 0) / 4 = -.5
+    assert credit("rloo", preset, [1.0, 0, 0, 1, 0]) == pytest.approx([0.75, -0.5, -0.5, 0.75, -0.5], abs=1e-9)
+    assert credit("rloo", preset, [0.5]) == [0.5 if preset == "verl" else 0.0]
+
+
+def test_lite_ppo_trl() -> None:
+    # mean 3/4 of four, sample std 1/2: .5 / (.5 + 1e-4)
+    found = credit("lite_ppo", "trl", [1.0, 0, 1, 1], groups=[0, 0, 1, 1])
+    assert found == pytest.approx([0.9998, -0.9998, 0, 0], abs=1e-6)
+
+
+LENGTHS = [[1, 2], [3, 4, 5], [6], [7, 8]]
+PER_TOKEN = [0, 2, 5, 6]  # the first token of each
+
+
+@pytest.mark.parametrize(
+    ("preset", "right", "wrong"),
+    [
+        ("verl", 0.724569, -1.207615),  # 8 tokens, 5 of them 1: mean 5/8, var 15/64 · 8/7; .375 / √(.267857 + 1e-8)
+        ("openrlhf", 0.774597, -1.290994),  # var 15/64: .375 / √.234375
+    ],
+)
+def test_reinforce_plus_plus(preset: str, right: float, wrong: float) -> None:
+    found = credit("reinforce_plus_plus", preset, [1.0, 0, 1, 1], tokens=LENGTHS)
+    assert [found[place] for place in PER_TOKEN] == pytest.approx([right, wrong, right, right], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("preset", "values"),
+    [
+        # c = .5 on 2 tokens, -.5 on 3, 0 on 3: mean -1/16, Σ(c - mean)² = 5/4 - 8/256 = 1.21875
+        ("verl", [1.348076, -1.048503, 0.149786, 0.149786]),  # √(1.21875 / 7)
+        ("openrlhf", [1.441153, -1.120897, 0.160128, 0.160128]),  # √(1.21875 / 8)
+    ],
+)
+def test_reinforce_plus_plus_baseline(preset: str, values: list[float]) -> None:
+    found = credit("reinforce_plus_plus_baseline", preset, [1.0, 0, 1, 1], tokens=LENGTHS, groups=[0, 0, 1, 1])
+    assert [found[place] for place in PER_TOKEN] == pytest.approx(values, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("preset", "values"),
+    [
+        # c = .5, -.5 and the group of one's raw 1: mean 1/3, var 7/12
+        ("verl", [0.218218, -1.091089, 0.872872]),
+        # c = .5, -.5, 0: mean 0, population var 1/6
+        ("openrlhf", [1.224745, -1.224745, 0.0]),
+    ],
+)
+def test_reinforce_plus_plus_baseline_with_a_group_of_one(preset: str, values: list[float]) -> None:
+    found = credit("reinforce_plus_plus_baseline", preset, [1.0, 0, 1], groups=[0, 0, 1])
+    assert found == pytest.approx(values, abs=1e-6)
+
+
+def test_opo_verl() -> None:
+    # (3 + 2) / 12 = .416667
+    found = credit("opo", "verl", [1.0, 0, 0, 1, 0], tokens=[[1] * size for size in (3, 1, 2, 2, 4)])
+    assert found == pytest.approx([0.583333, -0.416667, -0.416667, 0.583333, -0.416667], abs=1e-6)
+    assert credit("opo", "verl", [0.5]) == [0.5]
+
+
+def test_gpg_verl() -> None:
+    # 4 of 6 rewards are not 0: α = 1.5, of centred rewards; the group of one keeps its own
+    found = credit("gpg", "verl", [1.0, 0, 1, 1, 0, 0.5], groups=[0, 0, 1, 1, 1, 2])
+    assert found == pytest.approx([0.75, -0.75, 0.5, 0.5, -1, 0.75], abs=1e-9)
+
+
+def test_passk_verl() -> None:
+    found = credit("passk", "verl", [0.2, 0.9, 0.4])  # .5 / (.360555 + 1e-6)
+    assert found == pytest.approx([0, 1.386747, 0], abs=1e-6)
+    with pytest.raises(DataError, match="alone in its group"):
+        credit("passk", "verl", [0.5])
+
+
+def test_maxrl_released() -> None:
+    found = credit("maxrl", "released", [1.0, 0, 0, 0])  # .75 / (.25 + 1e-6)
+    assert found == pytest.approx([2.999988, -0.999996, -0.999996, -0.999996], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("preset", "values"),
+    [
+        # S = (1 - .5) / (.707107 + 1e-6) = ±.707106 on 1 and 3 tokens: mean -.353553, var (1.125 + 3 · .125) / 3 = .5
+        ("verl", [1.5, -0.5, -0.5, -0.5]),
+        # S = .5 / (.707107 + 1e-4) = ±.707007: mean 0, std .999859; .707007 / (.999859 + 1e-4)
+        ("trl", [0.707036, -0.707036, -0.707036, -0.707036]),
+    ],
+)
+def test_gdpo(preset: str, values: list[float]) -> None:
+    batch = rollouts_of([0.0, 0.0], tokens=[[1], [2, 3, 4]]).with_columns({"rewards.right": np.array([1.0, 0.0])})
+    method = METHODS["gdpo"]
+    found = method.function(Credit(batch), **resolve_options(method, {}, preset))
+    assert found.tolist() == pytest.approx(values, abs=2e-6)
+
+
+@pytest.mark.parametrize(("name", "preset"), [(method.name, preset) for method in METHODS for preset in method.presets])
+def test_every_preset_has_options_of_the_method(name: str, preset: str) -> None:
+    assert resolve_options(METHODS[name], {}, preset).items() >= METHODS[name].presets[preset].items()
 
 
 def test_a_setting_overrides_the_preset() -> None:
