@@ -68,6 +68,9 @@ def gdpo(
     Departures: 1. The paper's code and verl weigh the batch's statistics by tokens (batch="token"); the paper's formula
         and TRL count rollouts. 2. The paper also conditions an easy reward on a hard one; write such a column instead.
 
+    Bias: rewards that oppose each other cancel but for what eps did to them (in a group of two always). If they do in the
+        whole batch, the second normalisation blows that remainder up; a larger batch_eps prevents it.
+
     >>> from apportion.stages.assign_credit._examples import rollouts_of
     >>> import numpy as np
     >>> rollouts = rollouts_of([0.0, 0.0], groups=[0, 0]).with_columns(

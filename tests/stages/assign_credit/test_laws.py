@@ -5,6 +5,7 @@ Where a method does not obey, a table says why.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,23 @@ SEEDS = st.integers(0, 10_000)
 few = settings(max_examples=6, derandomize=True, deadline=None, database=None)
 
 # passk: what it needs to run on groups of 2 to 5. tempo: by default it stops at the first token an environment wrote.
-# gigpo: with a discount the same reward is worth less the later it comes.
+# gigpo: with a discount the same reward is worth less the later it comes. gdpo: two rewards that oppose each other in a
+# group of two leave nothing but what eps did.
 OPTIONS: dict[str, dict[str, Any]] = {
     "passk": {"k": 2},
     "tempo": {"multi_turn": "skip"},
     "gigpo": {"gamma": 1.0},
+    "gdpo": {"eps": 0.0},
 }
 
 MEASURED = "judges by values that were measured, not by siblings"
 OF_STEPS = "judges by rewards of steps, which are not equal here"
 EXCEPT: dict[str, dict[str, str]] = {
     "environment tokens": {},
+    "finite": {},
     "order": {},
+    "groups apart": {},
+    "scaling": {},
     "equal rewards": {
         "gae": MEASURED,
         "mapo": OF_STEPS,
@@ -65,20 +71,45 @@ SCALING = {
     "turn_return": "times",
     "vineppo": "times",
 }
-ALL = sorted(METHODS, key=lambda method: method.name)
+# Options that make another method of it.
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "gdpo": [{"batch": "token"}, {"batch": "none"}],
+    "gpg": [{"live": "nonzero"}],
+    "grpo": [{"unit": "token"}, {"center": "none"}],
+    "passk": [{"form": "gap"}],
+    "reinforce_plus_plus": [{"ddof": 0, "floor": "clamp"}],
+    "reinforce_plus_plus_baseline": [{"unit": "rollout"}],
+    "remax": [{"baseline": "column"}],
+}
 
 
-def methods(law: str) -> Any:
-    """Every method, those marked that the table excepts."""
+def _variants() -> dict[str, Method]:
+    found: dict[str, Method] = {}
+    for method in sorted(METHODS, key=lambda method: method.name):
+        found[method.name] = method
+        for options in VARIANTS.get(method.name, []):
+            title = ",".join(f"{name}={value}" for name, value in options.items())
+            found[f"{method.name} {title}"] = replace(method, function=partial(method.function, **options))
+    return found
+
+
+ALL = _variants()
+
+
+def methods(law: str, scope: str = "") -> Any:
+    """Every method (of the scope, where one is given); those that the table excepts are skipped."""
+    excepted = EXCEPT.get(law, {})
     return pytest.mark.parametrize(
         "method",
         [
-            pytest.param(method, marks=pytest.mark.skip(reason=EXCEPT[law][method.name]))
-            if method.name in EXCEPT[law]
-            else method
-            for method in ALL
+            pytest.param(
+                method,
+                id=title,
+                marks=[pytest.mark.skip(reason=excepted[method.name])] if method.name in excepted else [],
+            )
+            for title, method in ALL.items()
+            if scope in ("", method.scope)
         ],
-        ids=[method.name for method in ALL],
     )
 
 
@@ -103,7 +134,7 @@ def test_environment_tokens_change_no_credit(draw: Draw, method: Method, seed: i
     assert_same(holed, batch.by_rollout(method, options_of(method)))
 
 
-@pytest.mark.parametrize("method", ALL, ids=[method.name for method in ALL])
+@methods("finite")
 @few
 @given(seed=SEEDS)
 def test_credit_is_finite_and_0_on_environment_tokens(draw: Draw, method: Method, seed: int) -> None:
@@ -120,11 +151,7 @@ def test_the_order_of_groups_and_rollouts_does_not_matter(draw: Draw, method: Me
     assert_same(batch.shuffled().by_rollout(method, options_of(method)), batch.by_rollout(method, options_of(method)))
 
 
-@pytest.mark.parametrize(
-    "method",
-    [method for method in ALL if method.scope == "group"],
-    ids=[method.name for method in ALL if method.scope == "group"],
-)
+@methods("groups apart", scope="group")
 @few
 @given(seed=SEEDS)
 def test_groups_apart_get_what_they_get_together(draw: Draw, method: Method, seed: int) -> None:
@@ -152,7 +179,7 @@ def test_twelve_equal_rewards_that_are_no_binary_fractions(draw: Draw, method: M
         assert not values[np.abs(values) > (1e-12 if method.name in NEARLY_0 else 0)].any()
 
 
-@pytest.mark.parametrize("method", ALL, ids=[method.name for method in ALL])
+@methods("scaling")
 @few
 @given(seed=SEEDS)
 def test_the_unit_of_the_reward_scales_the_credit_or_leaves_it(draw: Draw, method: Method, seed: int) -> None:
@@ -171,7 +198,7 @@ def test_the_unit_of_the_reward_scales_the_credit_or_leaves_it(draw: Draw, metho
         assert_same(after, expected["same"], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ALL, ids=[method.name for method in ALL])
+@methods("second run")
 def test_a_second_run_gives_the_same_and_what_was_given_is_left_alone(draw: Draw, method: Method) -> None:
     batch = replace(draw(5), holes=True)
     credit, values = batch.credited(method, options_of(method))
@@ -185,8 +212,8 @@ def test_a_second_run_gives_the_same_and_what_was_given_is_left_alone(draw: Draw
 
 
 def test_the_tables_name_methods_that_are_there() -> None:
-    names = {method.name for method in ALL}
-    for table in (OPTIONS, SCALING, NEARLY_0, *EXCEPT.values()):
+    names = {method.name for method in METHODS}
+    for table in (OPTIONS, VARIANTS, SCALING, NEARLY_0, *EXCEPT.values()):
         assert set(table) <= names
 
 
