@@ -1,0 +1,219 @@
+"""The page that `inspect --html` writes: one file with everything in it, for a browser without a network.
+
+Numbers lie in one deflated block (base64) with a directory, texts in JSON; page.js draws from these, and makes every
+element from text nodes, so that no token can become markup. The page's own policy allows its script and its style, by
+their digests, and nothing else: no request leaves it, and no script in the data would run.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ... import __version__
+from ...formats.files import whole_file
+from ...formats.invariants import is_credit
+from ...formats.parquet import RolloutFile
+from ...formats.ragged import Ragged
+from ...formats.rollouts import Rollouts
+from ...formats.schema import FIELDS
+from ...formats.segments import Array
+from .statistics import QUANTILES, FileStatistics, on_tokens, signals_of
+
+ROLLOUTS_SHOWN, TOKENS_SHOWN = 200, 2_000_000
+LONGEST_WORD = 200  # characters of a step's state
+_HERE = Path(__file__).parent
+_KINDS = {"float32": "f4", "float64": "f8", "int32": "i4", "uint32": "u4", "uint16": "u2", "uint8": "u1"}
+
+
+def write_page(
+    out: Path, file: RolloutFile, shown: Rollouts, *, statistics: FileStatistics, signal: str | None,
+    texts: Callable[[int], str],
+) -> None:  # fmt: skip
+    """Write `shown`, whole groups of `file`, with the statistics of all of it. texts: a token id as text."""
+    arrays = _Arrays()
+    content = _content(arrays, file, shown, statistics, signal, texts)
+    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    parts = {
+        "title": escape(f"{file.path.name} · apportion"),
+        "style_digest": _digest(style), "script_digest": _digest(script),
+        "style": style, "script": script, "content": safe_json(content), "arrays": arrays.base64(),
+    }  # fmt: skip
+    template = (_HERE / "page.html").read_text(encoding="utf-8")
+    page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
+    with whole_file(out) as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
+
+
+def within_caps(rollouts: Rollouts) -> Rollouts:
+    """The first whole groups, up to ROLLOUTS_SHOWN rollouts and TOKENS_SHOWN tokens; one group at least."""
+    ends = rollouts.groups.offsets[1:]
+    fits = (ends <= ROLLOUTS_SHOWN) & (rollouts.tokens.offsets[ends] <= TOKENS_SHOWN)
+    return rollouts.slice(0, int(ends[max(int(fits.sum()), 1) - 1]))
+
+
+def safe_json(content: Any) -> str:
+    """JSON in ASCII that no HTML parser ends early: `<`, `>` and `&` are written as escapes.
+
+    >>> safe_json("</script>")
+    '"\\\\u003c/script\\\\u003e"'
+    """
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class _Arrays:
+    """Numbers of the page, one after another. directory: {name: [kind, first byte, length]}."""
+
+    def __init__(self) -> None:
+        self.directory: dict[str, tuple[str, int, int]] = {}
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, name: str, values: Array) -> None:
+        raw = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+        self.directory[name] = (_KINDS[values.dtype.name], self._size, len(values))
+        raw += bytes(-len(raw) % 8)  # a typed array begins at a multiple of its item's size
+        self._parts.append(raw)
+        self._size += len(raw)
+
+    def base64(self) -> str:
+        return base64.b64encode(zlib.compress(b"".join(self._parts), 6)).decode()
+
+
+def _content(
+    arrays: _Arrays, file: RolloutFile, shown: Rollouts, statistics: FileStatistics, signal: str | None,
+    texts: Callable[[int], str],
+) -> dict[str, Any]:  # fmt: skip
+    """Everything but the numbers, which go into `arrays`."""
+    ids, codes = np.unique(shown.token_ids.values, return_inverse=True)
+    arrays.add("groups", shown.groups.offsets.astype(np.int32))
+    arrays.add("offsets", shown.tokens.offsets.astype(np.int32))
+    arrays.add("vocabulary", ids.astype(np.int32))
+    arrays.add("tokens", codes.astype(np.uint16 if len(ids) <= 1 << 16 else np.uint32))
+    arrays.add("mask", shown.mask.astype(np.uint8))
+    described = {each.column: each for each in statistics.signals}
+    signals = []
+    for path in signals_of(shown):
+        arrays.add(path, _float32(on_tokens(shown, path)))
+        lowest, *_, highest = described[path].quantiles
+        *_, most, largest = described[path].magnitudes
+        known = FIELDS.get(path)
+        signals.append(
+            {
+                "path": path, "credit": is_credit(path), "diverging": is_credit(path) or lowest < 0 < highest,
+                "scale": most or largest, "meaning": known.meaning if known else "", "unit": known.unit if known else "",
+            }  # fmt: skip
+        )
+    heads = shown.take(shown.groups.starts)
+    return {
+        "version": __version__, "file": file.path.name, "path": str(file.path),
+        "history": [
+            {"stage": each.stage, "version": each.version, "counts": dict(each.counts),
+             "parameters": {name: _said(value) for name, value in each.parameters.items()}}
+            for each in file.provenance.history
+        ],
+        "statistics": asdict(statistics), "quantiles": QUANTILES, "signals": signals, "signal": signal,
+        "shown": {"rollouts": len(shown), "groups": len(shown.groups), "tokens": shown.num_tokens},
+        "texts": [texts(token) for token in ids.tolist()],
+        "groups": [
+            {"id": name, "prompt": prompt, "reference": reference, "task": task}
+            for name, prompt, reference, task in zip(
+                heads.strings("group_id"), _prompts(heads, texts), _strings(heads, "reference"),
+                _strings(heads, "task"), strict=True,
+            )
+        ],
+        "rollouts": _rollouts(shown),
+        "rulers": {name: _ruler(arrays, shown, name) for name in ("step", "node") if f"{name}.start" in shown},
+        "arrays": arrays.directory,
+    }  # fmt: skip
+
+
+def _rollouts(shown: Rollouts) -> dict[str, list[Any]]:
+    """The columns of the rollout ruler that a card's head shows."""
+    found: dict[str, list[Any]] = {
+        name: _strings(shown, name) for name in ("rollout_id", "finish_reason", "flags", "parent_id", "fork")
+    }
+    for path in shown.paths:
+        if path in ("reward", "weight") or path.startswith("rewards."):
+            column = shown.arrow(path)
+            if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
+                found[path] = [_finite(value) for value in column.to_pylist()]
+    return found
+
+
+def _strings(rollouts: Rollouts, path: str) -> list[Any]:
+    return rollouts.strings(path) if path in rollouts else [None] * len(rollouts)
+
+
+def _prompts(heads: Rollouts, texts: Callable[[int], str]) -> Iterator[list[tuple[str, str]]]:
+    """The first rollout's messages (role, content) of every group; else what its prompt ids say."""
+    messages = _strings(heads, "prompt")
+    ids = heads.ragged("prompt_ids") if "prompt_ids" in heads else None
+    for row, said in enumerate(messages):
+        if said:
+            yield [(message["role"] or "", message["content"] or "") for message in said]
+        elif ids is not None and len(ids[row]):
+            yield [("prompt", "".join(texts(token) for token in ids[row].tolist()))]
+        else:
+            yield []
+
+
+def _ruler(arrays: _Arrays, shown: Rollouts, name: str) -> dict[str, Any]:
+    """A ruler of spans: offsets, starts and ends, its other numbers, and its words as codes into a list."""
+    axis = shown.ragged(f"{name}.start")
+    arrays.add(f"{name}.offsets", axis.offsets.astype(np.int32))
+    numbers: list[str] = []
+    words: dict[str, list[str]] = {}
+    for path in (path for path in shown.paths if path.startswith(f"{name}.")):
+        column = shown.arrow(path)
+        kind = column.type.value_type
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            arrays.add(path, _along(axis, shown.ragged(path), np.nan))
+            numbers.append(path)
+        elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            coded = column.flatten().dictionary_encode()
+            codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+            found = column.is_valid().to_numpy(zero_copy_only=False)
+            arrays.add(path, _along(axis, Ragged(codes, axis.offsets, found), -1))
+            words[path] = [word[:LONGEST_WORD] for word in coded.dictionary.to_pylist()]
+    return {"numbers": numbers, "words": words}
+
+
+def _along(axis: Ragged, column: Ragged, missing: float) -> Array:
+    """[P] float64, a leaf on every place of its ruler; `missing` in rollouts that have none."""
+    if len(column.values) == len(axis.values):
+        return column.values.astype(np.float64)
+    assert column.present is not None
+    values = np.full(len(axis.values), float(missing))
+    values[axis.segments.spread(column.present)] = column.values
+    return values
+
+
+def _float32(values: Array) -> Array:
+    most = float(np.finfo(np.float32).max)
+    return np.clip(values, -most, most).astype(np.float32)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_said(each)}" for name, each in value.items()) or "none"
+    return "none" if value is None or value == "" else str(value)
+
+
+def _digest(text: str) -> str:
+    """As a Content-Security-Policy names an inline script or style."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
