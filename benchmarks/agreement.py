@@ -1,0 +1,101 @@
+"""Every method's credit on the same rollouts, compared pair by pair.
+
+    python benchmarks/agreement.py [--prompts 64] [--n 8] [--model builtin:tiny]
+
+Rollouts of the built-in pair with steps, states, tree, entropies and probes from every step boundary. Printed is a Markdown
+table: above the diagonal the Spearman correlation of token credit, below it how often two methods agree on the sign where both
+are not 0. Methods that need a column nobody makes here (a critic's values, several rewards) are listed, not compared.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from apportion.formats.errors import ApportionError
+from apportion.formats.parquet import RolloutFile
+from apportion.formats.segments import Array
+from apportion.stages.assign_credit import assign_credit
+from apportion.stages.assign_credit._method import METHODS
+
+
+def rollouts(folder: Path, model: str, prompts: int, n: int) -> Path:
+    """A file with everything that can be measured on it."""
+    common = ["--max-tokens", "64", "--seed", "1"]
+    steps: list[list[str]] = [
+        ["sample", "--model", model, "--prompts", str(prompts), "-n", str(n), *common],
+        ["score", "--with", "steps", "--set", "by=newline"],
+        ["sample", "--from", "IN", "--strategy", "vine", "--set", "k=8", "--model", model, *common],
+        ["score", "--with", "verify"],
+        ["score", "--with", "states"],
+        ["score", "--with", "entropy"],
+        ["tree-build"],
+    ]
+    made: Path | None = None
+    for number, step in enumerate(steps):
+        out = folder / f"{number}.parquet"
+        words = [str(made) if word == "IN" else word for word in step]
+        if made is not None and "IN" not in step:
+            words.insert(1, str(made))
+        subprocess.run([sys.executable, "-m", "apportion", *words, "-o", str(out)], check=True)
+        made = out
+    assert made is not None
+    return made
+
+
+def credit_of(source: Path, method: str, out: Path) -> Array:
+    """[T] credit of every policy token that got any, in the file's order."""
+    assign_credit(source, method=method, out=out, force=True)
+    rollouts = RolloutFile(out).read(["rollout_id", "group_id", "token.id", "token.mask", "token.advantage"])
+    column = rollouts.ragged("token.advantage")
+    present = np.ones(len(rollouts), bool) if column.present is None else column.present
+    return column.values[rollouts.mask[rollouts.tokens.spread(present)]].astype(np.float64)
+
+
+def ranks(values: Array) -> Array:
+    """[T] rank of each value; equal values share the mean of their ranks."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="builtin:tiny")
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--n", type=int, default=8)
+    given = parser.parse_args()
+    found: dict[str, Array] = {}
+    left: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        source = rollouts(Path(scratch), given.model, given.prompts, given.n)
+        for method in METHODS:
+            try:
+                values = credit_of(source, method.name, Path(scratch, "credit.parquet"))
+                if np.ptp(values) > 0:
+                    found[method.name] = values
+                else:
+                    left[method.name] = "all its credit is 0 on these rollouts"
+            except ApportionError as error:
+                left[method.name] = str(error).replace(scratch, "").lstrip("/")
+    names = list(found)
+    credit = np.stack([found[name] for name in names])
+    rank = np.corrcoef(np.stack([ranks(row) for row in credit]))
+    print(f"{credit.shape[1]:,} tokens\n")
+    print("| | " + " | ".join(f"{number + 1}" for number in range(len(names))) + " |")
+    print("|---|" + "---|" * len(names))
+    for row, name in enumerate(names):
+        cells = []
+        for column in range(len(names)):
+            both = (credit[row] != 0) & (credit[column] != 0)
+            same = float((np.sign(credit[row]) == np.sign(credit[column]))[both].mean()) if both.any() else float("nan")
+            cells.append("" if row == column else f"{rank[row, column]:.2f}" if column > row else f"{same:.0%}")
+        print(f"| {row + 1} {name} | " + " | ".join(cells) + " |")
+    print()
+    for name, why in left.items():
+        print(f"- {name}: {why}")
+
+
+if __name__ == "__main__":
+    main()
