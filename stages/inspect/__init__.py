@@ -16,12 +16,13 @@ def inspect(
     rollout: Annotated[str | None, "Only this rollout (rollout_id, or its row from 0)."] = None,
     signal: Annotated[str | None, "Token signal shown as colour; default the first credit column."] = None,
     sort: Annotated[Literal["file", "reward", "advantage", "length"], "Order of the rollouts of a group."] = "file",
-    limit: Annotated[int, "Groups shown.", Flag(("-l", "--limit"))] = 1,
+    limit: Annotated[int | None, "Groups shown; default 1, on the page as many as fit.", Flag(("-l", "--limit"))] = None,
     tree: Annotated[bool, "Draw the group's tree."] = True,
     stats: Annotated[bool, "Statistics of every signal of the whole file."] = True,
     model: Annotated[str | None, "Tokenizer for the tokens' text; default that of the model that sampled."] = None,
     svg: Annotated[Path | None, "Also save the view as an SVG picture."] = None,
-    force: Annotated[bool, "Overwrite the picture."] = False,
+    html: Annotated[Path | None, "Also write a page for a browser, with everything in it."] = None,
+    force: Annotated[bool, "Overwrite the picture and the page."] = False,
 ) -> "View":
     """Show rollouts with their credit as coloured tokens, the tree of their group, and statistics of every signal.
 
@@ -31,5 +32,5 @@ def inspect(
 
     return view(
         rollouts, group=group, rollout=rollout, signal=signal, sort=sort, limit=limit, tree=tree, stats=stats,
-        model=model, svg=svg, force=force,
+        model=model, svg=svg, html=html, force=force,
     )  # fmt: skip

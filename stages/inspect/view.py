@@ -36,6 +36,7 @@ class View:
     tree: bool
     texts: "TokenTexts"
     svg: Path | None
+    html: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         rows = [row for batch in self.shown for row in batch.table.to_pylist()]
@@ -55,6 +56,8 @@ class View:
             with whole_file(self.svg) as temporary:
                 temporary.write_text(_WEB_FONTS.sub("", picture))  # no network: any monospace font will do
             print(f"picture: {self.svg}", file=sys.stderr)
+        if self.html is not None:
+            print(f"page: {self.html}", file=sys.stderr)
 
     def draw(self, console: "Console") -> None:
         for batch in self.shown:
@@ -64,12 +67,13 @@ class View:
 
 
 def view(
-    path: Path, *, group: str | None, rollout: str | None, signal: str | None, sort: str, limit: int, tree: bool,
-    stats: bool, model: str | None, svg: Path | None, force: bool,
+    path: Path, *, group: str | None, rollout: str | None, signal: str | None, sort: str, limit: int | None, tree: bool,
+    stats: bool, model: str | None, svg: Path | None, html: Path | None, force: bool,
 ) -> View:  # fmt: skip
     """Read and choose. UsageError for an unknown group, rollout or signal."""
-    if svg is not None:
-        check_output(svg, force=force)
+    for output in (svg, html):
+        if output is not None:
+            check_output(output, force=force)
     file = RolloutFile(path)
     rollouts = file.read()
     signals = signals_of(rollouts)
@@ -79,12 +83,18 @@ def view(
             raise unknown("token signal", signal, signals)
     else:
         signal = signals[0] if signals else None
-    shown = _chosen(rollouts, group, rollout, limit)
+    shown = _chosen(rollouts, group, rollout, 1 if limit is None else limit)
     shown = [_sorted(batch, sort, signal) for batch in shown]
     recorded = next((str(r.parameters["model"]) for r in file.provenance.history if "model" in r.parameters), None)
-    return View(
-        str(path), statistics_of(rollouts) if stats else None, shown, signal, tree, TokenTexts.of(model, recorded), svg
-    )
+    texts = TokenTexts.of(model, recorded)
+    statistics = statistics_of(rollouts) if stats or html is not None else None
+    if html is not None and statistics is not None:
+        from .html import within_caps, write_page
+
+        everything = group is None and rollout is None and limit is None
+        chosen = within_caps(rollouts) if everything else Rollouts.concat(_chosen(rollouts, group, rollout, limit or 1))
+        write_page(html, file, chosen, statistics=statistics, signal=signal, texts=texts)
+    return View(str(path), statistics if stats else None, shown, signal, tree, texts, svg, html)
 
 
 def _chosen(rollouts: Rollouts, group: str | None, rollout: str | None, limit: int) -> list[Rollouts]:
