@@ -282,8 +282,9 @@ class _Evaluation:
                 raise UsageError(
                     f"{what!r}: {holder.what!r} is {described(holder)}, needed is a list, as in ['a', 'b'] or flags"
                 )
-        if negated:
-            found = replace(found, data=not found.data if found.ruler == LITERAL else ~found.data)
+        if not negated:
+            return replace(found, what=what)
+        found = replace(found, data=not found.data if found.ruler == LITERAL else ~found.data)
         return self._joined([found, there], operator.and_, what)
 
     def _combine(self, node: ast.BoolOp) -> Operand:

@@ -151,7 +151,7 @@
       const counts = Object.entries(each.counts).map(([name, many]) => `${count(many)} ${name}`).join(", ");
       $("history").append(
         el("li", {}, el("details", {},
-          el("summary", {}, each.stage, which ? el("b", {}, which) : null),
+          el("summary", {}, each.stage, which ? [" ", el("b", {}, which)] : null),
           el("div", { class: "card" }, counts ? el("p", { class: "facts" }, counts) : null, el("dl", { class: "pairs" }, rows)))),
       );
     }
@@ -193,6 +193,24 @@
     const said = page.groups[group].prompt;
     return said.length ? said[said.length - 1][1] : page.groups[group].id;
   };
+  // What all prompts begin with tells no group from another; in the list it becomes an ellipsis.
+  const told = (() => {
+    const prompts = page.groups.map((_, group) => promptOf(group));
+    let same = prompts.length > 1 ? prompts[0].length : 0;
+    for (const prompt of prompts) while (!prompt.startsWith(prompts[0].slice(0, same))) same--;
+    return prompts[0].lastIndexOf(" ", same - 1) + 1;
+  })();
+  const nameOf = (group) => {
+    const prompt = promptOf(group);
+    return cutTo(visible(told > 24 && prompt.length > told ? `… ${prompt.slice(told)}` : prompt), 160);
+  };
+  function answerOf(reference) {
+    try {
+      const said = JSON.parse(reference);
+      const answer = said?.answer ?? said;
+      return typeof answer === "object" ? reference : String(answer);
+    } catch { return reference; }
+  }
   const searched = [];
   function searchable(group) {
     searched[group] ??= [
@@ -237,7 +255,7 @@
           class: "group", type: "button", "data-group": group, "aria-current": group === state.group ? "true" : null,
           title: page.groups[group].id, onclick: () => showGroup(group),
         },
-        el("span", { class: "name" }, cutTo(visible(promptOf(group)), 160)),
+        el("span", { class: "name" }, nameOf(group)),
         el("span", { class: "dots", "aria-hidden": "true" }, dots),
         el("span", { class: "numbers" }, mean === null ? plural(rows.length, "rollout") : `${rows.length} × mean ${number(mean, 2)}`)));
       }),
@@ -409,6 +427,8 @@
       if (name === "step") pair("step", `${at - ruler.offsets[row] + 1} of ${ruler.offsets[row + 1] - ruler.offsets[row]}`);
       for (const [path, { codes, list }] of Object.entries(ruler.words)) if (codes[at] >= 0) pair(path, visible(list[codes[at]]));
       for (const [path, values] of Object.entries(ruler.numbers)) if (!/\.(start|end)$/.test(path)) pair(path, number(values[at]));
+      const node = name === "node" && !ruler.numbers["node.value"] ? tree?.nodes.get(ruler.numbers["node.id"]?.[at]) : null;
+      if (node && node.value !== null) pair("mean reward", number(node.value));
     }
     const text = texts[tokens[place]];
     return [el("span", { class: "text" }, `“${text.replaceAll("\n", "⏎").replaceAll(" ", "␣")}”`), el("dl", { class: "pairs" }, rows)];
@@ -538,7 +558,7 @@
   }
   function labelOf(node) {
     if (node.id === ROOT) return "prompt";
-    const text = oneLine(textBetween(offsets[node.rows[0]] + node.start, offsets[node.rows[0]] + node.end)) || "·";
+    const text = oneLine(textBetween(offsets[node.rows[0]] + node.start, offsets[node.rows[0]] + node.end)).trim() || "·";
     const letters = [...text];
     return letters.length <= 64 ? text : `${letters.slice(0, 46).join("")} … ${letters.slice(-14).join("")}`;
   }
@@ -676,7 +696,7 @@
       mean === null ? null : el("span", {}, "mean reward ", el("b", {}, number(mean, 3))),
       mean === null || rows.length < 2 ? null : el("span", {}, spreadOf(rows) ? `spread ${number(spreadOf(rows), 3)}` : "dead: all rewards equal"),
       facts.task ? el("span", {}, facts.task) : null,
-      facts.reference ? el("span", { title: visible(facts.reference) }, `reference ${cutTo(visible(facts.reference), 48)}`) : null,
+      facts.reference ? el("span", { title: visible(facts.reference) }, "reference ", el("b", {}, cutTo(visible(answerOf(facts.reference)), 48))) : null,
     ];
     $("rollouts").replaceChildren(...[
       el("div", { class: "title" }, el("div", {}, el("h2", {}, facts.id), el("p", { class: "facts" }, summary)), el("div", { class: "steps" }, step(-1, "Previous", "←"), step(1, "Next", "→"))),
@@ -810,6 +830,7 @@
   const asked = /^#group-(\d+)$/.exec(location.hash);
   if (asked && Number(asked[1]) < groups.length - 1) state.group = Number(asked[1]);
   orderGroups();
+  document.querySelector(".group[aria-current]")?.scrollIntoView({ block: "nearest" });
   drawGroup();
   listenToTokens();
   document.documentElement.dataset.ready = "true";

@@ -47,6 +47,7 @@ def test_the_wheel_has_every_module_and_data_file_and_nothing_else(wheel: Path) 
     wanted = {ROOT / name for name in ("__init__.py", "__main__.py", "py.typed")}
     wanted |= {path for room in PACKAGED for path in (ROOT / room).rglob("*.py")}
     wanted |= set((ROOT / "recipes").glob("*.yaml"))
+    wanted |= {ROOT / "stages" / "inspect" / f"page.{suffix}" for suffix in ("html", "css", "js")}
     tiny = ROOT / "stages" / "models" / "tiny"
     wanted |= {path for suffix in ("json", "safetensors", "jinja") for path in tiny.glob(f"*.{suffix}")}
     assert held == {f"apportion/{path.relative_to(ROOT).as_posix()}" for path in wanted}
@@ -57,6 +58,7 @@ def test_the_wheel_has_every_module_and_data_file_and_nothing_else(wheel: Path) 
     [
         "apportion/py.typed",
         "apportion/recipes/quickstart.yaml",
+        "apportion/stages/inspect/page.html",
         "apportion/stages/models/tiny/model.safetensors",
         "apportion/stages/models/tiny/tokenizer.json",
         "apportion/stages/models/tiny/chat_template.jinja",

@@ -237,7 +237,7 @@ def test_the_tree_opens_and_closes(tmp_path: Path, opened: Open) -> None:
     page.all(".tree .node")[1].find_element(By.TAG_NAME, "circle").click()
     nodes = page.all(".tree .node")
     assert [each.get_attribute("aria-expanded") for each in nodes] == ["true", "true", "false", None]
-    assert str(nodes[2].get_attribute("aria-label")) == "7, 3 rollouts, mean reward 0.333"
+    assert str(nodes[2].get_attribute("aria-label")) == "7, 3 rollouts · mean reward 0.333"
     page.browser.switch_to.active_element.send_keys(Keys.ARROW_DOWN, Keys.ENTER)
     assert len(page.all(".tree .node")) == 6
     page.browser.switch_to.active_element.send_keys(Keys.ARROW_LEFT)

@@ -1,0 +1,107 @@
+"""Rows of rollout files: choose them, divide them among files, put files together, print them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from ..options import OUT, Flag
+
+if TYPE_CHECKING:
+    from ..driver import Written
+    from ._filter import Filtered
+    from ._print import Head, Rows
+    from ._split import Parts
+
+COLUMNS = Flag(("-c", "--columns"))
+WHERE = "Predicate on columns, such as \"reward > 0 and 'truncated' not in flags\"; see `apportion filter --help`."
+
+
+def filter_rollouts(
+    rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
+    *,
+    where: Annotated[str, "Predicate on columns, such as \"reward > 0 and 'truncated' not in flags\"."],
+    drop: Annotated[bool, "Leave the other rows out of the output instead of flagging them."] = False,
+    flag: Annotated[str | None, "Flag the other rows get; default `filtered`, which `train` leaves out."] = None,
+    groups: Annotated[
+        Literal["any", "all"] | None, "Keep whole groups: those in which any, or all, of the rollouts match."
+    ] = None,
+    out: Annotated[Path, "Rollout file to write, or - for standard output.", OUT],
+    force: Annotated[bool, "Overwrite the output."] = False,
+) -> "Filtered":
+    """Flag the rollouts that a predicate is not true of, or drop them.
+
+    Nothing is dropped unless asked: the others get the flag `filtered`, which `train` leaves out; flags that are there stay.
+    Credit that is computed later still compares with flagged rows; with --drop it does not.
+
+    Predicates: columns by name (reward, rewards.format, token.advantage), length, prompt_length, group_size, row; == != < <= >
+    >= in, and or not, + - * / %; sum mean std min max first last count any all of a list, as in any(token.advantage < 0);
+    group_mean group_std group_min group_max group_sum group_any group_all, as in reward > group_mean(reward); abs, missing.
+    A comparison with a missing value is false.
+    """
+    from ._filter import filtered
+
+    return filtered(rollouts, where=where, drop=drop, flag=flag, groups=groups, out=out, force=force)
+
+
+def split(
+    rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
+    *,
+    by: Annotated[str | None, "Column: one file per value; a group has one value."] = None,
+    parts: Annotated[int | None, "Number of files of about one size."] = None,
+    shares: Annotated[str | None, "Shares of the groups: 0.9,0.1 or train=0.9,test=0.1."] = None,
+    seed: Annotated[int, "Other groups per part, with --parts and --shares."] = 0,
+    out: Annotated[Path, "Directory to write, one file per part.", OUT],
+    force: Annotated[bool, "Overwrite the output."] = False,
+) -> "Parts":
+    """Divide rollouts among files by a column's values or by a hash of the group; groups are never torn.
+
+    With --parts and --shares, a group's part depends on its group_id and the seed alone: the same in every file and run.
+    Give one of --by, --parts and --shares.
+    """
+    from ._split import divided
+
+    return divided(rollouts, by=by, parts=parts, shares=shares, seed=seed, out=out, force=force)
+
+
+def merge(
+    rollouts: Annotated[list[Path], "Rollout files or directories of them, in order; one may be - for standard input."],
+    *,
+    out: Annotated[Path, "Rollout file to write, or - for standard output.", OUT],
+    force: Annotated[bool, "Overwrite the output."] = False,
+) -> "Written":
+    """Put rollout files together into one. Their groups have to be different ones.
+
+    The output has the columns of all inputs, missing (null) where an input lacks one. Its history holds every input's, records
+    they share once; `apportion log --shell` prints the commands of each.
+    """
+    from ._merge import merged
+
+    return merged(rollouts, out=out, force=force)
+
+
+def head(
+    rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
+    *,
+    n: Annotated[int, "Rows.", Flag(("-n", "--rows"))] = 5,
+    columns: Annotated[list[str] | None, "Only these columns or rulers: a,b or repeated.", COLUMNS] = None,
+) -> "Head":
+    """Print the first rollouts, a block each; long texts and lists are shortened. --json prints them whole."""
+    from ._print import first_rows
+
+    return first_rows(rollouts, n=n, columns=columns)
+
+
+def show(
+    rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
+    *,
+    to: Annotated[Literal["jsonl", "csv"], "One JSON object a line, or CSV with lists as JSON."] = "jsonl",
+    columns: Annotated[list[str] | None, "Only these columns or rulers: a,b or repeated.", COLUMNS] = None,
+    where: Annotated[str | None, WHERE] = None,
+    limit: Annotated[int | None, "Rollouts printed at most.", Flag(("-l", "--limit"))] = None,
+) -> "Rows":
+    """Print rollouts as text, one a line, for jq, less and the like.
+
+    Rows are printed while the file is read, and memory does not grow with it. --json prints one array instead of lines.
+    """
+    from ._print import all_rows
+
+    return all_rows(rollouts, to=to, columns=columns, where=where, limit=limit)

@@ -1,0 +1,151 @@
+"""`filter` behind its signature."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import __version__
+from ...formats.errors import DataError, UsageError
+from ...formats.files import check_output, whole_directory
+from ...formats.parquet import STREAM, RolloutFile, check_names, files_of, write_rollouts
+from ...formats.predicates import Predicate
+from ...formats.provenance import Record
+from ...formats.rollouts import Rollouts
+from ...formats.schema import FILTERED, FIELDS
+from ...formats.segments import Array
+from ..progress import track
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What was written. matched: rollouts kept as they were; others: those flagged or dropped."""
+
+    out: str
+    rollouts: int
+    groups: int
+    tokens: int
+    matched: int
+    others: int
+    dropped: bool
+    flag: str | None
+
+    def render(self) -> None:
+        share = f"{self.matched:,} of {self.matched + self.others:,} rollouts match"
+        done = f"{self.others:,} dropped" if self.dropped else f"{self.others:,} flagged {self.flag!r}"
+        print(f"{self.out}: {share}, {done}", file=sys.stderr)
+
+
+def filtered(
+    source: Path, *, where: str, drop: bool, flag: str | None, groups: str | None, out: Path, force: bool
+) -> Filtered:
+    """See `filter`. UsageError for a predicate that does not fit a file; DataError where no row is left to write."""
+    if drop and flag is not None:
+        raise UsageError(f"--flag {flag}: with --drop nothing is flagged; leave one of them out")
+    flag = None if drop else (FILTERED if flag is None else flag)
+    if flag is not None and not flag.replace("_", "").replace("-", "").isalnum():
+        raise UsageError(f"--flag {flag!r}: needed are letters, digits, - and _")
+    predicate = Predicate(where)
+    paths = files_of(source)
+    single = paths == [source]
+    if out == STREAM and not single:
+        raise UsageError(f"{source}: a directory cannot be written to standard output; name a directory with -o")
+    if out != STREAM:
+        check_output(out, force=force)
+    files = [RolloutFile(path) for path in paths]
+    for file in files:
+        if file.num_rows == 0:
+            raise DataError(f"{file.path}: no rollouts in it")
+        predicate.check(file.schema)
+    if not single:
+        check_names(files)
+    parameters = {"where": where, "drop": drop, "flag": flag, "groups": groups}
+    total = dict.fromkeys(("rollouts", "groups", "tokens", "matched", "others"), 0)
+
+    def run(file: RolloutFile, target: Path, force: bool) -> None:
+        counts = {"matched": 0, "others": 0}
+        try:
+            written = write_rollouts(
+                target,
+                _parts(file, predicate, flag, groups, counts),
+                file.provenance.with_record(
+                    Record(
+                        stage="filter",
+                        version=__version__,
+                        parameters=parameters,
+                        inputs={"rollouts": file.digest()},
+                        counts=counts,  # filled while the rows stream through
+                    )
+                ),
+                force=force,
+            )
+        finally:
+            for name, count in counts.items():
+                total[name] += count
+        for name, count in written.items():
+            total[name] += count if name in ("rollouts", "groups", "tokens") else 0
+
+    if single:
+        try:
+            run(files[0], out, force)
+        except DataError as error:
+            if drop and not total["matched"] and total["others"]:
+                raise _nothing_left(source, where, total["others"]) from error
+            raise
+    else:
+        with whole_directory(out) as folder:
+            for file in files:
+                before = dict(total)
+                try:
+                    run(file, folder / file.path.name, False)
+                except DataError:
+                    if not (drop and total["matched"] == before["matched"] and total["others"] > before["others"]):
+                        raise  # a file of which nothing is left is not written
+            if not total["rollouts"]:
+                raise _nothing_left(source, where, total["others"])
+    return Filtered(str(out), **total, dropped=drop, flag=flag)
+
+
+def _nothing_left(source: Path, where: str, others: int) -> DataError:
+    return DataError(f"{source}: none of {others:,} rollouts matches {where!r}, nothing is left to write")
+
+
+def _parts(
+    file: RolloutFile, predicate: Predicate, flag: str | None, groups: str | None, counts: dict[str, int]
+) -> Iterator[Rollouts]:
+    """The file's batches, filtered; counts what matched."""
+    row = 0
+    batches = file.batches(check=predicate.reads(file.schema))
+    for batch in track(batches, total=file.num_row_groups, what="filter"):
+        try:
+            matches = whole_groups(batch, predicate(batch, row), groups)
+        except DataError as error:
+            raise DataError(f"{file.path} (rows from {row}): {error}") from error
+        row += len(batch)
+        counts["matched"] += int(matches.sum())
+        counts["others"] += int((~matches).sum())
+        if flag is None:
+            if matches.any():
+                yield batch if matches.all() else batch.take(np.flatnonzero(matches))
+        else:
+            yield _with_flags(batch).with_flag(flag, ~matches)
+
+
+def whole_groups(batch: Rollouts, matches: Array, groups: Any) -> Array:
+    """[R] bool: the rows of the groups in which any or all rows match; `matches` itself for None."""
+    if groups is None:
+        return matches
+    each = batch.groups.any(matches) if groups == "any" else ~batch.groups.any(~matches)
+    return batch.groups.spread(each)
+
+
+def _with_flags(batch: Rollouts) -> Rollouts:
+    """Every part of a file has the same columns, whether there was something to flag or not."""
+    if "flags" in batch:
+        return batch
+    import pyarrow as pa
+
+    return batch.with_columns({"flags": pa.array([[]] * len(batch), FIELDS["flags"].type)})
