@@ -12,6 +12,8 @@ from .errors import DataError
 
 FORMAT_VERSION = 1
 METADATA_KEY = b"apportion"
+FILTERED = "filtered"  # what `filter` flags
+UNTRAINED = ("error", FILTERED)  # flags of rows that are never trained on
 REQUIRED = ("rollout_id", "group_id", "token.id", "token.mask")
 
 
@@ -73,7 +75,7 @@ FIELDS = {
         Field("top_p", pa.float32(), "nucleus mass kept; 1 is all"),
         Field("top_k", pa.int32(), "most likely tokens kept; 0 is all"),
         Field("logprob_kind", pa.string(), "of which distribution token.logprob is: sampling | policy"),
-        Field("flags", pa.list_(pa.string()), "truncated, error, dead_group, singleton, unassigned, demonstration …"),
+        Field("flags", pa.list_(pa.string()), "truncated, error, filtered, dead_group, singleton, unassigned, demonstration …"),
         Field("reward", pa.float64(), "outcome reward; null is not scored", "reward"),
         Field("weight", pa.float64(), "weight of the rollout in training; null is 1"),
         Field("step.start", pa.int32(), "first response token", "token"),

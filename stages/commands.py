@@ -66,11 +66,13 @@ def commands() -> dict[str, Command]:
     """All commands by name, in the order of the pipeline. Imports no stage's heavy parts."""
     from .assign_credit import assign_credit
     from .catalogue import catalogue
+    from .diff import diff
     from .digest import digest
     from .eval import curve, policy
     from .eval import rollouts as eval_rollouts
     from .history import log
     from .inspect import inspect
+    from .rows import filter_rollouts, head, merge, show, split
     from .run import run
     from .sample import sample
     from .schema import schema
@@ -93,6 +95,12 @@ def commands() -> dict[str, Command]:
             Command("eval curve", curve),
             Command("run", run),
             Command("inspect", inspect),
+            Command("diff", diff),
+            Command("head", head),
+            Command("show", show),
+            Command("filter", filter_rollouts),
+            Command("split", split),
+            Command("merge", merge),
             Command("validate", validate),
             Command("log", log),
             Command("digest", digest),

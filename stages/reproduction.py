@@ -1,6 +1,6 @@
 """A history as the shell commands that make the file again."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from ..formats.provenance import Provenance, Record
 
 NAMES = {"sample": "rollouts", "tree-build": "tree", "score": "scored", "assign-credit": "credit", "train": "policy",
-         "upgrade": "upgraded"}  # fmt: skip
+         "upgrade": "upgraded", "filter": "filtered", "merge": "merged", "split": "parts"}  # fmt: skip
 FOREIGN = "input.parquet"
 
 
 def commands_of(path: Path, provenance: "Provenance") -> list[str]:
-    """One line a stage, in order; each reads what the one before it wrote, and the last writes the file's own name.
+    """One line a stage, in order; each reads what the one before it wrote, and the last writes the file's own name. One that
+    put several histories together (`merge`) reads what the last of each wrote.
 
     What the commands alone cannot bring back (an input of another tool, a policy from a directory, another version) is
     said in a comment before the line. DataError for a file without history.
@@ -28,25 +29,61 @@ def commands_of(path: Path, provenance: "Provenance") -> list[str]:
     if not history:
         raise DataError(f"{path}: no history in it (another tool wrote it), so there are no commands that make it")
     outputs = _outputs(path, [record.stage for record in history])
+    files = [_file_in(out, record) for out, record in zip(outputs, history, strict=True)]
     known = commands()
     lines: list[str] = []
-    before: str | None = None
-    for record, out in zip(history, outputs, strict=True):
+    inputs = _inputs_of(history)
+    split: dict[str, str] = {}  # its line without the output -> the output
+    for number, (record, out, places) in enumerate(zip(history, outputs, inputs, strict=True)):
+        before = [FOREIGN if place is None else files[place] for place in places]
         if record.stage not in known:
             lines.append(f"# {record.stage} {record.version}: apportion {__version__} has no such command")
-        else:
-            lines += _remarks(known[record.stage], record, before)
-            lines.append(_line(known[record.stage], record, before, out))
-        before = out
+            continue
+        lines += _remarks(known[record.stage], record, places)
+        if len(before) > 1 and record.stage != "merge":
+            lines.append(f"# inputs: a directory with {', '.join(before)}")
+            before = ["inputs"]
+        line = _line(known[record.stage], record, before, out)
+        if record.stage == "split":  # one command for all parts
+            alike = line.removesuffix(out)
+            files[number] = _file_in(split.setdefault(alike, out), record)
+            if split[alike] != out:
+                continue
+        lines.append(line)
     return lines
+
+
+def _inputs_of(history: "Sequence[Record]") -> list[list[int | None]]:
+    """For every record, by number, the one before it, or the last of each of its `histories`; None is an input without."""
+    found: list[list[int | None]] = [[None] for _ in history]
+    chains = [list(range(len(history)))]
+    while chains:
+        chain = chains.pop()
+        for index in range(len(chain) - 1, -1, -1):
+            several = history[chain[index]].parameters.get("histories")
+            if several is not None:
+                found[chain[index]] = [own[-1] if own else None for own in several]
+                chains += [own for own in several if own]
+                break
+            if index:
+                found[chain[index]] = [chain[index - 1]]
+    return found
+
+
+def _file_in(out: str, record: "Record") -> str:
+    """The file a later stage reads: the output, or the record's part of a directory of them."""
+    part = record.parameters.get("part")
+    return f"{out}/{part}" if part else out
 
 
 def _outputs(path: Path, stages: list[str]) -> list[str]:
     last = path.name if path.name not in ("", "-", "..") else "out.parquet"
+    if stages[-1] == "split":
+        last = path.parent.name or NAMES["split"]
     taken = {last, FOREIGN}
     outputs: list[str] = []
     for stage in stages[:-1]:
-        stem, ending = NAMES.get(stage, stage), "" if stage == "train" else ".parquet"
+        stem, ending = NAMES.get(stage, stage), "" if stage in ("train", "split") else ".parquet"
         count = 1
         while (name := f"{stem}{'' if count == 1 else f'-{count}'}{ending}") in taken:
             count += 1
@@ -55,14 +92,14 @@ def _outputs(path: Path, stages: list[str]) -> list[str]:
     return [*outputs, last]
 
 
-def _line(command: Command, record: "Record", before: str | None, out: str) -> str:
+def _line(command: Command, record: "Record", before: list[str], out: str) -> str:
     parameters = {**record.parameters, "out": out}
     values: dict[str, Any] = {}
     for key, option in command.options().items():
         if key == "force":
             continue
         if option.name == "rollouts" and (option.positional or parameters.get(key)):
-            values[key] = before or FOREIGN
+            values[key] = before if len(before) > 1 else before[0]
         elif key in parameters or option.name in parameters:
             values[key] = _short(key, parameters.get(key, parameters.get(option.name)))
     return command_line(command, values, bare={"set": _defaults(record), "task_set": _task_defaults(record)})
@@ -78,13 +115,15 @@ def _short(key: str, value: Any) -> Any:
     return value
 
 
-def _remarks(command: Command, record: "Record", before: str | None) -> Iterator[str]:
+def _remarks(command: Command, record: "Record", places: list[int | None]) -> Iterator[str]:
     if record.version != __version__:
         yield f"# made by apportion {record.version}; this is {__version__}"
-    files = {role: digest for role, digest in record.inputs.items() if role.partition("/")[0] == "rollouts"}
-    if before is None and "rollouts" in command.options():
-        for role, digest in files.items():
-            place = FOREIGN if role == "rollouts" else f"{FOREIGN} (file {role.partition('/')[2]} of several)"
+    if "rollouts" in command.options():
+        for role, digest in record.inputs.items():
+            kind, _, number = role.partition("/")
+            if kind != "rollouts" or places[int(number or 0) if len(places) > 1 else 0] is not None:
+                continue
+            place = FOREIGN if not number else f"{FOREIGN} (file {number} of several)"
             yield f"# {place}: made elsewhere, digest {digest}"
     model = record.parameters.get("model")
     if isinstance(model, str) and not model.startswith("builtin:") and "policy" in record.inputs:

@@ -14,9 +14,14 @@ def inspect(
     *,
     group: Annotated[str | None, "Only this group (group_id, or its number from 0)."] = None,
     rollout: Annotated[str | None, "Only this rollout (rollout_id, or its row from 0)."] = None,
+    where: Annotated[
+        str | None, "Only groups with a rollout of which this is true, e.g. reward > 0 and length < 20."
+    ] = None,
     signal: Annotated[str | None, "Token signal shown as colour; default the first credit column."] = None,
     sort: Annotated[Literal["file", "reward", "advantage", "length"], "Order of the rollouts of a group."] = "file",
-    limit: Annotated[int | None, "Groups shown; default 1, on the page as many as fit.", Flag(("-l", "--limit"))] = None,
+    limit: Annotated[
+        int | None, "Groups shown; default 1, on the page as many as fit.", Flag(("-l", "--limit"))
+    ] = None,
     tree: Annotated[bool, "Draw the group's tree."] = True,
     stats: Annotated[bool, "Statistics of every signal of the whole file."] = True,
     model: Annotated[str | None, "Tokenizer for the tokens' text; default that of the model that sampled."] = None,
@@ -31,6 +36,6 @@ def inspect(
     from .view import view
 
     return view(
-        rollouts, group=group, rollout=rollout, signal=signal, sort=sort, limit=limit, tree=tree, stats=stats,
+        rollouts, group=group, rollout=rollout, where=where, signal=signal, sort=sort, limit=limit, tree=tree, stats=stats,
         model=model, svg=svg, html=html, force=force,
     )  # fmt: skip

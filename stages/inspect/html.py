@@ -105,16 +105,16 @@ def _content(
     signals = []
     for path in signals_of(shown):
         arrays.add(path, _float32(on_tokens(shown, path)))
-        lowest, *_, highest = described[path].quantiles
-        *_, most, largest = described[path].magnitudes
+        lowest, highest = described[path].quantiles[0], described[path].quantiles[-1]
+        most, largest = described[path].magnitudes[-2:]
         known = FIELDS.get(path)
-        signals.append(
-            {
-                "path": path, "credit": is_credit(path), "diverging": is_credit(path) or lowest < 0 < highest,
-                "scale": most or largest, "meaning": known.meaning if known else "", "unit": known.unit if known else "",
-            }  # fmt: skip
-        )
+        facts = {
+            "path": path, "credit": is_credit(path), "diverging": is_credit(path) or lowest < 0 < highest,
+            "scale": most or largest, "meaning": known.meaning if known else "", "unit": known.unit if known else "",
+        }  # fmt: skip
+        signals.append(facts)
     heads = shown.take(shown.groups.starts)
+    words = [texts(token) for token in ids.tolist()]
     return {
         "version": __version__, "file": file.path.name, "path": str(file.path),
         "history": [
@@ -124,7 +124,7 @@ def _content(
         ],
         "statistics": asdict(statistics), "quantiles": QUANTILES, "signals": signals, "signal": signal,
         "shown": {"rollouts": len(shown), "groups": len(shown.groups), "tokens": shown.num_tokens},
-        "texts": [texts(token) for token in ids.tolist()],
+        "texts": words, "only_ids": words == [f"{token} " for token in ids.tolist()],
         "groups": [
             {"id": name, "prompt": prompt, "reference": reference, "task": task}
             for name, prompt, reference, task in zip(

@@ -143,6 +143,7 @@
         [count(statistics.groups), statistics.groups === 1 ? "group" : "groups"],
         [count(statistics.tokens), "tokens"],
         model ? [model, ""] : null,
+        page.only_ids && tokens.length ? ["tokens by id", "(no tokenizer; name one with --model)"] : null,
       ].filter(Boolean).map(([value, word]) => el("span", {}, el("b", {}, value), word && ` ${word}`)),
     );
     for (const each of history) {

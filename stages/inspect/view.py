@@ -13,6 +13,7 @@ from ...formats.errors import UsageError, unknown
 from ...formats.files import check_output, whole_file
 from ...formats.invariants import is_credit
 from ...formats.parquet import RolloutFile
+from ...formats.predicates import Predicate
 from ...formats.rollouts import Rollouts
 from .branches import draw_forks, draw_tree
 from .statistics import QUANTILES, FileStatistics, SignalStatistics, signals_of, statistics_of
@@ -67,10 +68,10 @@ class View:
 
 
 def view(
-    path: Path, *, group: str | None, rollout: str | None, signal: str | None, sort: str, limit: int | None, tree: bool,
-    stats: bool, model: str | None, svg: Path | None, html: Path | None, force: bool,
+    path: Path, *, group: str | None, rollout: str | None, where: str | None, signal: str | None, sort: str,
+    limit: int | None, tree: bool, stats: bool, model: str | None, svg: Path | None, html: Path | None, force: bool,
 ) -> View:  # fmt: skip
-    """Read and choose. UsageError for an unknown group, rollout or signal."""
+    """Read and choose. UsageError for an unknown group, rollout, signal or column, and where no rollout is chosen."""
     for output in (svg, html):
         if output is not None:
             check_output(output, force=force)
@@ -83,11 +84,13 @@ def view(
             raise unknown("token signal", signal, signals)
     else:
         signal = signals[0] if signals else None
+    statistics = statistics_of(rollouts) if stats or html is not None else None
+    if where is not None:
+        rollouts = _matching(rollouts, where)
     shown = _chosen(rollouts, group, rollout, 1 if limit is None else limit)
     shown = [_sorted(batch, sort, signal) for batch in shown]
     recorded = next((str(r.parameters["model"]) for r in file.provenance.history if "model" in r.parameters), None)
     texts = TokenTexts.of(model, recorded)
-    statistics = statistics_of(rollouts) if stats or html is not None else None
     if html is not None and statistics is not None:
         from .html import within_caps, write_page
 
@@ -95,6 +98,17 @@ def view(
         chosen = within_caps(rollouts) if everything else Rollouts.concat(_chosen(rollouts, group, rollout, limit or 1))
         write_page(html, file, chosen, statistics=statistics, signal=signal, texts=texts)
     return View(str(path), statistics if stats else None, shown, signal, tree, texts, svg, html)
+
+
+def _matching(rollouts: Rollouts, where: str) -> Rollouts:
+    """The groups that hold a rollout of which the predicate is true."""
+    predicate = Predicate(where)
+    predicate.check(rollouts.table.schema)
+    groups = rollouts.groups
+    kept = groups.spread(groups.any(predicate(rollouts)))
+    if not kept.any():
+        raise UsageError(f"--where {where}: true of no rollout in the file")
+    return rollouts.take(np.flatnonzero(kept))
 
 
 def _chosen(rollouts: Rollouts, group: str | None, rollout: str | None, limit: int) -> list[Rollouts]:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ...formats.parquet import STREAM, RolloutFile, check_names, files_of, write
 from ...formats.predicates import Predicate
 from ...formats.provenance import Record
 from ...formats.rollouts import Rollouts
-from ...formats.schema import FILTERED, FIELDS
+from ...formats.schema import FIELDS, FILTERED
 from ...formats.segments import Array
 from ..progress import track
 
@@ -63,54 +64,43 @@ def filtered(
     if not single:
         check_names(files)
     parameters = {"where": where, "drop": drop, "flag": flag, "groups": groups}
-    total = dict.fromkeys(("rollouts", "groups", "tokens", "matched", "others"), 0)
+    total: dict[str, int] = dict.fromkeys(("rollouts", "groups", "tokens", "matched", "others"), 0)
 
     def run(file: RolloutFile, target: Path, force: bool) -> None:
-        counts = {"matched": 0, "others": 0}
+        counts = {"matched": 0, "others": 0}  # filled while the rows stream through
+        record = Record(
+            stage="filter",
+            version=__version__,
+            parameters=parameters,
+            inputs={"rollouts": file.digest()},
+            counts=counts,
+        )
+        parts = _parts(file, predicate, flag, groups, counts)
         try:
-            written = write_rollouts(
-                target,
-                _parts(file, predicate, flag, groups, counts),
-                file.provenance.with_record(
-                    Record(
-                        stage="filter",
-                        version=__version__,
-                        parameters=parameters,
-                        inputs={"rollouts": file.digest()},
-                        counts=counts,  # filled while the rows stream through
-                    )
-                ),
-                force=force,
-            )
+            written = write_rollouts(target, parts, file.provenance.with_record(record), force=force)
         finally:
             for name, count in counts.items():
                 total[name] += count
         for name, count in written.items():
-            total[name] += count if name in ("rollouts", "groups", "tokens") else 0
+            total[name] += count
 
     if single:
-        try:
-            run(files[0], out, force)
-        except DataError as error:
-            if drop and not total["matched"] and total["others"]:
-                raise _nothing_left(source, where, total["others"]) from error
-            raise
+        run(files[0], out, force)
     else:
         with whole_directory(out) as folder:
             for file in files:
-                before = dict(total)
-                try:
+                with suppress(_NothingLeft):  # such a file is not written
                     run(file, folder / file.path.name, False)
-                except DataError:
-                    if not (drop and total["matched"] == before["matched"] and total["others"] > before["others"]):
-                        raise  # a file of which nothing is left is not written
             if not total["rollouts"]:
-                raise _nothing_left(source, where, total["others"])
+                raise _NothingLeft(source, where, total["others"])
     return Filtered(str(out), **total, dropped=drop, flag=flag)
 
 
-def _nothing_left(source: Path, where: str, others: int) -> DataError:
-    return DataError(f"{source}: none of {others:,} rollouts matches {where!r}, nothing is left to write")
+class _NothingLeft(DataError):
+    """Every row is to be dropped."""
+
+    def __init__(self, source: Path, where: str, others: int):
+        super().__init__(f"{source}: none of {others:,} rollouts matches {where!r}, nothing is left to write")
 
 
 def _parts(
@@ -132,6 +122,8 @@ def _parts(
                 yield batch if matches.all() else batch.take(np.flatnonzero(matches))
         else:
             yield _with_flags(batch).with_flag(flag, ~matches)
+    if flag is None and not counts["matched"]:
+        raise _NothingLeft(file.path, predicate.text, counts["others"])
 
 
 def whole_groups(batch: Rollouts, matches: Array, groups: Any) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import pyarrow as pa
 
 from ... import __version__
 from ...formats.errors import ApportionError, DataError, UsageError, unknown
@@ -60,9 +61,7 @@ def divided(
 ) -> Parts:
     """See `split`. UsageError for anything but one way to divide; DataError for a group with two values of the column,
     for more than 256 values, and for a part that no group falls into."""
-    given = [
-        name for name, value in (("--by", by), ("--parts", parts), ("--shares", shares)) if value is not None
-    ]
+    given = [name for name, value in (("--by", by), ("--parts", parts), ("--shares", shares)) if value is not None]
     if len(given) != 1:
         raise UsageError(f"{' and '.join(given) or 'no way to divide'}: give one of --by, --parts and --shares")
     if out == STREAM:
@@ -171,7 +170,9 @@ def _bounds(shares: str) -> dict[str, float]:
         except ValueError:
             size = 0.0
         if not 0 < size < float("inf"):
-            raise UsageError(f"--shares {shares}: {item.strip()!r}: needed is a number above 0, as in 0.9,0.1 or test=0.1")
+            raise UsageError(
+                f"--shares {shares}: {item.strip()!r}: needed is a number above 0, as in 0.9,0.1 or test=0.1"
+            )
         names.append(name.strip() or f"part-{index}")
         sizes.append(size)
     if len(set(names)) < len(names):
@@ -202,7 +203,8 @@ def _by_value(batch: Rollouts, path: str) -> list[str]:
     array = batch.arrow(path)
     if array.type.num_fields:
         raise UsageError(f"--by {path}: it holds {array.type}, needed is a column of one value a rollout")
-    codes = array.dictionary_encode(null_encoding="encode") if not hasattr(array, "indices") else array
+    plain = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    codes = plain.dictionary_encode(null_encoding="encode")
     indices = codes.indices.to_numpy(zero_copy_only=False)
     values = codes.dictionary.to_pylist()
     groups = batch.groups

@@ -60,7 +60,7 @@ def train(
     """Update a policy on rollouts with credit (ppo), or on demonstrations (sft).
 
     Writes a Hugging Face checkpoint with the optimizer's state, metrics.jsonl and the history that led to it. Probes,
-    evals and rows flagged `error` are never trained on.
+    evals and rows flagged `error` or `filtered` are never trained on.
     """
     given = dict(locals())
     from ._run import run

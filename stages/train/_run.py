@@ -15,6 +15,7 @@ from ...formats.invariants import Names
 from ...formats.parquet import RolloutFile, files_of
 from ...formats.provenance import Provenance, Record
 from ...formats.rollouts import Rollouts
+from ...formats.schema import UNTRAINED
 from ..driver import require
 from ..models.policy import Policy, load_policy
 from ..options import at_least, typed_options
@@ -121,7 +122,7 @@ def _credit_name(name: str) -> str:
 def _trainable(
     files: list[RolloutFile], credit: str | None, recorded: bool, who: str, allow_retokenized: bool
 ) -> Rollouts:
-    """The rows to train on: purpose train, no error, credit assigned."""
+    """The rows to train on: purpose train, no flag of UNTRAINED, credit assigned."""
     needs = ["prompt_ids"] + ([credit] if credit else []) + (["token.logprob"] if recorded else [])
     batches: list[Rollouts] = []
     names = Names()
@@ -139,14 +140,16 @@ def _trainable(
     if not batches:
         raise DataError(f"{files[0].path}: no rollouts in it")
     batch = Rollouts.concat(batches)
-    use = ~batch.flagged("error")
+    use = ~np.any([batch.flagged(flag) for flag in UNTRAINED], axis=0)
     if "purpose" in batch:
         use &= np.array([purpose in (None, "train") for purpose in batch.strings("purpose")])
     if credit:
         use &= batch.arrow(credit).is_valid().to_numpy(zero_copy_only=False)
     use &= batch.tokens.any(batch.mask)
     if not use.any():
-        raise DataError(f"{files[0].path}: no row to train on (purpose train, no error, credit assigned)")
+        raise DataError(
+            f"{files[0].path}: no row to train on (purpose train, not flagged {' or '.join(UNTRAINED)}, credit assigned)"
+        )
     batch = batch if use.all() else batch.take(np.flatnonzero(use))
     blank = batch.ragged("prompt_ids").segments.sizes == 0
     if blank.any():

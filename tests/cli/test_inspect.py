@@ -24,3 +24,16 @@ def test_the_tree_is_drawn_whatever_its_nodes_are_called(tmp_path: Path, cli: Ca
         "root ×3 V 0.33", "└── 5 ×3 V 0.33", "├── 7 ×2 V 0.50", "│ ├── 9 ×1 V 1.00", "│ └── 8 ×1 V 0.00",
         "└── 6 ×1 V 0.00",
     ]  # fmt: skip
+
+
+def test_only_groups_that_match_are_shown(cli: Callable[..., Result], tmp_path: Path) -> None:
+    batch = rollouts_of([1.0, 0.0, 0.0, 0.0], groups=[0, 0, 1, 1])
+    write_rollouts(tmp_path / "a.parquet", [batch], Provenance())
+    shown = cli("inspect", tmp_path / "a.parquet", "--where", "reward == 0 and group_mean(reward) == 0", "--no-stats")
+    assert shown.exit_code == 0, shown.output
+    assert "group g1" in shown.stdout
+    assert "group g0" not in shown.stdout
+    assert "r2" in shown.stdout
+    none = cli("inspect", tmp_path / "a.parquet", "--where", "reward > 1")
+    assert none.exit_code == 2
+    assert "true of no rollout" in none.stderr

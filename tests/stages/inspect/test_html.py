@@ -151,7 +151,9 @@ def test_the_page_says_what_the_file_holds(report: Path, rollouts: Rollouts, ope
     page = opened(report)
     assert page.text("h1") == "credit.parquet"
     facts = page.text("#facts")
-    assert all(words in facts for words in ("48 rollouts", "12 groups", f"{rollouts.num_tokens:,} tokens", "builtin:tiny"))
+    assert all(
+        words in facts for words in ("48 rollouts", "12 groups", f"{rollouts.num_tokens:,} tokens", "builtin:tiny")
+    )
     stages = [each.text for each in page.all("#history summary")]
     assert stages[0].startswith("sample")
     assert stages[-1] == "assign-credit grpo"
@@ -257,7 +259,9 @@ def test_a_node_lights_up_the_rollouts_through_it(tmp_path: Path, opened: Open) 
 def test_text_that_looks_like_markup_stays_text(tmp_path: Path, opened: Open) -> None:
     prompt = [[{"role": "user", "content": HOSTILE}]] * 4
     hostile = forked().with_columns({"prompt": pa.array(prompt), "rollout_id": [f"{HOSTILE}{row}" for row in range(4)]})
-    out = page_of(hostile, tmp_path, lambda token: HOSTILE if token == 7 else "<b>\u2028\u202e" if token == 9 else "&lt;")
+    out = page_of(
+        hostile, tmp_path, lambda token: HOSTILE if token == 7 else "<b>\u2028\u202e" if token == 9 else "&lt;"
+    )
     page = opened(out)
     assert page.token(1).text == HOSTILE
     assert page.token(0).text == "&lt;"
@@ -311,7 +315,9 @@ def test_steps_turns_and_what_is_not_assigned(tmp_path: Path, opened: Open) -> N
     assert [each.get_attribute("data-place") for each in page.all(".token.environment")] == ["2"]
     assert [each.text for each in page.all(".turn")] == ["environment", "policy"]
     page.hover(page.token(0))
-    assert page.panel() | {"advantage": "+0.5", "step": "1 of 2", "step.kind": "turn", "step.reward": "–"} == page.panel()
+    assert (
+        page.panel() | {"advantage": "+0.5", "step": "1 of 2", "step.kind": "turn", "step.reward": "–"} == page.panel()
+    )
     page.hover(page.token(2))
     assert page.panel()["written by"] == "the environment"
     page.hover(page.token(5))

@@ -1,0 +1,34 @@
+"""Where do two credit assignments disagree?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from ..options import Flag
+
+if TYPE_CHECKING:
+    from ._compare import Difference
+
+
+def diff(
+    first: Annotated[Path, "Credited rollout file or directory, or - for standard input."],
+    second: Annotated[
+        Path | None, "One with the same rollouts; leave it out to compare two columns of the first."
+    ] = None,
+    *,
+    columns: Annotated[
+        list[str] | None,
+        "Credit columns: one for both files, or two, a,b or repeated; default advantage.",
+        Flag(("-c", "--columns")),
+    ] = None,
+    limit: Annotated[int, "Rollouts shown, those that disagree most.", Flag(("-l", "--limit"))] = 3,
+    model: Annotated[str | None, "Tokenizer for the tokens' text; default that of the model that sampled."] = None,
+) -> "Difference":
+    """Compare two credit assignments, token by token and rollout by rollout, and show where they disagree most.
+
+    Rollouts are matched by rollout_id. Compared are the policy's own tokens to which both assigned credit; the credit of a
+    rollout is the mean over these. Before differences are taken, each side is divided by its mean magnitude, so that credit in
+    another unit differs by 0; 2 is the most there can be on average.
+    """
+    from ._compare import compared
+
+    return compared(first, second, columns=columns, limit=limit, model=model)
