@@ -53,6 +53,7 @@ from .segments import Array
 
 MAX_LENGTH = 10_000
 _NAMED_LITERALS = {"null": None, "true": True, "false": False}  # as SQL, JSON and YAML write them
+_SLIPS = {"=": "==", "&": "and", "|": "or", "!": "not"}
 _COMPARE: dict[type, Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
     ast.GtE: operator.ge, ast.Is: operator.eq, ast.IsNot: operator.ne,
@@ -93,7 +94,9 @@ class Predicate:
                 warnings.simplefilter("ignore")  # Python's advice on its own syntax
                 self._tree = ast.parse(self.text, mode="eval").body
         except SyntaxError as error:
-            raise UsageError(f"predicate {self.text!r}: {error.msg} (character {error.offset or 1})") from error
+            at = (error.offset or 1) - 1
+            hint = next((f"; write {word}" for sign, word in _SLIPS.items() if self.text[at:].startswith(sign)), "")
+            raise UsageError(f"predicate {self.text!r}: {error.msg} (character {at + 1}){hint}") from error
         except (ValueError, RecursionError, MemoryError) as error:
             raise UsageError(f"predicate {self.text[:60]!r}: cannot be read ({error})") from error
 

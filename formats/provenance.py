@@ -5,7 +5,7 @@ A record holds no times and no machine names: the same inputs, parameters and ve
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,27 @@ class Provenance:
 
     def with_record(self, record: Record) -> "Provenance":
         return Provenance(history=(*self.history, record), facts=self.facts)
+
+
+def inputs_of(history: Sequence[Record]) -> list[list[int | None]]:
+    """For every record, by number, the records whose outputs it read: the one before it, None for the first.
+
+    A record that put several histories together (`merge`) says in its parameter `histories` which of the records before it
+    belong to each of its inputs, oldest first; it read the last of each, None where an input has no history.
+    """
+    found: list[list[int | None]] = [[None] for _ in history]
+    chains = [list(range(len(history)))]
+    while chains:
+        chain = chains.pop()
+        for index in range(len(chain) - 1, -1, -1):
+            several = history[chain[index]].parameters.get("histories")
+            if several is not None:
+                found[chain[index]] = [own[-1] if own else None for own in several]
+                chains += [own for own in several if own]
+                break
+            if index:
+                found[chain[index]] = [chain[index - 1]]
+    return found
 
 
 def digest_of(content: Any) -> str:

@@ -32,9 +32,9 @@ class Rollouts:
 
     def arrow(self, path: str) -> pa.Array:
         """One column as a single Arrow array. DataError when there is none of that name."""
-        head, _, leaf = path.partition(".")
         if path not in self.paths:
             raise DataError(f"no column {path!r} (columns: {', '.join(self.paths)})")
+        head, _, leaf = (path, "", "") if path in self.table.column_names else path.partition(".")
         column = self.table.column(head)
         array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
         if not leaf:

@@ -1,11 +1,12 @@
 """A history as the shell commands that make the file again."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..formats.errors import ApportionError, DataError, UsageError
+from ..formats.provenance import inputs_of
 from .commands import Command, commands
 from .registry import options_of
 from .shell import command_line
@@ -32,7 +33,7 @@ def commands_of(path: Path, provenance: "Provenance") -> list[str]:
     files = [_file_in(out, record) for out, record in zip(outputs, history, strict=True)]
     known = commands()
     lines: list[str] = []
-    inputs = _inputs_of(history)
+    inputs = inputs_of(history)
     split: dict[str, str] = {}  # its line without the output -> the output
     for number, (record, out, places) in enumerate(zip(history, outputs, inputs, strict=True)):
         before = [FOREIGN if place is None else files[place] for place in places]
@@ -51,23 +52,6 @@ def commands_of(path: Path, provenance: "Provenance") -> list[str]:
                 continue
         lines.append(line)
     return lines
-
-
-def _inputs_of(history: "Sequence[Record]") -> list[list[int | None]]:
-    """For every record, by number, the one before it, or the last of each of its `histories`; None is an input without."""
-    found: list[list[int | None]] = [[None] for _ in history]
-    chains = [list(range(len(history)))]
-    while chains:
-        chain = chains.pop()
-        for index in range(len(chain) - 1, -1, -1):
-            several = history[chain[index]].parameters.get("histories")
-            if several is not None:
-                found[chain[index]] = [own[-1] if own else None for own in several]
-                chains += [own for own in several if own]
-                break
-            if index:
-                found[chain[index]] = [chain[index - 1]]
-    return found
 
 
 def _file_in(out: str, record: "Record") -> str:

@@ -13,7 +13,8 @@ TABLE = pa.table(
         "rollout_id": ["r0", "r1", "r2", "r3", "r4"],
         "group_id": ["a", "a", "a", "b", "b"],
         "reward": pa.array([1.0, None, 0.0, 0.5, 0.5]),
-        "rewards.format": pa.array([1.0, 0.0, None, 1.0, 0.0]),
+        "rewards": [{"format": 1.0}, {"format": 0.0}, {"format": None}, {"format": 1.0}, {"format": 0.0}],
+        "flat.name": pa.array([1, 2, 3, 4, 5]),
         "odd-name": pa.array([1, 2, 3, 4, 5]),
         "fork": pa.array([None, 3, None, 0, None], pa.int32()),
         "finish_reason": ["stop", "length", None, "error", "stop"],
@@ -48,6 +49,7 @@ ROWS = {
     "not reward == 1": [1, 2, 3, 4],
     "rewards.format > 0.5": [0, 3],
     "column('odd-name') >= 4": [3, 4],
+    "flat.name >= 4": [3, 4],
     "finish_reason == 'stop'": [0, 4],
     "finish_reason != 'stop'": [1, 3],
     "finish_reason < 'm'": [1, 3],
@@ -98,7 +100,7 @@ ROWS = {
     "'tool' in step.kind": [0],
     # derived
     "length == 2": [2, 4],
-    "length > prompt_length": [0],
+    "length > prompt_length": [0, 4],
     "prompt_length == 1": [3, 4],
     "group_size == 3": [0, 1, 2],
     # lists: row 3 is empty, row 4 has no credit
@@ -150,7 +152,11 @@ def test_the_columns_it_reads_are_all_it_needs(text: str) -> None:
     wanted = predicate.reads(TABLE.schema)
     whole = Rollouts(TABLE)
     bare = Rollouts(pa.table({"group_id": TABLE["group_id"]}))
-    pruned = bare.with_columns({path: whole.arrow(path) for path in wanted})
+    columns = {path: whole.arrow(path) for path in wanted}
+    flat = {path: columns.pop(path) for path in ("flat.name",) if path in columns}
+    pruned = bare.with_columns(columns)
+    for path, array in flat.items():
+        pruned = Rollouts(pruned.table.append_column(path, array))
     assert np.flatnonzero(predicate(pruned)).tolist() == ROWS[text]
 
 
@@ -173,7 +179,7 @@ def test_a_small_float_equals_its_literal() -> None:
 FAULTS = {
     "rewrd > 0": "unknown column 'rewrd'; did you mean 'reward'?",
     "token.advantge > 0": "unknown column 'token.advantge'; did you mean 'token.advantage'?",
-    "rewards > 0": "unknown column 'rewards'; did you mean",
+    "rewards > 0": "unknown column 'rewards'; did you mean 'reward'?",
     "lenght > 0": "unknown column 'lenght'; did you mean 'length'?",
     "column('odd') > 0": "unknown column 'odd'",
     "summ(token.advantage) > 0": "unknown function 'summ'; did you mean 'sum'?",
@@ -204,7 +210,8 @@ FAULTS = {
     "any(*flags)": "any takes one argument",
     "sum > 0": "'sum' is a function, needed is sum(…)",
     "['a']": "a list of literals stands after `in`",
-    "reward = 1": "Maybe you meant '=='",
+    "reward = 1": "invalid syntax (character 8); write ==",
+    "reward > 0 && length > 1": "invalid syntax (character 13); write and",
     "reward >": "invalid syntax (character",
     "reward > 0 & length > 1": "only + - * / % are computed; write `and`",
     "2 ** 9 > 0": "only + - * / % are computed",
@@ -234,5 +241,5 @@ def test_faults_are_found_before_anything_is_read(text: str) -> None:
 
 def test_lists_of_unequal_lengths_are_bad_data() -> None:
     table = pa.table({"group_id": ["a", "a"], "edge": [{"src": [1], "dst": [1]}, {"src": [1, 2], "dst": [1]}]})
-    with pytest.raises(DataError, match="row 1, column 'edge.dst': 1 values, but 'edge.src' has 2"):
+    with pytest.raises(DataError, match=r"row 1, column 'edge.dst': 1 values, but 'edge.src' has 2"):
         Predicate("any(edge.src == edge.dst)")(Rollouts(table))

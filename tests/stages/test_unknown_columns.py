@@ -55,6 +55,8 @@ STAGES = [
     *(f"assign-credit --method {name}" for name in NEEDS_NO_MORE if name in ("grpo", "rloo", "tempo")),
     "assign-credit --method grpo --as new",
     "upgrade",
+    "filter --where length>=0",
+    "merge",
 ]
 
 
