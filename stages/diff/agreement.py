@@ -29,8 +29,9 @@ class Agreement:
 def agreement(first: Array, second: Array) -> Agreement:
     """Of two signals [N] without missing values.
 
-    >>> agreement(np.array([2.0, 0.0, -2.0, 4.0]), np.array([1.0, 0.0, 1.0, 2.0]))
-    Agreement(places=4, same_sign=0.75, opposite=0.25, spearman=0.6324555320336759, pearson=0.6546536707079772, same_sign_mass=0.75, mean_difference=0.5)
+    >>> found = agreement(np.array([2.0, 0.0, -2.0, 4.0]), np.array([1.0, 0.0, 1.0, 2.0]))
+    >>> found.same_sign, found.opposite, found.same_sign_mass, found.mean_difference
+    (0.75, 0.25, 0.75, 0.5)
     """
     a, b = first.astype(np.float64), second.astype(np.float64)
     if not len(a):

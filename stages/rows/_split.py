@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from ... import __version__
-from ...formats.errors import ApportionError, DataError, UsageError, unknown
+from ...formats.errors import DataError, UsageError, unknown
 from ...formats.files import check_output, whole_directory
 from ...formats.invariants import Names
 from ...formats.parquet import STREAM, TOKENS_PER_ROW_GROUP, RolloutFile, RolloutWriter, files_of
@@ -150,8 +150,8 @@ def _write(
                 if len(writers) == MOST_PARTS:
                     raise DataError(f"{file.path}: more than {MOST_PARTS} values to divide by; see --parts")
                 if any(name.casefold() == other.casefold() for other in writers):
-                    raise ApportionError(
-                        f"{folder}: parts whose names differ in case only ({name!r}) are one file on some systems; "
+                    raise DataError(
+                        f"{file.path}: two values differ in case only ({name!r}), and their files are one on some systems; "
                         "see --parts"
                     )
                 writers[name] = RolloutWriter(folder / f"{name}.parquet", f"{name}.parquet", bound)

@@ -99,9 +99,21 @@ def test_on_the_terminal(cli: Cli, two: Path) -> None:
     ]  # fmt: skip
 
 
+def test_in_colour(cli: Cli, two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A background for what has credit, none for the environment's token."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    shown = cli("diff", two, "--columns", "advantage,other", "--limit", 1).stdout
+    (a, b) = (line for line in shown.splitlines() if "9 " in line and "5 " in line)
+    assert a.count("48;2;") == 2 and b.count("48;2;") == 2
+    assert a != b
+    assert "\x1b[2;3m7 " in a
+
+
 def test_methods_on_a_real_file(cli: Cli, chain: Path) -> None:
     found = found_by(cli, chain / "credit.parquet", "--columns", "advantage,grpo", "--limit", 2)
-    assert found["tokens"]["places"] == found["tokens"]["places"]
+    assert found["tokens"]["places"] == int(RolloutFile(chain / "credit.parquet").read().mask.sum())
     assert 0.9 < found["tokens"]["pearson"] < 1
     assert found["by_rollout"]["same_sign"] > 0.9
     assert any(text.strip() and not text.strip().isdigit() for text in found["most"][0]["texts"])  # decoded

@@ -135,6 +135,14 @@ def test_too_many_values(cli: Cli, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_values_that_differ_in_case_only(cli: Cli, four: Path, tmp_path: Path) -> None:
+    batch = RolloutFile(four).read().with_columns({"task": ["Math"] * 4 + ["math"] * 4})
+    pq.write_table(batch.table, tmp_path / "case.parquet")
+    result = cli("split", tmp_path / "case.parquet", "--by", "task", "-o", tmp_path / "out")
+    assert (result.exit_code, "case.parquet: two values differ in case only ('math')" in result.stderr) == (3, True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_goes_to_standard_output_or_over_another_file(cli: Cli, four: Path, tmp_path: Path) -> None:
     assert cli("split", four, "--parts", 1, "-o", "-").exit_code == 2
     assert cli("split", four, "--parts", 1, "-o", four).exit_code == 2
