@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from apportion.stages.models import open_engine
 from apportion.stages.models.engine import Request, Sampling
-from apportion.stages.models.policy import load_policy, render_prompt
+from apportion.stages.models.policy import ModelSource, render_prompt
 from apportion.stages.models.transformers_engine import end_ids
 from apportion.stages.tasks import open_task
 
@@ -38,10 +38,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
 
-    policy = load_policy(given.model)
+    source = ModelSource(given.model)
+    policy = source.load()
     problems = open_task(given.task).problems("train", given.prompts, 0)
     prompts = [render_prompt(policy.tokenizer, problem.prompt) for problem in problems]
-    engine = open_engine("transformers", policy)
+    engine = open_engine("transformers", source)
     ends = torch.tensor(end_ids(policy))
 
     def ours() -> int:

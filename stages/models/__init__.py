@@ -1,29 +1,51 @@
 """Policies, and the engines that sample from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..registry import Registry
 
 if TYPE_CHECKING:
     from .engine import Engine
-    from .policy import Policy
+    from .policy import ModelSource
 
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """A registered engine. `open(policy)` makes it ready for that policy's weights."""
+    """A registered engine. `open(source, seed, **options)` makes it ready for the weights that `source` names.
+
+    open: its keyword-only parameters are the engine's options. seed: for an engine whose rows cannot have their own.
+    needs: the packages that have to be installed.
+    """
 
     name: str
     summary: str
     needs: tuple[str, ...]
-    open: "Callable[[Policy], Engine]"
+    open: "Callable[..., Engine]"
 
 
 ENGINES: Registry[EngineEntry] = Registry("engine", __name__, "engines")
 
 
-def open_engine(name: str, policy: "Policy") -> "Engine":
-    """The engine of that name for a policy; `auto` is transformers."""
-    return ENGINES["transformers" if name == "auto" else name].open(policy)
+def resolved_engine(name: str) -> str:
+    """`auto` is vllm where it is installed and a GPU is there, else transformers."""
+    if name != "auto":
+        return name
+    from importlib.util import find_spec
+
+    if find_spec("vllm") is None:
+        return "transformers"
+    import torch
+
+    return "vllm" if torch.cuda.is_available() else "transformers"
+
+
+def open_engine(
+    name: str, source: "ModelSource", *, seed: int = 0, options: Mapping[str, Any] | None = None
+) -> "Engine":
+    """The engine of that name (see `resolved_engine`) for a policy. UsageError for an option that it does not have."""
+    from ..options import typed_options
+
+    entry = ENGINES[resolved_engine(name)]
+    return entry.open(source, seed, **typed_options(entry.open, options or {}, f"engine {entry.name!r}"))

@@ -12,20 +12,46 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 @dataclass(frozen=True)
 class Request:
-    """Continue `prefix_ids` once for every seed. Row seeds make a sample independent of its neighbours in the batch."""
+    """Continue `prefix_ids` once for every seed. Row seeds make a sample independent of its neighbours in the batch.
+
+    max_tokens: this request's budget, where it is smaller than the sampling's.
+    """
 
     prefix_ids: Sequence[int]
     seeds: Sequence[int]
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """The sampling distribution. temperature 0 is greedy; top_k 0 and top_p 1 are off."""
+    """The sampling distribution, and where a completion ends. temperature 0 is greedy; top_k 0 and top_p 1 are off.
+
+    stop: texts; a completion ends with the token that completes one of them.
+    alternatives: how many of the most likely tokens are reported with each one drawn.
+    """
 
     max_tokens: int = 256
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    stop: tuple[str, ...] = ()
+    alternatives: int = 0
+
+    @property
+    def is_raw(self) -> bool:
+        """The sampling distribution is the policy's own at temperature 1."""
+        return self.temperature == 1 and self.top_p >= 1 and self.top_k == 0
+
+
+class Alternatives(NamedTuple):
+    """The K most likely next tokens at each of T places, the most likely first.
+
+    ids: [T, K] int32, -1 where there are fewer. logprobs: [T, K] float32, nat, of the policy at temperature 1 (of the
+    sampling distribution where an engine knows only that one); -inf where there are fewer.
+    """
+
+    ids: Ids
+    logprobs: Floats
 
 
 class Completion(NamedTuple):
@@ -33,19 +59,35 @@ class Completion(NamedTuple):
 
     ids: [T] int32, the end-of-sequence token included where it was sampled.
     logprobs: [T] float32, natural log-probability of each sampled token under the distribution it was drawn from; None
-        where no policy drew them.
-    finish_reason: "stop" (an end-of-sequence token) or "length" (max_tokens reached).
+        where no policy drew them, or its engine does not say.
+    finish_reason: "stop" (an end-of-sequence token), "length" (the budget is used up) or "stop_text" (`Sampling.stop`).
+    raw_logprobs: [T] float32, the same under the policy at temperature 1, all tokens kept; None where the engine does
+        not know them.
+    alternatives: where `Sampling.alternatives` asks for them.
     """
 
     ids: Ids
     logprobs: Floats | None
     finish_reason: str
+    raw_logprobs: Floats | None = None
+    alternatives: Alternatives | None = None
 
 
 class Engine(Protocol):
-    """Makes completions with the weights of one policy."""
+    """Makes completions with the weights of one policy.
+
+    name, version: of what computes, as recorded in the file.
+    identity: digest of the weights, or what is known of them.
+    row_seeds: a request's seeds decide its samples. Where they cannot, the engine's own seed decides those of a whole
+        run, and equal runs give equal samples only as a whole.
+    tokens_exact: ids are those the model made. An engine that gets only text from its server encodes it again.
+    """
 
     name: str
+    version: str
+    identity: str
+    row_seeds: bool
+    tokens_exact: bool
 
     def generate(
         self,

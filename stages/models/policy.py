@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,36 @@ from ...formats.provenance import digest_of, digest_of_file
 
 TINY = Path(__file__).parent / "tiny"
 LOADED_AT_ONCE = 2
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What `--model`, `--device` and `--dtype` say. Nothing is loaded until it is asked for, and then once."""
+
+    spec: str
+    device: str = "auto"
+    dtype: str = "auto"
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.spec)
+
+    @cached_property
+    def directory(self) -> Path | None:
+        """Where the weights lie; None for blank or Hub weights. UsageError for a model that is not there."""
+        return _directory(self.spec)
+
+    @cached_property
+    def identity(self) -> str:
+        """Digest of the weights: of the files, or of the Hub's commit."""
+        if self.directory is not None or self.spec.startswith("builtin:"):
+            return _identity(self.spec, self.directory)
+        config = _hugging_face("AutoConfig", self.spec, None)
+        return _identity(self.spec, None, commit=getattr(config, "_commit_hash", None))
+
+    def load(self) -> "Policy":
+        """The policy as a transformers model; may be one that is loaded already."""
+        return load_policy(self.spec, device=self.device, dtype=self.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,18 +86,21 @@ def load_policy(spec: str, *, device: str = "auto", dtype: str = "auto", seed: i
     model, tokenizer = _blank(seed) if spec == "builtin:tiny-blank" else _pretrained(spec, directory, kinds[dtype])
     model.to(place)
     model.eval()
-    if directory is not None:
-        identity = digest_of(
-            [digest_of_file(path) for path in sorted(directory.glob("*.safetensors")) if path.stem != "optimizer"]
-        )
-    else:
-        identity = digest_of([spec, seed, getattr(model.config, "_commit_hash", None)])
+    identity = _identity(spec, directory, seed=seed, commit=getattr(model.config, "_commit_hash", None))
     policy = Policy(model, tokenizer, spec, identity, directory)
     if shared:
         _loaded[key] = policy
         while len(_loaded) > LOADED_AT_ONCE:
             _loaded.popitem(last=False)
     return policy
+
+
+def _identity(spec: str, directory: Path | None, *, seed: int = 0, commit: str | None = None) -> str:
+    if directory is None:
+        return digest_of([spec, seed, commit])
+    return digest_of(
+        [digest_of_file(path) for path in sorted(directory.glob("*.safetensors")) if path.stem != "optimizer"]
+    )
 
 
 def load_tokenizer(spec: str) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -13,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 from ...formats.errors import ApportionError, UsageError
 from . import ENGINES, EngineEntry
 from .engine import Completion, Request, Sampling
-from .policy import Policy
+from .policy import ModelSource, Policy
 
 CACHE_BYTES = 2 << 30  # keys and values of one batch, on the CPU; on CUDA it is a share of the free memory
 LOGIT_BYTES = 1 << 30  # logits of one step and what is computed from them
@@ -78,8 +79,12 @@ class TransformersEngine:
     """
 
     name = "transformers"
+    row_seeds = True
+    tokens_exact = True
 
     def __init__(self, policy: Policy):
+        self.version = transformers.__version__
+        self.identity = policy.identity
         self._model = policy.model
         self._device = next(policy.model.parameters()).device
         self._config = policy.model.config.get_text_config(decoder=True)
@@ -116,13 +121,14 @@ class TransformersEngine:
     def _limit(self, request: Request, sampling: Sampling) -> int:
         if len(request.prefix_ids) == 0:
             raise UsageError("an empty prefix: a model needs at least one token to continue")
+        limit = sampling.max_tokens if request.max_tokens is None else min(request.max_tokens, sampling.max_tokens)
         if self._context is None:
-            return sampling.max_tokens
+            return limit
         if len(request.prefix_ids) >= self._context:
             raise UsageError(
                 f"a prompt of {len(request.prefix_ids):,} tokens does not fit the model's context of {self._context:,}"
             )
-        return min(sampling.max_tokens, self._context - len(request.prefix_ids))
+        return min(limit, self._context - len(request.prefix_ids))
 
     def _batches(
         self, rows: Sequence[_Row], requests: Sequence[Request], sampling: Sampling
@@ -289,4 +295,8 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-ENGINES.add(EngineEntry("transformers", "A transformers model in this process, on CPU or CUDA", (), TransformersEngine))
+def _open(source: ModelSource, seed: int) -> TransformersEngine:
+    return TransformersEngine(source.load())
+
+
+ENGINES.add(EngineEntry("transformers", "A transformers model in this process, on CPU or CUDA", (), _open))

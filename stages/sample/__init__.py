@@ -34,7 +34,10 @@ def sample(
     top_p: Annotated[float, "Nucleus mass kept; 1 keeps all."] = 1.0,
     top_k: Annotated[int, "Most likely tokens kept; 0 keeps all."] = 0,
     purpose: Annotated[Literal["train", "probe", "eval"], "What the rollouts are for."] = "train",
-    engine: Annotated[str, "Engine; see `apportion list engines`."] = "auto",
+    engine: Annotated[str, "Engine; see `apportion list engines`. auto: vllm with a GPU, else transformers."] = "auto",
+    engine_settings: Annotated[
+        Mapping[str, Any] | None, "Option of the engine, name=value; repeatable.", Flag(("--engine-set",))
+    ] = None,
     device: Annotated[str, "auto, cpu, cuda, cuda:1 …"] = "auto",
     dtype: Annotated[str, "auto (bfloat16 on CUDA, float32 on CPU), float32, bfloat16."] = "auto",
     out: Annotated[Path, "Rollout file to write, or - for standard output.", OUT],
@@ -45,6 +48,8 @@ def sample(
     Records token ids, the exact log-probability of every sampled token under the sampling distribution, the policy's
     digest and every row's seed. With --from, task and problems are those of the file, whose rows are written again.
     """
+    from dataclasses import replace
+
     from ... import __version__
     from ...formats.errors import UsageError
     from ...formats.parquet import STREAM, check_output, write_rollouts
@@ -52,7 +57,7 @@ def sample(
     from ..driver import Written
     from ..models import open_engine
     from ..models.engine import Sampling
-    from ..models.policy import load_policy
+    from ..models.policy import ModelSource
     from ..options import at_least, typed_options
     from ..tasks import open_task
     from ._rows import derived_seed
@@ -75,26 +80,36 @@ def sample(
     else:
         opened = open_task(task, task_settings)
         problems = list(opened.problems(split, prompts, derived_seed("problems", seed, round)))
-    policy = load_policy(model, device=device, dtype=dtype)
+    weights = ModelSource(model, device, dtype)
+    made_by = None
+    if chosen.engine:
+        made_by = open_engine(
+            engine, weights, seed=derived_seed("engine", seed, round) & 0x7FFFFFFF, options=engine_settings
+        )
+    policy = weights.identity if made_by is None else made_by.identity
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
     context = SamplingContext(
-        task=opened, problems=problems, tokenizer=policy.tokenizer, sampling=sampling, n=n, seed=seed, round=round,
-        purpose=purpose, policy=policy.identity, open_engine=lambda: open_engine(engine, policy), rollouts=source,
+        task=opened, problems=problems, tokenizer=weights.tokenizer, source=weights, opened=made_by, sampling=sampling,
+        n=n, seed=seed, round=round, purpose=purpose, policy=policy, rollouts=source,
     )  # fmt: skip
     record = Record(
         stage="sample",
         version=__version__,
         parameters={
             "model": model, "task": task, "prompts": prompts, "n": n, "seed": seed, "round": round, "split": split,
-            "strategy": strategy, "settings": options, "task_settings": dict(opened.options), "engine": engine,
+            "strategy": strategy, "settings": options, "task_settings": dict(opened.options),
+            "engine": made_by.name if made_by else engine, "engine_settings": dict(engine_settings or {}),
             "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "purpose": purpose,
             "device": device, "dtype": dtype, **({"from": "rollouts"} if source is not None else {}),
         },
-        inputs={"policy": policy.identity} | ({"rollouts": source.digest()} if source is not None else {}),
+        inputs={"policy": policy} | ({"rollouts": source.digest()} if source is not None else {}),
     )  # fmt: skip
-    if source is not None:
-        provenance = source.provenance.with_record(record)
+    exact = made_by is None or made_by.tokens_exact
+    if source is None:
+        provenance = Provenance(history=(record,), facts={"tokens_exact": exact})
     else:
-        provenance = Provenance(history=(record,), facts={"tokens_exact": True})
+        provenance = source.provenance.with_record(record)
+        if not exact:
+            provenance = replace(provenance, facts=dict(provenance.facts) | {"tokens_exact": False})
     counts = write_rollouts(out, chosen.function(context, **options), provenance, force=force)
     return Written(str(out), **counts)

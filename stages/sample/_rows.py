@@ -35,19 +35,14 @@ def to_rollouts(
     *,
     flags: tuple[str, ...] = (),
 ) -> Rollouts:
-    """One group per problem. A response cut by the token limit is flagged truncated.
-
-    What says how tokens were drawn is recorded if a policy drew them, all of them.
-    """
-    salt = hashlib.blake2b(f"{context.policy}/{context.seed}/{context.round}".encode(), digest_size=4).hexdigest()
+    """One group per problem, a row for each of its completions."""
     flat = [completion for group in completions for completion in group]
     sizes = [len(group) for group in completions]
 
     def each(values: Sequence[Any]) -> list[Any]:
         return [value for value, size in zip(values, sizes, strict=True) for _ in range(size)]
 
-    group_ids = [f"{problem.problem_id}@{salt}" for problem in problems]
-    texts = context.tokenizer.batch_decode([row.ids.tolist() for row in flat], skip_special_tokens=True)
+    group_ids = [f"{problem.problem_id}@{context.salt}" for problem in problems]
     seeds = [seed for problem, size in zip(problems, sizes, strict=True) for seed in row_seeds(context, problem)[:size]]
     rows = len(flat)
     columns: dict[str, Any] = {
@@ -59,23 +54,64 @@ def to_rollouts(
         "prompt": each([problem.prompt for problem in problems]),
         "reference": each([json.dumps(problem.reference, ensure_ascii=False) for problem in problems]),
         "prompt_ids": each([list(prompt) for prompt in prompts]),
-        "text": texts,
-        "finish_reason": [row.finish_reason for row in flat],
-        "purpose": [context.purpose] * rows,
-        "seed": seeds,
-        "flags": [[*flags, *(("truncated",) if row.finish_reason == "length" else ())] for row in flat],
     }  # fmt: skip
-    ids = Ragged.from_lists([row.ids for row in flat], np.int32)
-    tokens: dict[str, Any] = {"token.id": ids, "token.mask": ids.with_values(np.ones(len(ids.values), bool))}
-    logprobs = [row.logprobs for row in flat if row.logprobs is not None]
-    if len(logprobs) == rows:
-        columns |= {
+    table = pa.table({name: pa.array(values, FIELDS[name].type) for name, values in columns.items()})
+    return Rollouts(table).with_columns(
+        sampled_columns(context, [()] * rows, flat, seeds, purpose=context.purpose, flags=flags)
+    )
+
+
+def sampled_columns(
+    context: SamplingContext,
+    prefixes: Sequence[Sequence[int]],
+    completions: Sequence[Completion],
+    seeds: Sequence[int],
+    *,
+    purpose: str,
+    flags: tuple[str, ...] = (),
+) -> dict[str, pa.Array]:
+    """{path: [R]} of responses that begin with tokens of another rollout: what was sampled now, and how.
+
+    The mask is true on what was sampled now and false on the prefix, whose log-probabilities are 0. A response cut by
+    the token limit is flagged truncated. What says how tokens were drawn is recorded if a policy drew them, all of
+    them; `token.raw_logprob` where it differs from `token.logprob` and the engine knows it.
+    """
+    rows = len(completions)
+    whole = [[*prefix, *each.ids.tolist()] for prefix, each in zip(prefixes, completions, strict=True)]
+    ids = Ragged.from_lists(whole, np.int32)
+    begins = np.array([len(prefix) for prefix in prefixes], np.int64)
+    sampled = ids.segments.positions >= ids.segments.spread(begins)
+    given: dict[str, Any] = {
+        "text": context.tokenizer.batch_decode(whole, skip_special_tokens=True) if whole else [],
+        "finish_reason": [each.finish_reason for each in completions],
+        "purpose": [purpose] * rows,
+        "flags": [[*flags, *(("truncated",) if each.finish_reason == "length" else ())] for each in completions],
+    }
+    if context.opened is None or context.engine.row_seeds:
+        given["seed"] = list(seeds)
+    columns: dict[str, pa.Array] = {"token.id": ids.to_arrow(), "token.mask": ids.with_values(sampled).to_arrow()}
+
+    def signal(values: Sequence[np.ndarray[Any, Any] | None]) -> pa.Array | None:
+        known = [value for value in values if value is not None]
+        if len(known) < rows:
+            return None
+        spread = np.zeros(len(ids.values), np.float32)
+        spread[sampled] = np.concatenate(known) if known else 0.0
+        return ids.with_values(spread).to_arrow()
+
+    logprob = signal([each.logprobs for each in completions])
+    if context.opened is not None:
+        given |= {
             "policy": [context.policy] * rows,
+            "engine": [f"{context.engine.name} {context.engine.version}"] * rows,
             "temperature": [context.sampling.temperature] * rows,
             "top_p": [context.sampling.top_p] * rows,
             "top_k": [context.sampling.top_k] * rows,
-            "logprob_kind": ["sampling"] * rows,
         }
-        tokens["token.logprob"] = ids.with_values(np.concatenate(logprobs).astype(np.float32))
-    table = pa.table({name: pa.array(values, FIELDS[name].type) for name, values in columns.items()})
-    return Rollouts(table).with_columns(tokens)
+        if logprob is not None:
+            given["logprob_kind"] = ["sampling"] * rows
+            columns["token.logprob"] = logprob
+            raw = None if context.sampling.is_raw else signal([each.raw_logprobs for each in completions])
+            if raw is not None:
+                columns["token.raw_logprob"] = raw
+    return {path: pa.array(values, FIELDS[path].type) for path, values in given.items()} | columns

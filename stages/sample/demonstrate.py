@@ -13,7 +13,7 @@ from ._rows import row_seeds, to_rollouts
 from ._strategy import SamplingContext, strategy
 
 
-@strategy(source="ours", needs=("task.demonstrate",))
+@strategy(source="ours", needs=("task.demonstrate",), engine=False)
 def demonstrate(context: SamplingContext, *, mistakes: float = 0.0, rows_at_once: int = 8192) -> Iterator[Rollouts]:
     """n worked solutions of every prompt, written by the task instead of a model; flagged `demonstration`.
 

@@ -17,7 +17,6 @@ def independent(context: SamplingContext, *, rows_at_once: int = 2048) -> Iterat
     Args:
         rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
     """
-    engine = context.open_engine()
     at_once = max(1, rows_at_once // context.n)
     with progress(len(context.problems) * context.n, "sample") as advance:
         for first in range(0, len(context.problems), at_once):
@@ -27,4 +26,4 @@ def independent(context: SamplingContext, *, rows_at_once: int = 2048) -> Iterat
                 Request(prefix_ids=prompt, seeds=row_seeds(context, problem))
                 for prompt, problem in zip(prompts, problems, strict=True)
             ]
-            yield to_rollouts(context, problems, prompts, engine.generate(requests, context.sampling, advance))
+            yield to_rollouts(context, problems, prompts, context.engine.generate(requests, context.sampling, advance))

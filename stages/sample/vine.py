@@ -1,7 +1,6 @@
 """Vine: fresh continuations from states of rollouts that exist, to estimate what the states are worth."""
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -9,16 +8,15 @@ import numpy as np
 import pyarrow as pa
 
 from ...formats.errors import DataError, UsageError
-from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.schema import FIELDS
 from ...formats.segments import Array, Segments
 from ..assign_credit._cuts import cut_points
 from ..driver import require
-from ..models.engine import Completion, Engine, Request
+from ..models.engine import Request
 from ..progress import progress
 from ..tree_build.prefixes import prefix_keys
-from ._rows import derived_seed
+from ._rows import derived_seed, sampled_columns
 from ._source import with_rows
 from ._strategy import CONTINUES, SamplingContext, strategy
 
@@ -59,8 +57,6 @@ def vine(
         if value < 1:
             raise UsageError(f"option {name!r} of strategy 'vine': {value}, needed is 1 or more")
     require(file, ("step.start", "step.end") if at == "steps" else ("token.logprob",), "vine")
-    engine = context.open_engine()
-    salt = hashlib.blake2b(f"{context.policy}/{context.seed}/{context.round}".encode(), digest_size=4).hexdigest()
     with progress(file.num_rows, "vine, rollouts") as advance:
         for batch in file.batches():
             rows, forks = _states(batch, at=at, every=every, max_states=max_states, below=below)
@@ -70,7 +66,7 @@ def vine(
             for start, stop in _parts(batch, rows, rows_at_once // k):
                 chosen = (rows >= start) & (rows < stop)
                 part = _with_columns(batch.slice(start, stop))
-                yield _continued(context, engine, part, rows[chosen] - start, forks[chosen], k, salt)
+                yield _continued(context, part, rows[chosen] - start, forks[chosen], k)
                 advance(stop - start)
 
 
@@ -143,9 +139,7 @@ def _with_columns(part: Rollouts) -> Rollouts:
     return part.with_columns(missing)
 
 
-def _continued(
-    context: SamplingContext, engine: Engine, part: Rollouts, rows: Array, forks: Array, k: int, salt: str
-) -> Rollouts:
+def _continued(context: SamplingContext, part: Rollouts, rows: Array, forks: Array, k: int) -> Rollouts:
     ids, prompts = part.token_ids, part.ragged("prompt_ids")
     names = part.strings("rollout_id")
     prefixes = [ids[row][:fork].tolist() for row, fork in zip(rows.tolist(), forks.tolist(), strict=True)]
@@ -153,19 +147,20 @@ def _continued(
         Request(
             prefix_ids=[*prompts[row].tolist(), *prefix],
             seeds=[derived_seed(context.seed, context.round, names[row], len(prefix), index) for index in range(k)],
+            max_tokens=context.sampling.max_tokens - len(prefix),
         )
         for row, prefix in zip(rows.tolist(), prefixes, strict=True)
     ]
-    completions = engine.generate(requests, context.sampling) if requests else []
-    limits = context.sampling.max_tokens - forks
-    made = [
-        _cut(completion, int(limit))
-        for limit, each in zip(limits.tolist(), completions, strict=True)
-        for completion in each
-    ]
-    columns = _columns(context, prefixes, made, k)
+    completions = context.engine.generate(requests, context.sampling) if requests else []
+    columns = sampled_columns(
+        context,
+        [prefix for prefix in prefixes for _ in range(k)],
+        [completion for each in completions for completion in each],
+        [seed for request in requests for seed in request.seeds],
+        purpose="probe",
+    )
     made_names = [
-        f"{names[row]}/{fork}@{salt}/{index}"
+        f"{names[row]}/{fork}@{context.salt}/{index}"
         for row, fork in zip(rows.tolist(), forks.tolist(), strict=True)
         for index in range(k)
     ]
@@ -173,42 +168,5 @@ def _continued(
         "rollout_id": pa.array(made_names, pa.string()),
         "parent_id": pa.array([names[row] for row in rows.tolist() for _ in range(k)], pa.string()),
         "fork": pa.array(np.repeat(forks, k), pa.int32()),
-        "seed": pa.array([seed for request in requests for seed in request.seeds], pa.int64()),
-    }  # fmt: skip
-    return with_rows(part, np.repeat(rows, k), columns)
-
-
-def _cut(completion: Completion, limit: int) -> Completion:
-    """The completion as it would be under a smaller budget."""
-    if len(completion.ids) <= limit:
-        return completion
-    logprobs = None if completion.logprobs is None else completion.logprobs[:limit]
-    return Completion(completion.ids[:limit], logprobs, "length")
-
-
-def _columns(
-    context: SamplingContext, prefixes: Sequence[list[int]], made: Sequence[Completion], k: int
-) -> dict[str, pa.Array]:
-    prefix_of = [prefix for prefix in prefixes for _ in range(k)]
-    whole = [[*prefix, *each.ids.tolist()] for prefix, each in zip(prefix_of, made, strict=True)]
-    ids = Ragged.from_lists(whole, np.int32)
-    sampled = ids.segments.positions >= ids.segments.spread(np.array([len(each) for each in prefix_of], np.int64))
-    given: dict[str, Any] = {
-        "text": context.tokenizer.batch_decode(whole, skip_special_tokens=True) if whole else [],
-        "finish_reason": [each.finish_reason for each in made],
-        "purpose": ["probe"] * len(made),
-        "policy": [context.policy] * len(made),
-        "temperature": [context.sampling.temperature] * len(made),
-        "top_p": [context.sampling.top_p] * len(made),
-        "top_k": [context.sampling.top_k] * len(made),
-        "logprob_kind": ["sampling"] * len(made),
-        "flags": [["truncated"] if each.finish_reason == "length" else [] for each in made],
     }
-    columns = {path: pa.array(values, FIELDS[path].type) for path, values in given.items()}
-    columns |= {"token.id": ids.to_arrow(), "token.mask": ids.with_values(sampled).to_arrow()}
-    if all(each.logprobs is not None for each in made):
-        logprobs = np.zeros(len(ids.values), np.float32)
-        drawn = [each.logprobs for each in made if each.logprobs is not None]
-        logprobs[sampled] = np.concatenate(drawn) if drawn else 0.0
-        columns["token.logprob"] = ids.with_values(logprobs).to_arrow()
-    return columns
+    return with_rows(part, np.repeat(rows, k), columns)

@@ -5,7 +5,7 @@ from typing import Any
 from apportion.formats.provenance import Provenance
 from apportion.stages.models import open_engine
 from apportion.stages.models.engine import Request, Sampling
-from apportion.stages.models.policy import TINY, load_policy, render_prompt
+from apportion.stages.models.policy import TINY, ModelSource, load_policy, render_prompt
 from apportion.stages.models.tiny.blank import blank_model, blank_tokenizer
 from apportion.stages.train import HISTORY_FILE
 
@@ -64,7 +64,9 @@ def test_the_model_shipped_answers_in_steps() -> None:
     policy = load_policy("builtin:tiny")
     problem = [{"role": "user", "content": "7+2*5-3*4+2*2"}]
     request = Request(render_prompt(policy.tokenizer, problem), [0])
-    ((answer,),) = open_engine("transformers", policy).generate([request], Sampling(max_tokens=40, temperature=0))
+    ((answer,),) = open_engine("transformers", ModelSource("builtin:tiny")).generate(
+        [request], Sampling(max_tokens=40, temperature=0)
+    )
     assert policy.tokenizer.decode(answer.ids, skip_special_tokens=True) == "7+10=17\n17-12=5\n5+4=9"
 
 
