@@ -89,3 +89,10 @@ def at_least(least: float, **values: float) -> None:
     for name, value in values.items():
         if not value >= least:
             raise UsageError(f"--{name.replace('_', '-')} {value}: needed is {least} or more")
+
+
+def at_least_one(strategy: str, **values: int) -> None:
+    """The same for options of a strategy, which cannot be below 1."""
+    for name, value in values.items():
+        if value < 1:
+            raise UsageError(f"option {name!r} of strategy {strategy!r}: {value}, needed is 1 or more")

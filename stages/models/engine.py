@@ -1,7 +1,7 @@
 """What every engine speaks: token ids in; token ids, log-probabilities and a finish reason out. No text, no tokenizer."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -36,6 +36,10 @@ class Sampling:
     top_k: int = 0
     stop: tuple[str, ...] = ()
     alternatives: int = 0
+
+    def with_alternatives(self, count: int) -> "Sampling":
+        """The same, with alternatives reported."""
+        return replace(self, alternatives=count)
 
     @property
     def is_raw(self) -> bool:

@@ -22,9 +22,10 @@ def derived_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def row_seeds(context: SamplingContext, problem: Problem) -> list[int]:
-    """One seed for each of the problem's n samples."""
-    return [derived_seed(context.seed, context.round, problem.problem_id, index) for index in range(context.n)]
+def row_seeds(context: SamplingContext, problem: Problem, count: int | None = None) -> list[int]:
+    """One seed for each of the problem's samples, of which there are n if not said otherwise."""
+    rows = range(context.n if count is None else count)
+    return [derived_seed(context.seed, context.round, problem.problem_id, index) for index in rows]
 
 
 def to_rollouts(
@@ -43,7 +44,7 @@ def to_rollouts(
         return [value for value, size in zip(values, sizes, strict=True) for _ in range(size)]
 
     group_ids = [f"{problem.problem_id}@{context.salt}" for problem in problems]
-    seeds = [seed for problem, size in zip(problems, sizes, strict=True) for seed in row_seeds(context, problem)[:size]]
+    seeds = [seed for problem, size in zip(problems, sizes, strict=True) for seed in row_seeds(context, problem, size)]
     rows = len(flat)
     columns: dict[str, Any] = {
         "rollout_id": [f"{group}/{index}" for group, size in zip(group_ids, sizes, strict=True) for index in range(size)],

@@ -7,13 +7,14 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from ...formats.errors import DataError, UsageError
+from ...formats.errors import DataError
 from ...formats.rollouts import Rollouts
 from ...formats.schema import FIELDS
 from ...formats.segments import Array, Segments
 from ..assign_credit._cuts import cut_points
 from ..driver import require
 from ..models.engine import Request
+from ..options import at_least_one
 from ..progress import progress
 from ..tree_build.prefixes import prefix_keys
 from ._rows import derived_seed, sampled_columns
@@ -53,9 +54,9 @@ def vine(
     file = context.rollouts
     assert file is not None, "sample opens it for a strategy that needs --from"
     every = every if every is not None else (1 if at == "steps" else 5)
-    for name, value in (("k", k), ("every", every), ("max_states", max_states or 1), ("rows_at_once", rows_at_once)):
-        if value < 1:
-            raise UsageError(f"option {name!r} of strategy 'vine': {value}, needed is 1 or more")
+    at_least_one(
+        "vine", k=k, every=every, max_states=1 if max_states is None else max_states, rows_at_once=rows_at_once
+    )
     require(file, ("step.start", "step.end") if at == "steps" else ("token.logprob",), "vine")
     with progress(file.num_rows, "vine, rollouts") as advance:
         for batch in file.batches():
