@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .errors import DataError
 from .ragged import Ragged
@@ -105,20 +106,32 @@ class Rollouts:
 
     def with_flag(self, flag: str, where: Array) -> "Rollouts":
         """Add `flag` to the rows where [R] is true and it is not there yet."""
-        if not where.any():
+        add = where & ~self.flagged(flag)
+        if not add.any():
             return self
-        old = self.strings("flags") if "flags" in self else [[]] * len(self)
-        new = [
-            [*(flags or []), flag] if add and flag not in (flags or []) else (flags or [])
-            for flags, add in zip(old, where.tolist(), strict=True)
-        ]
-        return self.with_columns({"flags": pa.array(new, FIELDS["flags"].type)})
+        values, sizes = self._flags()
+        lists = Segments.of_sizes(sizes + add)
+        source = np.full(int(lists.offsets[-1]), len(values))  # the added flag stands behind all the others
+        old = lists.positions < lists.spread(sizes)
+        source[old] = np.arange(len(values))
+        flags = pa.concat_arrays([values, pa.array([flag], values.type)]).take(pa.array(source))
+        return self.with_columns({"flags": pa.ListArray.from_arrays(pa.array(lists.offsets, pa.int32()), flags)})
 
     def flagged(self, flag: str) -> Array:
         """[R] bool."""
+        values, sizes = self._flags()
+        matches = pc.call_function("equal", [values, pa.scalar(flag, values.type)])
+        return Segments.of_sizes(sizes).any(matches.fill_null(False).to_numpy(zero_copy_only=False))
+
+    def _flags(self) -> tuple[pa.Array, Array]:
+        """(every row's flags, one after another, how many each row [R] has)."""
         if "flags" not in self:
-            return np.zeros(len(self), bool)
-        return np.fromiter((flag in (flags or ()) for flags in self.strings("flags")), bool, len(self))
+            return pa.array([], pa.string()), np.zeros(len(self), np.int64)
+        lists = self.arrow("flags")
+        if pa.types.is_null(lists.type):
+            return pa.array([], pa.string()), np.zeros(len(self), np.int64)
+        sizes = pc.call_function("list_value_length", [lists]).fill_null(0).to_numpy(zero_copy_only=False)
+        return lists.flatten().cast(pa.string()), sizes.astype(np.int64)
 
     def take(self, rows: Array) -> "Rollouts":
         """The given rows, in that order."""

@@ -81,7 +81,7 @@ FIELDS = {
         Field("weight", pa.float64(), "weight of the rollout in training; null is 1"),
         Field("step.start", pa.int32(), "first response token", "token"),
         Field("step.end", pa.int32(), "one past the last response token", "token"),
-        Field("step.kind", pa.string(), "step | turn | tool"),
+        Field("step.kind", pa.string(), "step | turn | tool | search | answer …"),
         Field("step.state", pa.string(), "key of the environment state the step began in"),
         Field("step.reward", pa.float64(), "reward given for the step", "reward"),
         Field("node.id", pa.int32(), "node of the group's tree: equal ids in a group are the same node"),

@@ -44,11 +44,12 @@ def branchgrpo(
 
     logp_c is the mean log-probability of the tokens of c. Depth counts the nodes on the path with tokens of the policy,
     the prompt is depth 0. Pruning comes last and changes no other node's A. For width pruning, a branch is what follows
-    a path's last split; its first node, which the split made, is kept, of the n after it
+    a path's last split; its first node, which the split made, is kept, and of the m nodes after it
 
-        the max(1, ⌊ratio · n⌋) of highest A, of each branch                                    width = "branch" (mode 1)
-        of all of the tree's, k = max(2, ⌊ratio · n⌋): the ⌊k/2⌋ of highest, the others of k lowest A
-                                                                                                width = "extremes" (mode 2)
+        the max(1, ⌊ratio · m⌋) of highest A in each branch                     width = "branch" (mode 1)
+        k = max(2, ⌊ratio · m⌋) in the whole tree: ⌊k/2⌋ of highest A and       width = "extremes" (mode 2)
+            k - ⌊k/2⌋ of lowest
+
     where of equal A the earlier node comes first.
 
     Args:
@@ -76,8 +77,8 @@ def branchgrpo(
         exactly 0.
 
     Raises:
-        DataError: a missing reward or path; no token.logprob with fusion="weighted". UsageError: a ratio outside 0 to 1,
-            slide_every below 1.
+        DataError: a missing reward or path; no token.logprob with fusion="weighted". UsageError: a ratio outside 0 to
+            1, slide_every below 1.
 
     Departures: 1. The paper's trees are of diffusion steps, with all leaves at one depth; all about text is a guess: a
         finished leaf takes part at its own depth only, and for logp_c the code's mean over latent dimensions became one
@@ -117,7 +118,7 @@ def branchgrpo(
     if prune_depths:
         last = np.zeros(len(credit.groups), np.int64)
         np.maximum.at(last, tree[~one_leaf], depth[~one_leaf])
-        stop = last if slide_stop is None else slide_stop
+        stop = last if slide_stop is None else np.full_like(last, slide_stop)
         shift = np.minimum(slide_step // slide_every, np.maximum(0, min(prune_depths) - stop))
         kept &= ~np.isin(depth + shift[tree], prune_depths)
     if width != "none":

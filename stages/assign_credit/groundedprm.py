@@ -30,9 +30,9 @@ def groundedprm(
     """Tree-search value of a step: verified steps and final answer of the simulations below it, decayed with distance.
 
         F     = +1 where R > correct_above, else -1
-        U     = 1/N · Σ_{j=1..N} v_j · (N - j + 1)/N        v_1 … v_N: checks of the virtual steps but the last; 0 for N = 0
-        final = U + F/max(N, 1)                             outcome_weight = "1/N";  U + outcome_weight · F otherwise
-        V(x)  = Σ decay^d · final                           simulations below x, that began d steps after it
+        U     = 1/N · Σ_{j=1..N} v_j · (N - j + 1)/N    v_1 … v_N: checks of the virtual steps but the last; 0 if none
+        final = U + F/max(N, 1)                         outcome_weight = "1/N";  U + outcome_weight · F otherwise
+        V(x)  = Σ decay^d · final                       over the simulations below x, that began d steps after it
         V     = v_j on a virtual step, F on the last one
 
     A file has no search in it, so one is read into it. Steps of a group's rollouts with the same tokens from the
@@ -58,10 +58,10 @@ def groundedprm(
     Raises:
         DataError: rollouts without steps or without checks; a missing reward. UsageError: decay outside 0 to 1.
 
-    Departures: 1. The paper labels steps for a reward model; as an advantage, V is a guess, and so is where a simulation
+    Departures: 1. The paper labels steps for a reward model; V as an advantage is a guess, and so is where a simulation
         began. 2. There the search chooses where to simulate from; here rollouts come from any strategy. 3. The paper's
-        exact β was not seen; for N = 0 its code gives F, as "1/N" does here. 4. Its filters, which drop whole
-        paths, are not applied: a step of value 0 has credit 0. 5. Steps of environments take no part and are not counted.
+        exact β was not seen; for N = 0 its code gives F, as "1/N" does here. 4. Its filters, which drop whole paths,
+        are not applied: a step of value 0 has credit 0. 5. Steps of environments take no part and are not counted.
 
     >>> from apportion.stages.assign_credit._step_examples import stepped
     >>> credit = stepped([1.0], [[1, 1, 1, 1, 1]], reward=[[0, 1, -1, 1, 1]])
@@ -92,7 +92,7 @@ def groundedprm(
 
     real = distance >= 0
     value = np.where(virtual, check, rows.spread(answer))
-    backed = np.bincount(node[real], weights=(decay**distance[real]) * rows.spread(final)[real], minlength=len(node))
+    backed = np.bincount(node[real], weights=(decay ** distance[real]) * rows.spread(final)[real], minlength=len(node))
     if pool == "mean":
         backed = backed / np.maximum(np.bincount(node[real], minlength=len(node)), 1)
     value[real] = backed[node[real]]

@@ -17,6 +17,7 @@ ANSWER = "answer"  # the step.kind of a step that answers
 @credit_method(
     needs=("step.start", "step.end", "step.reward"),
     granularity="step",
+    methodology="model-based",
     source="arXiv:2602.23440, eq. 7",
     evidence="code",
 )
@@ -36,11 +37,11 @@ def slate(
         A_t = (r - mean) / (std + eps)                         over the k candidates; 0 for k = 1
         A_t = A_t / T                                          divide_by_steps: T steps in the group's longest rollout
 
-    A step is what a judge gave one reward for: a thought with its query, or with its answer. Candidates share all tokens
-    from the prompt to the step, so that this works on rows that a strategy sampled a step at a time and on whole
-    rollouts of one group alike. In a row with a `fork` the tokens before it are its parent's: they are a prefix here, no
-    candidate of this row, and have no credit in it. So a step that many rows carry on counts once. Where the row that
-    sampled it is not in the file, one of the rows that carry it counts in its place.
+    A step is what a judge gave one reward for: a thought with its query, or with its answer. Candidates share all
+    tokens from the prompt to the step, so that this works on rows that a strategy sampled a step at a time and on
+    whole rollouts of one group alike. In a row with a `fork` the tokens before it are its parent's: they are a prefix
+    here, no candidate of this row, and have no credit in it. So a step that many rows carry on counts once. Where the
+    row that sampled it is not in the file, one of the rows that carry it counts in its place.
 
     Args:
         credit: uses the step ruler (`score --with steps`) with `step.reward`, reward units, and unless bonus=0
@@ -60,10 +61,10 @@ def slate(
         DataError: rollouts without steps, a step without a finite reward; no `step.kind` with a bonus. UsageError: a
             budget below 1.
 
-    Departures: 1. The released trainer never reads the candidates it stores; this is the paper's formula, with the index
-        of the code. 2. A single candidate is NaN in its module, here 0; so is an answer forced after the budget. 3. The
-        bonus is never negative: a step past the budget has none. 4. Equal candidates, each sampled, count each, as there.
-        5. eq. 7's mean over tokens and over k belongs to the objective.
+    Departures: 1. The released trainer never reads the candidates it stores; this is the paper's formula, with the
+        index of the code. 2. A single candidate is NaN in its module, here 0; so is an answer forced after the budget.
+        3. The bonus is never negative: a step past the budget has none. 4. Equal candidates, each sampled, count each,
+        as there. 5. eq. 7's mean over tokens and over k belongs to the objective.
 
     >>> from apportion.stages.assign_credit._step_examples import stepped
     >>> slate(stepped([0.0] * 3, [[1], [1], [1]], reward=[[2.0], [1.0], [0.0]]), bonus=0).round(3).tolist()
@@ -84,7 +85,9 @@ def slate(
     reward = step_column(credit, steps, "step.reward", "run a scorer that judges steps first")
     wrong = used[~np.isfinite(reward[used])]
     if len(wrong):
-        raise DataError(f"row {int(steps.rows.ids[wrong[0]])}, column 'step.reward': needed are finite numbers; judge again")
+        raise DataError(
+            f"row {int(steps.rows.ids[wrong[0]])}, column 'step.reward': needed are finite numbers; judge again"
+        )
     if bonus:
         left = np.maximum(budget - decisions.index - first, 0)
         reward = reward + np.where(_answers(credit, steps), bonus * left / budget, 0.0)
@@ -103,7 +106,7 @@ def selection_probabilities(advantage: Array, eta: float = 0.7) -> Array:
     advantage: [k], in standard deviations. eta: temperature; 0 or less always takes the best, of equal ones the first.
 
     >>> selection_probabilities(np.array([1.0, 1.0, -1.0])).round(4).tolist()
-    [0.4857, 0.4857, 0.0279]
+    [0.486, 0.486, 0.0279]
     >>> selection_probabilities(np.array([0.0, 1.0, 1.0]), eta=0.0).tolist()
     [0.0, 1.0, 0.0]
     """

@@ -96,7 +96,10 @@ def oracle(credit: Credit, gamma: float, lam: float) -> list[float]:
     values = credit.rollouts.ragged("token.value")
     out: list[float] = []
     for row, reward in enumerate(credit.reward.tolist()):
-        value, mask = values[row], credit.mask[credit.tokens.starts[row] : credit.tokens.offsets[row + 1]]
+        value, mask = (
+            values[row].astype(np.float64),
+            credit.mask[credit.tokens.starts[row] : credit.tokens.offsets[row + 1]],
+        )
         credits, after, advantage = [0.0] * len(value), 0.0, 0.0
         due = reward
         for place in reversed(range(len(value))):

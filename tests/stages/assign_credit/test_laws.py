@@ -39,19 +39,23 @@ EXCEPT: dict[str, dict[str, str]] = {
     "scaling": {},
     "equal rewards": {
         "gae": MEASURED,
+        "groundedprm": "a right answer counts for itself, and so does a checked step",
         "mapo": OF_STEPS,
         "potential_difference": MEASURED,
+        "slate": OF_STEPS,
     },
 }
 # Values are means over as many equal rewards of probes as there are, which may be off by an ulp.
 NEARLY_0 = {"spo_chain", "vineppo"}
 # Rewards times 4: the credit is "same" (in standard deviations, up to eps), or "times" 4 (in reward units).
 SCALING = {
+    "branchgrpo": "same",
     "dr_grpo": "times",
     "gae": "times",
     "gdpo": "same",
     "gigpo": "same",
     "gpg": "times",
+    "groundedprm": "same",
     "grpo": "same",
     "hepo": "same",
     "lite_ppo": "same",
@@ -64,6 +68,7 @@ SCALING = {
     "reinforce_plus_plus_baseline": "same",
     "remax": "times",
     "rloo": "times",
+    "slate": "same",
     "spo_chain": "times",
     "spo_tree": "times",
     "tempo": "same",
@@ -73,8 +78,10 @@ SCALING = {
 }
 # Options that make another method of it.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "branchgrpo": [{"fusion": "weighted"}, {"width": "extremes"}, {"prune_depths": (2,)}],
     "gdpo": [{"batch": "token"}, {"batch": "none"}],
     "gpg": [{"live": "nonzero"}],
+    "groundedprm": [{"pool": "mean", "outcome_weight": 0.5}],
     "grpo": [{"unit": "token"}, {"center": "none"}],
     "passk": [{"form": "gap"}],
     "reinforce_plus_plus": [{"ddof": 0, "floor": "clamp"}],
