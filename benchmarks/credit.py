@@ -1,6 +1,6 @@
 """Credit methods against the loops they are usually written as, and against pyarrow alone, in one run.
 
-    python benchmarks/credit.py [--rollouts 8192] [--length 1024] [--tokens 4000000] [--repeats 3] [--only kernels|commands]
+    python benchmarks/credit.py [--rollouts 8192] [--length 1024] [--tokens 4000000] [--repeats 3] [--only kernels|commands] [--method NAME]
 
 Kernels: what is in memory before, to float32 credit of every token after. The baselines are written here from the
 formulas, in the shape the large trainers have: a Python dict of lists by group, a loop over padded columns, a trie of
@@ -322,14 +322,14 @@ def only(rollouts: Rollouts, paths: set[str]) -> Rollouts:
     return bare.with_columns({path: rollouts.arrow(path) for path in rollouts.paths if "." in path and path in paths})
 
 
-def commands(tokens: int, repeats: int) -> None:
+def commands(tokens: int, repeats: int, names: list[str]) -> None:
     everything = add_prefix_tree(with_steps(synthetic(tokens)))
     base = {"rollout_id", "group_id", "reward", "token.id", "token.mask", "token.logprob"}
     print(f"\n{len(everything):,} rollouts, {everything.num_tokens:,} tokens; median of {repeats}")
     print(f"{'assign-credit':<28}{'command s':>12}{'pyarrow s':>11}{'ratio':>8}{'Mtok/s':>9}")
     with tempfile.TemporaryDirectory() as folder:
         source, out, copy = (Path(folder, name) for name in ("source", "out", "copy"))
-        for method in METHODS:
+        for method in [METHODS[name] for name in names] or METHODS:
             extra = MORE.get(method.name, ())
             batch = with_signals(everything, (*method.needs, *extra))
             if "purpose" in method.needs:
@@ -370,11 +370,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4_000_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", choices=("kernels", "commands"))
+    parser.add_argument("--method", action="append", default=[], help="only this method's command; repeatable")
     arguments = parser.parse_args()
     if arguments.only != "commands":
         kernels(arguments.rollouts, arguments.length, arguments.repeats)
     if arguments.only != "kernels":
-        commands(arguments.tokens, arguments.repeats)
+        commands(arguments.tokens, arguments.repeats, arguments.method)
 
 
 if __name__ == "__main__":

@@ -85,13 +85,13 @@ def broken_invariants(
 ) -> Iterator[Broken]:
     """Every invariant this batch breaks, lazily, one finding a row and column of a rule; no suspicions.
 
-    `columns` leaves out the rules of all other columns but for lengths; the batch may have no more than it needs. `names`
-    remembers those of earlier batches.
+    `columns` leaves out the rules of all other columns but for lengths; the batch may have no more than it needs. Those
+    that are `sound` already are not looked at again. `names` remembers those of earlier batches.
     """
     if len(rollouts) == 0:
         return
     names = names or Names()
-    chosen = [path for path in rollouts.paths if columns is None or path in columns]
+    chosen = [path for path in rollouts.paths if (columns is None or path in columns) and path not in rollouts.sound]
     unusable = np.zeros(len(rollouts), bool)
     yield from _identity(rollouts)
     for broken in _lists(rollouts):
@@ -117,12 +117,14 @@ def suspicions(rollouts: Rollouts, broken: Collection[int]) -> Iterator[Broken]:
 def check_batch(
     rollouts: Rollouts, where: str, columns: Collection[str] | None = None, names: Names | None = None
 ) -> None:
-    """DataError for the first broken invariant, with its place; see `broken_invariants`."""
+    """DataError for the first broken invariant, with its place; see `broken_invariants`. If there is none, the columns
+    are `sound` from now on."""
     try:
         for broken in broken_invariants(rollouts, columns, names):
             raise DataError(f"row {broken.row}, column {broken.column!r}: {broken.message}")
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
+    rollouts.sound |= set(rollouts.paths if columns is None else columns)
 
 
 def is_credit(path: str) -> bool:
@@ -223,7 +225,7 @@ def _values(rollouts: Rollouts, chosen: Collection[str]) -> Iterator[Broken]:
         elif ruler_of(path) != "rollout":
             yield from _signal(rollouts, path)
     for ruler in ("step", "node"):
-        if f"{ruler}.start" in chosen and f"{ruler}.end" in chosen:
+        if f"{ruler}.start" in chosen and f"{ruler}.end" in chosen:  # sound together, or not
             off_path = np.zeros(len(rollouts), bool)
             for broken in _spans(rollouts, ruler, cover=ruler == "node"):
                 off_path[broken.row] = True
@@ -261,7 +263,7 @@ def _signal(rollouts: Rollouts, path: str) -> Iterator[Broken]:
     if not finite.all():
         for row, place, where, more in _by_row(offsets, ~finite):
             yield Broken("finite", row, path, f"{values[place]} {where}, needed is a finite number{more}")
-    if path == "token.logprob":
+    if path.startswith("token.") and path.endswith("logprob"):
         for row, place, where, more in _by_row(offsets, (values > 0) & finite):
             yield Broken("logprob", row, path, f"{values[place]} {where}, needed is <= 0{more}")
     if is_credit(path) and "token.mask" in rollouts:

@@ -73,14 +73,27 @@ class RolloutFile:
         return self._digest
 
     def row_groups(self, columns: list[str] | None = None) -> Iterator[Rollouts]:
-        """The row groups as they lie in the file, unchecked, without the empty ones. DataError for a damaged one."""
+        """The row groups as they lie in the file, without the empty ones; no invariant is checked. DataError for a damaged
+        one, and for a string that is no UTF-8."""
         for index in range(self._file.num_row_groups):
             try:
                 table = self._file.read_row_group(index, columns=columns)
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"{self.path}: row group {index} is damaged ({_first_line(error)})") from error
+            self._check_texts(table, index)
             if table.num_rows:
                 yield Rollouts(table.replace_schema_metadata(None))
+
+    def _check_texts(self, table: pa.Table, row_group: int) -> None:
+        """DataError for bytes that are no text. pyarrow reads them as strings, and stumbles when Python wants one."""
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            try:
+                column.validate(full=True)
+            except pa.ArrowInvalid as error:
+                fault = _first_line(error).rpartition("Invalid: ")[2]
+                raise DataError(
+                    f"{self.path}: row group {row_group}, column {name!r}: {fault}; needed is UTF-8"
+                ) from error
 
     def batches(
         self, columns: list[str] | None = None, *, check: bool | Collection[str] = True, names: Names | None = None

@@ -10,15 +10,19 @@ import pyarrow.compute as pc
 
 from .errors import DataError
 from .ragged import Ragged
-from .schema import FIELDS, paths_of, ruler_of
+from .schema import FIELDS, RULERS, paths_of, ruler_of
 from .segments import Array, Segments
 
 
 class Rollouts:
-    """R rollouts, T tokens in all. Immutable: `with_columns` gives a new batch that shares the memory of the rest."""
+    """R rollouts, T tokens in all. Immutable: `with_columns` gives a new batch that shares the memory of the rest.
 
-    def __init__(self, table: pa.Table):
+    sound: columns whose own rules were found to hold (formats/invariants.py); a new batch has those it did not change.
+    """
+
+    def __init__(self, table: pa.Table, sound: frozenset[str] = frozenset()):
         self.table = table
+        self.sound = sound
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -102,7 +106,8 @@ class Rollouts:
             if leaf:
                 array = _with_leaf(table.column(place) if place >= 0 else None, leaf, array, len(self))
             table = table.set_column(place, head, array) if place >= 0 else table.append_column(head, array)
-        return Rollouts(table)
+        axes = {f"{name}.{axis}" for name, ruler in RULERS.items() for axis in ruler.axis} | {"rollout_id", "group_id"}
+        return Rollouts(table, self.sound - columns.keys() if axes.isdisjoint(columns) else frozenset())
 
     def with_flag(self, flag: str, where: Array) -> "Rollouts":
         """Add `flag` to the rows where [R] is true and it is not there yet."""

@@ -15,9 +15,9 @@ def cut_points(logprob: Array, mask: Array, tokens: Segments, *, below: float, e
     >>> cut_points(np.log(probs), probs > 0, Segments(np.array([0, 8])), below=0.9, every=2)[1].tolist()
     [1, 4]
     """
-    unlikely = mask & (np.exp(logprob) < below)
-    places = np.flatnonzero(unlikely)
-    rows = tokens.ids[places]
-    order = Segments.of_runs(rows).positions if len(rows) else rows
-    kept = order % every == 0
-    return rows[kept], tokens.positions[places[kept]]
+    with np.errstate(divide="ignore"):
+        places = np.flatnonzero(mask & (logprob < np.log(below)))
+    first = np.searchsorted(places, tokens.offsets)  # of each rollout's, among them
+    kept = np.flatnonzero(Segments(first).positions % every == 0)
+    rows = np.searchsorted(first, kept, side="right") - 1
+    return rows, places[kept] - tokens.starts[rows]

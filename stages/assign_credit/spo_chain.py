@@ -69,11 +69,13 @@ def spo_chain(
         values = filled_from_the_end(values, cuts, reward)
         filled = cuts.sizes > 0
         last = cuts.offsets[1:][filled] - 1
-        following, ends = np.append(values[1:], 0.0), np.append(lengths[1:], 0)
-        following[last], ends[last] = reward[filled], tokens.sizes[filled]
-        inside = Segments.of_sizes(ends - lengths)
-        places = inside.positions + inside.spread(tokens.starts[rows] + lengths)
-        advantage[places] = inside.spread(following - values)
-    if mask_above is not None:
-        advantage = np.where(np.exp(logprob) > mask_above, 0.0, advantage)
-    return np.where(credit.mask, advantage, 0.0)
+        following = np.append(values[1:], 0.0)
+        following[last] = reward[filled]
+        # All tokens in order are stretches: one before a rollout's first cut, which gets 0, and one behind each cut.
+        order = np.argsort(np.concatenate((np.arange(len(cuts)), rows)), kind="stable")
+        starts = np.concatenate((tokens.starts, tokens.starts[rows] + lengths))[order]
+        change = np.concatenate((np.zeros(len(cuts)), following - values))[order]
+        advantage = np.repeat(change, np.diff(starts, append=len(advantage)))
+    with np.errstate(divide="ignore"):
+        kept = credit.mask if mask_above is None else credit.mask & (logprob <= np.log(mask_above))
+    return np.where(kept, advantage, 0.0)
