@@ -84,6 +84,8 @@ FIELDS = {
         Field("step.kind", pa.string(), "step | turn | tool | search | answer …"),
         Field("step.state", pa.string(), "key of the environment state the step began in"),
         Field("step.reward", pa.float64(), "reward given for the step", "reward"),
+        Field("step.value", pa.float64(), "expected reward of the state before the step", "reward"),
+        Field("step.probes", pa.int32(), "probes that step.value is the mean of", "rollouts"),
         Field("node.id", pa.int32(), "node of the group's tree: equal ids in a group are the same node"),
         Field("node.start", pa.int32(), "first response token of the node's span", "token"),
         Field("node.end", pa.int32(), "one past its last", "token"),

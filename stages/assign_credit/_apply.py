@@ -25,15 +25,14 @@ def credited(batch: Rollouts, method: str, column: str, options: Mapping[str, An
     """
     if "flags" not in batch:  # every part of a file has the same columns, whether there was something to flag or not
         batch = batch.with_columns({"flags": pa.array([[]] * len(batch), FIELDS["flags"].type)})
-    trained, probes = _by_purpose(batch)
-    if trained is None:
-        return _credited(batch, Credit(batch), method, column, options)
+    credit, trained = credit_of_batch(batch)
+    if trained.all():
+        return _credited(batch, credit, method, column, options)
     if not trained.any():
         empty = batch.token_ids.with_values(np.zeros(batch.num_tokens, np.float32))
         return batch.with_columns({f"token.{column}": _only(empty, trained)})
     rows = np.flatnonzero(trained)
-    own = batch.take(rows)
-    result = _credited(own, Credit(own, batch.take(np.flatnonzero(probes))), method, column, options)
+    result = _credited(credit.rollouts, credit, method, column, options)
     values = np.zeros(batch.num_tokens, np.float32)
     values[batch.tokens.spread(trained)] = result.ragged(f"token.{column}").values
     whole = batch.with_columns({f"token.{column}": _only(batch.token_ids.with_values(values), trained)})
@@ -42,6 +41,15 @@ def credited(batch: Rollouts, method: str, column: str, options: Mapping[str, An
         flagged[rows] = result.flagged(flag)
         whole = whole.with_flag(flag, flagged)
     return whole
+
+
+def credit_of_batch(batch: Rollouts) -> tuple[Credit, Array]:
+    """What a method sees of a batch, and the rows [R] bool that it is about: all but probes and evals."""
+    trained, probes = _by_purpose(batch)
+    if trained is None:
+        return Credit(batch), np.ones(len(batch), bool)
+    own = batch.take(np.flatnonzero(trained))
+    return Credit(own, batch.take(np.flatnonzero(probes))), trained
 
 
 def _by_purpose(batch: Rollouts) -> tuple[Array | None, Array]:

@@ -63,11 +63,23 @@ def state_values(credit: Credit, rows: Array, lengths: Array, *, truncated: floa
             "run `apportion sample --from IN --strategy vine -o OUT` first, and score that"
         )
     reward = probes.reward if truncated is None else np.where(probes.truncated, truncated, probes.reward)
-    keys = prefix_keys(credit.rollouts, np.concatenate((rows, probes.parent)), np.concatenate((lengths, probes.fork)))
-    sums, counts = (np.bincount(keys[len(rows) :], weights=each, minlength=keys.max(initial=-1) + 1)
-                    for each in (reward, np.ones(len(reward))))  # fmt: skip
-    own = keys[: len(rows)]
+    own, continued = _state_keys(credit, rows, lengths)
+    sums = np.bincount(continued, weights=reward, minlength=own.max(initial=-1) + 1)
+    counts = np.bincount(continued, minlength=len(sums))
     return np.where(counts[own] > 0, sums[own] / np.maximum(counts[own], 1), np.nan)
+
+
+def state_counts(credit: Credit, rows: Array, lengths: Array) -> Array:
+    """[S] int64 probes that continue each state, states as in `state_values`."""
+    own, continued = _state_keys(credit, rows, lengths)
+    return np.bincount(continued, minlength=own.max(initial=-1) + 1)[own]
+
+
+def _state_keys(credit: Credit, rows: Array, lengths: Array) -> tuple[Array, Array]:
+    """([S] of the states, [K] of the probes): equal where a probe continues the state."""
+    probes = credit.probes
+    keys = prefix_keys(credit.rollouts, np.concatenate((rows, probes.parent)), np.concatenate((lengths, probes.fork)))
+    return keys[: len(rows)], keys[len(rows) :]
 
 
 def filled_from_the_end(values: Array, states: Segments, last: Array) -> Array:

@@ -37,8 +37,8 @@ def potential_difference(
 
     Args:
         credit: uses reward [R], the step ruler (`score --with steps`), and the column that `potential` names: a number
-            a step on the same ruler, in reward units. `step.value`, the expected reward of the state, is made by a
-            scorer of steps (`apportion list scorers`) or brought along; so is any judge's score of states.
+            a step on the same ruler, in reward units. `step.value`, the expected reward of the state, is made by
+            `score --with values` from probes, or brought along; so is any judge's score of states.
         potential: the column.
         measured: each number belongs to the state "before" its step, or "after" it.
         rewards: the rollout's reward on its last step ("outcome"), `step.reward`, "both" added, or "none".

@@ -1,0 +1,70 @@
+"""Values of steps from probes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from apportion.formats.errors import DataError
+from apportion.formats.parquet import RolloutFile
+from apportion.formats.rollouts import Rollouts
+from apportion.stages.assign_credit._method import Credit
+from apportion.stages.assign_credit._probe_examples import probed, probed_rollouts
+from apportion.stages.assign_credit.potential_difference import potential_difference
+from apportion.stages.assign_credit.vineppo import vineppo
+from apportion.stages.score.values import values
+from typer.testing import Result
+
+PROBES = {(0, 0): [1, 0, 0, 1], (0, 1): [1, 1, 0, 1], (0, 2): [0, 0, 0, 1]}
+
+
+def file_of(*given: Any) -> Rollouts:
+    """The batch as it lies in a file: rollouts, then their probes."""
+    return Rollouts.concat(list(probed_rollouts(*given)))
+
+
+def test_a_chain_of_commands_gives_the_credit_that_vineppo_gives(tmp_path: Path, cli: Callable[..., Result]) -> None:
+    """step.value through `potential_difference` is VinePPO's advantage: both are V' - V, and R - V at the end."""
+    path = tmp_path.joinpath
+    for line in (
+        f"sample --prompts 3 -n 3 --seed 3 --max-tokens 40 --device cpu -o {path('a')}",
+        f"score {path('a')} --with steps -o {path('b')}",
+        f"sample --from {path('b')} --strategy vine --set k=3 --max-tokens 40 --device cpu -o {path('c')}",
+        f"score {path('c')} --with verify -o {path('d')}",
+        f"score {path('d')} --with values -o {path('e')}",
+        f"assign-credit {path('e')} --method vineppo --as advantage_vine -o {path('f')}",
+        f"assign-credit {path('f')} --method potential_difference -o {path('g')}",
+        f"validate {path('g')} --ignore singleton --ignore zero_credit",
+    ):
+        result = cli(*line.split())
+        assert result.exit_code == 0, f"{line}: {result.output}"
+    rollouts = RolloutFile(path("g")).read()
+    vine, potential = rollouts.ragged("token.advantage_vine"), rollouts.ragged("token.advantage")
+    np.testing.assert_allclose(potential.values, vine.values, atol=1e-6)
+    assert np.abs(vine.values).max() > 0.1
+    purpose = rollouts.strings("purpose")
+    found = rollouts.table["step"].combine_chunks().field("value").to_pylist()
+    assert all((row is None) == (kind == "probe") for row, kind in zip(found, purpose, strict=True))
+
+
+def test_the_worked_example_of_vineppo() -> None:
+    credit = probed([1.0], [[5, 6, 7]], PROBES)
+    found = values(file_of([1.0], [[5, 6, 7]], PROBES))
+    assert found["step.value"].values.tolist() == [0.5, 0.75, 0.25]
+    assert found["step.probes"].values.tolist() == [4, 4, 4]
+    assert found["step.value"].present is not None
+    assert found["step.value"].present.tolist() == [True] + [False] * 12
+    stepped = Credit(credit.rollouts.with_columns({"step.value": [[0.5, 0.75, 0.25]]}))
+    assert potential_difference(stepped).tolist() == vineppo(credit).tolist() == [0.25, -0.5, 0.75]
+
+
+def test_a_state_that_nothing_continues_has_the_next_ones_value_and_no_probes() -> None:
+    found = values(file_of([1.0], [[5, 6, 7]], {(0, 1): [1, 0]}))
+    assert found["step.value"].values.tolist() == [0.5, 0.5, 1.0]
+    assert found["step.probes"].values.tolist() == [0, 2, 0]
+
+
+def test_without_probes_it_says_who_makes_them() -> None:
+    with pytest.raises(DataError, match="sample --from IN --strategy vine"):
+        values(file_of([1.0], [[5, 6, 7]], {}))
