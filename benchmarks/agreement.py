@@ -2,21 +2,26 @@
 
     python benchmarks/agreement.py [--prompts 64] [--n 8] [--model builtin:tiny]
 
-Rollouts of the built-in pair with steps, states, tree, entropies and probes from every step boundary. Printed is a Markdown
-table: above the diagonal the Spearman correlation of token credit, below it how often two methods agree on the sign where both
-are not 0. Methods that need a column nobody makes here (a critic's values, several rewards) are listed, not compared.
+Rollouts of the built-in pair with steps, states, tree, entropies, a format reward, and probes: from every step boundary, from
+unlikely tokens, and greedily from the prompt. Printed is a Markdown table: above the diagonal the Spearman correlation of token
+credit, below it how often two methods agree on the sign where both are not 0. There is no critic and no judge of steps here;
+measured values stand in for them: `token.value` is the step's `step.value` on all its tokens, `step.reward` how much `step.value`
+changes over the step, and the last step's kind is `answer`.
 """
 
 import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from apportion.formats.errors import ApportionError
-from apportion.formats.parquet import RolloutFile
-from apportion.formats.segments import Array
+from apportion.formats.parquet import RolloutFile, write_rollouts
+from apportion.formats.ragged import Ragged
+from apportion.formats.rollouts import Rollouts
+from apportion.formats.segments import Array, Segments
 from apportion.stages.assign_credit import assign_credit
 from apportion.stages.assign_credit._method import METHODS
 
@@ -24,13 +29,19 @@ from apportion.stages.assign_credit._method import METHODS
 def rollouts(folder: Path, model: str, prompts: int, n: int) -> Path:
     """A file with everything that can be measured on it."""
     common = ["--max-tokens", "64", "--seed", "1"]
+    vine = ["sample", "--from", "IN", "--strategy", "vine", "--model", model, *common]
     steps: list[list[str]] = [
         ["sample", "--model", model, "--prompts", str(prompts), "-n", str(n), *common],
         ["score", "--with", "steps", "--set", "by=newline"],
-        ["sample", "--from", "IN", "--strategy", "vine", "--set", "k=8", "--model", model, *common],
+        [*vine, "--set", "k=8"],
+        [*vine, "--set", "k=8", "--set", "at=unlikely", "--round", "1"],
+        [*vine, "--set", "k=1", "--set", "max_states=1", "--temperature", "0", "--round", "2"],
         ["score", "--with", "verify"],
-        ["score", "--with", "states"],
+        ["score", "--with", "verify", "--set", "column=rewards.right"],
+        ["score", "--with", "pattern", "--set", r"regex=([^\n]+=\d+\n?){3}"],
+        ["score", "--with", "states", "--set", "window=line"],
         ["score", "--with", "entropy"],
+        ["score", "--with", "values"],
         ["tree-build"],
     ]
     made: Path | None = None
@@ -42,7 +53,39 @@ def rollouts(folder: Path, model: str, prompts: int, n: int) -> Path:
         subprocess.run([sys.executable, "-m", "apportion", *words, "-o", str(out)], check=True)
         made = out
     assert made is not None
-    return made
+    return with_stand_ins(made, folder / "all.parquet")
+
+
+def with_stand_ins(source: Path, out: Path) -> Path:
+    """The file with the columns that a critic and a judge would write."""
+    file = RolloutFile(source)
+
+    def batches() -> Iterator[Rollouts]:
+        for batch in file.batches():
+            value, start, end = (batch.ragged(f"step.{leaf}") for leaf in ("value", "start", "end"))
+            present = np.ones(len(batch), bool) if value.present is None else value.present
+            steps = value.segments
+            last = steps.positions == steps.spread(steps.sizes) - 1
+            following = np.append(value.values[1:], 0.0)
+            following[last] = steps.spread(batch.numbers("reward"))[last]
+            inside = Segments.of_sizes((end.values - start.values).astype(np.int64))
+            critic = np.zeros(batch.num_tokens)
+            first = batch.tokens.starts[steps.ids] + start.values
+            critic[inside.positions + inside.spread(first)] = inside.spread(value.values)
+            kinds = iter(np.where(last, "answer", "step").tolist())
+            yield batch.with_columns(
+                {
+                    "token.value": batch.token_ids.with_values(critic),
+                    "step.reward": Ragged(following - value.values, value.offsets, present),
+                    "step.kind": [
+                        [next(kinds) for _ in range(size)] if here else None
+                        for size, here in zip(steps.sizes.tolist(), present.tolist(), strict=True)
+                    ],
+                }
+            )
+
+    write_rollouts(out, batches(), file.provenance)
+    return out
 
 
 def credit_of(source: Path, method: str, out: Path) -> Array:

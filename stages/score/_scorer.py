@@ -1,9 +1,11 @@
 """What a scorer is: rollouts in, columns out."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...formats.errors import UsageError
 from ...formats.rollouts import Rollouts
 from ..registry import Registry
 
@@ -34,6 +36,13 @@ def scorer(*, needs: tuple[str, ...], granularity: str, source: str) -> Callable
         return function
 
     return register
+
+
+def reward_column(column: str, whose: str) -> str:
+    """The column a scorer was told to write its reward to. UsageError unless it is `reward` or `rewards.NAME`."""
+    if column != "reward" and not re.fullmatch(r"rewards\.\w+", column):
+        raise UsageError(f"option 'column' of scorer {whose!r}: {column!r}, needed is reward or rewards.NAME")
+    return column
 
 
 def scored(batch: Rollouts, scorer: str, options: Mapping[str, Any]) -> Rollouts:

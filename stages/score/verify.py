@@ -11,18 +11,22 @@ from ...formats.rollouts import Rollouts
 from ...formats.segments import Array
 from ..progress import progress
 from ..tasks import Task, open_task
-from ._scorer import scorer
+from ._scorer import reward_column, scorer
 
 
 @scorer(needs=("task", "reference", "text"), granularity="rollout", source="ours")
-def verify(rollouts: Rollouts, *, truncated: float | None = None) -> Mapping[str, Array]:
+def verify(rollouts: Rollouts, *, truncated: float | None = None, column: str = "reward") -> Mapping[str, Array]:
     """The reward in [0, 1] that the task's verifier gives the response.
 
     Args:
         truncated: reward of a response that was cut by the token limit; None verifies it like any other.
+        column: `reward`, or `rewards.NAME` to keep it apart from others.
 
     Returns:
-        {"reward": [R] float64}.
+        {column: [R] float64}.
+
+    Raises:
+        UsageError: a column of another kind. DataError: a reference that is not JSON.
     """
     texts, references, tasks = (rollouts.strings(path) for path in ("text", "reference", "task"))
     options = rollouts.strings("task_options") if "task_options" in rollouts else [None] * len(rollouts)
@@ -37,7 +41,7 @@ def verify(rollouts: Rollouts, *, truncated: float | None = None) -> Mapping[str
             advance(1)
     if truncated is not None:
         reward[rollouts.flagged("truncated")] = truncated
-    return {"reward": reward}
+    return {reward_column(column, "verify"): reward}
 
 
 @lru_cache(maxsize=32)

@@ -63,7 +63,10 @@ def test_history_says_with_what_it_was_scored(tmp_path: Path) -> None:
     write_rollouts(tmp_path / "raw.parquet", [answers(TEXTS)], Provenance())
     score(tmp_path / "raw.parquet", settings={"truncated": "0"}, out=tmp_path / "scored.parquet")
     [record] = RolloutFile(tmp_path / "scored.parquet").provenance.history
-    assert (record.stage, record.parameters) == ("score", {"with": "verify", "settings": {"truncated": 0.0}})
+    assert (record.stage, record.parameters) == (
+        "score",
+        {"with": "verify", "settings": {"truncated": 0.0, "column": "reward"}},
+    )
     assert record.counts["rollouts"] == 5
 
 
