@@ -42,7 +42,7 @@ def test_the_history_has_everything_and_names_it(chain: Path, cli: Cli) -> None:
         assert all(f"    {name}: " in shown for name in record.parameters)
         assert all(f"    {role} <- {digest}\n" in shown for role, digest in record.inputs.items())
     assert "    seed: 3\n" in shown
-    assert "    settings: truncated=0.25\n" in shown
+    assert "    settings: column=reward, truncated=0.25\n" in shown
     assert "    device: cpu\n" in shown
 
 
@@ -58,7 +58,7 @@ def test_each_stage_names_the_digest_of_the_file_before(chain: Path, cli: Cli) -
 
 def test_the_commands_leave_defaults_out(chain: Path, cli: Cli) -> None:
     assert shell_of(cli, chain / "credit.parquet") == [
-        "apportion sample --prompts 12 -n 4 --seed 3 --max-tokens 32 --device cpu -o rollouts.parquet",
+        "apportion sample --prompts 12 -n 4 --seed 3 --max-tokens 32 --engine transformers --device cpu -o rollouts.parquet",
         "apportion tree-build rollouts.parquet -o tree.parquet",
         "apportion score tree.parquet --set truncated=0.25 -o scored.parquet",
         "apportion assign-credit scored.parquet --method tempo -o credit-2.parquet",
