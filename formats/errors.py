@@ -4,7 +4,8 @@
     ├── UsageError          2  the command line or the recipe is wrong
     ├── DataError           3  a file's content is wrong
     ├── PartialError        4  it finished, with some rows failed
-    └── GateError           5  it finished, and a gate the user set was not met
+    ├── GateError           5  it finished, and a gate the user set was not met
+    └── Stopped           130  Ctrl-C, or 143 SIGTERM: what was whole is kept
 
 A message reads *where: what is wrong (what was seen), what is needed; what to do*. Stages raise bare facts,
 each layer above adds its place. Anything that is not an ApportionError is a bug and keeps its traceback.
@@ -42,6 +43,14 @@ class GateError(ApportionError):
     """The stage finished, and a gate the user set (`--fail-if`) was not met."""
 
     exit_code = 5
+
+
+class Stopped(ApportionError):
+    """A signal told the stage to stop; what was whole by then is kept for --resume."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,13 +32,16 @@ def check_output(path: Path, *, force: bool) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary name beside `path`; renamed to it when the block ends well, removed when it does not."""
+def whole_file(path: Path, final: Callable[[], Path] | None = None) -> Iterator[Path]:
+    """Yields a temporary name beside `path`; renamed to it when the block ends well, removed when it does not.
+
+    final: what it is renamed to instead, asked when the block has ended.
+    """
     temporary = path.absolute().with_name(f".{path.name}.{os.getpid()}.tmp")
     with _folder_of(path):
         try:
             yield temporary
-            os.replace(temporary, path)
+            os.replace(temporary, final() if final is not None else path)
         except OSError as error:
             raise ApportionError(f"{path}: not written ({error.strerror or error})") from error
         finally:

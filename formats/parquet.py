@@ -3,7 +3,7 @@
 import io
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -221,11 +221,22 @@ class RolloutWriter:
             self._writer.close()
 
 
+def partial_name(path: Path) -> Path:
+    """Where the finished part of a file lies until the rest is there."""
+    return path.with_name(f"{path.name}.partial")
+
+
 def write_rollouts(
-    path: Path, batches: Iterable[Rollouts], provenance: Provenance, *, force: bool = False
+    path: Path,
+    batches: Iterable[Rollouts],
+    provenance: Provenance,
+    *,
+    force: bool = False,
+    is_partial: Callable[[], bool] = lambda: False,
 ) -> dict[str, int]:
     """Write a whole file (or standard output for `-`) and return its counts. The last record of the history gets them.
 
+    is_partial: asked when the batches have ended; a file that is only a part of what it should be gets `partial_name`.
     UsageError when the output exists and `force` is false; nothing is left behind when anything fails.
     """
     if path == STREAM:
@@ -235,7 +246,7 @@ def write_rollouts(
         sys.stdout.buffer.flush()
         return counts
     check_output(path, force=force)
-    with whole_file(path) as temporary:
+    with whole_file(path, lambda: partial_name(path) if is_partial() else path) as temporary:
         return _write(temporary, str(path), batches, provenance)
 
 

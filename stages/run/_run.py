@@ -103,6 +103,8 @@ def _call(step: Planned, label: str, *, overwrite: bool) -> Any:
     )
     if "force" in options:
         values["force"] = overwrite
+    if "resume" in options:
+        values["resume"] = True  # with force: only where the same command left something
     started = time.monotonic()
     try:
         result = step.command.function(

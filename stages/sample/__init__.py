@@ -41,18 +41,21 @@ def sample(
     device: Annotated[str, "auto, cpu, cuda, cuda:1 …"] = "auto",
     dtype: Annotated[str, "auto (bfloat16 on CUDA, float32 on CPU), float32, bfloat16."] = "auto",
     out: Annotated[Path, "Rollout file to write, or - for standard output.", OUT],
+    resume: Annotated[bool, "Go on with what a run of the same command kept when it was stopped."] = False,
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Written":
     """Sample rollouts of a policy on a task's problems.
 
     Records token ids, the exact log-probability of every sampled token under the sampling distribution, the policy's
     digest and every row's seed. With --from, task and problems are those of the file, whose rows are written again.
+    Stopped by SIGTERM or Ctrl-C, it finishes the batch in work and keeps what is whole in OUT.partial for --resume.
     """
     from dataclasses import replace
+    from itertools import chain
 
     from ... import __version__
     from ...formats.errors import UsageError
-    from ...formats.parquet import STREAM, check_output, write_rollouts
+    from ...formats.parquet import STREAM, check_output, partial_name, write_rollouts
     from ...formats.provenance import Provenance, Record
     from ..driver import Written
     from ..models import open_engine
@@ -60,6 +63,7 @@ def sample(
     from ..models.policy import ModelSource
     from ..options import at_least, typed_options
     from ..tasks import open_task
+    from ._resume import Stopping, begun
     from ._rows import derived_seed
     from ._source import opened as opened_rollouts
     from ._source import problems_of
@@ -88,10 +92,6 @@ def sample(
         )
     policy = weights.identity if made_by is None else made_by.identity
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
-    context = SamplingContext(
-        task=opened, problems=problems, tokenizer=weights.tokenizer, source=weights, opened=made_by, sampling=sampling,
-        n=n, seed=seed, round=round, purpose=purpose, policy=policy, rollouts=source,
-    )  # fmt: skip
     record = Record(
         stage="sample",
         version=__version__,
@@ -111,5 +111,20 @@ def sample(
         provenance = source.provenance.with_record(record)
         if not exact:
             provenance = replace(provenance, facts=dict(provenance.facts) | {"tokens_exact": False})
-    counts = write_rollouts(out, chosen.function(context, **options), provenance, force=force)
+    if resume and out == STREAM:
+        raise UsageError("--resume goes on with a file; name one with -o")
+    kept = begun(out, record, resume=resume, force=force) if out != STREAM else None
+    done = kept.provenance.history[-1].counts["groups"] if kept is not None else 0
+    context = SamplingContext(
+        task=opened, problems=problems[done:], tokenizer=weights.tokenizer, source=weights, opened=made_by,
+        sampling=sampling, n=n, seed=seed, round=round, purpose=purpose, policy=policy, rollouts=source, done=done,
+    )  # fmt: skip
+    with Stopping() as stopping:
+        batches = stopping.until(chosen.function(context, **options), out)
+        whole = chain(kept.batches(), batches) if kept is not None else batches
+        counts = write_rollouts(out, whole, provenance, force=force, is_partial=lambda: stopping.by is not None)
+    if stopping.by is not None:
+        raise stopping.stopped(out, counts["groups"])
+    if out != STREAM:
+        partial_name(out).unlink(missing_ok=True)
     return Written(str(out), **counts)

@@ -20,7 +20,8 @@ class SamplingContext:
     """What a strategy works with.
 
     engine: None for a strategy that is registered with engine=False. policy: digest of the weights.
-    rollouts: what `--from` names; then task and problems are those of its rows.
+    rollouts: what `--from` names; then task and problems are those of its rows. done: how many of its groups an earlier
+    run wrote before it was stopped, see `batches`; of other runs, `problems` are those that are left.
     """
 
     task: Task
@@ -35,12 +36,22 @@ class SamplingContext:
     purpose: str
     policy: str
     rollouts: RolloutFile | None = None
+    done: int = 0
 
     @property
     def engine(self) -> Engine:
         """What makes the completions."""
         assert self.opened is not None, "a strategy registered with engine=False asked for one"
         return self.opened
+
+    def batches(self) -> Iterator[Rollouts]:
+        """The rollouts to continue, whole groups at a time."""
+        assert self.rollouts is not None, "sample opens it for a strategy that needs --from"
+        skipped = self.done
+        for batch in self.rollouts.batches():
+            if skipped < len(batch.groups):
+                yield batch.slice(int(batch.groups.starts[skipped]), len(batch)) if skipped else batch
+            skipped = max(0, skipped - len(batch.groups))
 
     @property
     def salt(self) -> str:

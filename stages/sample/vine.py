@@ -59,7 +59,7 @@ def vine(
     )
     require(file, ("step.start", "step.end") if at == "steps" else ("token.logprob",), "vine")
     with progress(file.num_rows, "vine, rollouts") as advance:
-        for batch in file.batches():
+        for batch in context.batches():
             rows, forks = _states(batch, at=at, every=every, max_states=max_states, below=below)
             rows, forks = _distinct(
                 batch, rows[forks < context.sampling.max_tokens], forks[forks < context.sampling.max_tokens]

@@ -1,0 +1,83 @@
+"""A run that is told to stop keeps what is whole, and another one goes on with it."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ...formats.errors import Stopped, UsageError
+from ...formats.parquet import RolloutFile, partial_name
+from ...formats.provenance import Record
+from ...formats.rollouts import Rollouts
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopping:
+    """While the block runs, the first SIGTERM or Ctrl-C is only noted; a second one acts as it always does."""
+
+    def __init__(self) -> None:
+        self.by: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Stopping":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {each: signal.signal(each, self._note) for each in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.by = signal.Signals(number)
+        self.__exit__()
+        print(f"{self.by.name}: stopping after this batch; once more stops at once", file=sys.stderr, flush=True)
+
+    def until(self, batches: Iterable[Rollouts], out: Path) -> Iterator[Rollouts]:
+        """The batches up to the signal, the one in work included. Stopped where there is none to keep."""
+        kept = False
+        for batch in batches:
+            kept = True
+            yield batch
+            if self.by is not None:
+                return
+        if self.by is not None and not kept:
+            raise self.stopped(out, 0)
+
+    def stopped(self, out: Path, groups: int) -> Stopped:
+        """What to tell."""
+        assert self.by is not None
+        what = f"{groups:,} groups are in {partial_name(out)}; --resume goes on with them" if groups else "nothing kept"
+        return Stopped(f"{out}: stopped by {self.by.name}, {what}", 128 + self.by)
+
+
+def begun(out: Path, record: Record, *, resume: bool, force: bool) -> RolloutFile | None:
+    """What a run that was stopped left of `out`; None where there is nothing, or force says to begin anew.
+
+    UsageError where there is something and neither was asked for, or where another command made it.
+    """
+    part = partial_name(out)
+    if not part.exists() or (force and not resume):
+        return None
+    if not resume:
+        raise UsageError(f"{part}: a run that was stopped left this; --resume goes on with it, --force begins anew")
+    file = RolloutFile(part)
+    before = replace(file.provenance.history[-1], counts={}) if file.provenance.history else None
+    if before == replace(record, counts={}):
+        return file
+    if force:
+        return None
+    changed = [
+        f"{name} was {before.parameters.get(name)!r}, is {value!r}"
+        for name, value in record.parameters.items()
+        if before is not None and before.parameters.get(name) != value
+    ]
+    raise UsageError(
+        f"{part}: made by another command ({'; '.join(changed) or 'another policy, input or version'}); "
+        "--resume needs the same one, --force begins anew"
+    )

@@ -1,0 +1,180 @@
+"""Sampling that is told to stop, and goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apportion.formats.errors import Stopped, UsageError
+from apportion.formats.parquet import RolloutFile
+from apportion.formats.rollouts import Rollouts
+from apportion.stages.digest import digest
+from apportion.stages.registry import load_plugin
+from apportion.stages.sample import sample
+from apportion.stages.sample._strategy import STRATEGIES
+from apportion.stages.score import score
+
+PLUGIN = '''
+"""Independent sampling that sends itself a signal in the middle of its second batch."""
+import os, signal
+from apportion.stages.sample._strategy import STRATEGIES, strategy
+
+@strategy(source="test")
+def stopped(context, *, number: int = int(signal.SIGTERM), of: str = "independent", after: int = 1, times: int = 1):
+    """Stop in the batch after `after` others."""
+    for index, batch in enumerate(STRATEGIES[of].function(context, rows_at_once=8)):
+        if index == after and os.environ.get("STOP") == "1":
+            for _ in range(times):
+                os.kill(os.getpid(), number)
+        yield batch
+'''
+
+
+def content(path: Path) -> object:
+    return digest([path]).to_json()[0]["digest"]
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "stopping.py"
+    path.write_text(PLUGIN)
+    load_plugin(path)
+    yield path
+    STRATEGIES.remove("stopped")
+
+
+@pytest.fixture
+def run(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def of(out: str, *, stop: bool, **options: Any) -> None:
+        monkeypatch.setenv("STOP", "1" if stop else "0")
+        given: dict[str, Any] = {
+            "prompts": 8,
+            "n": 4,
+            "seed": 3,
+            "max_tokens": 24,
+            "device": "cpu",
+            "strategy": "stopped",
+        }
+        given.update(options, out=tmp_path / out)
+        sample(**given)
+
+    return of
+
+
+def test_what_was_whole_is_kept_and_the_rest_makes_the_same_file(run: Callable[..., None], tmp_path: Path) -> None:
+    run("whole", stop=False)
+    with pytest.raises(Stopped) as stopped:
+        run("parts", stop=True)
+    assert stopped.value.exit_code == 143
+    assert "4 groups are in" in str(stopped.value)
+    assert not (tmp_path / "parts").exists()
+    assert len(RolloutFile(tmp_path / "parts.partial").read()) == 16
+    with pytest.raises(UsageError, match="--resume goes on with it"):
+        run("parts", stop=False)
+    run("parts", stop=False, resume=True)
+    assert not (tmp_path / "parts.partial").exists()
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+    assert RolloutFile(tmp_path / "parts").provenance.history[-1].counts["groups"] == 8
+
+
+def test_it_may_be_stopped_again(run: Callable[..., None], tmp_path: Path) -> None:
+    run("whole", stop=False)
+    for groups in (4, 8):
+        with pytest.raises(Stopped, match=f"{groups} groups"):
+            run("parts", stop=True, resume=True)
+    run("parts", stop=True, resume=True)
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def test_another_command_does_not_go_on_with_it(run: Callable[..., None], tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        run("parts", stop=True)
+    with pytest.raises(UsageError, match=r"made by another command \(n was 4, is 2\)"):
+        run("parts", stop=False, resume=True, n=2)
+    run("parts", stop=False, resume=True, force=True, n=2)
+    assert len(RolloutFile(tmp_path / "parts").read()) == 16
+    assert not (tmp_path / "parts.partial").exists()
+
+
+def test_stopped_before_anything_was_whole(run: Callable[..., None], tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(Stopped, match="stopped by SIGTERM"):
+        run("parts", stop=True, settings={"after": 0})
+    assert (tmp_path / "parts.partial").exists(), "the batch in work was finished"
+    (tmp_path / "parts.partial").unlink()
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_continuations_of_a_file_go_on_too(run: Callable[..., None], tmp_path: Path) -> None:
+    sample(prompts=4, n=2, seed=3, max_tokens=24, device="cpu", out=tmp_path / "own")
+    score(tmp_path / "own", scorer="steps", out=tmp_path / "steps")
+    options: dict[str, Any] = {
+        "strategy": "vine",
+        "rollouts": tmp_path / "steps",
+        "seed": 4,
+        "max_tokens": 24,
+        "device": "cpu",
+    }
+    sample(**options, settings={"k": 2, "rows_at_once": 1}, out=tmp_path / "whole")
+    with pytest.raises(Stopped):
+        _stop_after(1, "vine", lambda: sample(**options, settings={"k": 2, "rows_at_once": 1}, out=tmp_path / "parts"))
+    assert len(RolloutFile(tmp_path / "parts.partial").read()) < len(RolloutFile(tmp_path / "whole").read())
+    sample(**options, settings={"k": 2, "rows_at_once": 1}, out=tmp_path / "parts", resume=True)
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def _stop_after(batches: int, name: str, run: Callable[[], object]) -> None:
+    """Run with a strategy that is told to stop after so many batches."""
+    entry = STRATEGIES[name]
+    function = entry.function
+
+    def stopping(*args: Any, **options: Any) -> Iterator[Rollouts]:
+        for index, batch in enumerate(function(*args, **options)):
+            if index == batches:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    stopping.__wrapped__ = function  # type: ignore[attr-defined]
+    stopping.__annotations__ = function.__annotations__
+    STRATEGIES.remove(name)
+    STRATEGIES.add(type(entry)(name, stopping, entry.source, entry.needs, entry.engine))
+    try:
+        run()
+    finally:
+        STRATEGIES.remove(name)
+        STRATEGIES.add(entry)
+
+
+def test_a_process_says_what_happened_and_a_second_signal_ends_it(plugin: Path, tmp_path: Path) -> None:
+    def process(*more: str) -> subprocess.CompletedProcess[str]:
+        words = [
+            "--plugin",
+            str(plugin),
+            "sample",
+            "--prompts",
+            "8",
+            "-n",
+            "4",
+            "--max-tokens",
+            "24",
+            "--device",
+            "cpu",
+        ]
+        return subprocess.run(
+            [sys.executable, "-m", "apportion", *words, "--strategy", "stopped", "-o", str(tmp_path / "out"), *more],
+            env=os.environ | {"STOP": "1"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    once = process()
+    assert once.returncode == 143
+    assert once.stderr.splitlines() == [
+        "SIGTERM: stopping after this batch; once more stops at once",
+        f"error: {tmp_path}/out: stopped by SIGTERM, 4 groups are in {tmp_path}/out.partial; --resume goes on with them",
+    ]
+    twice = process("--force", "--set", "times=2")
+    assert twice.returncode == -signal.SIGTERM
+    assert not (tmp_path / "out").exists()
