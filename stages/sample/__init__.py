@@ -55,7 +55,7 @@ def sample(
 
     from ... import __version__
     from ...formats.errors import UsageError
-    from ...formats.parquet import STREAM, check_output, partial_name, write_rollouts
+    from ...formats.parquet import STREAM, RolloutFile, check_output, partial_name, write_rollouts
     from ...formats.provenance import Provenance, Record
     from ..driver import Written
     from ..models import open_engine
@@ -67,7 +67,7 @@ def sample(
     from ._rows import derived_seed
     from ._source import opened as opened_rollouts
     from ._source import problems_of
-    from ._strategy import STRATEGIES, SamplingContext
+    from ._strategy import STRATEGIES, SamplingContext, as_json, files_in
 
     at_least(1, prompts=prompts, n=n, max_tokens=max_tokens)
     at_least(0, temperature=temperature, top_p=top_p, top_k=top_k, round=round)
@@ -97,12 +97,14 @@ def sample(
         version=__version__,
         parameters={
             "model": model, "task": task, "prompts": prompts, "n": n, "seed": seed, "round": round, "split": split,
-            "strategy": strategy, "settings": options, "task_settings": dict(opened.options),
+            "strategy": strategy, "settings": as_json(options), "task_settings": dict(opened.options),
             "engine": made_by.name if made_by else engine, "engine_settings": dict(engine_settings or {}),
             "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "purpose": purpose,
             "device": device, "dtype": dtype, **({"from": "rollouts"} if source is not None else {}),
         },
-        inputs={"policy": policy} | ({"rollouts": source.digest()} if source is not None else {}),
+        inputs={"policy": policy}
+        | ({"rollouts": source.digest()} if source is not None else {})
+        | {name: RolloutFile(path).digest() for name, path in files_in(options)},
     )  # fmt: skip
     exact = made_by is None or made_by.tokens_exact
     if source is None:
@@ -117,7 +119,8 @@ def sample(
     done = kept.provenance.history[-1].counts["groups"] if kept is not None else 0
     context = SamplingContext(
         task=opened, problems=problems[done:], tokenizer=weights.tokenizer, source=weights, opened=made_by,
-        sampling=sampling, n=n, seed=seed, round=round, purpose=purpose, policy=policy, rollouts=source, done=done,
+        sampling=sampling, n=n, seed=seed, round=round, purpose=purpose, policy=policy, rollouts=source,
+        finished=problems[:done], kept=kept,
     )  # fmt: skip
     with Stopping() as stopping:
         batches = stopping.until(chosen.function(context, **options), out)

@@ -1,11 +1,12 @@
 """What a sampling strategy is: which prefixes are continued, how often, with what."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from ...formats.parquet import RolloutFile
+from ...formats.parquet import RolloutFile, files_of
 from ...formats.rollouts import Rollouts
 from ..models.engine import Engine, Sampling
 from ..models.policy import ModelSource
@@ -20,8 +21,9 @@ class SamplingContext:
     """What a strategy works with.
 
     engine: None for a strategy that is registered with engine=False. policy: digest of the weights.
-    rollouts: what `--from` names; then task and problems are those of its rows. done: how many of its groups an earlier
-    run wrote before it was stopped, see `batches`; of other runs, `problems` are those that are left.
+    rollouts: what `--from` names; then task and problems are those of its rows.
+    kept: what an earlier run wrote before it was stopped, and finished, its problems; `problems` and `batches` are what
+    is left.
     """
 
     task: Task
@@ -36,7 +38,8 @@ class SamplingContext:
     purpose: str
     policy: str
     rollouts: RolloutFile | None = None
-    done: int = 0
+    finished: Sequence[Problem] = ()
+    kept: RolloutFile | None = None
 
     @property
     def engine(self) -> Engine:
@@ -47,11 +50,15 @@ class SamplingContext:
     def batches(self) -> Iterator[Rollouts]:
         """The rollouts to continue, whole groups at a time."""
         assert self.rollouts is not None, "sample opens it for a strategy that needs --from"
-        skipped = self.done
+        skipped = len(self.finished)
         for batch in self.rollouts.batches():
             if skipped < len(batch.groups):
                 yield batch.slice(int(batch.groups.starts[skipped]), len(batch)) if skipped else batch
             skipped = max(0, skipped - len(batch.groups))
+
+    def of(self, problems: Sequence[Problem]) -> "SamplingContext":
+        """The same for other problems."""
+        return replace(self, problems=problems)
 
     @property
     def salt(self) -> str:
@@ -88,3 +95,23 @@ def strategy(*, source: str, needs: tuple[str, ...] = (), engine: bool = True) -
         return function
 
     return register
+
+
+def files_in(options: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """(option/number, file) of every rollout file that an option names, directories opened."""
+    for name, value in options.items():
+        paths = [value] if isinstance(value, Path) else value if isinstance(value, list | tuple) else []
+        files = [file for path in paths if isinstance(path, Path) for file in files_of(path)]
+        for number, file in enumerate(files):
+            yield f"{name}/{number}", file
+
+
+def as_json(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they are recorded."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+    return {name: plain(value) for name, value in options.items()}

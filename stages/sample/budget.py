@@ -1,0 +1,93 @@
+"""Budget: more rollouts for the prompts on which they are worth most."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ...formats.errors import UsageError
+from ...formats.parquet import RolloutFile, files_of
+from ...formats.rollouts import Rollouts
+from ..driver import require
+from ..models.engine import Request
+from ..models.policy import render_prompt
+from ..options import at_least_one
+from ..progress import progress
+from ._knapsack import Mode, allocation, success_rate
+from ._rows import row_seeds, to_rollouts
+from ._strategy import SamplingContext, strategy
+
+
+@strategy(source="arXiv:2509.25849 (Knapsack RL)")
+def budget(
+    context: SamplingContext,
+    *,
+    history: Sequence[Path],
+    min_n: int = 2,
+    max_n: int = 128,
+    negative_n: int = 2,
+    positive_n: int = 2,
+    confidence: float = 0.9,
+    mode: Mode = "paper",
+    rows_at_once: int = 2048,
+) -> Iterator[Rollouts]:
+    """Independent rollouts, -n a prompt on average, divided by what earlier ones say of the chance of success p.
+
+        V(N, p) = (1 - p^N - (1 - p)^N) · p · (1 - p)²
+
+    A prompt with 0 < p < 1 gets min_n to max_n rollouts, such that Σ V over those prompts is largest (exact dynamic
+    programming over the whole budget). Prompts of p = 0 and p = 1 get negative_n and positive_n, prompts without a
+    history n. Where the first kind needs less than what is left, those of p = 0 share the rest.
+
+    Args:
+        history: scored rollout files or directories, the oldest first, one an epoch; matched by `problem_id`. p is the
+            mean success (reward above 0) of the last epoch, or of the latest 16 where that has fewer; none below 8.
+        min_n: rollouts of a prompt that is sometimes solved, at least.
+        max_n: at most.
+        negative_n: of a prompt that never was.
+        positive_n: of one that always was.
+        confidence: of a group that is not all equal, by which it is told how many rollouts prompts need.
+        mode: "paper", or "released": in its code the first min_n rollouts are worth nothing in the sum.
+        rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
+
+    Departures: the released code takes prompts without a history for prompts that never succeed when it divides what is
+        left; here they stay apart.
+    """
+    at_least_one("budget", min_n=min_n, max_n=max_n - min_n + 1, negative_n=negative_n, positive_n=positive_n)
+    if not 0 < confidence < 1:
+        raise UsageError(f"option 'confidence' of strategy 'budget': {confidence}, needed is between 0 and 1")
+    rates = _rates(history)
+    problems = [*context.finished, *context.problems]
+    counts = allocation(
+        [rates.get(problem.problem_id) for problem in problems], context.n, least=min_n, most=max_n, failing=negative_n,
+        solved=positive_n, confidence=confidence, mode=mode,
+    )[len(context.finished) :]  # fmt: skip
+    with progress(sum(counts), "budget") as advance:
+        first = 0
+        while first < len(counts):
+            last, rows = first, 0
+            while last < len(counts) and (last == first or rows + counts[last] <= rows_at_once):
+                rows, last = rows + counts[last], last + 1
+            part = context.problems[first:last]
+            prompts = [render_prompt(context.tokenizer, problem.prompt) for problem in part]
+            requests = [
+                Request(prefix_ids=prompt, seeds=row_seeds(context, problem, count))
+                for prompt, problem, count in zip(prompts, part, counts[first:last], strict=True)
+            ]
+            yield to_rollouts(context, part, prompts, context.engine.generate(requests, context.sampling, advance))
+            first = last
+
+
+def _rates(history: Sequence[Path]) -> dict[str, float | None]:
+    """Estimated chance of success by problem."""
+    epochs: dict[str, list[list[float]]] = defaultdict(list)
+    for path in history:
+        of_epoch: dict[str, list[float]] = defaultdict(list)
+        for name in files_of(path):
+            file = RolloutFile(name)
+            require(file, ("problem_id", "reward"), "strategy 'budget'")
+            for batch in file.batches(["rollout_id", "group_id", "problem_id", "reward", "token.id", "token.mask"]):
+                for problem, reward in zip(batch.strings("problem_id"), batch.numbers("reward").tolist(), strict=True):
+                    of_epoch[problem].append(reward)
+        for problem, rewards in of_epoch.items():
+            epochs[problem].append(rewards)
+    return {problem: success_rate(of_problem) for problem, of_problem in epochs.items()}

@@ -1,0 +1,113 @@
+"""Knapsack RL: how a budget of rollouts is divided."""
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from apportion.formats.errors import UsageError
+from apportion.formats.parquet import RolloutFile
+from apportion.stages.sample import sample
+from apportion.stages.sample._knapsack import allocation, needed, success_rate, value
+from apportion.stages.score import score
+
+from .conftest import Sampled
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"), [(0.1, 0.046132), (0.25, 0.126544), (0.5, 0.124023), (0.75, 0.042181), (0.9, 0.005126)]
+)
+def test_the_value_of_eight_rollouts(p: float, expected: float) -> None:
+    assert value(np.array([8]), p)[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_rollouts_until_a_group_is_mixed() -> None:
+    assert needed(0.1, 0.9) == pytest.approx(21.8543, abs=1e-4)
+    assert needed(0.5, 0.9) == pytest.approx(3.3219, abs=1e-4)
+    assert needed(0.01, 0.9) == pytest.approx(229.1, abs=0.1)
+    assert needed(0.0, 0.9) == needed(1.0, 0.9) == np.inf
+
+
+def test_the_worked_batch() -> None:
+    for mode in ("paper", "released"):
+        assert allocation([0.1, 0.5, 0.9, 0, 1], 8, mode=mode) == [24, 8, 4, 2, 2]
+
+
+def test_where_paper_and_code_part() -> None:
+    """Ten rollouts for two prompts, four of which are given."""
+    assert allocation([0.5, 0.9], 5, confidence=0.99999) == [8, 2]
+    assert allocation([0.5, 0.9], 5, confidence=0.99999, mode="released") == [7, 3]
+    both = value(np.array([8]), 0.5) + value(np.array([2]), 0.9)
+    assert both[0] == pytest.approx(0.125643, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nothing_divides_it_better(seed: int) -> None:
+    """Against all divisions of the rest, tried one by one."""
+    rng = np.random.default_rng(seed)
+    rates = rng.choice([0.05, 0.2, 0.5, 0.7, 0.95], 3).tolist()
+    n = int(rng.integers(3, 6))
+    found = allocation(rates, n, most=9, confidence=1 - 1e-12)
+    total = n * 3
+
+    def worth(counts: tuple[int, ...]) -> float:
+        return sum(float(value(np.array([count]), p)[0]) for count, p in zip(counts, rates, strict=True))
+
+    best = max(worth(counts) for counts in product(range(2, 10), repeat=3) if sum(counts) == total)
+    assert sum(found) == total
+    assert worth(tuple(found)) == pytest.approx(best, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ([None, None], [8, 8]),
+        ([1.0, 1.0], [8, 8]),
+        ([0, 0, 1.0], [11, 11, 2]),
+        ([0.5, 0], [5, 11]),  # the first needs 3 more of the 12 that are left; the one that never succeeds gets the rest
+        ([0.5, None], [5, 11]),
+        ([0.5, 1.0], [5, 11]),
+    ],
+    ids=str,
+)
+def test_prompts_on_which_nothing_is_to_be_won(rates: list[float | None], expected: list[int]) -> None:
+    found = allocation(rates, 8)
+    assert sum(found) == 8 * len(rates)
+    assert found == expected
+
+
+def test_more_than_there_is_to_begin_with_is_refused() -> None:
+    with pytest.raises(UsageError, match="8 rollouts to begin with, but 4 in all"):
+        allocation([0.5, 0.5], 2, least=4)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        ([[0, 0, 1, 0, 0, 0, 0, 0], [1, 1]], 0.3),
+        ([[1] * 16, [0] * 12 + [1] * 4], 0.25),
+        ([[1] * 20, [0] * 8], 0.5),
+        ([[1] * 7], None),
+        ([], None),
+        ([[-1.0] * 8], 0.0),
+    ],
+    ids=str,
+)
+def test_the_estimate(epochs: list[list[float]], expected: float | None) -> None:
+    assert success_rate(epochs) == expected
+
+
+def test_rollouts_go_where_they_are_worth_most(sampled: Sampled, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"prompts": 6, "max_tokens": 40, "device": "cpu"}
+    sample(**common, n=16, seed=3, out=tmp_path / "first")
+    score(tmp_path / "first", out=tmp_path / "scored")
+    earlier = RolloutFile(tmp_path / "scored").read()
+    rates = np.round(earlier.groups.mean(earlier.numbers("reward")), 6).tolist()
+    assert len({rate for rate in rates if 0 < rate < 1}) > 1
+    options = {"prompts": 6, "n": 8, "seed": 3}
+    found = sampled("budget", history=[str(tmp_path / "scored")], options=options)
+    assert found.groups.sizes.tolist() == allocation(rates, 8)
+    assert sampled("budget", history=[str(tmp_path / "scored")], rows_at_once=1, options=options).strings("text") == found.strings("text")  # fmt: skip
+    unknown = sampled("budget", history=[str(tmp_path / "scored")], options=options | {"seed": 99})
+    assert unknown.groups.sizes.tolist() == [8] * 6
