@@ -1,9 +1,11 @@
 """`apportion`: the commands assembled, and the one place where a user's fault becomes a line and an exit code."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,12 +56,23 @@ def _faults_as_lines() -> Iterator[None]:
             raise
         fault: Any = error
         message = " ".join(fault.format_message().split()).rstrip(".").replace(": Value error, ", ": ")
-        hint = f"; see `{fault.ctx.command_path} --help`" if fault.ctx is not None else ""
+        hint = _near_choice(message) or (f"; see `{fault.ctx.command_path} --help`" if fault.ctx is not None else "")
         typer.echo(f"error: {message[:1].lower()}{message[1:]}{hint}", err=True)
         raise typer.Exit(fault.exit_code) from error
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
+
+
+def _near_choice(message: str) -> str:
+    """What was meant by a value that is none of the choices, which click knows in words only; empty if that can't be told.
+
+    >>> _near_choice("'metods' is not one of 'methods', 'tasks'")
+    "; did you mean 'methods'?"
+    """
+    given, _, choices = message.partition(" is not one of ")
+    near = get_close_matches(given.rpartition(" '")[2].strip("'"), re.findall(r"'([^']*)'", choices), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 app = typer.Typer(

@@ -44,7 +44,8 @@ def digest(
     """Print a digest of each file's content: equal where column names and values are, however they are stored.
 
     Row groups, compression, encodings, widths of numbers, history and the order of columns do not count; the order of
-    rows does. --json adds the digest of every column, to see which one differs.
+    rows does. --json adds the digest of every column, to see which one differs. A defective file has a digest too, so
+    that a copy of it can be told to be whole: nothing is checked here, but by `apportion validate`.
     """
     return Digests([_content(path, columns) for path in paths])
 

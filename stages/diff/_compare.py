@@ -17,8 +17,8 @@ from ...formats.rollouts import Rollouts
 from ...formats.schema import paths_of
 from ...formats.segments import Array
 from ..inspect.statistics import on_tokens
-from ..inspect.view import TokenTexts
 from ..options import at_least
+from ..token_texts import TokenTexts
 from .agreement import Agreement, agreement, scaled
 
 if TYPE_CHECKING:
@@ -116,7 +116,16 @@ def compared(
             for batch, rows in ((left, mine), (right, theirs))
         )
         _check_tokens(left, right, first, second)
-    return _difference(first, second or first, paths, only, left, right, limit, _texts(model, [*here, *there]))
+    return _difference(
+        first,
+        second or first,
+        paths,
+        only,
+        left,
+        right,
+        limit,
+        TokenTexts.of(model, [file.provenance for file in (*here, *there)]),
+    )
 
 
 def _files(path: Path) -> list[RolloutFile]:
@@ -157,7 +166,7 @@ def _read(files: Sequence[RolloutFile], credit: Sequence[str]) -> Rollouts:
     batches: list[Rollouts] = []
     for file in files:
         columns = [path for path in paths_of(file.schema) if path in (*IDENTITY, *credit, "reward")]
-        batches += file.batches(columns, check=credit, names=names)
+        batches += file.batches(columns, check=(*credit, "reward"), names=names)
     return Rollouts.concat(batches)
 
 
@@ -217,7 +226,7 @@ def _difference(
         return Disagreement(
             left.arrow("rollout_id")[row].as_py(), left.arrow("group_id")[row].as_py(),
             None if math.isnan(value) else value, float(per_rollout[row]), float(same[row]),
-            ids, [texts(token) for token in ids], *credit,
+            ids, texts(ids), *credit,
         )  # fmt: skip
 
     return Difference(
@@ -226,9 +235,3 @@ def _difference(
         agreement(a[both], b[both]), agreement(means[0][there], means[1][there]),
         [shown(row) for row in chosen], (scales[0], scales[1]),
     )  # fmt: skip
-
-
-def _texts(model: str | None, files: Sequence[RolloutFile]) -> TokenTexts:
-    records = (record for file in files for record in file.provenance.history)
-    recorded = next((str(record.parameters["model"]) for record in records if "model" in record.parameters), None)
-    return TokenTexts.of(model, recorded)

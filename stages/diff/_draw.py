@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from ..inspect.view import NEGATIVE, NEUTRAL, POSITIVE
+from ..inspect.colours import credit_style, excluded_style
+from ..token_texts import marked, on_one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,7 +78,7 @@ def _draw_tokens(
 
     tokens = Text()
     for text, value in zip(found.texts, credit, strict=True):
-        tokens.append_text(_coloured(text, value, scale))
+        tokens.append_text(_coloured(marked(text), value, scale))
     console.print(label, style="bold", markup=False)
     console.print(Padding(tokens, (0, 0, 0, 2), expand=False))
 
@@ -114,7 +115,7 @@ def _draw_stretches(
             skipped = 0
         values = (found.first[start], found.second[start])
         cells = [_coloured(_number(value), value, scale) for value, scale in zip(values, scales, strict=True)]
-        text = "".join(found.texts[start:end]).replace("⏎\n", "⏎")
+        text = on_one_line(found.texts[start:end])
         place = str(start) if end == start + 1 else f"{start}–{end - 1}"
         table.add_row(place, Text(text if len(text) <= 60 else f"{text[:40]} … {text[-17:]}"), *cells)
     if skipped:
@@ -132,15 +133,7 @@ def _stretches(found: "Disagreement") -> Iterator[tuple[int, int]]:
 
 
 def _coloured(text: str, value: float | None, scale: float) -> "Text":
-    """Green earned, red lost, full at three times the mean magnitude; dimmed where there is no credit."""
-    from rich.style import Style
+    """Full colour at three times the mean magnitude; dimmed where there is no credit."""
     from rich.text import Text
 
-    if value is None:
-        return Text(text, Style(dim=True, italic=True))
-    if value == 0 or scale == 0:
-        return Text(text)
-    strength = 0.15 + 0.85 * min(1.0, abs(value) / (3 * scale))
-    towards = POSITIVE if value > 0 else NEGATIVE
-    mixed = (round(n + (t - n) * strength) for n, t in zip(NEUTRAL, towards, strict=True))
-    return Text(text, Style(bgcolor="#" + "".join(f"{each:02x}" for each in mixed), color="white"))
+    return Text(text, excluded_style() if value is None else credit_style(value, 3 * scale))

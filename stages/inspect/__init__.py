@@ -31,7 +31,9 @@ def inspect(
 ) -> "View":
     """Show rollouts with their credit as coloured tokens, the tree of their group, and statistics of every signal.
 
-    Green earned credit, red lost it; the stronger the colour, the more. Tokens an environment wrote are dimmed.
+    Green earned credit, red lost it; the stronger the colour, the more. Tokens an environment wrote are dimmed; ┊ begins a step,
+    and a dot is a token without a character of its own. The file streams by: memory does not grow with it, and --no-stats
+    reads (and checks) no more than it takes to find what is shown.
     """
     from .view import view
 

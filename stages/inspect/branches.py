@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...formats.rollouts import Rollouts
+from ..token_texts import on_one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from .view import TokenTexts
+Pieces = Sequence[Sequence[str]]  # the text of every token of every rollout of the group
 
 ROOT = -1
 FORKS_SHOWN = 8
-CONTEXT, CONTINUATION = 24, 28  # characters
+CONTEXT, CONTINUATION = 24, 28  # characters before and behind a fork; less of both in a narrow terminal
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Fork:
     parent: int
     branches: Sequence[Branch]
     decided: float
+
+    def best_first(self, group: Rollouts) -> list[Branch]:
+        """By mean reward."""
+        reward = group.numbers("reward")
+        return sorted(self.branches, key=lambda branch: -reward[list(branch.rows)].mean())
 
 
 def branches_of(group: Rollouts) -> dict[int, Branch]:
@@ -80,7 +86,12 @@ def forks_of(group: Rollouts) -> list[Fork]:
     return sorted(forks, key=lambda fork: -fork.decided)
 
 
-def draw_tree(console: "Console", group: Rollouts, texts: "TokenTexts") -> None:
+def deciding_forks(group: Rollouts) -> list[Fork]:
+    """The forks that decided any of the group's reward."""
+    return [fork for fork in forks_of(group) if fork.decided > 0]
+
+
+def draw_tree(console: "Console", group: Rollouts, pieces: Pieces) -> None:
     """Nodes with their text, rollouts passing through, and mean reward."""
     from rich.tree import Tree
 
@@ -88,39 +99,43 @@ def draw_tree(console: "Console", group: Rollouts, texts: "TokenTexts") -> None:
     root = Tree(_label("root", range(len(group)), reward), guide_style="dim")
     drawn = {ROOT: root}
     for branch in branches_of(group).values():
-        drawn[branch.node] = drawn[branch.parent].add(_label(text_of(group, branch, texts), branch.rows, reward))
+        drawn[branch.node] = drawn[branch.parent].add(_label(text_of(branch, pieces), branch.rows, reward))
     console.print(root)
 
 
-def draw_forks(console: "Console", group: Rollouts, signal: str | None, texts: "TokenTexts") -> None:
+def draw_forks(console: "Console", group: Rollouts, pieces: Pieces, signal: str | None) -> None:
     """What differs between siblings: the forks that decided the reward, with what each branch said and earned."""
     from rich.table import Table
 
-    forks = [fork for fork in forks_of(group) if fork.decided > 0]
+    forks = deciding_forks(group)
     if not forks:
         return
     reward = group.numbers("reward")
+    numbers = ["decided", "rollouts", "mean reward", *([signal.removeprefix("token.")] if signal else ())]
+    room = max(console.width - sum(len(heading) + 2 for heading in numbers) - 2, 16)
+    behind = min(CONTINUATION, room * CONTINUATION // (CONTEXT + CONTINUATION))
+    before = min(CONTEXT, room - behind)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("decided", "after", "came", "rollouts", "mean reward", *([signal] if signal else ())):
-        table.add_column(heading, justify="left" if heading in ("after", "came") else "right", no_wrap=True)
+    for heading in (numbers[0], "after", "came", *numbers[1:]):
+        table.add_column(heading, justify="right" if heading in numbers else "left", no_wrap=True)
     for fork in forks[:FORKS_SHOWN]:
-        before = _before(group, fork.branches[0], texts)
-        for number, branch in enumerate(sorted(fork.branches, key=lambda each: -reward[list(each.rows)].mean())):
+        decided, after = f"{fork.decided:.0%}", _before(fork.branches[0], pieces, before)
+        for branch in fork.best_first(group):
+            came = text_of(branch, pieces)
             credit = [] if signal is None else [_mean_credit(group, branch, signal)]
             table.add_row(
-                f"{fork.decided:.0%}" if number == 0 else "", _plain(before if number == 0 else "", "dim"),
-                _plain(_head(text_of(group, branch, texts))), f"{len(branch.rows)}",
-                f"{reward[list(branch.rows)].mean():.2f}", *credit,
+                decided, _plain(after, "dim"), _plain(came if len(came) <= behind else f"{came[: behind - 1]}…"),
+                f"{len(branch.rows)}", f"{reward[list(branch.rows)].mean():.2f}", *credit,
             )  # fmt: skip
+            decided = after = ""
     console.print(table)
     if len(forks) > FORKS_SHOWN:
         console.print(f"and {len(forks) - FORKS_SHOWN} forks that decided less", style="dim")
 
 
-def text_of(group: Rollouts, branch: Branch, texts: "TokenTexts") -> str:
-    """The node's text on one line."""
-    tokens = group.token_ids[branch.rows[0]][branch.start : branch.end]
-    return "".join(texts(int(token)) for token in tokens).replace("⏎\n", "⏎")
+def text_of(branch: Branch, pieces: Pieces) -> str:
+    """The node's text on one line; a dot where its tokens complete no character."""
+    return on_one_line(pieces[branch.rows[0]][branch.start : branch.end]) or "·"
 
 
 def _mean_credit(group: Rollouts, branch: Branch, signal: str) -> str:
@@ -147,14 +162,9 @@ def _plain(content: str, style: str = "") -> "Text":
     return Text(content, style)
 
 
-def _head(content: str) -> str:
-    return content if len(content) <= CONTINUATION else f"{content[: CONTINUATION - 1]}…"
-
-
-def _before(group: Rollouts, branch: Branch, texts: "TokenTexts") -> str:
+def _before(branch: Branch, pieces: Pieces, most: int) -> str:
     """The last of the response before a branch."""
-    tokens = group.token_ids[branch.rows[0]][max(0, branch.start - CONTEXT) : branch.start]
-    content = "".join(texts(int(token)) for token in tokens).replace("⏎\n", "⏎")
+    content = on_one_line(pieces[branch.rows[0]][: branch.start])
     if not content:
-        return "(the prompt)"
-    return content if len(content) <= CONTEXT and branch.start <= CONTEXT else f"…{content[1 - CONTEXT :]}"
+        return "(the prompt)"[:most]
+    return content if len(content) <= most else f"…{content[1 - most :]}"

@@ -10,16 +10,16 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ... import __version__
 from ...formats.files import whole_file
 from ...formats.invariants import is_credit
 from ...formats.parquet import RolloutFile
@@ -27,7 +27,10 @@ from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.schema import FIELDS
 from ...formats.segments import Array
+from .branches import FORKS_SHOWN, deciding_forks
 from .statistics import QUANTILES, FileStatistics, on_tokens, signals_of
+
+Texts = Callable[[Sequence[int]], list[str]]  # the text of each of a response's tokens
 
 ROLLOUTS_SHOWN, TOKENS_SHOWN = 200, 2_000_000
 LONGEST_WORD = 200  # characters of a step's state
@@ -37,9 +40,9 @@ _KINDS = {"float32": "f4", "float64": "f8", "int32": "i4", "uint32": "u4", "uint
 
 def write_page(
     out: Path, file: RolloutFile, shown: Rollouts, *, statistics: FileStatistics, signal: str | None,
-    texts: Callable[[int], str],
+    texts: Texts,
 ) -> None:  # fmt: skip
-    """Write `shown`, whole groups of `file`, with the statistics of all of it. texts: a token id as text."""
+    """Write `shown`, whole groups of `file`, with the statistics of all of it."""
     arrays = _Arrays()
     content = _content(arrays, file, shown, statistics, signal, texts)
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
@@ -54,11 +57,10 @@ def write_page(
         temporary.write_text(page, encoding="utf-8", newline="\n")
 
 
-def within_caps(rollouts: Rollouts) -> Rollouts:
-    """The first whole groups, up to ROLLOUTS_SHOWN rollouts and TOKENS_SHOWN tokens; one group at least."""
-    ends = rollouts.groups.offsets[1:]
-    fits = (ends <= ROLLOUTS_SHOWN) & (rollouts.tokens.offsets[ends] <= TOKENS_SHOWN)
-    return rollouts.slice(0, int(ends[max(int(fits.sum()), 1) - 1]))
+def room_on_the_page(chosen: tuple[int, int, int], group: tuple[int, int]) -> bool:
+    """Up to ROLLOUTS_SHOWN rollouts and TOKENS_SHOWN tokens in whole groups; one group at least. See `Choice`."""
+    groups, rollouts, tokens = chosen
+    return not groups or (rollouts + group[0] <= ROLLOUTS_SHOWN and tokens + group[1] <= TOKENS_SHOWN)
 
 
 def safe_json(content: Any) -> str:
@@ -92,18 +94,18 @@ class _Arrays:
 
 def _content(
     arrays: _Arrays, file: RolloutFile, shown: Rollouts, statistics: FileStatistics, signal: str | None,
-    texts: Callable[[int], str],
+    texts: Texts,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything but the numbers, which go into `arrays`."""
-    ids, codes = np.unique(shown.token_ids.values, return_inverse=True)
+    ids, words, codes = _vocabulary(shown, texts)
     arrays.add("groups", shown.groups.offsets.astype(np.int32))
     arrays.add("offsets", shown.tokens.offsets.astype(np.int32))
-    arrays.add("vocabulary", ids.astype(np.int32))
+    arrays.add("vocabulary", np.array(ids, np.int32))
     arrays.add("tokens", codes.astype(np.uint16 if len(ids) <= 1 << 16 else np.uint32))
     arrays.add("mask", shown.mask.astype(np.uint8))
     described = {each.column: each for each in statistics.signals}
     signals = []
-    for path in signals_of(shown):
+    for path in signals_of(shown.table.schema):
         arrays.add(path, _float32(on_tokens(shown, path)))
         lowest, highest = described[path].quantiles[0], described[path].quantiles[-1]
         most, largest = described[path].magnitudes[-2:]
@@ -114,9 +116,8 @@ def _content(
         }  # fmt: skip
         signals.append(facts)
     heads = shown.take(shown.groups.starts)
-    words = [texts(token) for token in ids.tolist()]
     return {
-        "version": __version__, "file": file.path.name, "path": str(file.path),
+        "file": file.path.name,
         "history": [
             {"stage": each.stage, "version": each.version, "counts": dict(each.counts),
              "parameters": {name: _said(value) for name, value in each.parameters.items()}}
@@ -124,18 +125,48 @@ def _content(
         ],
         "statistics": asdict(statistics), "quantiles": QUANTILES, "signals": signals, "signal": signal,
         "shown": {"rollouts": len(shown), "groups": len(shown.groups), "tokens": shown.num_tokens},
-        "texts": words, "only_ids": words == [f"{token} " for token in ids.tolist()],
+        "texts": words, "only_ids": words == [f"{token} " for token in ids],
         "groups": [
-            {"id": name, "prompt": prompt, "reference": reference, "task": task}
-            for name, prompt, reference, task in zip(
+            {"id": name, "prompt": prompt, "reference": reference, "task": task, "forks": forks}
+            for name, prompt, reference, task, forks in zip(
                 heads.strings("group_id"), _prompts(heads, texts), _strings(heads, "reference"),
-                _strings(heads, "task"), strict=True,
+                _strings(heads, "task"), _forks(shown), strict=True,
             )
         ],
         "rollouts": _rollouts(shown),
         "rulers": {name: _ruler(arrays, shown, name) for name in ("step", "node") if f"{name}.start" in shown},
         "arrays": arrays.directory,
     }  # fmt: skip
+
+
+def _vocabulary(shown: Rollouts, texts: Texts) -> tuple[list[int], list[str], Array]:
+    """(token ids [V], their texts [V], which of them each token is [T]). A token that reads otherwise in another context is
+    there twice."""
+    places: dict[tuple[int, str], int] = {}
+    codes = np.empty(shown.num_tokens, np.int64)
+    for row, start in enumerate(shown.tokens.starts.tolist()):
+        ids = shown.token_ids[row].tolist()
+        for place, key in enumerate(zip(ids, texts(ids), strict=True), start):
+            codes[place] = places.setdefault(key, len(places))
+    return [token for token, _ in places], [text for _, text in places], codes
+
+
+def _forks(shown: Rollouts) -> Iterator[dict[str, Any]]:
+    """Of every group, the first forks that decided its reward, with the nodes after each, the best first, and how many more
+    there are; none where a reward or a path is missing."""
+    usable = np.zeros(len(shown), bool)
+    if "node.id" in shown and "reward" in shown:
+        usable = np.isfinite(shown.numbers("reward").astype(np.float64))
+        present = shown.ragged("node.id").present
+        usable &= True if present is None else present
+    for start, end in pairwise(shown.groups.offsets.tolist()):
+        batch = shown.slice(start, end)
+        forks = deciding_forks(batch) if usable[start:end].all() else []
+        first = [
+            {"decided": fork.decided, "nodes": [branch.node for branch in fork.best_first(batch)]}
+            for fork in forks[:FORKS_SHOWN]
+        ]
+        yield {"first": first, "more": len(forks) - len(first)}
 
 
 def _rollouts(shown: Rollouts) -> dict[str, list[Any]]:
@@ -155,7 +186,7 @@ def _strings(rollouts: Rollouts, path: str) -> list[Any]:
     return rollouts.strings(path) if path in rollouts else [None] * len(rollouts)
 
 
-def _prompts(heads: Rollouts, texts: Callable[[int], str]) -> Iterator[list[tuple[str, str]]]:
+def _prompts(heads: Rollouts, texts: Texts) -> Iterator[list[tuple[str, str]]]:
     """The first rollout's messages (role, content) of every group; else what its prompt ids say."""
     messages = _strings(heads, "prompt")
     ids = heads.ragged("prompt_ids") if "prompt_ids" in heads else None
@@ -163,7 +194,7 @@ def _prompts(heads: Rollouts, texts: Callable[[int], str]) -> Iterator[list[tupl
         if said:
             yield [(message["role"] or "", message["content"] or "") for message in said]
         elif ids is not None and len(ids[row]):
-            yield [("prompt", "".join(texts(token) for token in ids[row].tolist()))]
+            yield [("prompt", "".join(texts(ids[row].tolist())))]
         else:
             yield []
 

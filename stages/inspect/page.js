@@ -76,7 +76,7 @@
   // Characters that draw nothing or turn the direction of what follows are written as escapes.
   const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
   const visible = (text) => text.replace(UNSEEN, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
-  const texts = page.texts.map((text) => visible(text.replaceAll("⏎\n", "\n")));
+  const texts = page.texts.map(visible);
   const cutTo = (text, most) => (text.length <= most ? text : `${text.slice(0, most - 1)}…`);
   const oneLine = (text) => text.replaceAll("\n", "⏎");
   const textBetween = (start, end) => {
@@ -87,7 +87,7 @@
 
   // State
 
-  const state = { group: 0, signal: Math.max(0, signals.findIndex((each) => each.path === page.signal)), open: 0, order: [] };
+  const state = { group: 0, signal: Math.max(0, signals.findIndex((each) => each.path === page.signal)), order: [] };
   const current = () => signals[state.signal] ?? null;
   const groupRows = (group) => Array.from({ length: groups[group + 1] - groups[group] }, (_, at) => groups[group] + at);
   const meanOf = (rows) => {
@@ -673,9 +673,53 @@
     });
   }
 
+  // What decided the reward of a group
+
+  const BEFORE = 24; // characters
+  const CAME = 48;
+  function firstCredit(node) { // the mean over the rollouts through it
+    const signal = current();
+    const known = node.rows.map((row) => signal.values[offsets[row] + node.start]).filter((value) => value === value);
+    return known.length && node.start < node.end ? known.reduce((a, b) => a + b, 0) / known.length : null;
+  }
+  function textBefore(node) {
+    const text = oneLine(textBetween(offsets[node.rows[0]], offsets[node.rows[0]] + node.start));
+    return text === "" ? "(the prompt)" : text.length <= BEFORE ? text : `…${text.slice(1 - BEFORE)}`;
+  }
+  function drawForks() {
+    if (!$("forks")) return;
+    const signal = current();
+    const { first, more } = page.groups[state.group].forks;
+    const branch = (id, at, decided) => {
+      const node = tree.nodes.get(id);
+      const mean = meanOf(node.rows);
+      const came = oneLine(textBetween(offsets[node.rows[0]] + node.start, offsets[node.rows[0]] + node.end)) || "·";
+      return el("tr", { "data-node": id, tabindex: 0, class: at ? null : "first" },
+        el("td", {}, at ? null : share(decided, 0)),
+        el("td", { class: "words dim" }, at ? null : textBefore(node)),
+        el("td", { class: "words" }, cutTo(came, CAME)),
+        el("td", {}, node.rows.length),
+        el("td", {}, el("i", { class: "dot", "--reward": rewardColour(mean) }), number(mean, 3)),
+        signal ? el("td", {}, signal.credit ? signed(firstCredit(node), 3) : number(firstCredit(node), 3)) : null);
+    };
+    const headings = [["decided", ""], ["after", "words"], ["came", "words"], ["rollouts", ""], ["mean reward", ""]];
+    if (signal) headings.push([short(signal.path), ""]);
+    $("forks").replaceChildren(
+      el("table", {},
+        el("thead", {}, el("tr", {}, headings.map(([name, kind]) => el("th", { scope: "col", class: kind }, name)))),
+        first.map(({ decided, nodes }) => el("tbody", {}, nodes.map((id, at) => branch(id, at, decided))))),
+      more ? el("p", { class: "hint" }, `and ${plural(more, "fork")} that decided less`) : "");
+  }
+  function listenToForks(forks) {
+    const over = (event) => { const row = event.target.closest?.("[data-node]"); highlight(row ? nodeOf(row) : null); };
+    for (const name of ["mouseover", "focusin"]) forks.addEventListener(name, over);
+    for (const name of ["mouseleave", "focusout"]) forks.addEventListener(name, () => highlight(null));
+  }
+
   // One group
 
   let treeOpen = true;
+  let forksOpen = true;
   function drawGroup() {
     const group = state.group;
     const rows = groupRows(group);
@@ -690,6 +734,8 @@
     active = ROOT;
     const forest = el("div", { class: "forest", id: "forest" });
     listenToTree(forest);
+    const forks = el("div", { class: "forks", id: "forks" });
+    listenToForks(forks);
     const choose = el("select", { id: "order", onchange: (event) => { rolloutOrder = event.target.value; drawRollouts(); } },
       Object.entries(ROLLOUT_ORDERS).filter(([, [, , when]]) => !when || when()).map(([name, [label]]) => el("option", { value: name, selected: name === rolloutOrder }, label)));
     const summary = [
@@ -709,10 +755,14 @@
           el("button", { class: "quiet", type: "button", id: "open-all", onclick: () => openAll(true) }, "Expand all"),
           el("button", { class: "quiet", type: "button", id: "close-all", onclick: () => openAll(false) }, "Collapse all")),
         forest) : el("p", { class: "hint" }, "No tree in this file; `apportion tree-build` adds one."),
+      facts.forks.first.length ? el("details", { class: "fold", open: forksOpen, ontoggle: (event) => { forksOpen = event.target.open; } },
+        el("summary", {}, "What decided the reward", el("small", {}, "forks by their share of the group's reward variance, the best branch first")),
+        forks) : null,
       el("div", { class: "list" }, el("h3", {}, "Rollouts"), rows.length > 1 ? el("label", { class: "field inline" }, el("span", {}, "Sort"), choose) : null),
       el("div", { id: "cards" }),
     ].filter(Boolean));
     if (tree) drawTree();
+    drawForks();
     drawRollouts();
   }
 
@@ -816,6 +866,7 @@
     state.signal = Number($("signal").value);
     drawLegend();
     recolour();
+    drawForks();
     if (rolloutOrder === "credit") drawRollouts();
     if ($("sort").value === "credit") orderGroups();
     if (!$("statistics").hidden) drawStatistics();
@@ -832,6 +883,7 @@
   if (asked && Number(asked[1]) < groups.length - 1) state.group = Number(asked[1]);
   orderGroups();
   document.querySelector(".group[aria-current]")?.scrollIntoView({ block: "nearest" });
+  scrollTo(0, 0); // bringing the group into view may have moved the page as well as the list
   drawGroup();
   listenToTokens();
   document.documentElement.dataset.ready = "true";

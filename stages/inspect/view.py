@@ -9,21 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...formats.errors import UsageError, unknown
+from ...formats.errors import DataError, UsageError, unknown
 from ...formats.files import check_output, whole_file
 from ...formats.invariants import is_credit
 from ...formats.parquet import RolloutFile
-from ...formats.predicates import Predicate
 from ...formats.rollouts import Rollouts
+from ..options import at_least
+from ..progress import track
+from ..token_texts import TokenTexts, marked
 from .branches import draw_forks, draw_tree
-from .statistics import QUANTILES, FileStatistics, SignalStatistics, signals_of, statistics_of
+from .choosing import Choice, first_groups
+from .colours import credit_style, excluded_style
+from .html import room_on_the_page, write_page
+from .statistics import QUANTILES, FileStatistics, FileTally, SignalStatistics, signals_of
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
 _WEB_FONTS = re.compile(r"@font-face\s*{.*?}\s*", re.DOTALL)
-POSITIVE, NEGATIVE, NEUTRAL = (46, 160, 67), (218, 54, 51), (110, 118, 129)
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class View:
     shown: list[Rollouts]
     signal: str | None
     tree: bool
-    texts: "TokenTexts"
+    texts: TokenTexts
     svg: Path | None
     html: Path | None = None
 
@@ -75,60 +79,39 @@ def view(
     for output in (svg, html):
         if output is not None:
             check_output(output, force=force)
+    if limit is not None:
+        at_least(0 if html is None else 1, limit=limit)
     file = RolloutFile(path)
-    rollouts = file.read()
-    signals = signals_of(rollouts)
+    signals = signals_of(file.schema)
     if signal is not None:
         signal = signal if signal.startswith("token.") else f"token.{signal}"
         if signal not in signals:
             raise unknown("token signal", signal, signals)
     else:
         signal = signals[0] if signals else None
-    statistics = statistics_of(rollouts) if stats or html is not None else None
-    if where is not None:
-        rollouts = _matching(rollouts, where)
-    shown = _chosen(rollouts, group, rollout, 1 if limit is None else limit)
-    shown = [_sorted(batch, sort, signal) for batch in shown]
-    recorded = next((str(r.parameters["model"]) for r in file.provenance.history if "model" in r.parameters), None)
-    texts = TokenTexts.of(model, recorded)
+    texts = TokenTexts.of(model, [file.provenance])
+    room = room_on_the_page if html is not None and limit is None else first_groups(1 if limit is None else limit)
+    choice = Choice(file, group=group, rollout=rollout, where=where, room=room)
+    statistics = _read(file, choice, whole=stats or html is not None)
+    chosen = choice.found()
+    shown = [_sorted(batch, sort, signal) for batch in (chosen[:1] if limit is None else chosen)]
     if html is not None and statistics is not None:
-        from .html import within_caps, write_page
-
-        everything = group is None and rollout is None and limit is None
-        chosen = within_caps(rollouts) if everything else Rollouts.concat(_chosen(rollouts, group, rollout, limit or 1))
-        write_page(html, file, chosen, statistics=statistics, signal=signal, texts=texts)
+        write_page(html, file, Rollouts.concat(chosen), statistics=statistics, signal=signal, texts=texts)
     return View(str(path), statistics if stats else None, shown, signal, tree, texts, svg, html)
 
 
-def _matching(rollouts: Rollouts, where: str) -> Rollouts:
-    """The groups that hold a rollout of which the predicate is true."""
-    predicate = Predicate(where)
-    predicate.check(rollouts.table.schema)
-    groups = rollouts.groups
-    kept = groups.spread(groups.any(predicate(rollouts)))
-    if not kept.any():
-        raise UsageError(f"--where {where}: true of no rollout in the file")
-    return rollouts.take(np.flatnonzero(kept))
-
-
-def _chosen(rollouts: Rollouts, group: str | None, rollout: str | None, limit: int) -> list[Rollouts]:
-    offsets = rollouts.groups.offsets
-    if rollout is not None:
-        row = _find(rollout, rollouts.strings("rollout_id"), "rollout")
-        return [rollouts.slice(row, row + 1)]
-    names = [rollouts.arrow("group_id")[start].as_py() for start in rollouts.groups.starts.tolist()]
-    numbers = [_find(group, names, "group")] if group is not None else range(min(limit, len(names)))
-    return [rollouts.slice(int(offsets[number]), int(offsets[number + 1])) for number in numbers]
-
-
-def _find(wanted: str, names: list[str], what: str) -> int:
-    if wanted in names:
-        return names.index(wanted)
-    if wanted.isdigit() and int(wanted) < len(names):
-        return int(wanted)
-    if len(names) > 1000 or not names:
-        raise UsageError(f"no {what} {wanted!r}; by number, 0 to {len(names) - 1}")
-    raise unknown(what, wanted, names)
+def _read(file: RolloutFile, choice: Choice, *, whole: bool) -> FileStatistics | None:
+    """Show the file to the choice, as far as it has to see it; to its end, and with statistics, if `whole`."""
+    if not file.num_rows:
+        raise DataError(f"{file.path}: no rollouts in it")
+    tally = FileTally()
+    for batch in track(file.batches(), total=file.num_row_groups, what="inspect"):
+        choice.add(batch)
+        if whole:
+            tally.add(batch)
+        elif choice.done:
+            break
+    return tally.result() if whole else None
 
 
 def _sorted(batch: Rollouts, sort: str, signal: str | None) -> Rollouts:
@@ -145,37 +128,13 @@ def _sorted(batch: Rollouts, sort: str, signal: str | None) -> Rollouts:
     return batch.take(np.argsort(-keys, kind="stable"))
 
 
-@dataclass(frozen=True)
-class TokenTexts:
-    """Token ids as text; the number itself where no tokenizer is at hand."""
-
-    tokenizer: Any = None
-
-    @classmethod
-    def of(cls, model: str | None, recorded: str | None) -> "TokenTexts":
-        from ...formats.errors import ApportionError
-        from ..models.policy import load_tokenizer
-
-        if model is not None:
-            return cls(load_tokenizer(model))
-        try:
-            return cls(load_tokenizer(recorded)) if recorded else cls()
-        except ApportionError:
-            return cls()
-
-    def __call__(self, token: int) -> str:
-        if self.tokenizer is None:
-            return f"{token} "
-        text = self.tokenizer.decode([token])
-        return text.replace("\n", "⏎\n") or "·"
-
-
 def _draw_group(console: "Console", batch: Rollouts, signal: str | None, tree: bool, texts: TokenTexts) -> None:
     from rich.padding import Padding
     from rich.rule import Rule
 
+    pieces = [texts(batch.token_ids[row].tolist()) for row in range(len(batch))]
     prompt = batch.strings("prompt")[0] if "prompt" in batch else None
-    question = " ".join(message["content"] for message in prompt) if prompt else ""
+    question = " ".join(message["content"] or "" for message in prompt) if prompt else ""
     console.print(Rule(f"group {batch.strings('group_id')[0]}", align="left", style="dim"))
     if question:
         console.print(question, style="bold", markup=False)
@@ -189,50 +148,38 @@ def _draw_group(console: "Console", batch: Rollouts, signal: str | None, tree: b
         marks = f"  [{', '.join(flags[row] or ())}]" if flags[row] else ""
         console.print(f"{names[row]}{reward}{marks}", style="dim", markup=False)
         has = values is not None and (values.present is None or values.present[row])
-        tokens = _coloured(batch, row, values[row] if has and values is not None else None, scale, texts)
+        tokens = _coloured(batch, row, pieces[row], values[row] if has and values is not None else None, scale)
         console.print(Padding(tokens, (0, 0, 0, 2), expand=False))
     if signal:
         console.print(f"colour: {signal}, full at ±{scale:.3g}", style="dim")
     if tree and "node.id" in batch and batch.ragged("node.id").present is None:
-        draw_tree(console, batch, texts)
+        draw_tree(console, batch, pieces)
         if rewards is not None and np.isfinite(rewards).all():
-            draw_forks(console, batch, signal, texts)
+            draw_forks(console, batch, pieces, signal)
 
 
-def _coloured(batch: Rollouts, row: int, values: Any, scale: float, texts: TokenTexts) -> "Text":
+def _coloured(batch: Rollouts, row: int, pieces: list[str], values: Any, scale: float) -> "Text":
+    """One rollout's tokens. values: [T] of the signal, None without."""
     from rich.style import Style
     from rich.text import Text
 
-    start, end = batch.tokens.offsets[row], batch.tokens.offsets[row + 1]
-    out = Text()
+    mask = batch.mask[batch.tokens.offsets[row] : batch.tokens.offsets[row + 1]]
     begins = _step_starts(batch, row)
-    for place in range(start, end):
-        if place - start in begins:
+    out = Text()
+    for place, piece in enumerate(pieces):
+        if place in begins:
             out.append("┊", Style(color="yellow", dim=True))
-        text = texts(int(batch.token_ids.values[place]))
-        if not batch.mask[place]:
-            style = Style(dim=True, italic=True)
-        elif values is None or scale == 0:
-            style = Style()
+        if not mask[place]:
+            style = excluded_style()
         else:
-            value = float(values[place - start])
-            style = Style(bgcolor=_blend(value / scale), color="white") if value else Style()
-        out.append(text, style)
+            style = Style() if values is None else credit_style(float(values[place]), scale)
+        out.append(marked(piece), style)
     return out
 
 
 def _step_starts(batch: Rollouts, row: int) -> set[int]:
     """Response tokens at which a step begins, but for the first."""
-    if "step.start" not in batch:
-        return set()
-    return {int(start) for start in batch.ragged("step.start")[row]} - {0}
-
-
-def _blend(share: float) -> str:
-    towards = POSITIVE if share > 0 else NEGATIVE
-    strength = 0.15 + 0.85 * min(1.0, abs(share))
-    mixed = (round(n + (t - n) * strength) for n, t in zip(NEUTRAL, towards, strict=True))
-    return "#" + "".join(f"{each:02x}" for each in mixed)
+    return {int(start) for start in batch.ragged("step.start")[row]} - {0} if "step.start" in batch else set()
 
 
 def _draw_statistics(console: "Console", found: FileStatistics) -> None:

@@ -30,7 +30,8 @@ def filter_rollouts(
     """Flag the rollouts that a predicate is not true of, or drop them.
 
     Nothing is dropped unless asked: the others get the flag `filtered`, which `train` leaves out; flags that are there stay.
-    Credit that is computed later still compares with flagged rows; with --drop it does not.
+    Credit that is computed later still compares with flagged rows; with --drop it does not. --drop counts node.visits and
+    node.value anew over the rollouts that are left; nodes, credit and flags such as dead_group stay as they were.
 
     Predicates: columns by name (reward, rewards.format, token.advantage), length, prompt_length, group_size, row; == != < <= >
     >= in, and or not, + - * / %; sum mean std min max first last count any all of a list, as in any(token.advantage < 0);
@@ -84,7 +85,10 @@ def head(
     n: Annotated[int, "Rows.", Flag(("-n", "--rows"))] = 5,
     columns: Annotated[list[str] | None, "Only these columns or rulers: a,b or repeated.", COLUMNS] = None,
 ) -> "Head":
-    """Print the first rollouts, a block each; long texts and lists are shortened. --json prints them whole."""
+    """Print the first rollouts, a block each; long texts and lists are shortened. --json prints them whole.
+
+    Nothing is checked, so that a defective file can be looked at; `apportion validate` says what is wrong with it.
+    """
     from ._print import first_rows
 
     return first_rows(rollouts, n=n, columns=columns)
@@ -101,6 +105,8 @@ def show(
     """Print rollouts as text, one a line, for jq, less and the like.
 
     Rows are printed while the file is read, and memory does not grow with it. --json prints one array instead of lines.
+    Nothing is checked but what --where reads, so that a defective file can be looked at; `apportion validate` says what
+    is wrong with it.
     """
     from ._print import all_rows
 

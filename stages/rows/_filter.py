@@ -12,12 +12,14 @@ import numpy as np
 from ... import __version__
 from ...formats.errors import DataError, UsageError
 from ...formats.files import check_output, whole_directory
+from ...formats.invariants import node_keys
 from ...formats.parquet import STREAM, RolloutFile, check_names, files_of, write_rollouts
 from ...formats.predicates import Predicate
 from ...formats.provenance import Record
+from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.schema import FIELDS, FILTERED
-from ...formats.segments import Array
+from ...formats.segments import Array, Segments
 from ..progress import track
 
 
@@ -119,7 +121,7 @@ def _parts(
         counts["others"] += int((~matches).sum())
         if flag is None:
             if matches.any():
-                yield batch if matches.all() else batch.take(np.flatnonzero(matches))
+                yield batch if matches.all() else with_nodes_recounted(batch.take(np.flatnonzero(matches)))
         else:
             yield _with_flags(batch).with_flag(flag, ~matches)
     if flag is None and not counts["matched"]:
@@ -132,6 +134,34 @@ def whole_groups(batch: Rollouts, matches: Array, groups: Any) -> Array:
         return matches
     each = batch.groups.any(matches) if groups == "any" else ~batch.groups.any(~matches)
     return batch.groups.spread(each)
+
+
+def with_nodes_recounted(batch: Rollouts) -> Rollouts:
+    """`node.visits` and `node.value` over the rollouts that are left, where the batch has them.
+
+    A rollout on whose path a node has no reward left has no values (null).
+    """
+    columns: dict[str, Ragged] = {}
+    if "node.visits" in batch or "node.value" in batch:
+        ids = batch.ragged("node.id")
+        keys, rows = node_keys(batch, ids)
+        _, node, visits = np.unique(keys, return_inverse=True, return_counts=True)
+        if "node.visits" in batch:
+            columns["node.visits"] = ids.with_values(visits[node].astype(np.int32))
+        if "node.value" in batch:
+            reward = (
+                batch.numbers("reward")[rows].astype(np.float64) if "reward" in batch else np.full(len(rows), np.nan)
+            )
+            scored = np.isfinite(reward)
+            total = np.bincount(node, np.where(scored, reward, 0.0), len(visits))
+            count = np.bincount(node, scored, len(visits))[node]
+            valued = ~ids.segments.any(count == 0) & (True if ids.present is None else ids.present)
+            own = ids.segments.spread(valued)
+            values = (total[node][own] / count[own]).astype(np.float32)
+            columns["node.value"] = Ragged(
+                values, Segments.of_sizes(np.where(valued, ids.segments.sizes, 0)).offsets, valued
+            )
+    return batch.with_columns(columns)
 
 
 def _with_flags(batch: Rollouts) -> Rollouts:

@@ -4,7 +4,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +17,7 @@ from ...formats.errors import DataError, UsageError, unknown
 from ...formats.files import check_output, whole_directory
 from ...formats.invariants import Names
 from ...formats.parquet import STREAM, TOKENS_PER_ROW_GROUP, RolloutFile, RolloutWriter, files_of
-from ...formats.provenance import Provenance, Record
+from ...formats.provenance import Record
 from ...formats.rollouts import Rollouts
 from ...formats.schema import paths_of
 from ..options import at_least
@@ -116,16 +116,9 @@ def _digests(files: Sequence[RolloutFile]) -> dict[str, str]:
 
 
 def _close(name: str, writer: RolloutWriter, files: Sequence[RolloutFile], record: Record) -> None:
-    own = Record(
-        stage=record.stage,
-        version=record.version,
-        parameters={**record.parameters, "part": f"{name}.parquet"},
-        inputs=record.inputs,
-        counts=dict(writer.counts),
-    )
+    own = replace(record, parameters={**record.parameters, "part": f"{name}.parquet"}, counts=dict(writer.counts))
     histories = [file.provenance for file in files]
-    provenance: Provenance = histories[0].with_record(own) if len(files) == 1 else joined(histories, own)
-    writer.close(provenance)
+    writer.close(histories[0].with_record(own) if len(files) == 1 else joined(histories, own))
 
 
 def _write(

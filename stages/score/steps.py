@@ -1,8 +1,7 @@
 """Steps: where one piece of reasoning ends and the next begins, in tokens."""
 
 import re
-from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array, Segments
 from ..progress import progress
+from ..token_texts import TokenOffsets
 from ._model import RECORDED
 from ._scorer import scorer
 
@@ -22,7 +22,6 @@ ENDS = {
     "sentence": r"[.!?][\"'”’)\]]*\s+|\n+",
     "tag": r"(?=<[A-Za-z][\w-]*>)|</[A-Za-z][\w-]*>",
 }  # fmt: skip
-CUT = "\ufffd"  # what a tokenizer writes for part of a character
 
 
 @scorer(needs=("token.id", "token.mask"), granularity="step", source="ours")
@@ -148,44 +147,3 @@ def _joined(begins: Array, opens: Array, closes: Array, min_tokens: int) -> Arra
             kept[place] = True
             previous = place
     return kept
-
-
-class TokenOffsets:
-    """The text of token ids, and where in it each token begins."""
-
-    def __init__(self, tokenizer: Any, *, keep_special: bool = False):
-        self._tokenizer = tokenizer
-        self._keep = keep_special
-        self._pieces: dict[int, str] = {}
-
-    def __call__(self, ids: Sequence[int]) -> tuple[str, Array]:
-        """(text, [T] int64 first character of each token, ascending). A token that completes no character has none of its
-        own and begins where the next one does."""
-        text = self._decode(ids)
-        pieces = [self._piece(token) for token in ids]
-        if "".join(pieces) != text:
-            pieces = self._pieces_in_context(ids)
-        starts = np.fromiter(accumulate(map(len, pieces), initial=0), np.int64, len(pieces) + 1)
-        return "".join(pieces), starts[:-1]
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(list(ids), skip_special_tokens=not self._keep, clean_up_tokenization_spaces=False)
-
-    def _piece(self, token: int) -> str:
-        if token not in self._pieces:
-            self._pieces[token] = self._decode([token])
-        return self._pieces[token]
-
-    def _pieces_in_context(self, ids: Sequence[int]) -> list[str]:
-        """Each token's text after those before it, decoded in a window that moves along: a token may write its leading
-        space only behind another one, and a character may take several tokens."""
-        pieces: list[str] = []
-        begin = read = 0
-        for end in range(1, len(ids) + 1):
-            known, seen = self._decode(ids[begin:read]), self._decode(ids[begin:end])
-            if len(seen) <= len(known) or (seen.endswith(CUT) and end < len(ids)):
-                pieces.append("")
-                continue
-            pieces.append(seen[len(known) :])
-            begin, read = read, end
-        return pieces

@@ -14,7 +14,8 @@ from apportion.formats.provenance import Provenance
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.inspect.html import ROLLOUTS_SHOWN, safe_json, within_caps, write_page
+from apportion.stages.inspect.branches import FORKS_SHOWN
+from apportion.stages.inspect.html import ROLLOUTS_SHOWN, room_on_the_page, safe_json, write_page
 from apportion.stages.inspect.statistics import statistics_of
 from apportion.stages.tree_build.prefix_tree import add_prefix_tree
 from selenium import webdriver
@@ -137,7 +138,10 @@ def page_of(rollouts: Rollouts, folder: Path, texts: Callable[[int], str] = str)
     """A page of rollouts that are in no file yet."""
     path, out = folder / "rollouts.parquet", folder / "page.html"
     write_rollouts(path, [rollouts], Provenance())
-    write_page(out, RolloutFile(path), rollouts, statistics=statistics_of(rollouts), signal=None, texts=texts)
+    write_page(
+        out, RolloutFile(path), rollouts, statistics=statistics_of(rollouts), signal=None,
+        texts=lambda ids: [texts(token) for token in ids],
+    )  # fmt: skip
     return out
 
 
@@ -254,6 +258,47 @@ def test_a_node_lights_up_the_rollouts_through_it(tmp_path: Path, opened: Open) 
     page.hover(nine.find_element(By.TAG_NAME, "circle"))
     assert [each.get_attribute("data-row") for each in page.all(".rollout.through")] == ["0", "3"]
     assert [each.get_attribute("data-place") for each in page.all(".token.spanned")] == ["2", "13"]
+
+
+def fork_rows(page: Page) -> list[list[str]]:
+    rows = page.all("#forks tbody tr")
+    return [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")] for row in rows]
+
+
+def test_the_forks_that_decided_the_reward(tmp_path: Path, opened: Open) -> None:
+    """As in the terminal: test_branches has the arithmetic."""
+    credit = Ragged.from_lists([[0, 0.5, 0.25, 1], [0, -0.5, -1, 0], [0, 2, 0], [0, 0.5, 0.75, 0, 0]], np.float32)
+    batch = forked()
+    entropy = Ragged(np.ones(batch.num_tokens, np.float32), batch.tokens.offsets)
+    page = opened(page_of(batch.with_columns({"token.advantage": credit, "token.entropy": entropy}), tmp_path))
+    headings = [each.text for each in page.all("#forks thead th")]
+    assert headings == ["decided", "after", "came", "rollouts", "mean reward", "advantage"]
+    assert fork_rows(page) == [
+        ["50 %", "579", "2", "1", "1", "+1"],
+        ["", "", "32", "1", "0", "0"],
+        ["33 %", "5", "64", "1", "1", "+2"],
+        ["", "", "7", "3", "0.333", "+0.167"],
+        ["17 %", "57", "9", "2", "0.5", "+0.5"],
+        ["", "", "82", "1", "0", "−1"],
+    ]
+    page.hover(page.all("#forks tbody tr")[4])
+    assert [each.get_attribute("data-row") for each in page.all(".rollout.through")] == ["0", "3"]
+    page.choose("#signal", "entropy")
+    assert [row[5] for row in fork_rows(page)] == ["1"] * 6
+
+
+def test_forks_that_decided_least_are_counted_only(tmp_path: Path, opened: Open) -> None:
+    # Ten rollouts, each of which leaves the rest one token later than the one before.
+    tokens = [[1] * place + [2, 9] for place in range(10)]
+    batch = add_prefix_tree(rollouts_of([float(place % 2) for place in range(10)], tokens=tokens))
+    page = opened(page_of(batch, tmp_path))
+    assert len(page.all("#forks tbody")) == FORKS_SHOWN
+    assert page.text("#forks .hint") == "and 1 fork that decided less"
+
+
+def test_no_forks_where_nothing_was_decided(tmp_path: Path, opened: Open) -> None:
+    unscored = forked().with_columns({"reward": pa.array([1.0, None, 1.0, 0.0])})
+    assert opened(page_of(unscored, tmp_path)).all("#forks") == []
 
 
 def test_text_that_looks_like_markup_stays_text(tmp_path: Path, opened: Open) -> None:
@@ -375,9 +420,10 @@ def test_a_big_file_opens_at_once(tmp_path: Path, opened: Open) -> None:
 
 
 def test_the_page_stops_at_whole_groups() -> None:
-    many = rollouts_of([0.0] * 210, groups=[row // 30 for row in range(210)])
-    assert len(within_caps(many)) == 180
-    assert len(within_caps(rollouts_of([0.0] * 300))) == 300
+    assert room_on_the_page((6, 180, 10), (20, 1))
+    assert not room_on_the_page((6, 180, 10), (30, 1))
+    assert not room_on_the_page((6, 60, 1_999_999), (1, 2))
+    assert room_on_the_page((0, 0, 0), (300, 3_000_000))  # one group at least
 
 
 def test_the_page_says_what_it_leaves_out(chain: Path, tmp_path: Path, cli: Cli, opened: Open) -> None:

@@ -1,6 +1,8 @@
 """Statistics of a signal, against numbers worked out by hand."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -8,9 +10,12 @@ import pytest
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
+from apportion.stages.inspect import statistics
 from apportion.stages.inspect.statistics import (
     BINS,
     POSITIONS,
+    QUANTILES,
+    FileTally,
     Histogram,
     SignalStatistics,
     histogram_of,
@@ -83,9 +88,9 @@ def test_mass_by_position_splits_a_token_over_the_shares_it_covers() -> None:
     rollouts = credited([[4.0], [0, 3]])
     # One token over the whole response: 2 + 2. Two tokens: the second half has 3.
     mass = np.array([4.0, 0, 3])
-    assert mass_by_position(rollouts, mass, 2).tolist() == pytest.approx([2 / 7, 5 / 7])
+    assert mass_by_position(rollouts, mass, 2).tolist() == pytest.approx([2, 5])
     # In thirds: 4/3 each; of the second rollout half a token, 1.5 · (1/3) / (1/2) = 1, and the rest, 2.
-    assert mass_by_position(rollouts, mass, 3).tolist() == pytest.approx([4 / 21, (4 + 3) / 21, (4 + 6) / 21])
+    assert mass_by_position(rollouts, mass, 3).tolist() == pytest.approx([4 / 3, 4 / 3 + 1, 4 / 3 + 2])
 
 
 def test_mass_by_position_sums_to_one_whatever_the_lengths() -> None:
@@ -97,7 +102,7 @@ def test_mass_by_position_sums_to_one_whatever_the_lengths() -> None:
 
 def test_mass_by_position_allows_an_empty_response() -> None:
     rollouts = credited([[1, 1], []])
-    assert mass_by_position(rollouts, np.array([1.0, 1.0]), 2).tolist() == [0.5, 0.5]
+    assert mass_by_position(rollouts, np.array([1.0, 1.0]), 2).tolist() == [1, 1]
 
 
 def test_mass_by_step_counts_what_lies_in_steps() -> None:
@@ -111,7 +116,7 @@ def test_mass_by_step_counts_what_lies_in_steps() -> None:
     assert only(rollouts).by_step == pytest.approx((5 / 10, 5 / 10))
     both = mass_by_step(rollouts, np.array([1.0, 2, 3, 4, 0]), 1)
     assert both is not None
-    assert both.tolist() == [1]
+    assert both.tolist() == [10]
 
 
 def test_no_steps_no_mass_by_step() -> None:
@@ -129,6 +134,69 @@ def test_a_histogram_begins_and_ends_at_the_extremes() -> None:
 def test_a_histogram_of_equal_values_is_one_bin() -> None:
     assert histogram_of(np.array([2.0, 2.0])) == Histogram((2, 2), (2,))
     assert histogram_of(np.array([])) is None
+
+
+def random_file(groups: int, seed: int = 0) -> Rollouts:
+    random = np.random.default_rng(seed)
+    rows, lengths = 3 * groups, random.integers(0, 30, 3 * groups)
+    batch = rollouts_of(
+        random.integers(0, 3, rows).astype(float).tolist(), tokens=[[5] * length for length in lengths],
+        groups=[row // 3 for row in range(rows)],
+    )  # fmt: skip
+    ends = Ragged.from_lists([[length // 2, length] if length else [] for length in lengths], np.int32)
+    starts = Ragged.from_lists([[0, length // 2] if length else [] for length in lengths], np.int32)
+    credit = Ragged(random.normal(3, 1, batch.num_tokens).astype(np.float32), batch.tokens.offsets)
+    flags = pa.array([["truncated"] if row % 4 == 0 else None for row in range(rows)], pa.list_(pa.string()))
+    return batch.with_columns({"token.advantage": credit, "step.start": starts, "step.end": ends, "flags": flags})
+
+
+def numbers(found: object) -> list[float]:
+    """Every number in it, in order."""
+    if isinstance(found, dict):
+        return [number for each in found.values() for number in numbers(each)]
+    if isinstance(found, list | tuple):
+        return [number for each in found for number in numbers(each)]
+    return [float(found)] if isinstance(found, int | float) else []
+
+
+def test_batches_give_the_statistics_of_the_whole() -> None:
+    rollouts = random_file(40)
+    tally = FileTally()
+    borders = rollouts.groups.offsets[[0, 1, 2, 17, 18, 40]].tolist()
+    for start, end in pairwise(borders):
+        tally.add(rollouts.slice(start, end))
+    piecewise, whole = asdict(tally.result()), asdict(statistics_of(rollouts))
+    assert numbers(piecewise) == pytest.approx(numbers(whole), rel=1e-9, abs=1e-12)
+    values = rollouts.ragged("token.advantage").values.astype(np.float64)
+    masses = rollouts.tokens.sum(np.abs(values))
+    (signal,) = tally.result().signals
+    assert signal.std == pytest.approx(float(values.std()), rel=1e-12)
+    assert signal.quantiles == pytest.approx(np.quantile(values, QUANTILES).tolist(), rel=1e-12)
+    assert signal.correlation_length == pytest.approx(np.corrcoef(masses, rollouts.tokens.sizes)[0, 1], rel=1e-12)
+
+
+def test_a_large_file_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quantiles and bins are estimates then; the extremes and all else are exact."""
+    monkeypatch.setattr(statistics, "SAMPLE", 1000)
+    parts = [random_file(60, seed) for seed in range(8)]
+    tally = FileTally()
+    for part in parts:
+        tally.add(part)
+    values = np.concatenate([part.ragged("token.advantage").values for part in parts]).astype(np.float64)
+    (signal,) = tally.result().signals
+    assert (signal.tokens, signal.quantiles[0], signal.quantiles[-1]) == (len(values), values.min(), values.max())
+    assert signal.magnitudes[-1] == np.abs(values).max()
+    assert signal.mean == pytest.approx(values.mean(), rel=1e-12)
+    shares = [(values < found).mean() for found in signal.quantiles[1:-1]]
+    assert shares == pytest.approx(list(QUANTILES[1:-1]), abs=0.06)  # four standard errors of a median of 1000
+    assert signal.histogram is not None
+    assert sum(signal.histogram.counts) == pytest.approx(len(values), rel=0.002)
+    assert signal.histogram.edges[0] == values.min()
+
+
+def test_equal_masses_do_not_correlate() -> None:
+    """0.3 + 0.3 + 0.3 has rounding in its mean; a mass that does not vary is told by its extremes."""
+    assert only(credited([[0.3], [0.3, 0.0], [0.3, 0.0, 0.0]])).correlation_length is None
 
 
 def test_of_the_file() -> None:

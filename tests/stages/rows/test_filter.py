@@ -6,12 +6,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apportion.formats.errors import DataError
-from apportion.formats.parquet import RolloutFile
+from apportion.formats.parquet import RolloutFile, write_rollouts
+from apportion.formats.provenance import Provenance
+from apportion.formats.ragged import Ragged
+from apportion.formats.rollouts import Rollouts
 from apportion.formats.schema import FILTERED, UNTRAINED
+from apportion.stages.assign_credit._examples import rollouts_of
+from apportion.stages.rows._filter import with_nodes_recounted
 from apportion.stages.train._run import _trainable
+from apportion.stages.tree_build.prefix_tree import add_prefix_tree
 from typer.testing import Result
 
 Cli = Callable[..., Result]
@@ -90,6 +98,32 @@ def test_a_file_without_flags_gets_them(cli: Cli, scored_file: Path, tmp_path: P
     out = tmp_path / "out.parquet"
     assert cli("filter", scored_file, "--where", "length == 4", "-o", out).exit_code == 0
     assert flags_of(out) == [[], [], ["filtered"], ["filtered"]]
+
+
+def test_dropped_rollouts_no_longer_pass_through_nodes(cli: Cli, tmp_path: Path) -> None:
+    """Two groups; of the first, r1 is dropped, and with it one of three visits."""
+    tokens = [[5, 7], [5, 7], [5, 8], [5], [5]]
+    rewards = [1.0, 0.0, 0.5, 1.0, 0.0]
+    batch = add_prefix_tree(rollouts_of(rewards, tokens=tokens, groups=[0, 0, 0, 1, 1]))
+    assert batch.arrow("node.visits").to_pylist() == [[3, 2], [3, 2], [3, 1], [2], [2]]
+    stale = Ragged(np.full(8, 9, np.float32), batch.ragged("node.id").offsets)
+    source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    write_rollouts(source, [batch.with_columns({"node.value": stale})], Provenance())
+    assert cli("filter", source, "--where", "row != 1", "--drop", "-o", out).exit_code == 0
+    left = RolloutFile(out).read()
+    assert left.arrow("node.visits").to_pylist() == [[2, 1], [2, 1], [2], [2]]
+    assert left.arrow("node.value").to_pylist() == [[0.75, 1.0], [0.75, 0.5], [0.5], [0.5]]
+    assert cli("filter", source, "--where", "row != 1", "-o", out, "--force").exit_code == 0
+    assert RolloutFile(out).read().arrow("node.visits").to_pylist()[0] == [3, 2]  # flagged, not dropped
+
+
+def test_a_node_without_a_reward_left_has_no_value() -> None:
+    batch = add_prefix_tree(rollouts_of([1.0, 0.0, 1.0], tokens=[[5, 7], [5, 8], [5]]))
+    unscored = batch.with_columns({"reward": pa.array([1.0, None, None]), "node.value": batch.ragged("node.visits")})
+    assert with_nodes_recounted(unscored).arrow("node.value").to_pylist() == [[1.0, 1.0], None, [1.0]]
+    bare = Rollouts(unscored.table.drop_columns(["reward"]))
+    assert with_nodes_recounted(bare).arrow("node.value").to_pylist() == [None, None, None]
+    assert "node.visits" not in with_nodes_recounted(rollouts_of([1.0], tokens=[[5]]))
 
 
 def test_a_directory(cli: Cli, folder: Path, tmp_path: Path) -> None:
