@@ -68,6 +68,7 @@ SCALING = {
     "reinforce_plus_plus_baseline": "same",
     "remax": "times",
     "rloo": "times",
+    "rose": "times",
     "slate": "same",
     "spo_chain": "times",
     "spo_tree": "times",

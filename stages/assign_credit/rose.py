@@ -1,0 +1,182 @@
+"""ROSE: credit of the segments between branchings, and less of it for right answers that took longer than needed."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ...formats.errors import DataError, UsageError
+from ...formats.segments import Array, Segments
+from ._method import Credit, credit_method
+from ._nodes import Nodes
+
+
+@credit_method(
+    needs=("reward", "node.id", "node.start", "node.end"),
+    granularity="segment",
+    source="arXiv:2601.05053, §4.3",
+    evidence="code",
+)
+def rose(
+    credit: Credit,
+    *,
+    alpha: float = 1.0,
+    key: Literal["prefix", "position"] = "prefix",
+    correct_above: float = 1e-6,
+) -> Array:
+    """Change of the mean reward from one branching to the next, lowered behind where a shorter right answer left.
+
+        V(k) = mean reward of the group's rollouts that have the branching k;   V of the prompt: of all of them;
+               V of a rollout's end: its own reward
+        A_t  = V(k') - V(k)                        for the tokens from branching k to the next one, k'
+        A_t -= |A_t| · (1 - ((L_s - k_c) / (L - k_c))^alpha)    for t >= k_c, in right rollouts longer than L_s
+
+    L is a rollout's length, L_s that of the shortest right one of its group, and k_c the last branching the two have in
+    common. The second step lowers what is positive and makes what is negative more so. No spread is divided by.
+
+    Args:
+        credit: uses reward [R], reward units, and the node ruler of `tree-build`; for key="position" `parent_id` and
+            `fork`, which a branching strategy writes.
+        alpha: strength of the length calibration; 0 is none. The paper has 0.5 to 3.
+        key: what a branching is. "prefix": a place where rollouts of the group part, and the rollouts that have it are
+            those with the same tokens up to there. "position" is the released code: a number of tokens at which a
+            rollout or one of those before or after it was forked; two branchings with the same number count as one.
+        correct_above: a rollout with a larger reward is right.
+
+    Returns:
+        [T] advantages, reward units; 0 where the mask is false. In a group of equal rewards, or of one, V does not
+        change: exactly 0.
+
+    Raises:
+        DataError: a missing reward or path; no `parent_id` or `fork` with key="position". UsageError: alpha below 0.
+
+    Departures: 1. Lengths and places count the policy's own tokens. 2. Of several shortest right answers the one that a
+        rollout shares most with is its measure; the code takes the first. 3. There any reward that is not 0 is right.
+
+    >>> from apportion.stages.assign_credit._examples import credit_of
+    >>> rose(credit_of([1.0, 0.0], tokens=[[1, 5, 6], [1, 7]])).tolist()
+    [0.0, 0.5, 0.5, 0.0, -0.5]
+    >>> rose(credit_of([1.0, 1.0, 0.0], tokens=[[1, 5, 6, 7], [1, 5], [2]])).round(3).tolist()
+    [0.333, 0.333, 0.0, 0.0, 0.333, 0.333, -0.667]
+    """
+    if alpha < 0:
+        raise UsageError(f"option 'alpha' of credit method 'rose': {alpha}, needed is 0 or more")
+    branchings = _of_tree(credit) if key == "prefix" else _of_forks(credit)
+    cuts, value = branchings.rows, branchings.value
+    reward, groups = credit.reward, credit.groups
+    last = cuts.positions == cuts.spread(cuts.sizes) - 1
+    following = np.append(value[1:], 0.0)
+    following[last] = reward[cuts.ids[last]]
+    live = ~groups.spread(groups.constant(reward))[cuts.ids]
+    change = np.where(live, following - value, 0.0)
+
+    # Every token: how many of the policy's are before it, and the stretch it is in.
+    own = credit.tokens.cumsum(credit.mask.astype(np.int64)).astype(np.int64) - credit.mask
+    stretch = Segments.of_sizes(np.diff(credit.tokens.starts[cuts.ids] + branchings.start, append=len(own)))
+    advantage = stretch.spread(change)
+    if alpha > 0:
+        length = credit.tokens.sum(credit.mask.astype(np.int64))
+        measure, common = _measured(credit, branchings, own, length, correct_above)
+        rest, shortest = np.maximum(length - common, 1), np.maximum(measure - common, 0)
+        factor = np.where(measure < length, 1 - (shortest / rest) ** alpha, 0.0)
+        spread = credit.tokens.spread
+        advantage = advantage - np.where(own >= spread(common), np.abs(advantage) * spread(factor), 0.0)
+    return np.where(credit.mask, advantage, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Branchings:
+    """P branchings along the rollouts, the prompt first. start: [P] the first response token behind each. value: [P] V.
+    which: [P] equal where two rollouts have the same one. end: [R] the one that the rollout ends at, -1 for none."""
+
+    rows: Segments
+    start: Array
+    value: Array
+    which: Array
+    end: Array
+
+
+def _of_tree(credit: Credit) -> Branchings:
+    """The prompt, and where each node of a rollout's path ends but the last."""
+    nodes = Nodes.of(credit)
+    value = nodes.below(credit.reward) / np.maximum(nodes.below(np.ones(len(credit.reward))), 1)
+    sizes = np.maximum(nodes.paths.sizes, 1)
+    cuts = Segments.of_sizes(sizes)
+    start = np.zeros(int(cuts.offsets[-1]), np.int64)
+    node = credit.groups.ids[cuts.ids]  # the roots come first
+    behind = np.flatnonzero(nodes.paths.positions > 0)  # places of a path that have another before them
+    filled = cuts.positions > 0
+    start[filled], node[filled] = nodes.start[behind], nodes.node[behind - 1]
+    return Branchings(cuts, start, value[node], node, nodes.leaf)
+
+
+def _of_forks(credit: Credit) -> Branchings:
+    """The same by numbers of tokens, of the rollout, of those it left and of those that left it."""
+    positions = _positions(credit)
+    lengths = credit.tokens.sizes.tolist()
+    places = [
+        sorted(place for place in found if place == 0 or place < length)
+        for found, length in zip(positions, lengths, strict=True)
+    ]
+    cuts = Segments.of_sizes(np.array([len(each) for each in places], np.int64))
+    start = np.array([place for each in places for place in each], np.int64)
+    keys = credit.groups.ids[cuts.ids] * (int(max(lengths, default=0)) + 1) + start
+    which = np.unique(keys, return_inverse=True)[1].reshape(-1)
+    mean = np.bincount(which, weights=credit.reward[cuts.ids]) / np.maximum(np.bincount(which), 1)
+    return Branchings(cuts, start, mean[which], which, np.full(len(lengths), -1))
+
+
+def _positions(credit: Credit) -> list[set[int]]:
+    """[R] the numbers of tokens at which a rollout, one before it or one after it was forked, and 0."""
+    for needed in ("parent_id", "fork"):
+        if needed not in credit.rollouts:
+            raise DataError(
+                f"no column {needed!r}, which rose needs for key=position; a branching strategy of `apportion sample` "
+                "writes it; or --set key=prefix"
+            )
+    names, parents = (credit.rollouts.arrow(path).cast(pa.string()) for path in ("rollout_id", "parent_id"))
+    found = pc.call_function("index_in", [parents], pc.SetLookupOptions(value_set=names, skip_nulls=True))
+    parent = found.fill_null(-1).to_pylist()
+    fork = credit.rollouts.arrow("fork").cast(pa.int64()).fill_null(0).to_pylist()
+    positions: list[set[int]] = [{0} for _ in parent]
+    for row, (before, at) in enumerate(zip(parent, fork, strict=True)):
+        if before < 0:
+            continue
+        positions[row].add(at)
+        while before >= 0:  # those further up have it too, as long as it lies in what was theirs
+            positions[before].add(at)
+            before = parent[before] if at <= fork[before] else -1
+    done: set[int] = set()
+
+    def inherit(row: int) -> None:
+        chain = [row]
+        while parent[chain[-1]] >= 0 and parent[chain[-1]] not in done:
+            chain.append(parent[chain[-1]])
+        for each in reversed(chain):
+            if parent[each] >= 0:
+                positions[each] |= {place for place in positions[parent[each]] if place < fork[each]}
+            done.add(each)
+
+    for row in range(len(parent)):
+        inherit(row)
+    return positions
+
+
+def _measured(
+    credit: Credit, branchings: Branchings, own: Array, length: Array, correct_above: float
+) -> tuple[Array, Array]:
+    """([R] length of the shortest right rollout of the group, [R] policy tokens before the last branching in common with
+    it). A rollout that is not right is its own measure. own: [T] policy tokens before each."""
+    groups, right, rows = credit.groups, credit.reward > correct_above, branchings.rows
+    shortest = groups.spread(groups.min(np.where(right, length, np.iinfo(np.int64).max)))
+    models = right & (length == shortest)
+    shared = np.zeros(max(int(branchings.which.max(initial=-1)), int(branchings.end.max(initial=-1))) + 2, bool)
+    shared[branchings.which[models[rows.ids]]] = True
+    shared[branchings.end[models]] = True
+    shared[-1] = False  # where -1 went
+    before = np.append(own, 0)[np.minimum(credit.tokens.starts[rows.ids] + branchings.start, len(own))]
+    inside = branchings.start < credit.tokens.sizes[rows.ids]
+    common = rows.max(np.where(shared[branchings.which] & inside, before, 0))
+    return np.where(right, shortest, length), np.where(right, common, 0)
