@@ -83,6 +83,8 @@ FIELDS = {
         Field("step.end", pa.int32(), "one past the last response token", "token"),
         Field("step.kind", pa.string(), "step | turn | tool | search | answer …"),
         Field("step.state", pa.string(), "key of the environment state the step began in"),
+        Field("step.state_id", pa.int32(), "number of that state in the group: equal where the states are"),
+        Field("step.state_visits", pa.int32(), "steps of the group that began in the state", "steps"),
         Field("step.reward", pa.float64(), "reward given for the step", "reward"),
         Field("step.value", pa.float64(), "expected reward of the state before the step", "reward"),
         Field("step.probes", pa.int32(), "probes that step.value is the mean of", "rollouts"),

@@ -1,7 +1,7 @@
 """Find what the rollouts of a group share: the `node` ruler."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from ..options import OUT
 
@@ -12,18 +12,30 @@ if TYPE_CHECKING:
 def tree_build(
     rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,
+    by: Annotated[Literal["token", "step", "state"], "What is shared: token prefixes, steps, or states."] = "token",
     workers: Annotated[int, "Files of a directory processed at the same time."] = 1,
     out: Annotated[Path, "Rollout file to write, or - for standard output.", OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Written":
-    """Build the prefix tree of every group over token ids.
+    """Build the tree of every group: each rollout's path through it, `node.id`, `node.start`, `node.end` (response
+    tokens) and `node.visits` (rollouts that pass through).
 
-    Writes each rollout's path through its group's tree: `node.id`, `node.start`, `node.end` (response tokens) and
-    `node.visits` (rollouts that pass through).
+    By token it is the prefix tree over token ids: a node is a run of tokens that the same rollouts have. By step a node
+    is one step, after the same steps, so that depth counts steps (`score --with steps` makes them). By state there is
+    no tree: `step.state_id` is equal where steps of a group began in the same `step.state`, which rollouts may reach by
+    different tokens; `step.state_visits` counts them.
     """
     from ..driver import map_rollouts
     from .prefix_tree import add_prefix_tree
+    from .state_groups import add_state_groups
+    from .step_tree import add_step_tree
 
+    build, needs = {
+        "token": (add_prefix_tree, ()),
+        "step": (add_step_tree, ("step.start", "step.end")),
+        "state": (add_state_groups, ("step.start", "step.state")),
+    }[by]
     return map_rollouts(
-        add_prefix_tree, rollouts, out, stage="tree-build", parameters={"by": "token"}, force=force, workers=workers
-    )
+        build, rollouts, out, stage="tree-build", parameters={"by": by}, needs=needs, who=f"--by {by}", force=force,
+        workers=workers,
+    )  # fmt: skip
