@@ -16,13 +16,15 @@ class EngineEntry:
     """A registered engine. `open(source, seed, **options)` makes it ready for the weights that `source` names.
 
     open: its keyword-only parameters are the engine's options. seed: for an engine whose rows cannot have their own.
-    needs: the packages that have to be installed.
+    needs: the packages that have to be installed. close: frees what an opened engine holds, for a stage that needs the
+    memory.
     """
 
     name: str
     summary: str
     needs: tuple[str, ...]
     open: "Callable[..., Engine]"
+    close: Callable[[], None] | None = None
 
 
 ENGINES: Registry[EngineEntry] = Registry("engine", __name__, "engines")
@@ -49,3 +51,10 @@ def open_engine(
 
     entry = ENGINES[resolved_engine(name)]
     return entry.open(source, seed, **typed_options(entry.open, options or {}, f"engine {entry.name!r}"))
+
+
+def close_engines() -> None:
+    """Free the memory that engines hold beyond the loaded policies."""
+    for entry in ENGINES:
+        if entry.close is not None:
+            entry.close()

@@ -17,6 +17,7 @@ from ...formats.provenance import Provenance, Record
 from ...formats.rollouts import Rollouts
 from ...formats.schema import UNTRAINED
 from ..driver import require
+from ..models import close_engines
 from ..models.policy import Policy, load_policy
 from ..options import at_least, typed_options
 from . import HISTORY_FILE
@@ -74,6 +75,7 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
     batch = _trainable(files, credit, recorded, chosen.name, given["allow_retokenized"])
     examples = to_examples(batch, credit=credit, old_logprobs=recorded)
 
+    close_engines()  # what they hold is needed here
     policy = load_policy(given["model"], device=given["device"], dtype="float32", seed=given["seed"], shared=False)
     model = policy.model
     dtype = _forward_dtype(given["dtype"], next(model.parameters()).device)
