@@ -138,6 +138,22 @@ class Rollouts:
         sizes = pc.call_function("list_value_length", [lists]).fill_null(0).to_numpy(zero_copy_only=False)
         return lists.flatten().cast(pa.string()), sizes.astype(np.int64)
 
+    def like(self, other: "Rollouts") -> "Rollouts":
+        """The same rows with the columns of another batch, in its types: what it lacks is left out, what is lacking here
+        is missing (null)."""
+
+        def leaf(path: str, kind: pa.DataType) -> pa.Array:
+            return self.arrow(path).cast(kind) if path in self else pa.nulls(len(self), kind)
+
+        arrays: list[pa.Array] = []
+        for field in other.table.schema:
+            if pa.types.is_struct(field.type):
+                leaves = [leaf(f"{field.name}.{child.name}", child.type) for child in field.type]
+                arrays.append(pa.StructArray.from_arrays(leaves, fields=list(field.type)))
+            else:
+                arrays.append(leaf(field.name, field.type))
+        return Rollouts(pa.table(arrays, schema=other.table.schema))
+
     def take(self, rows: Array) -> "Rollouts":
         """The given rows, in that order."""
         return Rollouts(self.table.take(pa.array(rows)))

@@ -64,6 +64,10 @@ FIELDS = {
         Field("prompt", _MESSAGES, "the problem as chat messages"),
         Field("reference", pa.string(), "what the verifier needs, JSON"),
         Field("prompt_ids", pa.list_(pa.int32()), "what the model read before the response"),
+        Field(
+            "behaviour_prompt_ids", pa.list_(pa.int32()),
+            "what it read instead when the response was sampled (a hint, a report): token.logprob is under that; null: the same",
+        ),
         Field("text", pa.string(), "the response decoded: a view, token ids are the truth"),
         Field("finish_reason", pa.string(), "stop (end of sequence) | length | stop_text | error"),
         Field("parent_id", pa.string(), "the rollout this one left; null for one of its own"),

@@ -65,9 +65,9 @@ def sample(
     from ..tasks import open_task
     from ._resume import Stopping, begun
     from ._rows import derived_seed
+    from ._source import groups_of, problems_of
     from ._source import opened as opened_rollouts
-    from ._source import problems_of
-    from ._strategy import STRATEGIES, SamplingContext, as_json, files_in
+    from ._strategy import STRATEGIES, SamplingContext, as_json, check_turns, files_in
 
     at_least(1, prompts=prompts, n=n, max_tokens=max_tokens)
     at_least(0, temperature=temperature, top_p=top_p, top_k=top_k, round=round)
@@ -84,6 +84,7 @@ def sample(
     else:
         opened = open_task(task, task_settings)
         problems = list(opened.problems(split, prompts, derived_seed("problems", seed, round)))
+    check_turns(chosen, opened)
     weights = ModelSource(model, device, dtype)
     made_by = None
     if chosen.engine:
@@ -116,7 +117,9 @@ def sample(
     if resume and out == STREAM:
         raise UsageError("--resume goes on with a file; name one with -o")
     kept = begun(out, record, resume=resume, force=force) if out != STREAM else None
-    done = kept.provenance.history[-1].counts["groups"] if kept is not None else 0
+    done = 0
+    if kept is not None:
+        done = kept.provenance.history[-1].counts["groups"] if source is None else groups_of(source, kept)
     context = SamplingContext(
         task=opened, problems=problems[done:], tokenizer=weights.tokenizer, source=weights, opened=made_by,
         sampling=sampling, n=n, seed=seed, round=round, purpose=purpose, policy=policy, rollouts=source,

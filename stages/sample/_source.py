@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ...formats.errors import DataError, UsageError
@@ -56,22 +57,14 @@ def with_rows(batch: Rollouts, parents: Any, columns: Mapping[str, pa.Array]) ->
     parents: [M] rows they come from, ascending by group; what says where the problem is from is copied from there.
     columns: {path: [M]}, those the batch lacks are left out. Whatever else there is becomes missing (null).
     """
-    taken = batch.table.take(pa.array(parents))
-    copied = ("group_id", "prompt_ids", *OF_THE_PROBLEM)
-
-    def leaf(path: str, kind: pa.DataType) -> pa.Array:
-        if path in copied:
-            return taken.column(path).combine_chunks()
-        return columns[path].cast(kind) if path in columns else pa.nulls(len(taken), kind)
-
-    arrays: list[pa.Array] = []
-    for field in batch.table.schema:
-        if pa.types.is_struct(field.type):
-            leaves = [leaf(f"{field.name}.{child.name}", child.type) for child in field.type]
-            arrays.append(pa.StructArray.from_arrays(leaves, fields=list(field.type)))
-        else:
-            arrays.append(leaf(field.name, field.type))
-    whole = pa.concat_tables([batch.table, pa.table(arrays, schema=batch.table.schema)])
+    copied = batch.table.select([path for path in ("group_id", "prompt_ids", *OF_THE_PROBLEM) if path in batch])
+    made = Rollouts(copied.take(pa.array(parents))).with_columns(columns).like(batch)
     groups = batch.groups.ids
-    order = sorted(range(len(whole)), key=[*groups.tolist(), *groups[parents].tolist()].__getitem__)
-    return Rollouts(whole.take(pa.array(order, pa.int64())))
+    order = np.argsort(np.concatenate((groups, groups[parents])), kind="stable")
+    return Rollouts(pa.concat_tables([batch.table, made.table])).take(order)
+
+
+def groups_of(source: RolloutFile, part: RolloutFile) -> int:
+    """How many groups of the source are in a part of what is made of it."""
+    own = {name for batch in source.row_groups(["group_id"]) for name in batch.strings("group_id")}
+    return len({name for batch in part.row_groups(["group_id"]) for name in batch.strings("group_id")} & own)

@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...formats.errors import UsageError
 from ...formats.parquet import RolloutFile, files_of
 from ...formats.rollouts import Rollouts
+from ..environments import is_played
 from ..models.engine import Engine, Sampling
 from ..models.policy import ModelSource
 from ..registry import Registry
@@ -70,7 +72,8 @@ class SamplingContext:
 class Strategy:
     """`function(context, **options)` yields batches of whole groups.
 
-    needs: "--from" where it continues rollouts. engine: False for one that generates nothing.
+    needs: "--from" where it continues rollouts. engine: False for one that generates nothing. turns: True for one that
+    plays environment tasks.
     """
 
     name: str
@@ -78,6 +81,7 @@ class Strategy:
     source: str
     needs: tuple[str, ...] = ()
     engine: bool = True
+    turns: bool = False
 
     @property
     def summary(self) -> str:
@@ -87,11 +91,22 @@ class Strategy:
 STRATEGIES: Registry[Strategy] = Registry("strategy", __package__ or "", "strategies")
 
 
-def strategy(*, source: str, needs: tuple[str, ...] = (), engine: bool = True) -> Callable[[Any], Any]:
+def check_turns(chosen: Strategy, task: Task) -> None:
+    """UsageError for a task that is played and a strategy that cannot."""
+    if is_played(task) and not chosen.turns:
+        able = ", ".join(each.name for each in STRATEGIES if each.turns)
+        raise UsageError(
+            f"--strategy {chosen.name} cannot go on in an environment, where {task.spec!r} is played; choose {able}"
+        )
+
+
+def strategy(
+    *, source: str, needs: tuple[str, ...] = (), engine: bool = True, turns: bool = False
+) -> Callable[[Any], Any]:
     """Register the function under its own name; its keyword-only parameters become `--set` options."""
 
     def register(function: Callable[..., Iterator[Rollouts]]) -> Callable[..., Iterator[Rollouts]]:
-        STRATEGIES.add(Strategy(function.__name__, function, source, needs, engine))
+        STRATEGIES.add(Strategy(function.__name__, function, source, needs, engine, turns))
         return function
 
     return register

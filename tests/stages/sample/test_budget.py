@@ -65,7 +65,10 @@ def test_nothing_divides_it_better(seed: int) -> None:
         ([None, None], [8, 8]),
         ([1.0, 1.0], [8, 8]),
         ([0, 0, 1.0], [11, 11, 2]),
-        ([0.5, 0], [5, 11]),  # the first needs 3 more of the 12 that are left; the one that never succeeds gets the rest
+        (
+            [0.5, 0],
+            [5, 11],
+        ),  # the first needs 3 more of the 12 that are left; the one that never succeeds gets the rest
         ([0.5, None], [5, 11]),
         ([0.5, 1.0], [5, 11]),
     ],

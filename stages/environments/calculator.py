@@ -1,0 +1,141 @@
+"""A calculator for arithmetic in Python's notation. Nothing is evaluated but what is listed here."""
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .tools import ToolBox
+
+MAX_TEXT = 300  # characters of an expression; also bounds its depth
+MAX_BITS = 4096  # of a whole number, on the way or at the end
+MAX_FACTORIAL = 300
+
+Number = int | float
+_BINARY: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow,
+}  # fmt: skip
+_UNARY: Mapping[type[ast.unaryop], Callable[[Any], Any]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
+_CONSTANTS = {"pi": math.pi, "e": math.e}
+
+
+def calculate(expression: str) -> str:
+    """The value of an expression of numbers, + - * / // % **, brackets, pi, e and some functions.
+
+    ValueError, in words for the model that wrote it, for whatever else it holds, for what is undefined, and for what
+    would take long: numbers beyond 4096 bits, factorials beyond 300, expressions beyond 300 characters.
+
+    >>> calculate("2*(3+4)**2"), calculate("sqrt(2)"), calculate("7/2"), calculate("6/2"), calculate("max(1, 10 % 4)")
+    ('98', '1.41421356237', '3.5', '3', '2')
+    """
+    if len(expression) > MAX_TEXT:
+        raise ValueError(f"the expression has {len(expression)} characters, at most {MAX_TEXT} are read")
+    try:
+        tree = ast.parse(expression.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise ValueError("not an arithmetic expression") from error
+    try:
+        return _written(_value(tree))
+    except ZeroDivisionError as error:
+        raise ValueError("division by zero") from error
+    except (OverflowError, RecursionError) as error:
+        raise ValueError("a number is too large") from error
+
+
+def _written(value: Number) -> str:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("the result is not a finite number")
+        if value.is_integer() and abs(value) < 1e15:
+            return str(int(value))
+        return f"{value:.12g}"
+    return str(value)
+
+
+def _value(node: ast.expr) -> Number:
+    match node:
+        case ast.Constant(value=value) if type(value) in (int, float):
+            return _small(value)  # type: ignore[arg-type]
+        case ast.Name(id=name) if name in _CONSTANTS:
+            return _CONSTANTS[name]
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
+            return _UNARY[type(op)](_value(operand))
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+            first, second = _value(left), _value(right)
+            if isinstance(op, ast.Pow):
+                _check_power(first, second)
+            return _small(_BINARY[type(op)](first, second))
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
+            least, most, function = _FUNCTIONS[name]
+            if not least <= len(arguments) <= most:
+                raise ValueError(f"{name} takes {least if least == most else f'{least} to {most}'} numbers")
+            values = [_value(argument) for argument in arguments]
+            try:
+                return _small(function(*values))
+            except TypeError as error:
+                raise ValueError(f"{name} needs whole numbers") from error
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitXor):
+        raise ValueError("^ is not read; powers are written **")
+    raise ValueError(f"{ast.unparse(node)[:40]!r} is not arithmetic")
+
+
+def _small(value: Any) -> Number:
+    """The number. ValueError for what is none (a complex power) or has too many bits."""
+    if type(value) not in (int, float):
+        raise ValueError("the result is not a real number")
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise ValueError("a number is too large")
+    return value
+
+
+def _check_power(base: Number, exponent: Number) -> None:
+    """Before it is computed: the result of whole numbers has about bits(base) · exponent bits."""
+    if isinstance(base, int) and isinstance(exponent, int) and abs(base) > 1 and base.bit_length() * exponent > MAX_BITS:
+        raise ValueError("a number is too large")
+
+
+def _factorial(number: Number) -> int:
+    if not isinstance(number, int) or not 0 <= number <= MAX_FACTORIAL:
+        raise ValueError(f"factorial takes a whole number from 0 to {MAX_FACTORIAL}")
+    return math.factorial(number)
+
+
+def _round(value: Number, digits: Number = 0) -> Number:
+    """Python's, but that a whole number of digits is asked for, few of them."""
+    if not isinstance(digits, int) or abs(digits) > 20:
+        raise ValueError("round takes at most 20 digits")
+    return round(value, digits) if digits else round(value)
+
+
+_FUNCTIONS: Mapping[str, tuple[int, int, Callable[..., Any]]] = {
+    "abs": (1, 1, abs), "round": (1, 2, _round), "min": (1, 20, lambda *values: min(values)),
+    "max": (1, 20, lambda *values: max(values)), "sqrt": (1, 1, math.sqrt), "floor": (1, 1, math.floor),
+    "ceil": (1, 1, math.ceil), "exp": (1, 1, math.exp), "log": (1, 2, math.log), "log2": (1, 1, math.log2),
+    "log10": (1, 1, math.log10), "sin": (1, 1, math.sin), "cos": (1, 1, math.cos), "tan": (1, 1, math.tan),
+    "gcd": (1, 20, math.gcd), "lcm": (1, 20, math.lcm), "factorial": (1, 1, _factorial),
+}  # fmt: skip
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "calculate",
+        "description": "The value of an arithmetic expression in Python's notation, such as 2*(3+4)**2 or sqrt(2).",
+        "parameters": {
+            "type": "object",
+            "properties": {"expression": {"type": "string", "description": "The expression."}},
+            "required": ["expression"],
+        },
+    },
+}
+
+
+def _calculate(arguments: Mapping[str, Any]) -> str:
+    expression = arguments.get("expression")
+    if not isinstance(expression, str | int | float) or isinstance(expression, bool):
+        raise ValueError("calculate needs the argument 'expression', a text")
+    return calculate(str(expression))
+
+
+CALCULATOR = ToolBox((TOOL,), {"calculate": _calculate}, kind="tool")

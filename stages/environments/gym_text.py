@@ -1,0 +1,61 @@
+"""A Gymnasium environment with a few discrete actions, played in text."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from . import Action, Outcome
+
+
+class Game(Protocol):
+    """What is used of `gymnasium.Env`."""
+
+    def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]: ...
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]: ...
+
+
+def chosen_action(text: str, names: Sequence[str]) -> int | None:
+    """The last action that is named in the text, by name or number; None where there is none.
+
+    >>> [chosen_action(text, ["left", "down"]) for text in ("Down, no: LEFT!", "1", "jump", "go 7", "leftover")]
+    [0, 1, None, None, None]
+    """
+    words = {name.lower(): index for index, name in enumerate(names)}
+    words |= {str(index): index for index in range(len(names))}
+    found = [words[word] for word in re.findall(r"[a-z_]+|[0-9]+", text.lower()) if word in words]
+    return found[-1] if found else None
+
+
+class GymText:
+    """Adapts a game: the action is read from the turn's text, what the game shows is written as text.
+
+    describe: the observation as the policy reads it. state: its key; that of a game that shows all there is to know.
+    A turn without an action changes nothing and is answered with a reminder.
+    """
+
+    def __init__(
+        self, game: Game, names: Sequence[str], describe: Callable[[Any], str], state: Callable[[Any], str],
+        reminder: str,
+    ):  # fmt: skip
+        self._game, self._names = game, names
+        self._describe, self._state, self._reminder = describe, state, reminder
+        self._shown: Any = None
+
+    def reset(self, seed: int) -> str:
+        self._shown = self._game.reset(seed=seed & 0x7FFFFFFF)[0]
+        return self._state(self._shown)
+
+    def step(self, action: Action) -> Outcome:
+        chosen = chosen_action(action.text, self._names)
+        if chosen is None:
+            return Outcome(
+                observation=f"{self._reminder}{self._describe(self._shown)}", state=self._state(self._shown), valid=False
+            )
+        self._shown, reward, terminated, truncated, _ = self._game.step(chosen)
+        return Outcome(
+            observation=self._describe(self._shown),
+            reward=float(reward),
+            done=bool(terminated or truncated),
+            state=self._state(self._shown),
+        )

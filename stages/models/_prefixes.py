@@ -1,0 +1,117 @@
+"""The keys and values of what rows begin with, computed once for all that begin alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from ._cache import RowCache, States
+
+Tokens = np.ndarray[Any, np.dtype[np.int64]]
+CHUNK = 512  # columns of one pass over a long prefix
+SHARED_AT_LEAST = 32  # tokens that two prefixes begin with, for these to be computed apart
+
+
+@dataclass(eq=False)
+class Trunk:
+    """A prefix that is not the beginning of another one; those that are its beginning need no computation.
+
+    stem: what it begins with and others do too, computed before it. waiting: rows or trunks that will still need it.
+    """
+
+    tokens: Tokens
+    stem: "Trunk | None" = None
+    waiting: int = 0
+    states: States | None = None
+    family: list["Trunk"] = field(default_factory=list["Trunk"])
+
+    @property
+    def computed_before(self) -> int:
+        return 0 if self.stem is None else len(self.stem.tokens)
+
+    def release(self, count: int = 1) -> None:
+        """So many need it no more."""
+        self.waiting -= count
+        if self.waiting == 0:
+            self.states = None
+
+
+def trunks_of(prefixes: Sequence[Tokens], rows: Sequence[int]) -> list[Trunk]:
+    """For each prefix, from which so many rows go on, the trunk that begins with it. Trunks that begin alike have one
+    stem."""
+    order = sorted(range(len(prefixes)), key=lambda index: prefixes[index].tolist())
+    found: list[Trunk] = [Trunk(np.zeros(0, np.int64))] * len(prefixes)
+    # Sorted, what begins with a prefix stands right behind it.
+    for index, behind in pairwise([*order[::-1], -1]):
+        trunk = found[index] if found[index].waiting else Trunk(prefixes[index])
+        trunk.waiting += rows[index]
+        found[index] = trunk
+        if behind >= 0 and _common(prefixes[behind], trunk.tokens) == len(prefixes[behind]):
+            found[behind] = trunk
+    _find_stems(list(dict.fromkeys(found[index] for index in order)))
+    return found
+
+
+def _find_stems(trunks: Sequence[Trunk]) -> None:
+    """Neighbours in sorted order that share a good part of their tokens get a stem of what they share."""
+    family, shared = [trunks[0]], len(trunks[0].tokens)
+    for trunk in [*trunks[1:], None]:
+        common = 0 if trunk is None else min(shared, _common(family[-1].tokens, trunk.tokens))
+        if trunk is not None and common >= max(SHARED_AT_LEAST, shared // 2):
+            family.append(trunk)
+            shared = common
+            continue
+        stem = Trunk(family[0].tokens[:shared], waiting=len(family)) if len(family) > 1 else None
+        for member in family:
+            member.stem, member.family = stem, family
+        if trunk is not None:
+            family, shared = [trunk], len(trunk.tokens)
+
+
+def _common(first: Tokens, second: Tokens) -> int:
+    """How many tokens both begin with."""
+    size = min(len(first), len(second))
+    differ = np.flatnonzero(first[:size] != second[:size])
+    return int(differ[0]) if len(differ) else size
+
+
+def compute(model: Any, trunks: Sequence[Trunk], *, tokens_at_once: int, rows_at_once: int) -> None:
+    """Fill in the states of the trunks that have none, and of their stems before."""
+    trunks = [trunk for trunk in dict.fromkeys(trunks) if trunk.states is None and len(trunk.tokens)]
+    stems = [trunk.stem for trunk in trunks if trunk.stem is not None]
+    if stems:
+        compute(model, stems, tokens_at_once=tokens_at_once, rows_at_once=rows_at_once)
+    trunks.sort(key=lambda trunk: len(trunk.tokens) - trunk.computed_before)
+    part: list[Trunk] = []
+    for trunk in [*trunks, None]:
+        full = trunk is not None and (
+            len(part) == rows_at_once
+            or (len(part) + 1) * min(CHUNK, len(trunk.tokens) - trunk.computed_before) > tokens_at_once
+        )
+        if part and (trunk is None or full):
+            _compute_together(model, part)
+            part = []
+        if trunk is not None:
+            part.append(trunk)
+
+
+def _compute_together(model: Any, trunks: Sequence[Trunk]) -> None:
+    before = np.array([trunk.computed_before for trunk in trunks])
+    lengths = np.array([len(trunk.tokens) for trunk in trunks])
+    longest = int((lengths - before).max())
+    ids = np.zeros((len(trunks), longest), np.int64)  # [trunks, tokens]: padded on the right, the stems on the left
+    for row, trunk in enumerate(trunks):
+        ids[row, : lengths[row] - before[row]] = trunk.tokens[before[row] :]
+    cache = RowCache(model)
+    stems = [(trunk.stem.states if trunk.stem is not None else None) or [] for trunk in trunks]
+    cache.put([[row] for row in range(len(trunks))], stems, before.tolist())
+    columns = torch.from_numpy(ids).to(model.device)
+    for first in range(0, longest, CHUNK):
+        cache.forward(columns[:, first : first + CHUNK], positions_below=lengths)
+    for row, trunk in enumerate(trunks):
+        trunk.states = cache.states(row, int(lengths[row]), longest - int(lengths[row] - before[row]))
+        if trunk.stem is not None:
+            trunk.stem.release()

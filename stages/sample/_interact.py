@@ -1,0 +1,246 @@
+"""Rollouts of environment tasks: the policy and an environment take turns, many rollouts at once."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ...formats.errors import UsageError
+from ...formats.ragged import Ragged
+from ...formats.rollouts import Rollouts
+from ..environments import Environment, EnvironmentTask, Outcome
+from ..environments.chat import Chat
+from ..models.engine import Completion, Request
+from ..progress import progress
+from ..tasks import Problem
+from ._rows import derived_seed, row_seeds, to_rollouts
+from ._strategy import SamplingContext
+
+CUT = Outcome(observation="", valid=False)  # of a turn that was never played
+
+
+@dataclass
+class Rollout:
+    """One rollout while it is played. logprobs, raw: one a token, 0 for what the environment wrote; None if not known.
+
+    starts, ends, states, outcomes: of its turns, in response tokens. finish: "" while it goes on.
+    """
+
+    problem: int
+    seed: int
+    world: Environment
+    state: str = ""
+    ids: list[int] = field(default_factory=list)
+    mask: list[bool] = field(default_factory=list)
+    logprobs: list[float] | None = field(default_factory=list)
+    raw: list[float] | None = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    finish: str = ""
+    error: str | None = None
+
+    def write(self, ids: Sequence[int], *, own: bool, logprobs: Any = None, raw: Any = None) -> None:
+        """More tokens. What the environment writes has log-probability 0."""
+        self.ids += ids
+        self.mask += [own] * len(ids)
+        for name, given in (("logprobs", logprobs), ("raw", raw)):
+            known = getattr(self, name)
+            if known is not None and (given is not None or not own):
+                known += [0.0] * len(ids) if given is None else given.tolist()
+            else:
+                setattr(self, name, None)
+
+    def turn(self, start: int, state: str, outcome: Outcome) -> None:
+        """The turn that ends with the last token."""
+        self.starts.append(start)
+        self.ends.append(len(self.ids))
+        self.states.append(state)
+        self.outcomes.append(outcome)
+
+    def guarded(self, act: Callable[[], Any]) -> Any:
+        """What the environment answers; None, and the rollout is over, where it raises."""
+        try:
+            return act()
+        except Exception as error:  # an environment may raise anything, and the other rollouts go on
+            self.finish = "error"
+            self.error = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            return None
+
+    @property
+    def completion(self) -> Completion:
+        """The response, environment's tokens included."""
+        logprobs, raw = (
+            None if values is None else np.array(values, np.float32) for values in (self.logprobs, self.raw)
+        )
+        return Completion(np.array(self.ids, np.int32), logprobs, self.finish, raw)
+
+
+def played(
+    context: SamplingContext, task: EnvironmentTask, *, turn_tokens: int | None, rows_at_once: int
+) -> Iterator[Rollouts]:
+    """n rollouts of every problem, each played until the environment is done.
+
+    A rollout is truncated where its task's turns or the tokens of --max-tokens, observations included, are used up: a
+    turn cut off by that is not played and earns nothing, an observation that would leave no token to answer it is left
+    out. A turn of `turn_tokens` tokens is ended for the policy and played.
+    """
+    if turn_tokens is not None and turn_tokens < 1:
+        raise UsageError(f"option 'turn_tokens' of strategy 'independent': {turn_tokens}, needed is 1 or more")
+    chat = Chat(context.tokenizer, task.role, task.tools)
+    context_length = _context_length(context)
+    at_once = max(1, rows_at_once // context.n)
+    with progress(len(context.problems) * context.n, "play") as advance:
+        for first in range(0, len(context.problems), at_once):
+            part = _Part(context, task, chat, context.problems[first : first + at_once], context_length, turn_tokens)
+            part.play(advance)
+            yield part.rollouts()
+
+
+class _Part:
+    """The rollouts of some problems, n each, side by side."""
+
+    def __init__(
+        self, context: SamplingContext, task: EnvironmentTask, chat: Chat, problems: Sequence[Problem],
+        context_length: float, turn_tokens: int | None,
+    ):  # fmt: skip
+        self._context, self._task, self._chat = context, task, chat
+        self._context_length, self._turn_tokens = context_length, turn_tokens
+        asked = [chat.prompt(problem.prompt) for problem in problems]
+        self._prompts = [ids for _, ids in asked]
+        self._problems = [
+            replace(problem, prompt=messages) for problem, (messages, _) in zip(problems, asked, strict=True)
+        ]
+        self._rows: list[Rollout] = []
+        for index, problem in enumerate(problems):
+            for seed in row_seeds(context, problem):
+                rollout = Rollout(index, seed, task.environment(problem))
+                begun = derived_seed("environment", seed)
+                rollout.state = rollout.guarded(lambda world=rollout.world, begun=begun: _key(world.reset(begun))) or ""
+                self._rows.append(rollout)
+
+    def play(self, advance: Callable[[int], None]) -> None:
+        """Turn by turn, one call of the engine for all rollouts that go on."""
+        live = [rollout for rollout in self._rows if not rollout.finish]
+        advance(len(self._rows) - len(live))
+        while live:
+            for rollout, completion in zip(live, self._generated(live), strict=True):
+                self._take_turn(rollout, completion)
+            rest = [rollout for rollout in live if not rollout.finish]
+            advance(len(live) - len(rest))
+            live = rest
+
+    def _generated(self, live: Sequence[Rollout]) -> list[Completion]:
+        """The next turn of each. Equal prefixes, such as the prompt of a group, are one request."""
+        budget = self._context.sampling.max_tokens
+        places: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        for place, rollout in enumerate(live):
+            places.setdefault((rollout.problem, tuple(rollout.ids)), []).append(place)
+        requests = [
+            Request(
+                prefix_ids=[*self._prompts[problem], *ids],
+                seeds=[self._turn_seed(live[place]) for place in each],
+                max_tokens=min(budget - len(ids), self._turn_tokens or budget),
+            )
+            for (problem, ids), each in places.items()
+        ]
+        found: dict[int, Completion] = {}
+        made = self._context.engine.generate(requests, self._context.sampling)
+        for each, completions in zip(places.values(), made, strict=True):
+            found.update(zip(each, completions, strict=True))
+        return [found[place] for place in range(len(live))]
+
+    def _turn_seed(self, rollout: Rollout) -> int:
+        turn = len(rollout.starts)
+        return derived_seed(rollout.seed, turn) if turn else rollout.seed
+
+    def _take_turn(self, rollout: Rollout, completion: Completion) -> None:
+        start, state = len(rollout.ids), rollout.state
+        rollout.write(
+            completion.ids.tolist(), own=True, logprobs=completion.logprobs, raw=completion.raw_logprobs
+        )  # fmt: skip
+        closed = completion.finish_reason == "stop"
+        ended = self._turn_tokens is not None and len(completion.ids) >= self._turn_tokens
+        if completion.finish_reason == "length" and not ended:
+            rollout.turn(start, state, CUT)
+            rollout.finish = "length"
+            return
+        action = self._chat.action(rollout.ids[start:], closed=closed)
+        outcome = rollout.guarded(lambda: _checked(rollout.world.step(action)))
+        rollout.turn(start, state, outcome or CUT)
+        if outcome is None:
+            return
+        rollout.state = outcome.state
+        if outcome.done:
+            rollout.finish = "stop"
+        elif len(rollout.starts) >= self._task.max_turns:
+            rollout.finish = "length"
+        else:
+            added = self._chat.added(outcome.observation, closed=closed)
+            length = len(rollout.ids) + len(added)
+            prompt = len(self._prompts[rollout.problem])
+            if length >= self._context.sampling.max_tokens or prompt + length >= self._context_length:
+                rollout.finish = "length"
+            else:
+                rollout.write(added, own=False)
+
+    def rollouts(self) -> Rollouts:
+        """One group a problem, with steps, rewards and what went wrong."""
+        n = self._context.n
+        groups = [self._rows[first : first + n] for first in range(0, len(self._rows), n)]
+        completions = [[rollout.completion for rollout in group] for group in groups]
+        made = to_rollouts(self._context, self._problems, self._prompts, completions)
+        rows = self._rows
+
+        def steps(values: Callable[[Rollout], Sequence[Any]], kind: pa.DataType) -> pa.Array:
+            return pa.array([list(values(rollout)) for rollout in rows], pa.list_(kind))
+
+        mask = Ragged.from_lists([rollout.mask for rollout in rows], np.bool_)
+        rewards = [[outcome.reward for outcome in rollout.outcomes] for rollout in rows]
+        made = made.with_columns(
+            {
+                "token.mask": mask.to_arrow(),
+                "reward": pa.array([math.fsum(each) for each in rewards], pa.float64()),
+                "step.start": steps(lambda rollout: rollout.starts, pa.int32()),
+                "step.end": steps(lambda rollout: rollout.ends, pa.int32()),
+                "step.kind": steps(lambda rollout: [outcome.kind for outcome in rollout.outcomes], pa.string()),
+                "step.state": steps(lambda rollout: rollout.states, pa.string()),
+                "step.reward": pa.array(rewards, pa.list_(pa.float64())),
+                "step.valid": steps(lambda rollout: [outcome.valid for outcome in rollout.outcomes], pa.bool_()),
+                "error": pa.array([rollout.error for rollout in rows], pa.string()),
+            }
+        )
+        failed = np.array([rollout.error is not None for rollout in rows], bool)
+        return made.with_flag("error", failed) if failed.any() else made
+
+
+def _key(state: Any) -> str:
+    if not isinstance(state, str):
+        raise TypeError(f"reset gave {state!r:.60}, needed is the key of a state, a text")
+    return state
+
+
+def _checked(outcome: Any) -> Outcome:
+    if not isinstance(outcome, Outcome):
+        raise TypeError(f"step gave {outcome!r:.60}, needed is an Outcome")
+    if not (isinstance(outcome.observation, str) and isinstance(outcome.state, str)):
+        raise TypeError("step gave an observation or a state that is no text")
+    if not math.isfinite(outcome.reward):
+        raise ValueError(f"step gave the reward {outcome.reward}")
+    return outcome
+
+
+def _context_length(context: SamplingContext) -> float:
+    """Tokens of prompt and response that leave room for one more, as far as can be told before the engine is asked."""
+    known = getattr(context.engine, "context", None)
+    folder = context.source.directory
+    if known is None and folder is not None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        known = config.get("text_config", config).get("max_position_embeddings")
+    # vLLM keeps the last place for itself where it measures raw log-probabilities.
+    return known - 1 if known else math.inf

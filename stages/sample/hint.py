@@ -1,0 +1,160 @@
+"""Hints for the prompts that nothing else solved."""
+
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from ...formats.errors import DataError, UsageError
+from ...formats.rollouts import Rollouts
+from ...formats.schema import FIELDS, FILTERED, arrow_type
+from ..driver import require
+from ..models.engine import Request
+from ..models.policy import render_prompt
+from ..progress import progress
+from ..score.verify import verify
+from ..tasks import Problem
+from ._rows import derived_seed, to_rollouts
+from ._strategy import CONTINUES, SamplingContext, strategy
+
+TEMPLATE = "{question}\n\nSome guidance: {hint}"
+HINTED = "hinted"
+
+
+@strategy(source="arXiv:2506.13923 (Guide)", needs=(CONTINUES,))
+def hint(
+    context: SamplingContext,
+    *,
+    hint_from: str = "column:hint",
+    template: str = TEMPLATE,
+    failed: float = 0.001,
+    solved: float = 0.999,
+    replaced: Literal["flag", "keep"] = "flag",
+) -> Iterator[Rollouts]:
+    """New rollouts, with a hint in the prompt, for the prompts whose rollouts in --from all failed (Guide).
+
+    A group whose mean reward is `failed` or less gets a second group of n rollouts, which read the hint. Their `prompt`
+    and `prompt_ids` are those without it, which is what is trained; `behaviour_prompt_ids` is what they read, and their
+    `token.logprob` is under that, so that a ratio of the two corrects for the hint. They have their own baseline, are
+    scored here by the task's verifier (`reward`), and flagged `hinted`. Groups that nothing is to be learnt from are
+    flagged `filtered`, which is never trained on: the failed ones and those above `solved`, as they are and with a hint.
+
+    Args:
+        hint_from: where hints come from. "column:NAME" is a text column of the file, the same in all rows of a group;
+            "demonstration:N" the first N lines of the task's own worked solution.
+        template: the last message with the hint; {question} and {hint} are replaced.
+        failed: mean reward up to which a group has failed.
+        solved: mean reward above which there is nothing to learn.
+        replaced: "flag" those groups, or "keep" them as they are.
+
+    Raises:
+        UsageError: a template without {hint}; a task without worked solutions. DataError: no rewards; a group that failed
+            and has no hint.
+
+    Departures: 1. The paper throws flagged groups away. 2. Its released code hints only where enough groups failed to
+        fill its workers. 3. Its `mixin`, plain failures in place of hinted ones, is not there.
+    """
+    file = context.rollouts
+    assert file is not None, "sample opens it for a strategy that needs --from"
+    source, _, which = hint_from.partition(":")
+    if "{hint}" not in template:
+        raise UsageError("option 'template' of strategy 'hint': no {hint} in it")
+    if source not in ("column", "demonstration") or (source == "demonstration" and not which.isdigit()):
+        raise UsageError(
+            f"option 'hint_from' of strategy 'hint': {hint_from!r}, needed is column:NAME or demonstration:N"
+        )
+    require(file, ("reward", *((which,) if source == "column" else ())), "strategy 'hint'")
+    remaining = iter(context.problems)
+    with progress(file.num_rows, "hint, rollouts") as advance:
+        for batch in context.batches():
+            problems = [next(remaining) for _ in range(len(batch.groups))]
+            mean = batch.groups.mean(batch.numbers("reward"))
+            if np.isnan(mean).any():
+                row = int(batch.groups.starts[np.flatnonzero(np.isnan(mean))[0]])
+                raise DataError(f"row {row}: a rollout of its group has no reward; run `apportion score` first")
+            lost = np.flatnonzero(mean <= failed)
+            plain = _with_columns(batch)
+            if replaced == "flag":
+                plain = plain.with_flag(FILTERED, batch.groups.spread((mean <= failed) | (mean > solved)))
+            chosen = [problems[group] for group in lost.tolist()]
+            names = batch.arrow("group_id").take(pa.array(batch.groups.starts[lost])).to_pylist()
+            hints = _hints(context, batch, lost, source, which)
+            yield _interleaved(plain, lost, _hinted(context, chosen, names, hints, template, failed, solved, replaced))
+            advance(len(batch))
+
+
+def _hints(context: SamplingContext, batch: Rollouts, groups: np.ndarray, source: str, which: str) -> list[str]:
+    rows = batch.groups.starts[groups]
+    if source == "column":
+        texts = batch.arrow(which).take(pa.array(rows)).to_pylist()
+        for row, text in zip(rows.tolist(), texts, strict=True):
+            if not text:
+                raise DataError(f"row {row}, column {which!r}: no hint for a prompt that failed")
+        return texts
+    write = getattr(context.task, "demonstrate", None)
+    if write is None:
+        raise UsageError(
+            f"task {context.task.spec!r} has no worked solutions; name a column with hint_from=column:NAME"
+        )
+    problems = {problem.problem_id: problem for problem in context.problems}
+    names = batch.arrow("problem_id").take(pa.array(rows)).to_pylist()
+    texts = [write(problems[name], Random(derived_seed(context.seed, name))) for name in names]
+    return ["\n".join(text.splitlines()[: int(which)]) for text in texts]
+
+
+def _hinted(
+    context: SamplingContext, problems: Sequence[Problem], groups: Sequence[str], hints: Sequence[str], template: str,
+    failed: float, solved: float, replaced: str,
+) -> Rollouts | None:  # fmt: skip
+    """A group of its own for each problem."""
+    if not problems:
+        return None
+    tokenizer = context.tokenizer
+    guided: list[list[int]] = []
+    for problem, text in zip(problems, hints, strict=True):
+        *before, last = problem.prompt
+        content = template.replace("{question}", last["content"]).replace("{hint}", text)
+        guided.append(render_prompt(tokenizer, [*before, {**last, "content": content}]))
+    requests = [
+        Request(
+            prefix_ids=prompt,
+            seeds=[
+                derived_seed(context.seed, context.round, problem.problem_id, HINTED, index)
+                for index in range(context.n)
+            ],
+        )
+        for problem, prompt in zip(problems, guided, strict=True)
+    ]
+    prompts = [render_prompt(tokenizer, problem.prompt) for problem in problems]
+    made = to_rollouts(context, problems, prompts, context.engine.generate(requests, context.sampling), flags=(HINTED,))
+    read = [prompt for prompt in guided for _ in range(context.n)]
+    seeds = [seed for request in requests for seed in request.seeds]
+    columns = {
+        "group_id": [f"{group}/{HINTED}" for group in groups for _ in range(context.n)],
+        "rollout_id": [f"{group}/{HINTED}@{context.salt}/{index}" for group in groups for index in range(context.n)],
+        "behaviour_prompt_ids": pa.array(read, arrow_type("behaviour_prompt_ids")),
+        "reward": verify(made)["reward"],
+    }  # fmt: skip
+    if "seed" in made:
+        columns["seed"] = pa.array(seeds, FIELDS["seed"].type)
+    made = made.with_columns(columns)
+    if replaced == "flag":
+        mean = made.groups.mean(made.numbers("reward"))
+        made = made.with_flag(FILTERED, made.groups.spread((mean < failed) | (mean > solved)))
+    return made
+
+
+def _with_columns(batch: Rollouts) -> Rollouts:
+    """The batch with the columns that hinted rows have, where they are not there yet."""
+    wanted = ("behaviour_prompt_ids", "flags")
+    return batch.with_columns({path: pa.nulls(len(batch), arrow_type(path)) for path in wanted if path not in batch})
+
+
+def _interleaved(plain: Rollouts, lost: np.ndarray, hinted: Rollouts | None) -> Rollouts:
+    """Each hinted group behind the group that it is for. Other columns of the file are missing (null) in it."""
+    if hinted is None:
+        return plain
+    order = np.argsort(np.concatenate((plain.groups.ids, hinted.groups.spread(lost))), kind="stable")
+    return Rollouts.concat([plain, hinted.like(plain)]).take(order)
