@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -215,10 +215,28 @@ _STATISTICS: dict[str, Callable[[SignalStatistics], str]] = {
         f"{share:.0%} quantile": lambda signal, index=index: f"{signal.quantiles[index]:+.3f}"
         for index, share in enumerate(QUANTILES)
     },
+    **{
+        f"{share:.0%} quantile of |·|": lambda signal, index=index: f"{signal.magnitudes[index]:.3f}"
+        for index, share in enumerate(QUANTILES)
+        if share in (0.5, 0.95)
+    },
     "above 0": lambda signal: f"{signal.positive:.1%}",
     "below 0": lambda signal: f"{signal.negative:.1%}",
     "exactly 0": lambda signal: f"{signal.zero:.1%}",
+    "sign balance": lambda signal: "–" if signal.sign_balance is None else f"{signal.sign_balance:+.2f}",
     "corr. with length": lambda signal: (
         "–" if signal.correlation_length is None else f"{signal.correlation_length:+.2f}"
     ),
+    "mass by position": lambda signal: bars(signal.by_position),
+    "mass by step": lambda signal: "–" if signal.by_step is None else bars(signal.by_step),
 }
+
+
+def bars(shares: Sequence[float]) -> str:
+    """A character a share, as high as it is; the largest is full.
+
+    >>> bars([0.0, 0.1, 0.4, 0.5])
+    '▁▂▆█'
+    """
+    largest = max(shares, default=0.0)
+    return "".join("▁▂▃▄▅▆▇█"[round(7 * share / largest) if largest > 0 else 0] for share in shares)
