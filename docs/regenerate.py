@@ -1,6 +1,7 @@
 """Write again what docs take from the code: python docs/regenerate.py
 
-The tables of docs/format.md; the pages of docs/methods/ and README's table of methods (method_pages.py).
+The tables of docs/format.md; the pages of docs/methods/ (method_pages.py), docs/strategies/ and docs/scorers/
+(entry_pages.py), and README's tables of them.
 """
 
 import re
@@ -19,7 +20,9 @@ def regenerated(page: str) -> str:
 
 
 if __name__ == "__main__":
+    import entry_pages
     import method_pages
 
     PAGE.write_text(regenerated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     method_pages.regenerate()
+    entry_pages.regenerate()

@@ -44,7 +44,8 @@ def branch(
         not_after: no fork behind a token whose text holds one of these, without regard to case; [] forks anywhere.
         rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
 
-    The first token of a continuation and a token chosen before are never chosen. The second is our reading.
+    Departures: the first token of a continuation is never chosen, as in the released code; that no token is chosen twice
+        is our reading. Its limit on responses near the budget is not there.
     """
     at_least_one("branch", initial=initial, forks=forks, rounds=rounds, continuations=continuations, top=top)
     signal, alternatives = metric_of(context, metric, top)
