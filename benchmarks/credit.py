@@ -5,12 +5,14 @@
 Kernels: what is in memory before, to float32 credit of every token after. The baselines are written here from the
 formulas, in the shape the large trainers have: a Python dict of lists by group, a loop over padded columns, a trie of
 dicts, a loop over steps. They start from the scalar reward (trainers first add up padded token rewards: not counted).
+Where verl is installed, its own functions are measured too, with all that they do.
 
 Commands: `assign-credit` with every registered method on a file that holds just what it needs, against
 `pyarrow.parquet` reading that file and writing the result. The goals are in the last column.
 """
 
 import argparse
+import importlib
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable
@@ -33,6 +35,11 @@ from apportion.stages.assign_credit._method import METHODS, Credit
 from apportion.stages.tree_build.prefix_tree import add_prefix_tree
 from pipeline import best, synthetic
 
+try:
+    verl = importlib.import_module("verl.trainer.ppo.core_algos")
+except ImportError:
+    verl = None
+
 GROUP, STEPS = 8, 8
 GOALS = {
     "grpo / dict loop": 4.0,
@@ -40,10 +47,17 @@ GOALS = {
     "gae / loop over columns": 8.0,
     "prefix tree / dict trie": 100.0,
     "gigpo / loop over rows": 20.0,
+    "grpo / verl, loop": 4.0,
+    "grpo / verl, vectorised": 1.0,
+    "gae / verl": 8.0,
 }
 COMMAND_GOAL = 2.0
 # What a method reads by an option's default, beyond what it says it needs.
-MORE = {"potential_difference": ("step.value",), "gdpo": ("rewards.right", "rewards.format")}
+MORE = {
+    "potential_difference": ("step.value",),
+    "gdpo": ("rewards.right", "rewards.format"),
+    "slate": ("step.kind",),
+}
 
 
 # ------------------------------------------------------------------------------------------------- the baselines
@@ -172,6 +186,12 @@ def with_signals(rollouts: Rollouts, paths: tuple[str, ...], seed: int = 0) -> R
         if path in rollouts or ruler not in ("token", "step"):
             continue
         like = rollouts.ragged(f"{ruler}.{'id' if ruler == 'token' else 'start'}")
+        if path == "step.kind":
+            kinds = pa.array(rng.choice(["step", "answer"], len(like.values)).tolist())
+            rollouts = rollouts.with_columns(
+                {path: pa.ListArray.from_arrays(pa.array(like.offsets, pa.int32()), kinds)}
+            )
+            continue
         noise = rng.random(len(like.values), np.float32)
         rollouts = rollouts.with_columns({path: like.with_values(noise)})
     return rollouts
@@ -224,6 +244,14 @@ def kernels(count: int, length: int, repeats: int) -> None:
     ratio("grpo / dict loop", lambda: grpo_dict_loop(scores, uids, mask), ours, repeats)
     ratio("grpo / vectorised torch", lambda: grpo_vectorised(scores, uids, mask), ours, repeats)
 
+    if verl is not None:
+        rewards = torch.zeros(count, length)
+        rewards[:, -1] = scores
+        given = {"token_level_rewards": rewards, "response_mask": mask, "index": uids}
+        np.testing.assert_allclose(ours(), verl.compute_grpo_outcome_advantage(**given)[0].ravel(), atol=1e-4)
+        ratio("grpo / verl, loop", lambda: verl.compute_grpo_outcome_advantage(**given), ours, repeats)
+        ratio("grpo / verl, vectorised", lambda: verl.compute_grpo_vectorized_outcome_advantage(**given), ours, repeats)
+
     gigpo_kernel(rollouts, reward, uids, repeats)
     tree_kernel(ragged := synthetic(count * length, group=GROUP, mean=length), repeats)
     if "gae" in METHODS:
@@ -270,6 +298,18 @@ def gae_kernel(ragged: Rollouts, repeats: int) -> None:
     expected = gae_columns(paid_tokens, value, mask, 0.95)[ragged.tokens.ids, ragged.tokens.positions]
     np.testing.assert_allclose(ours(), expected, atol=1e-3)
     ratio("gae / loop over columns", lambda: gae_columns(paid_tokens, value, mask, 0.95), ours, repeats)
+    if verl is not None:
+        one, lam = torch.tensor(1.0), torch.tensor(0.95)
+        whitened = kernel("gae", ragged, lam=0.95, whiten="batch")
+        place = (ragged.tokens.ids, ragged.tokens.positions)
+        theirs = verl.compute_gae_advantage_return(paid_tokens, value, mask, one, lam)[0][place]
+        np.testing.assert_allclose(whitened(), theirs, atol=1e-3)
+        ratio(
+            "gae / verl",
+            lambda: verl.compute_gae_advantage_return(paid_tokens, value, mask, one, lam),
+            whitened,
+            repeats,
+        )
 
 
 # -------------------------------------------------------------------------------------------------- the commands
