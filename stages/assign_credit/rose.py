@@ -50,10 +50,12 @@ def rose(
         change: exactly 0.
 
     Raises:
-        DataError: a missing reward or path; no `parent_id` or `fork` with key="position". UsageError: alpha below 0.
+        DataError: a missing reward or path; with key="position" no `parent_id` or `fork`, or a `parent_id` that leads
+            back to its own rollout. UsageError: alpha below 0.
 
     Departures: 1. Lengths and places count the policy's own tokens. 2. Of several shortest right answers the one that a
         rollout shares most with is its measure; the code takes the first. 3. There any reward that is not 0 is right.
+        4. The released script has alpha 0.
 
     >>> from apportion.stages.assign_credit._examples import credit_of
     >>> rose(credit_of([1.0, 0.0], tokens=[[1, 5, 6], [1, 7]])).tolist()
@@ -99,14 +101,16 @@ class Branchings:
 
 
 def _of_tree(credit: Credit) -> Branchings:
-    """The prompt, and where each node of a rollout's path ends but the last."""
+    """The prompt, and the ends of nodes behind which fewer rollouts go the same way."""
     nodes = Nodes.of(credit)
-    value = nodes.below(credit.reward) / np.maximum(nodes.below(np.ones(len(credit.reward))), 1)
-    sizes = np.maximum(nodes.paths.sizes, 1)
-    cuts = Segments.of_sizes(sizes)
+    visits = nodes.below(np.ones(len(credit.reward)))
+    value = nodes.below(credit.reward) / np.maximum(visits, 1)
+    parts = np.zeros(len(nodes.node), bool)  # a chain of `tree-build --by step` has nodes where nobody parts
+    parts[1:] = visits[nodes.node[1:]] != visits[nodes.node[:-1]]
+    behind = np.flatnonzero(parts & (nodes.paths.positions > 0))  # places of a path that have another before them
+    cuts = Segments.of_sizes(1 + np.bincount(nodes.paths.ids[behind], minlength=len(credit.reward)))
     start = np.zeros(int(cuts.offsets[-1]), np.int64)
     node = credit.groups.ids[cuts.ids]  # the roots come first
-    behind = np.flatnonzero(nodes.paths.positions > 0)  # places of a path that have another before them
     filled = cuts.positions > 0
     start[filled], node[filled] = nodes.start[behind], nodes.node[behind - 1]
     return Branchings(cuts, start, value[node], node, nodes.leaf)
@@ -114,18 +118,22 @@ def _of_tree(credit: Credit) -> Branchings:
 
 def _of_forks(credit: Credit) -> Branchings:
     """The same by numbers of tokens, of the rollout, of those it left and of those that left it."""
-    positions = _positions(credit)
-    lengths = credit.tokens.sizes.tolist()
-    places = [
-        sorted(place for place in found if place == 0 or place < length)
-        for found, length in zip(positions, lengths, strict=True)
+    lengths = credit.tokens.sizes
+    found = [
+        sorted(place for place in places if place <= length)
+        for places, length in zip(_positions(credit), lengths.tolist(), strict=True)
     ]
-    cuts = Segments.of_sizes(np.array([len(each) for each in places], np.int64))
-    start = np.array([place for each in places for place in each], np.int64)
-    keys = credit.groups.ids[cuts.ids] * (int(max(lengths, default=0)) + 1) + start
+    rows = Segments.of_sizes(np.array([len(each) for each in found], np.int64))
+    start = np.array([place for each in found for place in each], np.int64)
+    keys = credit.groups.ids[rows.ids] * (int(lengths.max(initial=0)) + 1) + start
     which = np.unique(keys, return_inverse=True)[1].reshape(-1)
-    mean = np.bincount(which, weights=credit.reward[cuts.ids]) / np.maximum(np.bincount(which), 1)
-    return Branchings(cuts, start, mean[which], which, np.full(len(lengths), -1))
+    mean = np.bincount(which, weights=credit.reward[rows.ids]) / np.maximum(np.bincount(which), 1)
+    # A rollout that ends at a branching counts for its value, and has no tokens behind it.
+    inside = (start < rows.spread(lengths)) | (start == 0)
+    end = np.full(len(lengths), -1)
+    end[rows.ids[~inside]] = which[~inside]
+    cuts = Segments.of_sizes(rows.sum(inside))
+    return Branchings(cuts, start[inside], mean[which[inside]], which[inside], end)
 
 
 def _positions(credit: Credit) -> list[set[int]]:
@@ -139,29 +147,36 @@ def _positions(credit: Credit) -> list[set[int]]:
     names, parents = (credit.rollouts.arrow(path).cast(pa.string()) for path in ("rollout_id", "parent_id"))
     found = pc.call_function("index_in", [parents], pc.SetLookupOptions(value_set=names, skip_nulls=True))
     parent = found.fill_null(-1).to_pylist()
+    order = _parents_first(parent)
     fork = credit.rollouts.arrow("fork").cast(pa.int64()).fill_null(0).to_pylist()
-    positions: list[set[int]] = [{0} for _ in parent]
-    for row, (before, at) in enumerate(zip(parent, fork, strict=True)):
-        if before < 0:
-            continue
-        positions[row].add(at)
+    left = parents.is_valid().to_pylist()
+    # Its own place a rollout has even where the one it left is not in the file any more.
+    positions = [{0, at} if own else {0} for at, own in zip(fork, left, strict=True)]
+    for before, at in zip(parent, fork, strict=True):
         while before >= 0:  # those further up have it too, as long as it lies in what was theirs
             positions[before].add(at)
             before = parent[before] if at <= fork[before] else -1
-    done: set[int] = set()
-
-    def inherit(row: int) -> None:
-        chain = [row]
-        while parent[chain[-1]] >= 0 and parent[chain[-1]] not in done:
-            chain.append(parent[chain[-1]])
-        for each in reversed(chain):
-            if parent[each] >= 0:
-                positions[each] |= {place for place in positions[parent[each]] if place < fork[each]}
-            done.add(each)
-
-    for row in range(len(parent)):
-        inherit(row)
+    for row in order:
+        if parent[row] >= 0:
+            positions[row] |= {place for place in positions[parent[row]] if place < fork[row]}
     return positions
+
+
+def _parents_first(parent: list[int]) -> list[int]:
+    """The rows, each behind the one it left. DataError for rollouts that left one another. parent: -1 for none."""
+    order: dict[int, None] = {}
+    for first in range(len(parent)):
+        chain: dict[int, None] = {}
+        row = first
+        while row >= 0 and row not in order:
+            if row in chain:
+                raise DataError(
+                    f"row {row}, column 'parent_id': the rollouts it left lead back to it; or --set key=prefix"
+                )
+            chain[row] = None
+            row = parent[row]
+        order.update(dict.fromkeys(reversed(chain)))
+    return list(order)
 
 
 def _measured(

@@ -236,7 +236,7 @@ def bars(shares: Sequence[float]) -> str:
     """A character a share, as high as it is; the largest is full.
 
     >>> bars([0.0, 0.1, 0.4, 0.5])
-    '▁▂▆█'
+    '▁▂▇█'
     """
     largest = max(shares, default=0.0)
     return "".join("▁▂▃▄▅▆▇█"[round(7 * share / largest) if largest > 0 else 0] for share in shares)

@@ -121,7 +121,7 @@ def _parts(
         counts["others"] += int((~matches).sum())
         if flag is None:
             if matches.any():
-                yield batch if matches.all() else with_nodes_recounted(batch.take(np.flatnonzero(matches)))
+                yield batch if matches.all() else recounted(batch.take(np.flatnonzero(matches)))
         else:
             yield _with_flags(batch).with_flag(flag, ~matches)
     if flag is None and not counts["matched"]:
@@ -136,12 +136,17 @@ def whole_groups(batch: Rollouts, matches: Array, groups: Any) -> Array:
     return batch.groups.spread(each)
 
 
-def with_nodes_recounted(batch: Rollouts) -> Rollouts:
-    """`node.visits` and `node.value` over the rollouts that are left, where the batch has them.
+def recounted(batch: Rollouts) -> Rollouts:
+    """`node.visits`, `node.value` and `step.state_visits` over the rollouts that are left, where the batch has them.
 
     A rollout on whose path a node has no reward left has no values (null).
     """
     columns: dict[str, Ragged] = {}
+    if "step.state_visits" in batch:
+        ids = batch.ragged("step.state_id")
+        keys, _ = node_keys(batch, ids)
+        _, state, visits = np.unique(keys, return_inverse=True, return_counts=True)
+        columns["step.state_visits"] = ids.with_values(visits[state].astype(np.int32))
     if "node.visits" in batch or "node.value" in batch:
         ids = batch.ragged("node.id")
         keys, rows = node_keys(batch, ids)

@@ -1,14 +1,17 @@
 """ROSE: segments between branchings, and length calibration."""
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from apportion.formats.errors import DataError, UsageError
+from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import credit_of
 from apportion.stages.assign_credit._method import Credit
 from apportion.stages.assign_credit.rose import rose
+from apportion.stages.tree_build.step_tree import add_step_tree
 
 # r0 and two that left it after four tokens; r3 begins anew. Lengths 10, 14, 8, 6.
 SHARED = [1, 2, 3, 4]
@@ -169,6 +172,103 @@ def test_agrees_with_the_definition_on_random_trees(seed: int) -> None:
     if len(set(rewards)) == 1:
         expected = [0.0] * len(expected)
     np.testing.assert_allclose(rose(credit_of(rewards, tokens=tokens), alpha=alpha), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_tree_of_steps_has_branchings_only_where_rollouts_part(seed: int) -> None:
+    """Cut into steps of one token, the tree by step is the prefix tree with chains: they are no branchings."""
+    rng = np.random.default_rng(seed)
+    tokens = [rng.integers(1, 3, rng.integers(0, 7)).tolist() for _ in range(rng.integers(2, 9))]
+    credit = credit_of(rng.choice([0.0, 0.5, 1.0], len(tokens)).tolist(), tokens=tokens)
+    spans = {
+        f"step.{leaf}": Ragged.from_lists([[at + more for at in range(len(row))] for row in tokens], np.int32)
+        for more, leaf in enumerate(("start", "end"))
+    }
+    by_step = Credit(add_step_tree(credit.rollouts.with_columns(spans)))
+    np.testing.assert_allclose(rose(by_step), rose(credit), atol=1e-12)
+
+
+def forest(rng: np.random.Generator) -> tuple[list[list[int]], list[int | None], list[int | None]]:
+    """(tokens, parents, forks): rollouts that leave one before them, some to end at once. Tokens of two never agree."""
+    tokens: list[list[int]] = []
+    parents: list[int | None] = []
+    forks: list[int | None] = []
+    for row in range(rng.integers(1, 9)):
+        found = [each for each in range(row) if tokens[each]]
+        parent = int(rng.choice(found)) if found and rng.random() < 0.7 else None
+        fork = None if parent is None else int(rng.integers(0, len(tokens[parent])))
+        begun = [] if parent is None else tokens[parent][:fork]
+        tokens.append(begun + [100 * row + int(each) for each in rng.integers(1, 9, rng.integers(0, 6))])
+        parents.append(parent)
+        forks.append(fork)
+    return tokens, parents, forks
+
+
+def slow_by_position(
+    rewards: list[float], tokens: list[list[int]], parents: list[int | None], forks: list[int | None], alpha: float
+) -> list[float]:
+    """Steps 5 to 8 of the released code, rollout by rollout; of several shortest right ones the nearest."""
+    rows = range(len(rewards))
+    places: list[set[int]] = [{0} for _ in rows]
+    for row in rows:
+        parent, place = parents[row], forks[row]
+        if place is None:
+            continue
+        places[row].add(place)
+        while parent is not None:
+            places[parent].add(place)
+            hangs_by = forks[parent]
+            parent = parents[parent] if hangs_by is not None and place <= hangs_by else None
+    for row in rows:
+        parent, place = parents[row], forks[row]
+        if parent is not None and place is not None:
+            places[row] |= {each for each in places[parent] if each < place}
+
+    def value(place: int) -> float:
+        return float(np.mean([rewards[row] for row in rows if place in places[row]]))
+
+    right = [row for row in rows if rewards[row] > 1e-6]
+    shortest = min((len(tokens[row]) for row in right), default=0)
+    found: list[float] = []
+    for row in rows:
+        length = len(tokens[row])
+        cuts = [*sorted(place for place in places[row] if place < length), length]
+        credits: list[float] = []
+        for begin, end in itertools.pairwise(cuts):
+            credits += [(rewards[row] if end == length else value(end)) - value(begin)] * (end - begin)
+        if alpha and row in right and length > shortest:
+            models = [each for each in right if len(tokens[each]) == shortest]
+            common = max(max(p for p in places[row] & places[each] if p <= shortest) for each in models)
+            factor = 1 - ((shortest - common) / (length - common)) ** alpha
+            credits = [a - abs(a) * factor if at >= common else a for at, a in enumerate(credits)]
+        found += credits
+    return found
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_agrees_with_the_released_steps_on_random_forests(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    tokens, parents, forks = forest(rng)
+    rewards = rng.choice([0.0, 0.5, 1.0], len(tokens)).tolist()
+    alpha = float(rng.choice([0.0, 0.5, 1.0, 2.0]))
+    expected = slow_by_position(rewards, tokens, parents, forks, alpha)
+    if len(set(rewards)) == 1:
+        expected = [0.0] * len(expected)
+    found = rose(forked(parents, forks, rewards, tokens), alpha=alpha, key="position")
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_a_rollout_keeps_its_own_fork_when_the_one_it_left_is_not_in_the_file() -> None:
+    credit = forked([7, 7, None], [1, 1, None], [1.0, 0.0, 0.0], [[1, 2], [1, 3], [4]])
+    np.testing.assert_allclose(rose(credit, alpha=0.0, key="position"), [1 / 6, 1 / 2, 1 / 6, -1 / 2, -1 / 3])
+
+
+@pytest.mark.parametrize("parents", [[0, None], [1, 0]])
+def test_rollouts_that_left_one_another_are_refused(parents: list[int | None]) -> None:
+    credit = forked(parents, [1, 1], [1.0, 0.0], [[1, 2], [1, 3]])
+    with pytest.raises(DataError, match="row 0, column 'parent_id': the rollouts it left lead back to it"):
+        rose(credit, key="position")
+    assert rose(credit, alpha=0.0).tolist() == [0.0, 0.5, 0.0, -0.5]
 
 
 def test_what_is_missing_is_named() -> None:

@@ -17,9 +17,10 @@ from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.formats.schema import FILTERED, UNTRAINED
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.rows._filter import with_nodes_recounted
+from apportion.stages.rows._filter import recounted
 from apportion.stages.train._run import _trainable
 from apportion.stages.tree_build.prefix_tree import add_prefix_tree
+from apportion.stages.tree_build.state_groups import add_state_groups
 from typer.testing import Result
 
 Cli = Callable[..., Result]
@@ -120,10 +121,10 @@ def test_dropped_rollouts_no_longer_pass_through_nodes(cli: Cli, tmp_path: Path)
 def test_a_node_without_a_reward_left_has_no_value() -> None:
     batch = add_prefix_tree(rollouts_of([1.0, 0.0, 1.0], tokens=[[5, 7], [5, 8], [5]]))
     unscored = batch.with_columns({"reward": pa.array([1.0, None, None]), "node.value": batch.ragged("node.visits")})
-    assert with_nodes_recounted(unscored).arrow("node.value").to_pylist() == [[1.0, 1.0], None, [1.0]]
+    assert recounted(unscored).arrow("node.value").to_pylist() == [[1.0, 1.0], None, [1.0]]
     bare = Rollouts(unscored.table.drop_columns(["reward"]))
-    assert with_nodes_recounted(bare).arrow("node.value").to_pylist() == [None, None, None]
-    assert "node.visits" not in with_nodes_recounted(rollouts_of([1.0], tokens=[[5]]))
+    assert recounted(bare).arrow("node.value").to_pylist() == [None, None, None]
+    assert "node.visits" not in recounted(rollouts_of([1.0], tokens=[[5]]))
 
 
 def test_a_directory(cli: Cli, folder: Path, tmp_path: Path) -> None:
@@ -198,3 +199,16 @@ def test_faults_end_in_one_line_and_no_output(
     assert sorted(tmp_path.rglob("*")) == before
     taken = cli("filter", four, "--where", "True", "-o", four)
     assert (taken.exit_code, "exists already" in taken.stderr) == (2, True)
+
+
+def test_dropped_rollouts_are_in_no_state_any_more() -> None:
+    batch = rollouts_of([1.0, 0.0], tokens=[[5, 7], [5, 7]]).with_columns(
+        {
+            "step.start": Ragged.from_lists([[0, 1], [0, 1]], np.int32),
+            "step.end": Ragged.from_lists([[1, 2], [1, 2]], np.int32),
+            "step.state": [["door", "hall"], ["door", "door"]],
+        }
+    )
+    numbered = add_state_groups(batch)
+    assert numbered.arrow("step.state_visits").to_pylist() == [[3, 1], [3, 3]]
+    assert recounted(numbered.slice(1, 2)).arrow("step.state_visits").to_pylist() == [[2, 2]]

@@ -1,10 +1,13 @@
 """Trees of steps, and states."""
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from apportion.formats.errors import DataError
 from apportion.formats.invariants import broken_invariants
@@ -12,6 +15,8 @@ from apportion.formats.parquet import RolloutFile
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
+from apportion.stages.assign_credit._method import Credit
+from apportion.stages.assign_credit.gigpo import gigpo
 from apportion.stages.tree_build.state_groups import add_state_groups
 from apportion.stages.tree_build.step_tree import add_step_tree
 from typer.testing import Result
@@ -94,6 +99,83 @@ def test_states_are_numbered_in_their_group_as_they_are_met() -> None:
     assert step.field("state_visits").to_pylist() == [[2, 2], [2, 2], [2, 2]]
     with pytest.raises(DataError, match=r"row 1, column 'step.state': a step without a state"):
         add_state_groups(batch.with_columns({"step.state": [["door", "hall"], ["hall", None], ["hall", "hall"]]}))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_gaps_and_empty_steps(seed: int) -> None:
+    """A node is what ends with its step; steps may leave tokens out, or have none."""
+    rng = np.random.default_rng(seed)
+    groups = np.sort(rng.integers(0, 3, 10)).tolist()
+    tokens = [rng.integers(1, 3, rng.integers(0, 7)).tolist() for _ in groups]
+    spans = []
+    for row in tokens:
+        cuts = np.sort(rng.integers(0, len(row) + 1, 2 * rng.integers(0, 4))).tolist()
+        spans.append(list(zip(cuts[::2], cuts[1::2], strict=True)))
+    seen: dict[tuple, set[int]] = {}
+    expected: list[list[tuple]] = []
+    for row, (group, ids, steps) in enumerate(zip(groups, tokens, spans, strict=True)):
+        ends = [*(end for _, end in steps[:-1]), len(ids)] if ids else []
+        expected.append([(group, tuple(ends[: at + 1]), tuple(ids[:end])) for at, end in enumerate(ends)])
+        for node in expected[-1]:
+            seen.setdefault(node, set()).add(row)
+    found = paths(tokens, spans, groups)
+    assert [row["visits"] for row in found] == [[len(seen[node]) for node in path] for path in expected]
+    pairs = {
+        (node, number)
+        for path, row in zip(expected, found, strict=True)
+        for node, number in zip(path, row["id"], strict=True)
+    }
+    assert len(pairs) == len({node for node, _ in pairs}) == len({(node[0], number) for node, number in pairs})
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_states_agree_with_a_dictionary_and_with_what_gigpo_compares(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    groups = np.sort(rng.integers(0, 3, 8)).tolist()
+    states = [[f"s{each}" for each in rng.integers(0, 3, rng.integers(0, 4))] for _ in groups]
+    batch = stepped(
+        [[1] * len(row) for row in states], [[(at, at + 1) for at in range(len(row))] for row in states], groups
+    )
+    batch = batch.with_columns(
+        {"step.state": pa.array(states, pa.list_(pa.string())), "reward": rng.random(len(groups))}
+    )
+    numbers: dict[int, dict[str, int]] = {}
+    met = [(group, state) for group, row in zip(groups, states, strict=True) for state in row]
+    for group, state in met:
+        of_group = numbers.setdefault(group, {})
+        of_group.setdefault(state, len(of_group))
+    step = add_state_groups(batch).table.column("step").combine_chunks()
+    expected = [[numbers[group][state] for state in row] for group, row in zip(groups, states, strict=True)]
+    assert step.field("state_id").to_pylist() == expected
+    assert step.field("state_visits").to_pylist() == [
+        [met.count((group, state)) for state in row] for group, row in zip(groups, states, strict=True)
+    ]
+    by_number = batch.with_columns({"step.state": [[str(number) for number in row] for row in expected]})
+    np.testing.assert_array_equal(gigpo(Credit(batch)), gigpo(Credit(by_number)))
+
+
+def test_a_rollout_without_states_has_no_state_ids() -> None:
+    spans = pa.array([None, [0]], pa.list_(pa.int32()))
+    batch = rollouts_of([0.0, 0.0], tokens=[[1], [2]]).with_columns(
+        {"step.start": spans, "step.end": spans, "step.state": pa.array([None, ["a"]], pa.list_(pa.string()))}
+    )
+    step = add_state_groups(batch).table.column("step").combine_chunks()
+    assert step.field("state_id").to_pylist() == [None, [0]]
+    with pytest.raises(DataError, match=r"row 0, column 'step\.end': missing, needed are its steps"):
+        add_step_tree(batch)
+
+
+def test_the_command_in_a_pipe(chain: Path, tmp_path: Path) -> None:
+    apportion = f"{sys.executable} -m apportion"
+    line = (
+        f"{apportion} score {chain}/rollouts.parquet --with steps -o - | {apportion} tree-build - --by step -o -"
+        f" > {tmp_path}/piped"
+    )
+    ended = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    found = RolloutFile(tmp_path / "piped").read()
+    assert list(broken_invariants(found)) == []
+    assert (found.ragged("node.id").segments.sizes == found.ragged("step.start").segments.sizes).all()
 
 
 def test_the_command(chain: Path, tmp_path: Path, cli: Callable[..., Result]) -> None:
