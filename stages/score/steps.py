@@ -15,7 +15,7 @@ from ..token_texts import TokenOffsets
 from ._model import RECORDED
 from ._scorer import scorer
 
-By = Literal["newline", "blank-line", "sentence", "regex", "tag", "entropy"]
+By = Literal["newline", "blank-line", "sentence", "regex", "tag", "turn", "entropy"]
 ENDS = {
     "newline": r"\n+",
     "blank-line": r"\n[ \t]*\n\s*",
@@ -48,10 +48,11 @@ def steps(
         pattern: for by="regex", in Python's syntax; `(?=Step \\d)` cuts before what it matches.
         min_tokens: shorter steps are joined with the one after them, the last with the one before.
         above: entropy, nat, for by="entropy".
-        model: whose tokenizer decodes the tokens; "recorded" is the model that sampled the file. Not used by="entropy".
+        model: whose tokenizer decodes the tokens; "recorded" is the model that sampled the file. Not used by="entropy" and
+            by="turn".
 
     Returns:
-        {"step.start", "step.end": [start, end) in response tokens, "step.kind": "step"}.
+        {"step.start", "step.end": [start, end) in response tokens, "step.kind": "step", or "turn"}.
 
     Raises:
         UsageError: no pattern for by="regex", or one elsewhere; a pattern that is none. DataError: no token.entropy;
@@ -70,11 +71,13 @@ def steps(
         raise DataError(f"column {stale[0]!r} stands on steps the file has already; split a file without it")
     if by == "entropy":
         begins = _uncertain(rollouts, above)
+    elif by == "turn":
+        begins = np.zeros(rollouts.num_tokens, bool)
     else:
         begins = _begins(rollouts, _compiled(pattern if pattern is not None else ENDS[by]), model, tags=by == "tag")
     starts, ends, sizes = _spans(rollouts, begins, min_tokens)
     offsets = Segments.of_sizes(sizes).offsets
-    kinds = [["step"] * size for size in sizes.tolist()]
+    kinds = [["turn" if by == "turn" else "step"] * size for size in sizes.tolist()]
     return {
         "step.start": Ragged(starts.astype(np.int32), offsets),
         "step.end": Ragged(ends.astype(np.int32), offsets),

@@ -87,6 +87,14 @@ def test_what_an_environment_wrote_is_in_no_step(byte_model: str) -> None:
     assert cut(["a\nbX\nc\n"], byte_model, mask=mask, min_tokens=9) == [[(0, 3), (5, 7)]]
 
 
+def test_a_turn_is_what_the_policy_wrote_in_one_go() -> None:
+    tokens, mask = [[1, 2, 90, 3, 4], [90, 5]], [[True, True, False, True, True], [False, True]]
+    found = steps(rollouts_of([0.0] * 2, tokens=tokens, mask=mask), by="turn", model="none is loaded")
+    assert found["step.start"].values.tolist() == [0, 3, 1]
+    assert found["step.end"].values.tolist() == [2, 5, 2]
+    assert found["step.kind"] == [["turn", "turn"], ["turn"]]
+
+
 def test_uncertain_tokens_begin_steps() -> None:
     batch = rollouts_of([0.0, 0.0], tokens=[[1, 2, 3, 4], [5, 6]])
     batch = batch.with_columns({"token.entropy": Ragged.from_lists([[0.1, 0.2, 1.5, 0.3], [2.0, 1.0]], np.float32)})
