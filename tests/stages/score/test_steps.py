@@ -12,6 +12,7 @@ from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.models import policy
 from apportion.stages.score import score
+from apportion.stages.score.steps import steps
 from apportion.stages.token_texts import TokenOffsets
 
 
