@@ -47,6 +47,7 @@ RULERS = {
         Ruler("rollout", "1", ("rollout_id", "group_id"), "the row itself"),
         Ruler("step", "S", ("start", "end"), "reasoning steps, turns, tool calls: [start, end) in response tokens"),
         Ruler("node", "P", ("id", "start", "end"), "the path through the group's tree; the spans cover the response"),
+        Ruler("edge", "E", ("src", "dst"), "who might have read whom in a team of agents"),
         Ruler("token", "T", ("id", "mask"), "response tokens"),
     )
 }
@@ -92,6 +93,11 @@ FIELDS = {
         Field("step.reward", pa.float64(), "reward given for the step", "reward"),
         Field("step.value", pa.float64(), "expected reward of the state before the step", "reward"),
         Field("step.probes", pa.int32(), "probes that step.value is the mean of", "rollouts"),
+        Field("step.valid", pa.bool_(), "whether the environment understood the turn"),
+        Field("edge.src", pa.int32(), "agent that would have been read, from 0"),
+        Field("edge.dst", pa.int32(), "agent that would have read it"),
+        Field("edge.kept", pa.bool_(), "whether the edge was drawn"),
+        Field("edge.probability", pa.float32(), "probability with which it was drawn"),
         Field("node.id", pa.int32(), "node of the group's tree: equal ids in a group are the same node"),
         Field("node.start", pa.int32(), "first response token of the node's span", "token"),
         Field("node.end", pa.int32(), "one past its last", "token"),

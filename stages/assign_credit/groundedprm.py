@@ -8,6 +8,7 @@ from ...formats.errors import UsageError
 from ...formats.segments import Array, Segments
 from ..tree_build.prefixes import prefix_keys
 from ._method import Credit, credit_method
+from ._simulations import simulation_values
 from ._steps import Steps, steps_of
 from ._turns import Decisions, on_own_tokens, step_column
 
@@ -84,11 +85,7 @@ def groundedprm(
     distance = rows.spread(begun) - index
 
     virtual = (distance < 0) & (index < rows.spread(last))
-    count = rows.sum(virtual)
-    size = np.maximum(count, 1).astype(np.float64)
-    spread = rows.spread(size)
-    summed = rows.sum(np.where(virtual, check * (spread + distance + 1) / spread, 0.0)) / size  # j = -distance
-    final = summed + answer * (1 / size if outcome_weight == "1/N" else outcome_weight)
+    final = simulation_values(check[virtual], Segments.of_sizes(rows.sum(virtual)), answer, outcome_weight)
 
     real = distance >= 0
     value = np.where(virtual, check, rows.spread(answer))

@@ -75,6 +75,11 @@ class EnvironmentTask(Task, Protocol):
         ...
 
     @property
+    def turn_tokens(self) -> int | None:
+        """A turn of so many tokens is ended for the policy, and played. None leaves the end to the policy."""
+        ...
+
+    @property
     def role(self) -> Role:
         """Whose message an observation is, in the chat template."""
         ...

@@ -92,7 +92,12 @@ def _small(value: Any) -> Number:
 
 def _check_power(base: Number, exponent: Number) -> None:
     """Before it is computed: the result of whole numbers has about bits(base) · exponent bits."""
-    if isinstance(base, int) and isinstance(exponent, int) and abs(base) > 1 and base.bit_length() * exponent > MAX_BITS:
+    if (
+        isinstance(base, int)
+        and isinstance(exponent, int)
+        and abs(base) > 1
+        and base.bit_length() * exponent > MAX_BITS
+    ):
         raise ValueError("a number is too large")
 
 

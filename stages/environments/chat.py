@@ -22,6 +22,9 @@ class Chat:
     def __init__(self, tokenizer: Any, role: Role, tools: Sequence[Tool] = ()):
         self._tokenizer, self._tools = tokenizer, list(tools)
         self.format = call_format(tokenizer, tools) if tools else PLAIN
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        marks = {*map(str, tokenizer.all_special_tokens), *(token.content for token in added if token.special)}
+        self._marks = sorted(mark for mark in marks if len(mark) > 1)
         self._templated = bool(tokenizer.chat_template)
         self._plain = bool(tools) and self.format.plain
         self._role: Role = "user" if self._plain else role
@@ -42,7 +45,13 @@ class Chat:
 
     def added(self, observation: str, *, closed: bool) -> list[int]:
         """The ids after a turn: the end of the turn, if it was not `closed` by a token of the policy's, the observation
-        as a message, and what asks for the next turn."""
+        as a message, and what asks for the next turn.
+
+        What looks like a special token in the observation is text of some document, and is written with a space in it.
+        """
+        for mark in self._marks:
+            if mark in observation:
+                observation = observation.replace(mark, f"{mark[0]} {mark[1:]}")
         if self._plain:
             observation = f"<result>{observation}</result>"
         return [*([] if closed else self._closing), *self._added(observation)]
@@ -112,7 +121,9 @@ class Chat:
             )
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise self._broken(f"it refuses a conversation with messages of the role {self._role!r} ({reason})") from error
+            raise self._broken(
+                f"it refuses a conversation with messages of the role {self._role!r} ({reason})"
+            ) from error
         return [int(token) for token in ids]
 
     def _broken(self, why: str) -> UsageError:

@@ -5,7 +5,7 @@ from random import Random
 from typing import Any
 
 from . import needed
-from .grids import GridTask, Render, grid_options
+from .grids import Actions, GridTask, Render, grid_options
 from .gym_text import GymText
 
 ACTIONS = ("left", "down", "right", "up")  # in Gymnasium's order
@@ -19,7 +19,9 @@ OPTIONS: Mapping[str, tuple[Any, Any]] = {
     "ice": (float, 0.8),
     "slippery": (bool, False),
     "max_turns": (int, 12),
+    "turn_tokens": (int | None, None),
     "render": (Render, "text"),
+    "actions": (Actions, "names"),
 }
 
 
@@ -53,6 +55,7 @@ def _play(rows: Sequence[str], options: Mapping[str, Any]) -> GymText:
         describe=lambda cell: _shown(rows, int(cell), options),
         state=lambda cell: "/".join(picture(rows, int(cell))),
         reminder="" if options["render"] == "compact" else REMINDER,
+        modulo=options["actions"] == "modulo",
     )
 
 
@@ -60,7 +63,9 @@ def open_frozen_lake(spec: str, given: Mapping[str, Any]) -> GridTask:
     """The task of `--task env/frozen_lake`.
 
     Options: size of the square map; ice, the share of cells that are no holes; slippery, whether a move may go astray;
-    max_turns; render, "text" with rules and cells apart, or "compact", the map alone.
+    max_turns; turn_tokens, after which a turn is over (None: when the policy ends it); render, "text" with rules and
+    cells apart, or "compact", the map alone; actions, "names" (or their numbers), or "modulo", where the remainder of
+    any number is one.
     """
     needed("gymnasium", spec)
     options = grid_options(spec, OPTIONS, given, {"size": (2, 16), "ice": (0.2, 1), "max_turns": (1, 10_000)})

@@ -14,6 +14,7 @@ from . import Environment, Role, Tool
 
 PATIENCE = 2_000  # draws in a row without a new map: there are none left, or hardly any
 Render = Literal["text", "compact"]
+Actions = Literal["names", "modulo"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class GridTask:
     @property
     def max_turns(self) -> int:
         return self.options["max_turns"]
+
+    @property
+    def turn_tokens(self) -> int | None:
+        return self.options["turn_tokens"]
 
     def problems(self, split: str, count: int, seed: int) -> Iterator[Problem]:
         """`count` distinct maps of `split`; one map in five is a test map."""
@@ -67,11 +72,14 @@ class GridTask:
 
 
 def grid_options(
-    spec: str, wanted: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any], limits: Mapping[str, tuple[float, float]]
+    spec: str,
+    wanted: Mapping[str, tuple[Any, Any]],
+    given: Mapping[str, Any],
+    limits: Mapping[str, tuple[float, float]],
 ) -> dict[str, Any]:
     """The task's options, typed and within their limits. UsageError."""
     options = typed_values(wanted, given, f"task {spec!r}")
-    for name, (low, high) in limits.items():
-        if not low <= options[name] <= high:
+    for name, (low, high) in {**limits, "turn_tokens": (1, 1_000_000)}.items():
+        if options[name] is not None and not low <= options[name] <= high:
             raise UsageError(f"option {name!r} of task {spec!r}: {options[name]}, needed is {low} to {high}")
     return options

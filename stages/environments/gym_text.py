@@ -15,15 +15,22 @@ class Game(Protocol):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]: ...
 
 
-def chosen_action(text: str, names: Sequence[str]) -> int | None:
+def chosen_action(text: str, names: Sequence[str], *, modulo: bool = False) -> int | None:
     """The last action that is named in the text, by name or number; None where there is none.
+
+    modulo: any number names one, by its remainder, so that a policy that writes numbers acts from the beginning.
 
     >>> [chosen_action(text, ["left", "down"]) for text in ("Down, no: LEFT!", "1", "jump", "go 7", "leftover")]
     [0, 1, None, None, None]
+    >>> chosen_action("go 7", ["left", "down"], modulo=True)
+    1
     """
     words = {name.lower(): index for index, name in enumerate(names)}
     words |= {str(index): index for index in range(len(names))}
-    found = [words[word] for word in re.findall(r"[a-z_]+|[0-9]+", text.lower()) if word in words]
+    named = re.findall(r"[a-z_]+|[0-9]{1,9}", text.lower())
+    if modulo:
+        words |= {word: int(word) % len(names) for word in named if word.isdecimal()}
+    found = [words[word] for word in named if word in words]
     return found[-1] if found else None
 
 
@@ -31,14 +38,20 @@ class GymText:
     """Adapts a game: the action is read from the turn's text, what the game shows is written as text.
 
     describe: the observation as the policy reads it. state: its key; that of a game that shows all there is to know.
-    A turn without an action changes nothing and is answered with a reminder.
+    modulo: see `chosen_action`. A turn without an action changes nothing and is answered with the reminder.
     """
 
     def __init__(
-        self, game: Game, names: Sequence[str], describe: Callable[[Any], str], state: Callable[[Any], str],
-        reminder: str,
-    ):  # fmt: skip
-        self._game, self._names = game, names
+        self,
+        game: Game,
+        names: Sequence[str],
+        describe: Callable[[Any], str],
+        state: Callable[[Any], str],
+        *,
+        reminder: str = "",
+        modulo: bool = False,
+    ):
+        self._game, self._names, self._modulo = game, names, modulo
         self._describe, self._state, self._reminder = describe, state, reminder
         self._shown: Any = None
 
@@ -47,10 +60,12 @@ class GymText:
         return self._state(self._shown)
 
     def step(self, action: Action) -> Outcome:
-        chosen = chosen_action(action.text, self._names)
+        chosen = chosen_action(action.text, self._names, modulo=self._modulo)
         if chosen is None:
             return Outcome(
-                observation=f"{self._reminder}{self._describe(self._shown)}", state=self._state(self._shown), valid=False
+                observation=f"{self._reminder}{self._describe(self._shown)}",
+                state=self._state(self._shown),
+                valid=False,
             )
         self._shown, reward, terminated, truncated, _ = self._game.step(chosen)
         return Outcome(

@@ -5,8 +5,9 @@ from random import Random
 from typing import Any
 
 import gymnasium
+import numpy as np
 
-from .grids import GridTask, Render, grid_options
+from .grids import Actions, GridTask, Render, grid_options
 from .gym_text import GymText
 
 ACTIONS = ("left", "down", "right", "up")
@@ -21,11 +22,13 @@ OPTIONS: Mapping[str, tuple[Any, Any]] = {
     "width": (int, 5),
     "height": (int, 3),
     "max_turns": (int, 20),
+    "turn_tokens": (int | None, None),
     "render": (Render, "text"),
+    "actions": (Actions, "names"),
 }
 
 
-class KeyDoor(gymnasium.Env[str, int]):
+class KeyDoor(gymnasium.Env[str, np.int64]):
     """The rooms as a picture, rows of one length apart by newlines; a key that is not in it is carried.
 
     A move into a wall, off the map, or into the door without the key changes nothing. Reward 1 at the goal, which ends it.
@@ -45,7 +48,7 @@ class KeyDoor(gymnasium.Env[str, int]):
         self._place = next((y, x) for y, row in enumerate(self._cells) for x, cell in enumerate(row) if cell == "P")
         return self._picture(), {}
 
-    def step(self, action: int) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[str, float, bool, bool, dict[str, Any]]:
         y, x = (at + by for at, by in zip(self._place, MOVES[action], strict=True))
         inside = 0 <= y < len(self._cells) and 0 <= x < len(self._cells[0])
         there = self._cells[y][x] if inside else "#"
@@ -85,11 +88,15 @@ def _play(rows: Sequence[str], options: Mapping[str, Any]) -> GymText:
         describe=lambda picture: _shown(picture, options),
         state=lambda picture: picture.replace("\n", "/"),
         reminder="" if options["render"] == "compact" else REMINDER,
+        modulo=options["actions"] == "modulo",
     )
 
 
 def open_key_door(spec: str, given: Mapping[str, Any]) -> GridTask:
-    """The task of `--task env/key_door`. Options: width, height of both rooms and the wall; max_turns; render."""
+    """The task of `--task env/key_door`.
+
+    Options: width and height of both rooms with the wall; the others are those of env/frozen_lake.
+    """
     limits = {"width": (4, 32), "height": (1, 32), "max_turns": (1, 10_000)}
     options = grid_options(spec, OPTIONS, given, limits)
     return GridTask(

@@ -32,7 +32,7 @@ TOOL = {
 
 
 class Index:
-    """Texts with their ids, and where each word is in them."""
+    """Texts with their ids, and where each word is in them. DataError for texts without a word."""
 
     def __init__(self, ids: list[str], texts: list[str]):
         bm25s = needed("bm25s", "tool/search")
@@ -40,7 +40,10 @@ class Index:
             texts, token_pattern=TOKEN, stopwords="en", return_ids=False, show_progress=False
         )
         self._found = bm25s.BM25(method="lucene")
-        self._found.index(self._words(texts), show_progress=False)
+        words = self._words(texts)
+        if not any(words):
+            raise DataError("not one word in all its texts")
+        self._found.index(words, show_progress=False)
         self.ids, self.texts = ids, texts
 
     def best(self, query: str, count: int) -> list[int]:
@@ -79,10 +82,11 @@ def read_corpus(path: Path) -> tuple[list[str], list[str]]:
 
 @lru_cache(maxsize=4)
 def _index(path: str, stamp: int) -> Index:
+    ids, texts = read_corpus(Path(path))
     try:
-        return Index(*read_corpus(Path(path)))
-    except ValueError as error:  # texts without a single word
-        raise DataError(f"corpus {path}: cannot be indexed ({error})") from error
+        return Index(ids, texts)
+    except DataError as error:
+        raise DataError(f"corpus {path}: {error}") from error
 
 
 def opened_index(path: Path) -> Index:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 from . import Action, Call, Tool
@@ -117,7 +117,8 @@ def call_format(tokenizer: Any, tools: Sequence[Tool]) -> CallFormat:
         answered = render(ASKED, {"role": "assistant", "content": "\u241f"}, tools=list(tools))
     except Exception:  # a template raises what it likes for what it does not know
         return PLAIN
-    first = len(commonprefix([called, answered]))
+    pairs = zip(called, answered, strict=False)
+    first = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     for match in re.finditer(r"[\[{]", called[first:]):
         start = first + match.start()
         try:

@@ -9,7 +9,7 @@ from ...formats.errors import UsageError
 from ..tasks import Problem, Task, open_task
 from . import Action, Outcome, Role, Tool, is_played
 
-OPTIONS = ("of", "max_turns")
+OPTIONS = ("of", "max_turns", "turn_tokens")
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,25 @@ class ToolBox:
 
 @dataclass(frozen=True)
 class ToolTask:
-    """Problems and verifier of another task. own: the tools' options, those besides `of`, `max_turns` and the task's."""
+    """Problems and verifier of another task. own: the tools' options, those besides OPTIONS and the task's."""
 
     spec: str
     of: Task
     box: ToolBox
     max_turns: int
+    turn_tokens: int | None
     own: Mapping[str, Any]
     role: Role = "tool"
 
     @property
     def options(self) -> Mapping[str, Any]:
-        return {"of": self.of.spec, "max_turns": self.max_turns, **self.own, **self.of.options}
+        return {
+            "of": self.of.spec,
+            "max_turns": self.max_turns,
+            "turn_tokens": self.turn_tokens,
+            **self.own,
+            **self.of.options,
+        }
 
     @property
     def tools(self) -> Sequence[Tool]:
@@ -86,16 +93,20 @@ class ToolUse:
 
 
 def open_tool(spec: str, given: Mapping[str, Any], box: ToolBox, own: Mapping[str, Any] | None = None) -> ToolTask:
-    """The task with these tools. given: of, a `--task` value; max_turns; own options; the rest is of that task's."""
+    """The task with these tools. given: of, a `--task` value; max_turns; turn_tokens; own options; what is left is of
+    that task's."""
     own = dict(own or {})
-    of, turns = given.get("of"), given.get("max_turns", 6)
+    of, limits = given.get("of"), {"max_turns": given.get("max_turns", 6), "turn_tokens": given.get("turn_tokens")}
     if not isinstance(of, str):
         raise UsageError(
             f"task {spec!r} needs the option 'of', a task with problems: --task-set of=reasoning_gym/chain_sum"
         )
-    if not isinstance(turns, int) or isinstance(turns, bool) or turns < 1:
-        raise UsageError(f"option 'max_turns' of task {spec!r}: {turns!r}, needed is a whole number from 1 on")
+    for name, limit in limits.items():
+        if name == "turn_tokens" and limit is None:
+            continue
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+            raise UsageError(f"option {name!r} of task {spec!r}: {limit!r}, needed is a whole number from 1 on")
     inner = open_task(of, {name: value for name, value in given.items() if name not in (*OPTIONS, *own)})
     if is_played(inner):
         raise UsageError(f"task {spec!r}: option 'of' is {of!r}, which is played already; name one that has answers")
-    return ToolTask(spec, inner, box, turns, own)
+    return ToolTask(spec, inner, box, limits["max_turns"], limits["turn_tokens"], own)

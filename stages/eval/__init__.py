@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def policy(
     *,
     model: Annotated[str, "builtin:tiny, a Hugging Face directory, or a Hub id."] = "builtin:tiny",
-    task: Annotated[str, "arithmetic, reasoning_gym/NAME, hf:DATASET, or a .jsonl/.parquet file."] = "arithmetic",
+    task: Annotated[str, "A name of `apportion list tasks`, hf:DATASET, or a .jsonl/.parquet file."] = "arithmetic",
     prompts: Annotated[int, "Distinct problems."] = 256,
     n: Annotated[int, "Rollouts per problem.", Flag(("-n", "--n"))] = 4,
     k: Annotated[list[int] | None, "pass@k to report, 1 to n; repeatable; default 1 and n."] = None,

@@ -158,5 +158,5 @@ def empty_cache(model: Any) -> DynamicCache:
                 "batched here; use --engine vllm"
             )
     # In a sliding layer's place too: the mask hides what is beyond its window.
-    cache.layers = [GrowingLayer() for _ in cache.layers]
+    cache.layers = [GrowingLayer() for _ in cache.layers]  # pyright: ignore[reportAttributeAccessIssue]
     return cache

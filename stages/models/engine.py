@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ...formats.errors import ApportionError
+
 Ids = np.ndarray[Any, np.dtype[np.int32]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -43,8 +45,8 @@ class Sampling:
 
     @property
     def is_raw(self) -> bool:
-        """The sampling distribution is the policy's own at temperature 1."""
-        return self.temperature == 1 and self.top_p >= 1 and self.top_k == 0
+        """Log-probabilities are the policy's own at temperature 1; those of greedy sampling are, by convention."""
+        return self.temperature == 0 or (self.temperature == 1 and self.top_p >= 1 and self.top_k == 0)
 
 
 class Alternatives(NamedTuple):
@@ -64,10 +66,12 @@ class Completion(NamedTuple):
     ids: [T] int32, the end-of-sequence token included where it was sampled.
     logprobs: [T] float32, natural log-probability of each sampled token under the distribution it was drawn from; None
         where no policy drew them, or its engine does not say.
-    finish_reason: "stop" (an end-of-sequence token), "length" (the budget is used up) or "stop_text" (`Sampling.stop`).
+    finish_reason: "stop" (an end-of-sequence token), "length" (the budget is used up), "stop_text" (`Sampling.stop`), or
+        "error": there is no continuation.
     raw_logprobs: [T] float32, the same under the policy at temperature 1, all tokens kept; None where the engine does
         not know them.
     alternatives: where `Sampling.alternatives` asks for them.
+    error: why there is none.
     """
 
     ids: Ids
@@ -75,6 +79,16 @@ class Completion(NamedTuple):
     finish_reason: str
     raw_logprobs: Floats | None = None
     alternatives: Alternatives | None = None
+    error: str | None = None
+
+
+class EngineLost(ApportionError):
+    """The engine does not go on, e.g. its server is gone. What was whole before is kept for --resume."""
+
+
+def can_fail(engine: "Engine") -> bool:
+    """A completion of this engine can end with "error" while the others go on."""
+    return bool(getattr(engine, "can_fail", False))
 
 
 class Engine(Protocol):

@@ -13,7 +13,9 @@ from transformers.cache_utils import DynamicLayer
 
 from ...formats.errors import ApportionError, UsageError
 from . import ENGINES, EngineEntry
-from .engine import Completion, Request, Sampling
+from ._draw import draw, most_likely, uniforms_of
+from ._stop import StopTexts
+from .engine import Alternatives, Completion, Request, Sampling
 from .policy import ModelSource, Policy
 
 CACHE_BYTES = 2 << 30  # keys and values of one batch, on the CPU; on CUDA it is a share of the free memory
@@ -85,7 +87,7 @@ class TransformersEngine:
     def __init__(self, policy: Policy):
         self.version = transformers.__version__
         self.identity = policy.identity
-        self._model = policy.model
+        self._model, self._tokenizer = policy.model, policy.tokenizer
         self._device = next(policy.model.parameters()).device
         self._config = policy.model.config.get_text_config(decoder=True)
         self._context: int | None = getattr(self._config, "max_position_embeddings", None)
@@ -170,12 +172,15 @@ class TransformersEngine:
         device, steps = self._device, max(row.limit for row in rows)
         limits = torch.tensor([row.limit for row in rows], device=device)
         uniforms = torch.from_numpy(
-            np.stack([_uniforms(requests[row.request].seeds[row.sample], steps) for row in rows])
+            np.stack([uniforms_of(requests[row.request].seeds[row.sample], steps) for row in rows])
         ).to(device)
         ids = torch.zeros(len(rows), steps, dtype=torch.int32, device=device)
         logprobs = torch.zeros(len(rows), steps, dtype=torch.float32, device=device)
+        raw = None if sampling.is_raw else torch.zeros_like(logprobs)
+        alternatives: list[tuple[Tensor, Tensor, Tensor]] = []  # of each step: rows, ids [B, K], logprobs [B, K]
         lengths = torch.zeros(len(rows), dtype=torch.int64, device=device)
-        stopped = torch.zeros(len(rows), dtype=torch.bool, device=device)
+        reasons = ["length"] * len(rows)
+        texts = StopTexts(self._tokenizer, sampling.stop)
 
         logits, cache, attention = self._prefill(rows, requests)
         place = torch.arange(len(rows), device=device)  # row of the batch → row of the output
@@ -185,9 +190,20 @@ class TransformersEngine:
             # Ended rows that are still in the batch draw too; their lengths say that it does not count.
             ids[place, step] = drawn.int()
             logprobs[place, step] = logprob
+            if raw is not None:
+                raw[place, step] = torch.log_softmax(logits, -1).gather(1, drawn[:, None])[:, 0]
+            if sampling.alternatives:
+                alternatives.append((place, *most_likely(logits, sampling.alternatives)))
             lengths[place] += live
             ended = self._is_end[drawn]
-            stopped[place] |= live & ended
+            for row in place[live & ended].tolist():
+                reasons[row] = "stop"
+            if sampling.stop:
+                completed = texts.completed(place.tolist(), drawn.tolist())
+                by_text = torch.tensor(completed, device=device) & live & ~ended
+                for row in place[by_text].tolist():
+                    reasons[row] = "stop_text"
+                ended = ended | by_text
             live = live & ~ended & (limits[place] > step + 1)
             remaining = int(live.sum())
             if remaining == 0:
@@ -198,11 +214,33 @@ class TransformersEngine:
                 cache.batch_select_indices(kept)
             attention = torch.cat([attention, attention.new_ones(len(place), 1)], 1)
             logits = self._logits(drawn[:, None], attention, cache)
-        numpy_ids, numpy_logprobs = ids.cpu().numpy(), logprobs.cpu().numpy()
-        return [
-            Completion(numpy_ids[row, :size].copy(), numpy_logprobs[row, :size].copy(), "stop" if stop else "length")
-            for row, (size, stop) in enumerate(zip(lengths.tolist(), stopped.tolist(), strict=True))
-        ]
+        others = self._alternatives(alternatives, len(rows), int(lengths.max()), sampling.alternatives)
+        whole = [each if each is None else each.cpu().numpy() for each in (ids, logprobs, raw, *others)]
+
+        def of(row: int, size: int) -> list[Any]:
+            return [each if each is None else each[row, :size].copy() for each in whole]
+
+        completions: list[Completion] = []
+        for row, (size, reason) in enumerate(zip(lengths.tolist(), reasons, strict=True)):
+            row_ids, row_logprobs, row_raw, likely, likely_logprobs = of(row, size)
+            known = None if likely is None else Alternatives(likely, likely_logprobs)
+            completions.append(Completion(row_ids, row_logprobs, reason, row_raw, known))
+        return completions
+
+    @staticmethod
+    def _alternatives(
+        steps: Sequence[tuple[Tensor, Tensor, Tensor]], rows: int, longest: int, count: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """(ids [rows, longest, K] int32, logprobs [rows, longest, K]) of what each step reported."""
+        if not count:
+            return None, None
+        device = steps[0][1].device
+        ids = torch.zeros(rows, longest, count, dtype=torch.int32, device=device)
+        logprobs = torch.zeros(rows, longest, count, dtype=torch.float32, device=device)
+        for step, (place, step_ids, step_logprobs) in enumerate(steps):
+            ids[place, step] = step_ids.int()
+            logprobs[place, step] = step_logprobs
+        return ids, logprobs
 
     def _prefill(self, rows: Sequence[_Row], requests: Sequence[Request]) -> tuple[Tensor, DynamicCache, Tensor]:
         """Next-token logits [B, V], cache and attention mask [B, L] of all rows; each distinct prefix is run once."""
@@ -237,44 +275,6 @@ class TransformersEngine:
         return logits
 
 
-def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """One token per row, by inverting the distribution function, and its log-probability under that distribution.
-
-    With temperature 0 it is the most likely token, and the log-probability is the policy's at temperature 1.
-
-    Args:
-        logits: [B, V] float32.
-        uniforms: [B] float64 in [0, 1), one per row.
-
-    Returns:
-        ids [B] int64 and logprobs [B] float32 (nats).
-    """
-    if sampling.temperature == 0:
-        logprobs = torch.log_softmax(logits, -1)
-        drawn = logits.argmax(-1, keepdim=True)
-    else:
-        logprobs = torch.log_softmax(_truncated(logits / sampling.temperature, sampling), -1)
-        cumulative = torch.cumsum(logprobs.exp(), -1, dtype=torch.float64)
-        total = cumulative[:, -1:]
-        # Strictly below the total: rounding must not reach for a token of probability 0 at the end.
-        target = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-        drawn = torch.searchsorted(cumulative, target, right=True)
-    return drawn[:, 0], logprobs.gather(1, drawn)[:, 0]
-
-
-def _truncated(logits: Tensor, sampling: Sampling) -> Tensor:
-    """-inf for all but the top_k most likely, then for all beyond the smallest set that holds top_p of what is left."""
-    if 0 < sampling.top_k < logits.shape[-1]:
-        kept = logits.topk(sampling.top_k, -1)
-        logits = torch.full_like(logits, -torch.inf).scatter(1, kept.indices, kept.values)
-    if sampling.top_p < 1:
-        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-        before = torch.softmax(ordered, -1).cumsum(-1) - torch.softmax(ordered, -1)
-        ordered = ordered.masked_fill(before >= max(sampling.top_p, 1e-9), -torch.inf)
-        logits = torch.full_like(logits, -torch.inf).scatter(1, order, ordered)
-    return logits
-
-
 def end_ids(policy: Policy) -> list[int]:
     """The tokens that end a response: those of the generation config, else of the model's, and the tokenizer's."""
     found: set[int] = set()
@@ -284,11 +284,6 @@ def end_ids(policy: Policy) -> list[int]:
     if not found:
         raise UsageError(f"model {policy.spec!r} names no end-of-sequence token, in config or tokenizer")
     return sorted(found)
-
-
-def _uniforms(seed: int, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """[count] uniform numbers of one row; asking for more begins with the same ones."""
-    return np.random.Generator(np.random.Philox(seed)).random(count)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

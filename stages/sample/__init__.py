@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def sample(
     *,
     model: Annotated[str, "builtin:tiny, a Hugging Face directory, or a Hub id."] = "builtin:tiny",
-    task: Annotated[str, "arithmetic, reasoning_gym/NAME, hf:DATASET, or a .jsonl/.parquet file."] = "arithmetic",
+    task: Annotated[str, "A name of `apportion list tasks`, hf:DATASET, or a .jsonl/.parquet file."] = "arithmetic",
     prompts: Annotated[int, "Distinct problems."] = 64,
     n: Annotated[int, "Rollouts per problem.", Flag(("-n", "--n"))] = 8,
     seed: Annotated[int, "Seed of problems and samples."] = 0,
@@ -57,7 +57,6 @@ def sample(
     from ...formats.errors import UsageError
     from ...formats.parquet import STREAM, RolloutFile, check_output, partial_name, write_rollouts
     from ...formats.provenance import Provenance, Record
-    from ..driver import Written
     from ..models import open_engine
     from ..models.engine import Sampling
     from ..models.policy import ModelSource
@@ -127,10 +126,10 @@ def sample(
     )  # fmt: skip
     with Stopping() as stopping:
         batches = stopping.until(chosen.function(context, **options), out)
-        whole = chain(kept.batches(), batches) if kept is not None else batches
-        counts = write_rollouts(out, whole, provenance, force=force, is_partial=lambda: stopping.by is not None)
-    if stopping.by is not None:
+        whole = chain(kept.batches(), batches) if kept is not None else context.failures.checked(batches)
+        counts = write_rollouts(out, whole, provenance, force=force, is_partial=lambda: stopping.early)
+    if stopping.early:
         raise stopping.stopped(out, counts["groups"])
     if out != STREAM:
         partial_name(out).unlink(missing_ok=True)
-    return Written(str(out), **counts)
+    return context.failures.written(str(out), counts)

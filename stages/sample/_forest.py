@@ -1,7 +1,7 @@
 """Responses that leave one another: what a branching strategy grows, one tree of rollouts a problem."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..models.engine import Completion, Request
 from ..models.policy import render_prompt
 from ..tasks import Problem
 from ._rows import derived_seed, to_rollouts
+from ._steps import generated, joined
 from ._strategy import SamplingContext
 
 Signal = Callable[[Completion], np.ndarray[Any, Any]]
@@ -66,10 +67,11 @@ class Forest:
         self._signal = signal or (lambda completion: np.zeros(len(completion.ids)))
         self._alternatives = alternatives
 
-    def grow(self, forks: Sequence[Fork], *, length: int | None = None) -> None:
+    def grow(self, forks: Sequence[Fork], *, length: int | None = None, stop: Sequence[str] = ()) -> None:
         """Sample what the forks ask for, at most `length` tokens each, within the budget of a whole response.
 
-        New rows stand after the problem's others, in the order of the forks.
+        stop: texts; a continuation ends with the token that completes one of them. New rows stand after the problem's
+        others, in the order of the forks.
         """
         requests: list[Request] = []
         counts = [len(rows) for rows in self.branches]
@@ -91,7 +93,7 @@ class Forest:
         sampling = self.context.sampling
         if self._alternatives:
             sampling = sampling.with_alternatives(self._alternatives)
-        made = self.context.engine.generate(requests, sampling) if requests else []
+        made = generated(self.context, requests, replace(sampling, stop=tuple(stop)) if stop else sampling)
         for fork, request, rows, completions in zip(forks, requests, places, made, strict=True):
             for row, seed, completion in zip(rows, request.seeds, completions, strict=True):
                 self._add(fork, row, seed, completion)
@@ -133,23 +135,9 @@ class Forest:
             rows.append(Branch(completion, signal, None, 0, seed))
             return
         origin = rows[fork.row]
-        response = _joined(origin.response, fork.at, completion)
+        response = joined(origin.response, fork.at, completion)
         signal = np.concatenate((origin.signal[: fork.at], signal))
         if row == fork.row:
             rows[row] = Branch(response, signal, origin.parent, origin.fork, origin.seed)
         else:
             rows.append(Branch(response, signal, fork.row, fork.at, seed))
-
-
-def _joined(before: Completion, at: int, after: Completion) -> Completion:
-    """The first `at` tokens of one, then the other."""
-
-    def both(first: Any, second: Any) -> Any:
-        return None if first is None or second is None else np.concatenate((first[:at], second))
-
-    return Completion(
-        both(before.ids, after.ids),
-        both(before.logprobs, after.logprobs),
-        after.finish_reason,
-        both(before.raw_logprobs, after.raw_logprobs),
-    )

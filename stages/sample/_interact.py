@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...formats.errors import UsageError
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ..environments import Environment, EnvironmentTask, Outcome
@@ -78,26 +77,22 @@ class Rollout:
         logprobs, raw = (
             None if values is None else np.array(values, np.float32) for values in (self.logprobs, self.raw)
         )
-        return Completion(np.array(self.ids, np.int32), logprobs, self.finish, raw)
+        return Completion(np.array(self.ids, np.int32), logprobs, self.finish, raw, error=self.error)
 
 
-def played(
-    context: SamplingContext, task: EnvironmentTask, *, turn_tokens: int | None, rows_at_once: int
-) -> Iterator[Rollouts]:
+def played(context: SamplingContext, task: EnvironmentTask, *, rows_at_once: int) -> Iterator[Rollouts]:
     """n rollouts of every problem, each played until the environment is done.
 
     A rollout is truncated where its task's turns or the tokens of --max-tokens, observations included, are used up: a
     turn cut off by that is not played and earns nothing, an observation that would leave no token to answer it is left
-    out. A turn of `turn_tokens` tokens is ended for the policy and played.
+    out. A turn of the task's `turn_tokens` is ended for the policy and played.
     """
-    if turn_tokens is not None and turn_tokens < 1:
-        raise UsageError(f"option 'turn_tokens' of strategy 'independent': {turn_tokens}, needed is 1 or more")
     chat = Chat(context.tokenizer, task.role, task.tools)
     context_length = _context_length(context)
     at_once = max(1, rows_at_once // context.n)
     with progress(len(context.problems) * context.n, "play") as advance:
         for first in range(0, len(context.problems), at_once):
-            part = _Part(context, task, chat, context.problems[first : first + at_once], context_length, turn_tokens)
+            part = _Part(context, task, chat, context.problems[first : first + at_once], context_length)
             part.play(advance)
             yield part.rollouts()
 
@@ -107,10 +102,10 @@ class _Part:
 
     def __init__(
         self, context: SamplingContext, task: EnvironmentTask, chat: Chat, problems: Sequence[Problem],
-        context_length: float, turn_tokens: int | None,
+        context_length: float,
     ):  # fmt: skip
         self._context, self._task, self._chat = context, task, chat
-        self._context_length, self._turn_tokens = context_length, turn_tokens
+        self._context_length, self._turn_tokens = context_length, task.turn_tokens
         asked = [chat.prompt(problem.prompt) for problem in problems]
         self._prompts = [ids for _, ids in asked]
         self._problems = [
@@ -161,6 +156,9 @@ class _Part:
 
     def _take_turn(self, rollout: Rollout, completion: Completion) -> None:
         start, state = len(rollout.ids), rollout.state
+        if completion.finish_reason == "error":
+            rollout.finish, rollout.error = "error", completion.error or "no completion"
+            return
         rollout.write(
             completion.ids.tolist(), own=True, logprobs=completion.logprobs, raw=completion.raw_logprobs
         )  # fmt: skip

@@ -9,10 +9,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ...formats.errors import Stopped, UsageError
+from ...formats.errors import ApportionError, Stopped, UsageError
 from ...formats.parquet import RolloutFile, partial_name
 from ...formats.provenance import Record
 from ...formats.rollouts import Rollouts
+from ..models.engine import EngineLost
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -22,6 +23,7 @@ class Stopping:
 
     def __init__(self) -> None:
         self.by: signal.Signals | None = None
+        self.lost: EngineLost | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Stopping":
@@ -39,20 +41,35 @@ class Stopping:
         print(f"{self.by.name}: stopping after this batch; once more stops at once", file=sys.stderr, flush=True)
 
     def until(self, batches: Iterable[Rollouts], out: Path) -> Iterator[Rollouts]:
-        """The batches up to the signal, the one in work included. Stopped where there is none to keep."""
+        """The batches up to the signal, the one in work included, or until the engine is lost.
+
+        Stopped, or EngineLost, where there is none to keep.
+        """
         kept = False
-        for batch in batches:
-            kept = True
-            yield batch
-            if self.by is not None:
-                return
+        try:
+            for batch in batches:
+                kept = True
+                yield batch
+                if self.by is not None:
+                    return
+        except EngineLost as lost:
+            if not kept:
+                raise
+            self.lost = lost
         if self.by is not None and not kept:
             raise self.stopped(out, 0)
 
-    def stopped(self, out: Path, groups: int) -> Stopped:
+    @property
+    def early(self) -> bool:
+        """The run ended before its time."""
+        return self.by is not None or self.lost is not None
+
+    def stopped(self, out: Path, groups: int) -> ApportionError:
         """What to tell."""
-        assert self.by is not None
         what = f"{groups:,} groups are in {partial_name(out)}; --resume goes on with them" if groups else "nothing kept"
+        if self.lost is not None:
+            return ApportionError(f"{self.lost}; {what}")
+        assert self.by is not None
         return Stopped(f"{out}: stopped by {self.by.name}, {what}", 128 + self.by)
 
 

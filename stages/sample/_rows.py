@@ -11,9 +11,11 @@ import pyarrow as pa
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.schema import FIELDS
-from ..models.engine import Completion
+from ..models.engine import Completion, can_fail
 from ..tasks import Problem
 from ._strategy import SamplingContext
+
+_FLAGS = {"length": ("truncated",), "error": ("error",)}
 
 
 def derived_seed(*parts: object) -> int:
@@ -74,10 +76,11 @@ def sampled_columns(
     """{path: [R]} of responses that begin with tokens of another rollout: what was sampled now, and how.
 
     The mask is true on what was sampled now and false on the prefix, whose log-probabilities are 0. A response cut by
-    the token limit is flagged truncated. What says how tokens were drawn is recorded if a policy drew them, all of
-    them; `token.raw_logprob` where it differs from `token.logprob` and the engine knows it.
+    the token limit is flagged truncated, one that failed error. What says how tokens were drawn is recorded if a policy
+    drew them, all of them; `token.raw_logprob` where it differs from `token.logprob` and the engine knows it.
     """
     rows = len(completions)
+    context.failures.count(completions)
     whole = [[*prefix, *each.ids.tolist()] for prefix, each in zip(prefixes, completions, strict=True)]
     ids = Ragged.from_lists(whole, np.int32)
     begins = np.array([len(prefix) for prefix in prefixes], np.int64)
@@ -86,7 +89,7 @@ def sampled_columns(
         "text": context.tokenizer.batch_decode(whole, skip_special_tokens=True) if whole else [],
         "finish_reason": [each.finish_reason for each in completions],
         "purpose": [purpose] * rows,
-        "flags": [[*flags, *(("truncated",) if each.finish_reason == "length" else ())] for each in completions],
+        "flags": [[*flags, *_FLAGS.get(each.finish_reason, ())] for each in completions],
     }
     if context.opened is None or context.engine.row_seeds:
         given["seed"] = list(seeds)
@@ -112,7 +115,10 @@ def sampled_columns(
         if logprob is not None:
             given["logprob_kind"] = ["sampling"] * rows
             columns["token.logprob"] = logprob
-            raw = None if context.sampling.is_raw else signal([each.raw_logprobs for each in completions])
-            if raw is not None:
-                columns["token.raw_logprob"] = raw
+        same = context.sampling.is_raw and logprob is not None
+        raw = None if same else signal([each.raw_logprobs for each in completions])
+        if raw is not None:
+            columns["token.raw_logprob"] = raw
+        if can_fail(context.engine):
+            columns["error"] = pa.array([each.error for each in completions], pa.string())
     return {path: pa.array(values, FIELDS[path].type) for path, values in given.items()} | columns

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..models.engine import Engine, Sampling
 from ..models.policy import ModelSource
 from ..registry import Registry
 from ..tasks import Problem, Task
+from ._failures import Failures
 
 CONTINUES = "--from"
 
@@ -25,7 +26,7 @@ class SamplingContext:
     engine: None for a strategy that is registered with engine=False. policy: digest of the weights.
     rollouts: what `--from` names; then task and problems are those of its rows.
     kept: what an earlier run wrote before it was stopped, and finished, its problems; `problems` and `batches` are what
-    is left.
+    is left. failures: of this run's rollouts.
     """
 
     task: Task
@@ -42,6 +43,7 @@ class SamplingContext:
     rollouts: RolloutFile | None = None
     finished: Sequence[Problem] = ()
     kept: RolloutFile | None = None
+    failures: Failures = field(default_factory=Failures)
 
     @property
     def engine(self) -> Engine:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from ...formats.errors import UsageError
 from ...formats.rollouts import Rollouts
 from ..environments import is_played
 from ..models.engine import Request
@@ -14,21 +13,15 @@ from ._strategy import SamplingContext, strategy
 
 
 @strategy(source="ours", turns=True)
-def independent(
-    context: SamplingContext, *, turn_tokens: int | None = None, rows_at_once: int = 2048
-) -> Iterator[Rollouts]:
+def independent(context: SamplingContext, *, rows_at_once: int = 2048) -> Iterator[Rollouts]:
     """n independent rollouts of every prompt; of an environment task, each is played to its end.
 
     Args:
-        turn_tokens: of an environment task, tokens of a turn: the policy's turn is ended there, and played. None leaves
-            it to the policy; then a turn that is not ended within --max-tokens is not played.
         rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
     """
     if is_played(context.task):
-        yield from played(context, context.task, turn_tokens=turn_tokens, rows_at_once=rows_at_once)
+        yield from played(context, context.task, rows_at_once=rows_at_once)
         return
-    if turn_tokens is not None:
-        raise UsageError(f"option 'turn_tokens' is for environment tasks; {context.task.spec!r} has no turns")
     at_once = max(1, rows_at_once // context.n)
     with progress(len(context.problems) * context.n, "sample") as advance:
         for first in range(0, len(context.problems), at_once):

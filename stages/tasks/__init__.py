@@ -57,6 +57,14 @@ class Task(Protocol):
         ...
 
 
+class StepTask(Task, Protocol):
+    """A task that can also tell right steps from wrong ones, which a task need not."""
+
+    def verify_step(self, problem: Problem, before: str, step: str) -> bool | None:
+        """Whether `step` is right after `before`, the response up to it; None where that cannot be said."""
+        ...
+
+
 @dataclass(frozen=True)
 class TaskFamily:
     """What `--task NAME…` names: `open(spec, options)` makes the Task. `spec` is the whole string after `--task`.

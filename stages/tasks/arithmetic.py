@@ -26,6 +26,7 @@ SPLITS = ("train", "test")
 TEST_SHARE = 10  # one expression in ten is a test problem
 MAX_DRAWS = 100_000  # so many draws without a new problem: there are none left, or hardly any
 _ANSWER = re.compile(r"\s*(-?[0-9]{1,9})\W*")
+_LINE = re.compile(r"\s*([0-9]{1,9})([-+*])([0-9]{1,9})=([0-9]{1,9})\s*")
 _TERM = re.compile(r"([+-])([0-9]+)\*([0-9]+)")
 
 
@@ -96,6 +97,30 @@ class Arithmetic:
                 lines.append(f"{value}{operator}{b * c}={value + sign * b * c}")
                 value += sign * b * c
         return "\n".join(lines)
+
+    def verify_step(self, problem: Problem, before: str, step: str) -> bool | None:
+        """Whether a line is the next one of the worked solution; None where it is no sum.
+
+        Right lines in `before` are behind it; others are passed over, so that a mistake can be taken back.
+
+        >>> problem = Problem("", [{"role": "user", "content": "7+2*5-3*4"}], 5)
+        >>> [Arithmetic().verify_step(problem, "7+10=17\\n", line) for line in ("17-12=5", "17-3=14", "17-12=6", "5")]
+        [True, False, False, None]
+        """
+        value, terms = parse(problem.prompt[-1]["content"])
+        lines = [_LINE.fullmatch(line) for line in before.splitlines()]
+        done = [match.groups() for match in lines if match]
+        for sign, b, c in terms:
+            result = value + sign * b * c
+            right = (str(value), "+" if sign > 0 else "-", str(b * c), str(result))
+            if right not in done:
+                break
+            done = done[done.index(right) + 1 :]
+            value = result
+        else:
+            right = None
+        found = _LINE.fullmatch(step)
+        return None if found is None else found.groups() == right
 
     def _draw_new(self, split: str, rng: Random, seen: set[str]) -> Problem:
         """The next problem of `split` that is not in `seen`."""

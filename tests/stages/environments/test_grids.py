@@ -59,10 +59,20 @@ def test_a_slippery_lake_depends_on_the_seed_alone() -> None:
     assert len({tuple(walk(seed)) for seed in range(8)}) > 1
 
 
+def test_any_number_is_a_move_by_its_remainder() -> None:
+    world = played("env/frozen_lake", ["SFF", "FFF", "FFG"], actions="modulo", render="compact")
+    world.reset(1)
+    steps = [world.step(Action(text)) for text in ("42", "4 41?", "", "11")]
+    assert [step.state for step in steps] == ["FPF/FFF/FFG", "FFF/FPF/FFG", "FFF/FPF/FFG", "FPF/FFF/FFG"]
+    assert [step.valid for step in steps] == [True, True, False, True]
+
+
 def test_key_and_door() -> None:
     world = played("env/key_door", ROOMS, render="compact")
     assert world.reset(0) == "P.#../K.D.G"
-    states = [world.step(Action(text)) for text in ("right", "down", "right", "left", "right", "right", "3", "down", "right")]
+    states = [
+        world.step(Action(text)) for text in ("right", "down", "right", "left", "right", "right", "3", "down", "right")
+    ]
     assert [step.observation for step in states] == [
         ".P#..\nK.D.G", "..#..\nKPD.G", "..#..\nKPD.G", "..#..\nP.D.G", "..#..\n.PD.G",
         "..#..\n..P.G", "..#..\n..P.G", "..#..\n..P.G", "..#..\n...PG",
@@ -112,6 +122,7 @@ def test_every_map_can_be_won(spec: str) -> None:
         ("env/frozen_lake", {"size": 1}, "option 'size' of task 'env/frozen_lake': 1, needed is 2 to 16"),
         ("env/frozen_lake", {"ice": 0.0}, "option 'ice'"),
         ("env/frozen_lake", {"slipery": True}, "did you mean 'slippery'"),
+        ("env/frozen_lake", {"turn_tokens": 0}, "option 'turn_tokens'"),
         ("env/key_door", {"width": 3}, "needed is 4 to 32"),
         ("env/key_door", {"render": "picture"}, "'render'"),
         ("env", {}, "needed is a game: env/frozen_lake, env/key_door"),
@@ -141,7 +152,9 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(
     spec: str, options: dict[str, Any], module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UsageError, match=rf"needs the package '{module}'; run: pip install 'apportion\[environments\]'"):
+    with pytest.raises(
+        UsageError, match=rf"needs the package '{module}'; run: pip install 'apportion\[environments\]'"
+    ):
         open_task(spec, options)
 
 

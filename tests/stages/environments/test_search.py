@@ -46,7 +46,11 @@ def test_the_order_is_that_of_bm25(corpus: Path) -> None:
     stop = {"a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not", "of", "on", "or",
             "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with"}  # fmt: skip
     words = [
-        [word for word in text.lower().replace(".", " ").replace(",", " ").replace(";", " ").split() if word not in stop]
+        [
+            word
+            for word in text.lower().replace(".", " ").replace(",", " ").replace(";", " ").split()
+            if word not in stop
+        ]
         for text in TEXTS.values()
     ]
     index = opened_index(corpus)
@@ -74,7 +78,7 @@ def test_the_index_is_built_once_and_again_when_the_file_changes(corpus: Path) -
 
 def test_the_tool_shows_ids_and_the_beginning_of_texts(corpus: Path) -> None:
     task = open_task("tool/search", {"of": "arithmetic", "corpus": str(corpus), "results": 2, "characters": 10})
-    assert task.options == {"of": "arithmetic", "max_turns": 6, "corpus": str(corpus), "results": 2, "characters": 10,
+    assert task.options == {"of": "arithmetic", "max_turns": 6, "turn_tokens": None, "corpus": str(corpus), "results": 2, "characters": 10,
                             "terms": 3, "max_factor": 5, "max_value": 299}  # fmt: skip
     world = task.environment(next(iter(task.problems("train", 1, 0))))  # type: ignore[attr-defined]
     first = world.reset(0)
@@ -102,7 +106,7 @@ def test_a_parquet_corpus_without_ids_gets_numbers(tmp_path: Path) -> None:
         ("", "no rows in it"),
         ('{"id": "a"}\n', "row 0, column 'text': None, needed is a text"),
         ("not json\n", "line 1"),
-        ('{"text": "?!"}\n', "cannot be indexed"),
+        ('{"text": "?!"}\n', "not one word in all its texts"),
     ],
 )
 def test_a_corpus_that_cannot_be_used(tmp_path: Path, content: str, message: str) -> None:
@@ -113,5 +117,5 @@ def test_a_corpus_that_cannot_be_used(tmp_path: Path, content: str, message: str
 
 
 def test_a_corpus_that_is_not_there() -> None:
-    with pytest.raises(UsageError, match="corpus nowhere.jsonl"):
+    with pytest.raises(UsageError, match=r"corpus nowhere\.jsonl"):
         open_task("tool/search", {"of": "arithmetic", "corpus": "nowhere.jsonl"})

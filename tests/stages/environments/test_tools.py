@@ -66,6 +66,7 @@ def test_a_call_that_fails_is_told_to_the_policy_and_not_valid(action: Action, s
         ({}, "needs the option 'of'"),
         ({"of": "arithmetic", "max_turns": 0}, "option 'max_turns'"),
         ({"of": "arithmetic", "max_turns": "many"}, "option 'max_turns'"),
+        ({"of": "arithmetic", "turn_tokens": 0}, "option 'turn_tokens'"),
         ({"of": "arithmetic", "term": 2}, "did you mean 'terms'"),
         ({"of": "env/key_door"}, "played already"),
         ({"of": "aritmetic"}, "did you mean 'arithmetic'"),

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from apportion.formats.errors import ApportionError, UsageError
+from apportion.stages.models._draw import draw
 from apportion.stages.models.engine import Completion, Request, Sampling
 from apportion.stages.models.policy import Policy, load_policy, render_prompt
 from apportion.stages.models.tiny.blank import blank_model
-from apportion.stages.models.transformers_engine import TransformersEngine, draw
+from apportion.stages.models.transformers_engine import TransformersEngine
 
 EXPRESSIONS = ("7+2*5", "7+2*5-3*4+2*2", "20+3*4-2*5", "9+4*4-2*3+5*5-2*2")
 
@@ -87,6 +89,81 @@ def test_the_recorded_logprob_is_that_of_the_distribution_sampled_from(
             expected = teacher_forced(exact_policy, prefix, completion.ids.tolist(), sampling)
             assert completion.logprobs is not None
             np.testing.assert_allclose(completion.logprobs, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(max_tokens=30, temperature=1.5, top_k=5), Sampling(max_tokens=30, top_p=0.8)], ids=str
+)
+def test_what_the_policy_itself_thinks_is_reported_where_it_differs(
+    exact_policy: Policy, prefixes: list[list[int]], sampling: Sampling
+) -> None:
+    engine = TransformersEngine(exact_policy)
+    for prefix, group in zip(prefixes, engine.generate(requests_of(prefixes, 3), sampling), strict=True):
+        for completion in group:
+            assert completion.raw_logprobs is not None
+            expected = teacher_forced(exact_policy, prefix, completion.ids.tolist(), Sampling())
+            np.testing.assert_allclose(completion.raw_logprobs, expected, atol=1e-5)
+    for same in (Sampling(max_tokens=5), Sampling(max_tokens=5, temperature=0)):
+        assert engine.generate([Request(prefixes[0], [1])], same)[0][0].raw_logprobs is None
+
+
+def test_alternatives_are_the_policys_most_likely_tokens(exact_policy: Policy, prefixes: list[list[int]]) -> None:
+    engine = TransformersEngine(exact_policy)
+    sampling = Sampling(max_tokens=30, temperature=1.5, alternatives=5)
+    for prefix, group in zip(prefixes, engine.generate(requests_of(prefixes, 3), sampling), strict=True):
+        for completion in group:
+            with torch.inference_mode():
+                logits = exact_policy.model(torch.tensor([[*prefix, *completion.ids.tolist()]])).logits[0]
+            expected = torch.log_softmax(logits[len(prefix) - 1 : -1], -1).topk(5, -1)
+            assert completion.alternatives is not None
+            assert completion.alternatives.ids.shape == (len(completion.ids), 5)
+            assert completion.alternatives.ids.tolist() == expected.indices.tolist()
+            np.testing.assert_allclose(completion.alternatives.logprobs, expected.values.numpy(), atol=1e-5)
+    assert engine.generate([Request(prefixes[0], [1])], Sampling(max_tokens=5))[0][0].alternatives is None
+    everything = Sampling(max_tokens=2, alternatives=len(exact_policy.tokenizer) + 3)
+    found = engine.generate([Request(prefixes[0], [1])], everything)[0][0].alternatives
+    assert found is not None
+    assert (found.ids[:, -3:] == -1).all()
+    assert np.isneginf(found.logprobs[:, -3:]).all()
+
+
+def test_a_stop_text_ends_a_response_with_the_token_that_completes_it(
+    policy: Policy, prefixes: list[list[int]]
+) -> None:
+    engine, tokenizer = TransformersEngine(policy), policy.tokenizer
+    whole = engine.generate(requests_of(prefixes, 6), Sampling(max_tokens=40))
+    cut = engine.generate(requests_of(prefixes, 6), Sampling(max_tokens=40, stop=("\n", "=1")))
+    reasons = set()
+    for long, short in zip(chain(*whole), chain(*cut), strict=True):
+        ids = long.ids.tolist()
+        ends = [at for at in range(1, len(ids) + 1) if any(stop in tokenizer.decode(ids[:at]) for stop in ("\n", "=1"))]
+        assert short.ids.tolist() == ids[: ends[0] if ends else len(ids)]
+        assert short.finish_reason == ("stop_text" if ends and ends[0] < len(ids) else long.finish_reason)
+        reasons.add(short.finish_reason)
+    assert "stop_text" in reasons
+    with pytest.raises(UsageError, match="an empty text"):
+        engine.generate([Request(prefixes[0], [1])], Sampling(stop=("",)))
+
+
+def test_every_request_may_have_a_budget_of_its_own(policy: Policy, prefixes: list[list[int]]) -> None:
+    engine = TransformersEngine(policy)
+    whole = engine.generate(requests_of(prefixes, 2), Sampling(max_tokens=40))
+    requests = [
+        Request(request.prefix_ids, request.seeds, max_tokens=budget)
+        for request, budget in zip(requests_of(prefixes, 2), (1, 3, 7, 100), strict=True)
+    ]
+    for budget, long, short in zip(
+        (1, 3, 7, 40), whole, engine.generate(requests, Sampling(max_tokens=40)), strict=True
+    ):
+        assert [each.ids.tolist() for each in short] == [each.ids.tolist()[:budget] for each in long]
+
+
+def test_bfloat16_is_near(prefixes: list[list[int]], policy: Policy) -> None:
+    coarse = TransformersEngine(load_policy("builtin:tiny", device="cpu", dtype="bfloat16", shared=False))
+    [[completion]] = coarse.generate([Request(prefixes[0], [1])], Sampling(max_tokens=20))
+    expected = teacher_forced(policy, prefixes[0], completion.ids.tolist(), Sampling())
+    assert completion.logprobs is not None
+    np.testing.assert_allclose(completion.logprobs, expected, atol=0.15)
 
 
 def test_a_response_that_ends_includes_the_end_token_and_stops(policy: Policy, prefixes: list[list[int]]) -> None:

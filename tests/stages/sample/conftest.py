@@ -1,6 +1,6 @@
 """Sampling with the built-in policy, and what comes out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,10 @@ import pytest
 import torch
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
-from apportion.stages.models.policy import load_policy
+from apportion.stages.models import ENGINES, EngineEntry
+from apportion.stages.models.engine import Completion, Request, Sampling
+from apportion.stages.models.policy import ModelSource, load_policy
+from apportion.stages.models.transformers_engine import TransformersEngine
 from apportion.stages.sample import sample
 
 Sampled = Callable[..., Rollouts]
@@ -56,3 +59,52 @@ def check_logprobs(rollouts: Rollouts) -> None:
             logits = model(torch.from_numpy(ids)[None]).logits[0].float()
         whole = torch.log_softmax(logits[:-1], -1).gather(1, torch.from_numpy(ids)[1:, None])[:, 0]
         np.testing.assert_allclose(found[row], whole[len(prompts[row]) - 1 :].numpy(), atol=1e-4)
+
+
+Reply = Callable[[str], str | None]
+
+
+class ScriptedEngine:
+    """The built-in policy, but for what it reads that `reply` has an answer to. read: all that it had one for."""
+
+    name, version, row_seeds, tokens_exact = "scripted", "1", True, True
+
+    def __init__(self, source: ModelSource, reply: Reply):
+        self._policy = source.load()
+        self._engine = TransformersEngine(self._policy)
+        self._reply = reply
+        self.identity = self._policy.identity
+        self.read: list[str] = []
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, on_progress: Callable[[int], None] | None = None
+    ) -> list[list[Completion]]:
+        found: list[list[Completion]] = []
+        for request in requests:
+            text = self._policy.tokenizer.decode(list(request.prefix_ids), skip_special_tokens=True)
+            answer = self._reply(text)
+            if answer is None:
+                found += self._engine.generate([request], sampling)
+                continue
+            self.read.append(text)
+            ids = np.array(self._policy.tokenizer(answer, add_special_tokens=False)["input_ids"], np.int32)
+            found.append([Completion(ids, np.zeros(len(ids), np.float32), "stop") for _ in request.seeds])
+        return found
+
+
+@pytest.fixture
+def scripted() -> Iterator[Callable[[Reply], list[ScriptedEngine]]]:
+    """scripted(reply) registers engine "scripted", and returns the list that those opened will be in."""
+
+    def register(reply: Reply) -> list[ScriptedEngine]:
+        opened: list[ScriptedEngine] = []
+
+        def start(source: ModelSource, seed: int) -> ScriptedEngine:
+            opened.append(ScriptedEngine(source, reply))
+            return opened[-1]
+
+        ENGINES.add(EngineEntry("scripted", "for tests", (), start))
+        return opened
+
+    yield register
+    ENGINES.remove("scripted")

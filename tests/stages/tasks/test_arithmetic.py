@@ -159,3 +159,36 @@ def test_split_misspelt() -> None:
 def test_running_out_of_problems_is_a_fault_of_the_options() -> None:
     with pytest.raises(UsageError, match="no more train problems after"):
         list(Arithmetic(terms=1, max_factor=3).problems("train", 10_000, 0))
+
+
+@pytest.mark.parametrize(
+    ("before", "step", "expected"),
+    [
+        ("", "7+10=17", True),
+        ("", " 7+10=17\n", True),
+        ("", "7+2=9", False),  # adds first
+        ("", "7+10=18", False),
+        ("", "17-12=5", False),  # right, but not yet
+        ("7+10=17\n", "17-12=5", True),
+        ("7+10=17\n", "7+10=17", False),  # once more
+        ("7+2=9\n", "9*5=45", False),  # true, and of no use
+        ("7+2=9\n", "7+10=17", True),  # takes the mistake back
+        ("17-12=5\n7+10=17\n", "17-12=5", True),  # what came too early does not count
+        ("7+10=17\n17-12=5\n", "5+0=5", False),  # the solution is there already
+        ("", "so, 7+10=17", None),
+        ("7+10=17\n", "5", None),
+        ("", "", None),
+    ],
+)
+def test_a_step_is_right_if_it_is_the_next_line_of_the_solution(before: str, step: str, expected: bool | None) -> None:
+    assert TASK.verify_step(problem_of("7+2*5-3*4"), before, step) is expected
+
+
+def test_every_line_of_a_right_solution_is_right_and_the_first_mistake_is_wrong() -> None:
+    for seed, problem in enumerate(TASK.problems("train", 50, 1)):
+        for mistakes in (0.0, 0.5):
+            text = TASK.demonstrate(problem, Random(seed), mistakes)
+            lines = text.splitlines(keepends=True)
+            checks = [TASK.verify_step(problem, "".join(lines[:at]), line) for at, line in enumerate(lines)]
+            assert all(checks) == (TASK.verify(text, problem.reference) == 1.0)
+            assert sum(check is True for check in checks) <= TASK.terms

@@ -45,7 +45,7 @@ def test_spec_and_options_open_the_same_task_again(spec: str, options: dict[str,
         ("file", "needed is a file that ends in .jsonl, .json, .csv, .parquet"),
         ("hf", "needed is a data set, such as hf:openai/gsm8k:main"),
         ("hf:", "needed is a data set"),
-        ("zzzzzzzzzz", "choose from: arithmetic, file, hf, reasoning_gym/NAME"),
+        ("zzzzzzzzzz", "choose from: arithmetic, env/NAME, file, hf, reasoning_gym/NAME, tool/NAME"),
         ("", "unknown task ''; choose from"),
     ],
 )
@@ -55,7 +55,8 @@ def test_what_is_no_task(spec: str, message: str) -> None:
 
 
 def test_list_tasks_names_every_family_once() -> None:
-    assert [name for name, _ in list_tasks()] == ["arithmetic", "file", "hf", "reasoning_gym/NAME"]
+    names = ["arithmetic", "env/NAME", "file", "hf", "reasoning_gym/NAME", "tool/NAME"]
+    assert [name for name, _ in list_tasks()] == names
     assert all(summary for _, summary in list_tasks())
 
 

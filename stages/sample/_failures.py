@@ -1,0 +1,53 @@
+"""Rollouts that failed while the others went on."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ...formats.errors import ApportionError, PartialError
+from ...formats.rollouts import Rollouts
+from ..driver import Written
+from ..models.engine import Completion
+
+
+@dataclass
+class Failures:
+    """Counts of a run. seen: what was wrong with the first one."""
+
+    asked: int = 0
+    failed: int = 0
+    seen: str = ""
+
+    def count(self, completions: Sequence[Completion]) -> None:
+        """More rollouts of the run."""
+        failed = [completion for completion in completions if completion.finish_reason == "error"]
+        self.asked += len(completions)
+        self.failed += len(failed)
+        self.seen = self.seen or next((each.error for each in failed if each.error), "")
+
+    def checked(self, batches: Iterable[Rollouts]) -> Iterator[Rollouts]:
+        """The same; ApportionError at their end where every rollout failed."""
+        yield from batches
+        if self.failed and self.failed == self.asked:
+            raise ApportionError(f"all of {self.asked:,} rollouts failed{self._why}; nothing is written")
+
+    def written(self, out: str, counts: Mapping[str, int]) -> Written:
+        """What the run wrote."""
+        if not self.failed:
+            return Written(out, **counts)
+        return Partly(out, **counts, failed=self.failed, why=self._why)
+
+    @property
+    def _why(self) -> str:
+        return f" (the first: {self.seen})" if self.seen else ""
+
+
+@dataclass(frozen=True)
+class Partly(Written):
+    """The same, with some of the rollouts failed."""
+
+    failed: int
+    why: str = field(repr=False)
+
+    def fault(self) -> PartialError:
+        """What the command ends with."""
+        return PartialError(f"{self.out}: {self.failed:,} rollouts failed{self.why}; they are flagged error")

@@ -1,0 +1,79 @@
+"""The policy asked about its own work, and what is read from its answers."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..models.engine import Request
+from ..models.policy import render_prompt
+from ..tasks import Problem
+from ._strategy import SamplingContext
+
+_NUMBER = r"([-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))"
+_SCORES = [
+    re.compile(rf"<score>\s*{_NUMBER}\s*</score>", re.IGNORECASE),
+    re.compile(rf"\b(?:score|rating)\s*[:=]\s*{_NUMBER}", re.IGNORECASE),
+    re.compile(_NUMBER),
+]
+_RESULT = re.compile(r"\bresult\W{0,6}(true|false)\b", re.IGNORECASE)
+_TRUTH = re.compile(r"true|false", re.IGNORECASE)
+
+
+def asked(
+    context: SamplingContext,
+    questions: Sequence[str],
+    seeds: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    temperature: float,
+) -> list[list[str]]:
+    """The policy's answers to each question, one for each of its seeds. UsageError for one beyond its context."""
+    requests = [
+        Request(render_prompt(context.tokenizer, [{"role": "user", "content": text}]), each)
+        for text, each in zip(questions, seeds, strict=True)
+    ]
+    if not requests:
+        return []
+    sampling = replace(context.sampling, max_tokens=max_tokens, temperature=temperature, top_p=1.0, top_k=0, stop=())
+    return [
+        context.tokenizer.batch_decode([each.ids.tolist() for each in group], skip_special_tokens=True)
+        for group in context.engine.generate(requests, sampling)
+    ]
+
+
+def question_of(problem: Problem) -> str:
+    """The problem's messages as one text."""
+    return "\n".join(message["content"] for message in problem.prompt)
+
+
+def reference_of(problem: Problem) -> str:
+    """What the verifier compares with, as text."""
+    return (
+        problem.reference if isinstance(problem.reference, str) else json.dumps(problem.reference, ensure_ascii=False)
+    )
+
+
+def score_of(text: str) -> float:
+    """The score in a judge's answer, -1 to 1: the first <score> tag, else "Score: x" or "Rating: x", else the first
+    number, else 0.
+
+    >>> [score_of(text) for text in ("2 of 3 <score>-1</score>", "Rating: 0.5", "5 out of 5", "none")]
+    [-1.0, 0.5, 1.0, 0.0]
+    """
+    for pattern in _SCORES:
+        found = pattern.search(text)
+        if found:
+            return min(1.0, max(-1.0, float(found[1])))
+    return 0.0
+
+
+def truth_of(text: str) -> bool | None:
+    """What a judge that was asked for true or false says: the value of "result", else the last of the two words; None
+    where there is neither.
+
+    >>> [truth_of(text) for text in ('{"reason": "not true", "result": "False"}', "So it is TRUE.", "maybe")]
+    [False, True, None]
+    """
+    found = _RESULT.findall(text) or _TRUTH.findall(text)
+    return found[-1].lower() == "true" if found else None

@@ -1,0 +1,106 @@
+"""Responses made a step at a time: where a step ends, and completions that end with one."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from ...formats.ragged import Ragged
+from ...formats.schema import FIELDS
+from ..models._stop import StopTexts
+from ..models.engine import Completion, Request, Sampling
+from ._strategy import SamplingContext
+
+STEP = "step"
+ANSWER = "answer"  # the kind of a step that ends its response
+
+
+class Step(NamedTuple):
+    """[start, end) in response tokens, what it is, and what a judge gave for it, reward units."""
+
+    start: int
+    end: int
+    kind: str
+    reward: float
+
+
+def generated(context: SamplingContext, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
+    """What the engine makes of the requests, each completion ended by the token that completes a text of
+    `sampling.stop`, whether the engine knows stop texts or not.
+
+    A completion that is cut is what would have been drawn up to there: no token depends on those after it.
+    """
+    if not requests:
+        return []
+    made = context.engine.generate(requests, sampling)
+    flat = [completion for group in made for completion in group]
+    unknown = [index for index, each in enumerate(flat) if sampling.stop and each.finish_reason != "stop_text"]
+    ends = step_ends(context.tokenizer, [flat[index].ids for index in unknown], sampling.stop, first=True)
+    for index, found in zip(unknown, ends, strict=True):
+        if found:
+            flat[index] = head(flat[index], found[0], "stop_text")
+    rest = iter(flat)
+    return [[next(rest) for _ in group] for group in made]
+
+
+def step_ends(tokenizer: Any, responses: Sequence[Any], stop: Sequence[str], *, first: bool = False) -> list[list[int]]:
+    """For each list of token ids, one past every token that completes one of the texts since the step began.
+
+    first: only the first of them. The end of the list is none unless a text ends there.
+    """
+    found: list[list[int]] = [[] for _ in responses]
+    texts = StopTexts(tokenizer, tuple(stop))
+    for place in range(max(map(len, responses), default=0)):
+        rows = [row for row, ids in enumerate(responses) if place < len(ids) and not (first and found[row])]
+        if not rows:
+            break
+        for row, done in zip(rows, texts.completed(rows, [int(responses[row][place]) for row in rows]), strict=True):
+            if done:
+                found[row].append(place + 1)
+                texts.forget(row)
+    return found
+
+
+def head(completion: Completion, size: int, finish_reason: str) -> Completion:
+    """The completion's first `size` tokens."""
+
+    def cut(values: Any) -> Any:
+        return None if values is None else values[:size]
+
+    return Completion(cut(completion.ids), cut(completion.logprobs), finish_reason, cut(completion.raw_logprobs))
+
+
+def joined(before: Completion, at: int, after: Completion) -> Completion:
+    """The first `at` tokens of one, then the other."""
+
+    def both(first: Any, second: Any) -> Any:
+        return None if first is None or second is None else np.concatenate((first[:at], second))
+
+    return Completion(
+        both(before.ids, after.ids),
+        both(before.logprobs, after.logprobs),
+        after.finish_reason,
+        both(before.raw_logprobs, after.raw_logprobs),
+        error=after.error,
+    )
+
+
+def is_over(response: Completion, new: int, asked: int | None, max_tokens: int) -> bool:
+    """Nothing can follow: the response ended by itself, or its budget or the model's context is used up.
+
+    new, asked: tokens of its last step, and the most that were asked for (None: as many as the budget has left).
+    """
+    if response.finish_reason == "length":
+        return len(response.ids) >= max_tokens or asked is None or new < asked
+    return response.finish_reason != "stop_text"
+
+
+def step_columns(rows: Sequence[Sequence[Step]]) -> dict[str, Any]:
+    """The step ruler of rows, with `step.reward`."""
+    return {
+        "step.start": Ragged.from_lists([[step.start for step in steps] for steps in rows], np.int32),
+        "step.end": Ragged.from_lists([[step.end for step in steps] for steps in rows], np.int32),
+        "step.kind": pa.array([[step.kind for step in steps] for steps in rows], pa.list_(FIELDS["step.kind"].type)),
+        "step.reward": Ragged.from_lists([[step.reward for step in steps] for steps in rows], np.float64),
+    }
