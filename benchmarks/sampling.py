@@ -1,15 +1,19 @@
-"""Tokens per second of the transformers engine against a plain `model.generate` on the same requests, in one run.
+"""Tokens per second of the transformers engine against plain `model.generate` on the same requests, in one run.
 
-    python benchmarks/sampling.py [--model DIR] [--task T] [--prompts 64] [--n 8] [--max-tokens 64]
+    python benchmarks/sampling.py [--model DIR] [--task T] [--prompts 64] [--n 8] [--max-tokens 64] [--mixed]
 
-Counted are the tokens of responses, end-of-sequence included, padding excluded. `generate` gets all rows as one left-padded
-batch with `num_return_sequences`; it returns no log-probabilities, the engine does.
+Every row has a budget: `--max-tokens`, or with --mixed one drawn from a log-normal distribution with a median of a quarter of it,
+so that few rows are much longer than most. `generate` has one budget a batch; its batches are tried in several sizes, in the given
+order and sorted by budget, and the best is compared. Counted are the tokens of responses within their budgets, end-of-sequence
+included, padding excluded. `generate` returns no log-probabilities, the engine does. Repetitions take turns; medians are given.
 """
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from apportion.stages.models import open_engine
 from apportion.stages.models.engine import Request, Sampling
@@ -18,14 +22,10 @@ from apportion.stages.models.transformers_engine import end_ids
 from apportion.stages.tasks import open_task
 
 
-def best(measured: Callable[[], int], repeats: int) -> float:
-    """Tokens per second of the fastest repetition, after one to warm up."""
-    rates = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        tokens = measured()
-        rates.append(tokens / (time.perf_counter() - started))
-    return max(rates[1:])
+def rate(measured: Callable[[], int]) -> float:
+    """Tokens per second of one repetition."""
+    started = time.perf_counter()
+    return measured() / (time.perf_counter() - started)
 
 
 def main() -> None:
@@ -35,7 +35,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--n", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--mixed", action="store_true", help="budgets of very different lengths, and none ends before")
+    parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
 
     source = ModelSource(given.model)
@@ -44,32 +45,61 @@ def main() -> None:
     prompts = [render_prompt(policy.tokenizer, problem.prompt) for problem in problems]
     engine = open_engine("transformers", source)
     ends = torch.tensor(end_ids(policy))
+    rng = np.random.default_rng(0)
+    budgets = np.full((given.prompts, given.n), given.max_tokens)
+    if given.mixed:
+        drawn = rng.lognormal(np.log(given.max_tokens / 4), 0.9, budgets.shape)
+        budgets = np.clip(drawn.round().astype(np.int64), 1, given.max_tokens)
 
     def ours() -> int:
-        requests = [Request(ids, list(range(given.n))) for ids in prompts]
+        requests = [
+            Request(ids, [row * given.n + sample], max_tokens=int(budgets[row, sample]))
+            for row, ids in enumerate(prompts)
+            for sample in range(given.n)
+        ]
         made = engine.generate(requests, Sampling(max_tokens=given.max_tokens))
         return sum(len(completion.ids) for group in made for completion in group)
 
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
-    attention = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     place = next(policy.model.parameters()).device
+    rows = [(ids, int(budgets[row, sample])) for row, ids in enumerate(prompts) for sample in range(given.n)]
 
-    def plain() -> int:
-        with torch.inference_mode():
-            rows = policy.model.generate(
-                input_ids=ids.to(place), attention_mask=attention.to(place), do_sample=True, temperature=1.0,
-                top_k=0, top_p=1.0, max_new_tokens=given.max_tokens, num_return_sequences=given.n,
-                pad_token_id=int(ends[0]),
-            )[:, longest:].cpu()  # fmt: skip
-        ended = torch.isin(rows, ends)
-        lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, rows.shape[1])
-        return int(lengths.sum())
+    def plain(order: list[int], size: int) -> int:
+        tokens = 0
+        for first in range(0, len(order), size):
+            batch = [rows[index] for index in order[first : first + size]]
+            longest = max(len(ids) for ids, _ in batch)
+            ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt, _ in batch])
+            attention = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt, _ in batch])
+            with torch.inference_mode():
+                made = policy.model.generate(
+                    ids.to(place), attention_mask=attention.to(place), max_new_tokens=max(each for _, each in batch),
+                    do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=0,
+                )[:, longest:].cpu()  # fmt: skip
+            is_end = torch.isin(made, ends)
+            length = torch.where(is_end.any(1), is_end.int().argmax(1) + 1, made.shape[1])
+            limits = torch.tensor([each for _, each in batch])
+            tokens += int(torch.minimum(length, limits).sum())
+        return tokens
 
-    plain_rate, our_rate = best(plain, given.repeats), best(ours, given.repeats)
-    print(f"{given.model}: {given.prompts} prompts of {longest} tokens at most, {given.n} samples each, {place}")
-    print(f"model.generate      {plain_rate:10,.0f} tokens/s")
-    print(f"apportion engine    {our_rate:10,.0f} tokens/s   ratio {our_rate / plain_rate:.2f}")
+    in_order = list(range(len(rows)))
+    by_budget = sorted(in_order, key=lambda index: rows[index][1])
+    variants = {
+        f"{name}, {size} rows": (order, size)
+        for name, order in (("in order", in_order), *((("by budget", by_budget),) if given.mixed else ()))
+        for size in sorted({min(size, len(rows)) for size in (32, 128, len(rows))})
+    }
+    tried = {name: rate(lambda of=of: plain(*of)) for name, of in variants.items()}
+    best = max(tried, key=lambda name: tried[name])
+    ours()
+    found: dict[str, list[float]] = {"generate": [], "engine": []}
+    for _ in range(given.repeats):
+        found["generate"].append(rate(lambda: plain(*variants[best])))
+        found["engine"].append(rate(ours))
+    theirs, own = (statistics.median(found[name]) for name in ("generate", "engine"))
+    lengths = sorted({len(prompt) for prompt in prompts})
+    print(f"{given.model}, {len(rows)} rows, prompts of {lengths[0]} to {lengths[-1]} tokens, budgets of {budgets.min()} to "
+          f"{budgets.max()} (median {np.median(budgets):.0f}); best of generate: {best}")  # fmt: skip
+    print(f"generate {theirs:,.0f} tokens/s, engine {own:,.0f} tokens/s, ratio {own / theirs:.2f}")
 
 
 if __name__ == "__main__":

@@ -73,6 +73,8 @@ FIELDS = {
         Field("finish_reason", pa.string(), "stop (end of sequence) | length | stop_text | error"),
         Field("parent_id", pa.string(), "the rollout this one left; null for one of its own"),
         Field("fork", pa.int32(), "the response token at which it left its parent", "token"),
+        Field("pair_id", pa.string(), "preference pair: two rows have the same, and their tokens under the mask are compared"),
+        Field("pair_role", pa.string(), "chosen | rejected, of the pair"),
         Field("purpose", pa.string(), "train | probe | eval; probes and evals are never trained on"),
         Field("policy", pa.string(), "digest of the weights that sampled it"),
         Field("engine", pa.string(), "what generated the tokens, with its version"),

@@ -34,6 +34,10 @@ class StopTexts:
         texts = self._tokenizer.batch_decode([list(self._tails.get(row, ())) for row in rows])
         return [any(stop in text for stop in self._stop) for text in texts]
 
+    def keep(self, rows: list[int]) -> None:
+        """Only these stay, and are counted anew."""
+        self._tails = {new: self._tails[old] for new, old in enumerate(rows) if old in self._tails}
+
     def forget(self, row: int) -> None:
         """The row has ended."""
         self._tails.pop(row, None)

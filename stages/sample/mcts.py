@@ -146,7 +146,8 @@ def mcts(
         correct_above: a reward above it is a right answer.
         verify_steps: "task" asks the task, "policy" the policy, again where it says neither true nor false, 5 times at
             most; "auto" the task where it can.
-        verify_temperature, verify_tokens: of the policy's answers about a step.
+        verify_temperature: of the policy's answers about a step.
+        verify_tokens: budget of such an answer. A question beyond the policy's context is refused.
         stop: texts that end a step; it ends with the token that completes one.
         step_tokens: a step of the tree that has so many tokens ends there; None is --max-tokens, which bounds the whole
             response.
@@ -158,7 +159,7 @@ def mcts(
     Departures: 1. The released code verifies virtual steps only; here the tree's are, too, since its own filters need
         that. 2. What is whole and simulated is not selected again; there, such a round only records the path. 3. No
         extraction of facts and goals, no tool queries: a step is text, and the task is the tool. 4. A response that
-        repeats itself is not ended for it. 5. value/max(1, visits) and selecting among unsimulated steps are our reading.
+        repeats itself is not ended for it. 5. Our reading: value/max(1, visits), and that uct looks at unsimulated steps, too.
     """
     at_least_one(
         "mcts", rounds=rounds, children=children, depth=depth, verify_tokens=verify_tokens,
@@ -374,7 +375,7 @@ def uct(value: float, visits: int, visits_above: int, exploration: float) -> flo
     """How much a step is worth looking at: its mean value, and more the less it was looked at.
 
     >>> round(uct(1.5, 3, 8, 1.414), 6), round(uct(0.0, 0, 8, 1.414), 6)
-    (1.547998, 2.095988)
+    (1.547989, 2.095978)
     """
     return value / max(1, visits) + exploration * math.sqrt(math.log(visits_above + 1) / (visits + 1))
 

@@ -152,7 +152,7 @@ def truncate(
     bonus: float = 0.1,
     rows_at_once: int = 2048,
 ) -> Iterator[Rollouts]:
-    """k candidates for every next step, judged against one another; one of them is continued (SLATE).
+    """Several candidates for every next step, judged against one another, of which one is continued (SLATE).
 
     From one prefix k next steps are sampled, and each gets a reward r. One is chosen, and the next k begin after it:
 
@@ -161,10 +161,10 @@ def truncate(
 
     until an answer is chosen. After `budget` steps the response is finished in one piece, its last row. A prompt gets
     up to k · budget + 1 rollouts; -n is not used. Every candidate is one: `parent_id` and `fork` are the row chosen
-    before it and its length, tokens up to there with log-probabilities are the parent's. A response that is whole ends
-    the way chosen, or with another answer; the other rows are flagged `partial`, and mean nothing to a verifier. The
-    step ruler has the steps from the prompt on; `step.reward` is r, without the bonus, and `step.kind` "answer" for a
-    step that ends the response. `assign-credit --method slate` normalises it once more, its bonus and budget alike.
+    before it and its length, tokens up to there with log-probabilities are the parent's. Rows whose response does not
+    end with them are flagged `partial`; a verifier's reward says nothing of those. The step ruler has the steps from
+    the prompt on; `step.reward` is r, without the bonus, and `step.kind` "answer" for a step with which the response
+    ended by itself. `assign-credit --method slate` makes A of it again; give it the same bonus and budget.
 
     Args:
         k: candidates of a step.
@@ -175,11 +175,11 @@ def truncate(
             with an answer, too.
         step_tokens: a step that has so many tokens ends there; None is --max-tokens, which bounds the whole response.
         judge: "task" is the verifier's mean reward over fresh responses that begin with the candidate, 0 to 1 (ours);
-            an answer's own reward. "policy" asks the policy to rate the step, -1 to 1, and adds, for an answer, what it
-            says of that one next to the reference.
+            that of the response itself where it ends. "policy" asks the policy to rate the step, -1 to 1, and adds,
+            where the response ends, what it says of the last step next to the reference.
         judge_samples: of those fresh responses; 1 with judge_temperature=0. They are not kept.
         judge_temperature: of responses and ratings; None is --temperature for "task" and 0 for "policy".
-        judge_tokens: budget of a rating. A prompt of the policy's context is refused.
+        judge_tokens: budget of a rating, tokens. A question beyond the policy's context is refused.
         bonus: λ, for the choice.
         rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
 
@@ -188,8 +188,9 @@ def truncate(
 
     Departures: 1. No search is played, so that there is no query to rate. 2. The paper's type of a step (search or
         answer) is forced and sampled apart; here the policy writes on. 3. The index t begins at 0, as in the code.
-        4. Ratings are clipped to -1 … 1, as the paper's scale says and its code does not. 5. The prefix keeps its mask:
-        the policy wrote it, and `slate` gives it no credit in rows that begin after it.
+        4. Ratings are clipped to -1 … 1, as the paper's scale says and its code does not. 5. The prefix keeps its mask,
+        since the policy wrote it and `slate` counts its steps. It has no credit there, but a loss that takes the mean
+        over a row's tokens counts them. 6. Where every candidate of a step failed, the response ends unfinished.
     """
     at_least_one(
         "truncate", k=k, budget=budget, judge_samples=judge_samples, judge_tokens=judge_tokens,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from apportion.formats.errors import ApportionError, UsageError
+from apportion.stages.models import _prefixes, transformers_engine
 from apportion.stages.models._draw import draw
 from apportion.stages.models.engine import Completion, Request, Sampling
 from apportion.stages.models.policy import Policy, load_policy, render_prompt
@@ -266,7 +267,76 @@ def test_a_prompt_is_computed_once_for_all_its_samples(policy: Policy, prefixes:
     shapes: list[torch.Size] = []
     with watched(policy.model, shapes.append):
         TransformersEngine(policy).generate(requests_of(prefixes, 8), Sampling(max_tokens=2))
-    assert shapes == [(4, max(map(len, prefixes))), (32, 1)]
+    # All but the last token of each prompt, from which the samples go on. One prompt is the beginning of another.
+    assert shapes == [(3, max(map(len, prefixes)) - 1), (32, 1), (32, 1)]
+
+
+def test_where_a_row_has_ended_the_next_one_takes_its_place(
+    policy: Policy, prefixes: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Budgets of all lengths in eight places give what they give side by side, in few passes."""
+    engine, budgets = TransformersEngine(policy), (2, 40, 5, 17)
+    requests = [
+        Request(request.prefix_ids, request.seeds, max_tokens=budget)
+        for request, budget in zip(requests_of(prefixes, 8), budgets, strict=True)
+    ]
+    expected = engine.generate(requests, Sampling(max_tokens=40))
+    monkeypatch.setattr(transformers_engine, "MAX_ROWS", 8)
+    rows: list[int] = []
+    with watched(policy.model, lambda shape: rows.append(shape[0] * shape[1])):
+        found = engine.generate(requests, Sampling(max_tokens=40))
+    assert ids_of(found) == ids_of(expected)
+    assert [[each.finish_reason for each in group] for group in found] == [
+        [each.finish_reason for each in group] for group in expected
+    ]
+    for short, long in zip(chain(*found), chain(*expected), strict=True):
+        assert short.logprobs is not None
+        assert long.logprobs is not None
+        np.testing.assert_allclose(short.logprobs, long.logprobs, atol=1e-4)
+    tokens = sum(len(completion.ids) for completion in chain(*found))
+    assert max(each for each in rows if each <= 8) == 8
+    decoded = sum(each for each in rows if each <= 8)
+    assert decoded < 1.5 * tokens, "most places have a row most of the time"
+
+
+def test_long_prefixes_are_computed_in_chunks_and_what_they_share_once(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    shared = [1, *rng.integers(20, 200, 120).tolist()]
+    long = [[*shared, *rng.integers(20, 200, size).tolist()] for size in (1, 40, 200)]
+    engine, requests = TransformersEngine(policy), requests_of(long, 2)
+    alone = [engine.generate([request], Sampling(max_tokens=6))[0] for request in requests]
+    monkeypatch.setattr(_prefixes, "CHUNK", 64)
+    shapes: list[torch.Size] = []
+    with watched(policy.model, shapes.append):
+        together = engine.generate(requests, Sampling(max_tokens=6))
+    assert ids_of(together) == ids_of(alone)
+    prefill = [shape for shape in shapes if shape[1] > 1]
+    assert max(shape[1] for shape in prefill) == 64
+    assert prefill[0] == (1, 64), "the stem first, by itself"
+    assert sum(shape[0] * shape[1] for shape in prefill) < sum(map(len, long))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_mix_of_prefixes_and_budgets_gives_what_each_gives_alone(
+    exact_policy: Policy, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(seed)
+    base = [1, *rng.integers(20, 200, 60).tolist()]
+    requests = [
+        Request(base[: rng.integers(1, 61)] + rng.integers(20, 200, rng.integers(0, 4)).tolist(),
+                [int(each) for each in rng.integers(0, 1000, rng.integers(1, 5))], max_tokens=int(rng.integers(1, 12)))
+        for _ in range(7)
+    ]  # fmt: skip
+    sampling = Sampling(max_tokens=12, temperature=1.3)
+    engine = TransformersEngine(exact_policy)
+    alone = [
+        [engine.generate([Request(each.prefix_ids, [seed], each.max_tokens)], sampling)[0][0] for seed in each.seeds]
+        for each in requests
+    ]
+    monkeypatch.setattr(transformers_engine, "MAX_ROWS", int(rng.integers(1, 6)))
+    assert ids_of(engine.generate(requests, sampling)) == ids_of(alone)
 
 
 def test_finished_rows_leave_the_batch(policy: Policy, prefixes: list[list[int]]) -> None:
@@ -277,7 +347,7 @@ def test_finished_rows_leave_the_batch(policy: Policy, prefixes: list[list[int]]
     decoded = rows[1:]
     assert decoded == sorted(decoded, reverse=True)
     assert decoded[-1] < 8
-    for step, batch in enumerate(decoded, 1):
+    for step, batch in enumerate(decoded):
         live = sum(length > step for length in lengths)
         assert live <= batch <= live / 0.75 + 1e-9
 

@@ -108,3 +108,27 @@ def scripted() -> Iterator[Callable[[Reply], list[ScriptedEngine]]]:
 
     yield register
     ENGINES.remove("scripted")
+
+
+class FlakyEngine(TransformersEngine):
+    """The built-in policy, but for every fourth completion or so, which fails."""
+
+    name = "flaky"
+    can_fail = True
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, on_progress: Callable[[int], None] | None = None
+    ) -> list[list[Completion]]:
+        failed = Completion(np.empty(0, np.int32), np.empty(0, np.float32), "error", error="the server is busy")
+        return [
+            [failed if seed % 4 == 0 else each for seed, each in zip(request.seeds, made, strict=True)]
+            for request, made in zip(requests, super().generate(requests, sampling), strict=True)
+        ]
+
+
+@pytest.fixture
+def flaky() -> Iterator[None]:
+    """Registers engine "flaky"."""
+    ENGINES.add(EngineEntry("flaky", "for tests", (), lambda source, seed: FlakyEngine(source.load())))
+    yield
+    ENGINES.remove("flaky")

@@ -12,7 +12,9 @@ from apportion.formats.invariants import broken_invariants
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
 from apportion.formats.segments import Segments
+from apportion.stages.assign_credit._apply import credit_of_batch
 from apportion.stages.assign_credit._simulations import simulation_values
+from apportion.stages.assign_credit.groundedprm import groundedprm
 from apportion.stages.sample._judge import truth_of
 from apportion.stages.sample.mcts import NOTHING, Node, Search, Tree, uct
 from apportion.stages.tasks import Problem
@@ -201,6 +203,17 @@ def test_the_policy_verifies_and_is_asked_again(sampled: Sampled, scripted: Call
             seen.add(check)
     assert seen == {1.0, 0.0, -1.0}
     assert all(count % 5 == 0 for text, count in asked.items() if "*" in text.partition("Next step:\n")[2])
+
+
+def test_simulations_that_failed_are_worth_nothing(sampled: Sampled, flaky: None) -> None:
+    rollouts = sampled("mcts", rounds=6, enough=0, options={"engine": "flaky", "prompts": 6})
+    assert list(broken_invariants(rollouts)) == []
+    failed = rollouts.flagged("error")
+    assert 0 < failed.sum() < len(rollouts)
+    assert "token.logprob" in rollouts
+    for row in rollouts.take(np.flatnonzero(failed)).table.to_pylist():
+        assert row["step"]["end"][-1] == len(row["token"]["id"])
+    groundedprm(credit_of_batch(rollouts)[0])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """SLATE's sampling: candidates of every step, the choice among them, and how they are judged."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,8 +12,12 @@ from apportion.formats.errors import UsageError
 from apportion.formats.invariants import broken_invariants
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
-from apportion.stages.assign_credit.slate import selection_probabilities
+from apportion.stages.assign_credit._apply import credit_of_batch
+from apportion.stages.assign_credit.slate import selection_probabilities, slate
+from apportion.stages.models import ENGINES, EngineEntry
+from apportion.stages.models.engine import Completion, Sampling
 from apportion.stages.models.policy import load_tokenizer
+from apportion.stages.models.transformers_engine import TransformersEngine
 from apportion.stages.sample._judge import score_of
 from apportion.stages.sample._steps import Step, step_ends
 from apportion.stages.sample.truncate import Tree, advantages, choose
@@ -249,6 +254,39 @@ def test_a_step_ends_with_the_token_that_completes_a_text() -> None:
     assert step_ends(tokenizer, [ids, ids[:8], []], ["\n"]) == [[6, 12], [6], []]
     assert step_ends(tokenizer, [ids], ["7\n1", "=5"]) == [[7, 11]]
     assert step_ends(tokenizer, [ids, ids[:5]], ["\n"], first=True) == [[6], []]
+
+
+class Deaf(TransformersEngine):
+    """An engine that does not know stop texts."""
+
+    name = "deaf"
+
+    def generate(self, requests: Any, sampling: Sampling, on_progress: Any = None) -> list[list[Completion]]:
+        return super().generate(requests, replace(sampling, stop=()), on_progress)
+
+
+def test_an_engine_that_does_not_know_stop_texts_makes_the_same(sampled: Sampled) -> None:
+    ENGINES.add(EngineEntry("deaf", "for tests", (), lambda source, seed: Deaf(source.load())))
+    try:
+        found = sampled("truncate", k=3, stop=["\n", "="], options={"engine": "deaf"})
+    finally:
+        ENGINES.remove("deaf")
+    expected = sampled("truncate", k=3, stop=["\n", "="], options={"engine": "transformers"})
+    for path in ("token.id", "finish_reason", "step.reward", "parent_id"):
+        assert found.arrow(path).equals(expected.arrow(path)), path
+
+
+def test_candidates_that_failed_are_never_chosen(sampled: Sampled, flaky: None) -> None:
+    rollouts = sampled("truncate", k=4, options={"engine": "flaky", "prompts": 6})
+    assert list(broken_invariants(rollouts)) == []
+    failed = rollouts.flagged("error")
+    assert 0 < failed.sum() < len(rollouts)
+    assert "token.logprob" in rollouts
+    names = np.array(rollouts.strings("rollout_id"))
+    assert not set(names[failed]) & set(rollouts.strings("parent_id"))
+    for row in rollouts.take(np.flatnonzero(failed)).table.to_pylist():
+        assert len(row["token"]["id"]) == (row["fork"] or 0) == (row["step"]["end"] or [0])[-1]
+    slate(credit_of_batch(rollouts)[0])
 
 
 @pytest.mark.parametrize("name", ["k", "budget", "judge_samples", "judge_tokens", "step_tokens"])
