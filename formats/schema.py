@@ -12,8 +12,9 @@ from .errors import DataError
 
 FORMAT_VERSION = 1
 METADATA_KEY = b"apportion"
+ERROR = "error"  # of a rollout that failed: it has no part in anything
 FILTERED = "filtered"  # what `filter` flags
-UNTRAINED = ("error", FILTERED)  # flags of rows that are never trained on
+UNTRAINED = (ERROR, FILTERED)  # flags of rows that are never trained on
 REQUIRED = ("rollout_id", "group_id", "token.id", "token.mask")
 
 

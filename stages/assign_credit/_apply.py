@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from ...formats.errors import DataError
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
-from ...formats.schema import FIELDS
+from ...formats.schema import ERROR, FIELDS
 from ...formats.segments import Array, Segments
 from ._method import METHODS, Credit, Method
 
@@ -20,8 +20,8 @@ FLAGS = ("singleton", "dead_group")
 def credited(batch: Rollouts, method: str, column: str, options: Mapping[str, Any]) -> Rollouts:
     """The batch with `token.{column}`, 0 where the mask is false, and the flags dead_group and singleton.
 
-    Probes and evals take no part in any group's statistics and get no credit (null); a method that wants probes finds
-    them in `credit.probes`. DataError when the method gives a value that is not finite.
+    Probes, evals and rows flagged `error` take no part in any group's statistics and get no credit (null); a method that
+    wants probes finds them in `credit.probes`. DataError when the method gives a value that is not finite.
     """
     if "flags" not in batch:  # every part of a file has the same columns, whether there was something to flag or not
         batch = batch.with_columns({"flags": pa.array([[]] * len(batch), FIELDS["flags"].type)})
@@ -44,7 +44,7 @@ def credited(batch: Rollouts, method: str, column: str, options: Mapping[str, An
 
 
 def credit_of_batch(batch: Rollouts) -> tuple[Credit, Array]:
-    """What a method sees of a batch, and the rows [R] bool that it is about: all but probes and evals."""
+    """What a method sees of a batch, and the rows [R] bool that it is about: all but probes, evals and failed ones."""
     trained, probes = _by_purpose(batch)
     if trained is None:
         return Credit(batch), np.ones(len(batch), bool)
@@ -53,17 +53,19 @@ def credit_of_batch(batch: Rollouts) -> tuple[Credit, Array]:
 
 
 def _by_purpose(batch: Rollouts) -> tuple[Array | None, Array]:
-    """[R] bool: rows to credit (None: all of them), and probes."""
-    if "purpose" not in batch:
-        return None, np.zeros(len(batch), bool)
-    purpose = batch.arrow("purpose").cast(pa.string())
-    probe, evaluated = (
-        pc.call_function("equal", [purpose, pa.scalar(each)]).fill_null(False).to_numpy(zero_copy_only=False)
-        for each in ("probe", "eval")
-    )
-    trained = ~(probe | evaluated)
-    # A file of nothing but evals was asked for by name.
-    return (None if trained.all() or not (trained | probe).any() else trained), probe
+    """[R] bool: rows to credit (None: all of them), and probes. Rows flagged `error` are neither."""
+    failed = batch.flagged(ERROR)
+    trained, probe = ~failed, np.zeros(len(batch), bool)
+    if "purpose" in batch:
+        purpose = batch.arrow("purpose").cast(pa.string())
+        probe, evaluated = (
+            pc.call_function("equal", [purpose, pa.scalar(each)]).fill_null(False).to_numpy(zero_copy_only=False)
+            & ~failed
+            for each in ("probe", "eval")
+        )
+        if (trained & ~evaluated).any():  # a file of nothing but evals was asked for by name
+            trained = trained & ~(probe | evaluated)
+    return (None if trained.all() else trained), probe
 
 
 def _only(values: Ragged, rows: Array) -> Ragged:

@@ -9,7 +9,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from ...formats.errors import ApportionError
+from ...formats.errors import ApportionError, PartialError
 from ...formats.recipes import load_recipe, with_settings
 from ..options import typed_values
 from .journal import Journal
@@ -28,6 +28,11 @@ class Ran:
     seconds: float
     lines: Sequence[str] = ()
     result: Any = None
+    partly: Sequence[str] = ()
+
+    def fault(self) -> PartialError | None:
+        """What the command ends with, where steps finished with some rows failed."""
+        return PartialError("; ".join(self.partly)) if self.partly else None
 
     def to_json(self) -> dict[str, Any]:
         held = {name: value for name, value in vars(self).items() if name not in ("lines", "result")}
@@ -67,6 +72,7 @@ def run_recipe(name: str, settings: Mapping[str, Any], folder: Path | None, *, d
     except OSError as error:
         raise ApportionError(f"{folder}: cannot be made ({error.strerror}); choose another --dir") from error
     started, ran, result = time.monotonic(), 0, None
+    partly: list[str] = []
     for number, step in enumerate(plan, 1):
         key = journal.key(step)
         last = number == len(plan)
@@ -76,7 +82,9 @@ def run_recipe(name: str, settings: Mapping[str, Any], folder: Path | None, *, d
         result = _call(step, f"[{number}/{len(plan)}]", overwrite=True)
         journal.add(key, step)
         ran += 1
-    return Ran(recipe.name, str(folder), len(plan), ran, len(plan) - ran, time.monotonic() - started, (), result)
+        if (fault := getattr(result, "fault", lambda: None)()) is not None:
+            partly.append(f"{step.where}: {fault}")
+    return Ran(recipe.name, str(folder), len(plan), ran, len(plan) - ran, time.monotonic() - started, (), result, partly)
 
 
 def _reports(step: Planned) -> bool:

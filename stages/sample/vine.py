@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ...formats.errors import DataError
 from ...formats.rollouts import Rollouts
-from ...formats.schema import FIELDS
+from ...formats.schema import ERROR, FIELDS
 from ...formats.segments import Array, Segments
 from ..assign_credit._cuts import cut_points
 from ..driver import require
@@ -76,6 +76,7 @@ def _states(batch: Rollouts, *, at: str, every: int, max_states: int | None, bel
     own = np.ones(len(batch), bool)
     if "purpose" in batch:
         own = np.array([purpose in (None, "train") for purpose in batch.strings("purpose")])
+    own &= ~batch.flagged(ERROR)
     foreign = own & batch.tokens.any(~batch.mask)
     if foreign.any():
         row = int(np.flatnonzero(foreign)[0])

@@ -69,3 +69,10 @@ def test_evals_alone_are_credited_as_asked() -> None:
         [0.5],
         [-0.5],
     ]
+
+
+def test_a_rollout_that_failed_is_compared_with_none() -> None:
+    """Its reward of 0 says nothing of the policy: the others' credit is what it is without it."""
+    whole = rollouts_of([1.0, 0.0, 0.0], tokens=[[5], [6], [7]]).with_columns({"flags": [[], ["error"], []]})
+    found = credited(whole, "rloo", "advantage", {"singleton": "zero"})
+    assert found.arrow("token.advantage").to_pylist() == [[1.0], None, [-1.0]]
