@@ -36,7 +36,7 @@ from apportion.stages.tree_build.prefix_tree import add_prefix_tree
 from pipeline import best, synthetic
 
 try:
-    verl = importlib.import_module("verl.trainer.ppo.core_algos")
+    verl: Any = importlib.import_module("verl.trainer.ppo.core_algos")
 except ImportError:
     verl = None
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from shlex import quote
 from typing import Any
 
+from ..formats.errors import UsageError
 from .commands import Command
 from .options import parse_settings
 
@@ -49,5 +50,8 @@ def command_line(command: Command, options: Mapping[str, Any], *, bare: Mapping[
 
 def _as_yaml(value: Any) -> str:
     """A setting's value as `--set` reads it back: null, not None; a text that looks like a number in quotes."""
-    same = isinstance(value, str) and parse_settings([f"x={value}"]) == {"x": value}
+    try:
+        same = isinstance(value, str) and parse_settings([f"x={value}"]) == {"x": value}
+    except UsageError:  # no YAML, unless in quotes
+        same = False
     return value if same else json.dumps(value)

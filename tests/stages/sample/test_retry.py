@@ -51,10 +51,10 @@ def report(step: Any, outcome: str = "failure") -> str:
 
 
 def from_second(text: str) -> str | None:
-    """Begins again at step 1 where there is a third; what has the report in it is the guided prompt."""
+    """Begins again at step 1 where there is a fourth; what has the report in it is the guided prompt."""
     if "trajectory" in text or "0. " not in text:
         return None
-    return f"Well: {report(1)} Done." if "\n2. " in text else json.dumps(BASE | {"trajectory_outcome": "success"})
+    return f"Well: {report(1)} Done." if "\n3. " in text else json.dumps(BASE | {"trajectory_outcome": "success"})
 
 
 def test_reflections_of_a_policy_that_cannot_reflect_leave_the_rows_as_they_are(
@@ -83,7 +83,7 @@ def test_a_retry_goes_on_from_the_step_named(
     made = [row for row in rows if "retried" in row["flags"]]
     assert 0 < len(made) < len(before)
     assert f"12 reflections, 12 of them sound; {len(made)} rollouts tried again" in capsys.readouterr().err
-    assert {row["parent_id"] for row in made} == {name for name, size in steps.items() if size >= 3}
+    assert {row["parent_id"] for row in made} == {name for name, size in steps.items() if size >= 4}
     for row in made:
         parent, fork = names[row["parent_id"]], row["fork"]
         assert fork == parent["step"]["start"][1]
@@ -94,7 +94,7 @@ def test_a_retry_goes_on_from_the_step_named(
         assert (parent["reflection"], parent["retry_step"]) == (report(1), 1)
         assert len(row["token"]["id"]) <= 40
     for name, size in steps.items():
-        if size < 3:
+        if size < 4:
             assert json.loads(names[name]["reflection"])["trajectory_outcome"] == "success"
             assert names[name]["retry_step"] is None
     own = after.take(np.flatnonzero(~after.flagged("retried")))
@@ -110,7 +110,7 @@ def test_its_log_probabilities_are_those_under_the_reflection(retried: Retried, 
     read, logprob, forks = made.ragged("behaviour_prompt_ids"), made.ragged("token.logprob"), made.numbers("fork")
     for row, problem in enumerate(made.arrow("prompt").to_pylist()):
         question = problem[-1]["content"]
-        assert tokenizer.decode(read[row], skip_special_tokens=True) == f"{question}\n{report(1)}<answer>"
+        assert tokenizer.decode(read[row], skip_special_tokens=True) == f"{question}\n{report(1)}"
         ids = np.concatenate((read[row], made.token_ids[row])).astype(np.int64)
         with torch.inference_mode():
             logits = model(torch.from_numpy(ids)[None]).logits[0].float()

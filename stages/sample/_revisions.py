@@ -1,0 +1,165 @@
+"""Rollouts of --from that the policy is asked about, and what is made of its answers."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ...formats.errors import DataError, UsageError
+from ...formats.rollouts import Rollouts
+from ...formats.schema import FIELDS, UNTRAINED, arrow_type
+from ...formats.segments import Array
+from ..models.engine import Completion, Request
+from ..models.policy import render_prompt
+from ..tasks import Message, Problem
+from ..token_texts import TokenOffsets
+from ._strategy import SamplingContext
+from .truncate import PARTIAL
+
+RETRIED, INTERVENTION, EDITED = "retried", "intervention", "edited"
+MADE = (RETRIED, INTERVENTION, EDITED, PARTIAL, "demonstration")  # flags of rows that are no rollouts of their own
+
+
+def own_rows(batch: Rollouts, who: str, needs: str | None = None) -> Array:
+    """[M] the rows a strategy looks at: rollouts to train on, whole and the policy's own.
+
+    needs: a column in which they have a value. DataError where they have none, or an environment wrote a part.
+    """
+    own = np.ones(len(batch), bool)
+    if "purpose" in batch:
+        own = np.array([purpose in (None, "train") for purpose in batch.strings("purpose")], bool)
+    for flag in (*UNTRAINED, *MADE):
+        own &= ~batch.flagged(flag)
+    foreign = own & batch.tokens.any(~batch.mask)
+    if foreign.any():
+        row = int(np.flatnonzero(foreign)[0])
+        raise DataError(
+            f"row {row}, column 'token.mask': false on a part of it, which the policy did not write; {who} needs whole "
+            "responses of the policy"
+        )
+    if needs is not None:
+        missing = own & batch.arrow(needs).is_null().to_numpy(zero_copy_only=False)
+        if missing.any():
+            how = "`apportion score IN -o OUT`" if needs == "reward" else "`apportion score IN --with steps -o OUT`"
+            raise DataError(f"row {int(np.flatnonzero(missing)[0])}, column {needs!r}: missing; run {how} first")
+    return np.flatnonzero(own)
+
+
+def parts(batch: Rollouts, rows_at_once: int) -> Iterator[tuple[Rollouts, slice]]:
+    """The batch in parts of whole groups with at most so many rows each (or one group), and which groups they are."""
+    first = 0
+    offsets = batch.groups.offsets
+    while first < len(batch.groups):
+        last = int(np.searchsorted(offsets, offsets[first] + max(1, rows_at_once), side="right")) - 1
+        last = max(last, first + 1)
+        yield batch.slice(int(offsets[first]), int(offsets[last])), slice(first, last)
+        first = last
+
+
+def with_columns(batch: Rollouts, *paths: str) -> Rollouts:
+    """The batch with the columns that new rows have, where they are not there yet."""
+    wanted = ("parent_id", "fork", "finish_reason", "text", "flags", *paths)
+    missing: dict[str, Any] = {path: pa.nulls(len(batch), arrow_type(path)) for path in wanted if path not in batch}
+    if "purpose" not in batch:
+        missing["purpose"] = ["train"] * len(batch)
+    return batch.with_columns(missing)
+
+
+def with_known(batch: Rollouts, name: str, kind: pa.DataType, told: dict[int, Any]) -> Rollouts:
+    """The batch with a rollout column that has the values told of its rows, and elsewhere what it had."""
+    known: list[Any] = batch.strings(name) if name in batch else [None] * len(batch)
+    return batch.with_columns({name: pa.array([told.get(row, each) for row, each in enumerate(known)], kind)})
+
+
+def filled(template: str, **values: str) -> str:
+    """The template with each {name} that there is a value for replaced; other braces stand for themselves.
+
+    >>> filled('{question} {"key": {steps}}', question="{steps}?", steps="1")
+    '{steps}? {"key": 1}'
+    """
+    return re.sub(r"\{(" + "|".join(values) + r")\}", lambda found: values[found[1]], template)
+
+
+def check_template(strategy: str, option: str, template: str, *names: str) -> None:
+    """UsageError for a template that lacks one of the names."""
+    for name in names:
+        if f"{{{name}}}" not in template:
+            raise UsageError(f"option {option!r} of strategy {strategy!r}: no {{{name}}} in it")
+
+
+def asking(problem: Problem, template: str, **values: str) -> list[Message]:
+    """The problem's messages, the last of them made by the template; {question} is what it said."""
+    *before, last = problem.prompt
+    return [*before, {**last, "content": filled(template, question=last["content"], **values)}]
+
+
+def replies(
+    context: SamplingContext,
+    conversations: Sequence[Sequence[Message]],
+    seeds: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+) -> list[list[Completion]]:
+    """What the policy says next in each conversation, once for each of its seeds, sampled as --temperature and the like
+    say. UsageError for one beyond its context."""
+    requests = [
+        Request(render_prompt(context.tokenizer, list(messages)), each)
+        for messages, each in zip(conversations, seeds, strict=True)
+    ]
+    return context.engine.generate(requests, replace(context.sampling, max_tokens=max_tokens)) if requests else []
+
+
+def texts_of(context: SamplingContext, completions: Sequence[Completion]) -> list[str]:
+    """Their texts, special tokens left out."""
+    if not completions:
+        return []
+    return context.tokenizer.batch_decode([each.ids.tolist() for each in completions], skip_special_tokens=True)
+
+
+class Spelling:
+    """A response's text and its tokens' borders. bounds: [T + 1] the character each token begins at, and the end."""
+
+    def __init__(self, offsets: TokenOffsets, ids: Sequence[int]):
+        self.ids = list(ids)
+        self.text, starts = offsets(self.ids)
+        self.bounds = np.append(starts, len(self.text))
+
+    def tokens_before(self, place: int) -> int:
+        """How many tokens hold nothing of the text from the character `place` on: those before the token in which it
+        lies. An end of sequence is not before the end."""
+        count = int(np.searchsorted(self.bounds, place, side="left"))
+        if self.bounds[count] == place:
+            return count
+        return int(np.searchsorted(self.bounds, self.bounds[count - 1], side="left"))
+
+
+def spelled(tokenizer: Any, before: Sequence[int], text: str) -> list[int] | None:
+    """Token ids that read `text` behind the tokens `before`; None where the tokenizer has none that do.
+
+    A tokenizer that writes a space before the first word is asked behind a newline.
+    """
+
+    def encode(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def decode(ids: Sequence[int]) -> str:
+        return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    wanted = decode(before) + text
+    for ids in (encode(text), encode("\n" + text)[len(encode("\n")) :]):
+        if decode([*before, *ids]) == wanted:
+            return ids
+    return None
+
+
+def names_of(texts: Sequence[str | None]) -> pa.Array:
+    """Strings as Arrow has them."""
+    return pa.array(texts, pa.string())
+
+
+def forks_of(forks: Sequence[int]) -> pa.Array:
+    """Forks as Arrow has them."""
+    return pa.array(forks, FIELDS["fork"].type)

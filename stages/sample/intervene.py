@@ -1,0 +1,460 @@
+"""InT's sampling: the policy, shown a solution, puts one step in the place of the first that went wrong."""
+
+import ast
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ...formats.errors import DataError, UsageError
+from ...formats.rollouts import Rollouts
+from ...formats.schema import arrow_type
+from ...formats.segments import Array
+from ..driver import require
+from ..models.engine import Completion, Request
+from ..options import at_least_one
+from ..progress import progress
+from ..tasks import Message, Problem
+from ..token_texts import TokenOffsets
+from ._judge import reference_of
+from ._revisions import (
+    INTERVENTION,
+    Spelling,
+    asking,
+    check_template,
+    filled,
+    forks_of,
+    names_of,
+    own_rows,
+    parts,
+    replies,
+    spelled,
+    texts_of,
+    with_columns,
+)
+from ._rows import derived_seed, sampled_columns
+from ._source import with_rows
+from ._strategy import CONTINUES, SamplingContext, strategy
+
+RATE = "intervention_rate"
+BLANK_LINE = "\n\n"
+
+SOLVER = """\
+{question}
+
+Here is a solution that you can rely on. Work out your own with its help.
+
+{solution}"""
+
+CRITIC = """\
+A student has worked on the same problem and came to a wrong answer. The work, cut into numbered substeps:
+
+{attempt}
+
+Check it substep by substep against what you know of the problem, and keep a short log: right, harmless slip, or \
+error. Then name the first critical error: a false statement or conclusion that what follows rests on, and that is \
+never put right. Write ONE step that takes the place of that substep. Write it as the student would, carry on from \
+what stands before it, give the idea that was missing and say in a few words where it leads. Do not give the \
+final answer.
+
+Before you finish, answer with Yes or No: Does the step give the final answer away? Does it leave out the idea that \
+was missing? Does it stand behind the first critical error? Write it again until you can say No three times.
+
+End with a dictionary inside of tags, location being the number of the substep:
+<intervention>{"content": "the step", "location": 1}</intervention>"""
+
+_TAG = re.compile(r"<intervention>(.*?)</intervention>", re.DOTALL)
+_DIGITS = re.compile(r"[0-9]+")
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """content: the new step. location: the block that it stands in place of, from 1."""
+
+    content: str
+    location: int
+
+
+@dataclass
+class _Counts:
+    attempts: int = 0
+    proposals: int = 0
+    leaks: int = 0
+    tried: int = 0
+    kept: int = 0
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A row's intervention in tokens; `fork` of them are the row's own."""
+
+    row: int
+    ids: list[int]
+    fork: int
+
+
+@strategy(source="arXiv:2601.14209 (InT)", needs=(CONTINUES,))
+def intervene(
+    context: SamplingContext,
+    *,
+    solution_from: str = "column:solution",
+    separator: str | None = None,
+    proposals: int = 4,
+    k: int = 32,
+    needed: int = 1,
+    correct: float = 1.0,
+    solver: str | None = None,
+    critic: str | None = None,
+    critic_tokens: int = 16384,
+    rows_at_once: int = 64,
+) -> Iterator[Rollouts]:
+    """For wrong rollouts of --from: the part before the first error with one better step behind it, to train on (InT).
+
+    The policy first solves the problem with a given solution in view. In a second turn it checks a wrong rollout, cut
+    into blocks, and answers with <intervention>{"content": …, "location": L}</intervention>, the last of which counts.
+
+        target = block 1 … block L-1, content        separator between them, and for every newline of the content
+
+    An L behind the last block keeps the whole rollout. A proposal that cannot be read is dropped, and so is one whose
+    content has the reference in it. The first that is left is tried: k responses begin with the target, and if `needed`
+    of them are verified, it becomes a row of the group, flagged `intervention`, with `parent_id`, `fork` and
+    `intervention_rate`, the share that was right. The tries are probes beside it, with their rewards. Rollouts stay
+    as they are. How many proposals got how far is said on standard error.
+
+    An intervention is a target for `train --objective sft` and no sample: it has no log-probabilities and no reward,
+    ends without an end of sequence, and its mask is true on all of it, the part it shares with its parent too. Tokens
+    up to the fork are the parent's; what is behind is cut out of the policy's answer where its tokens allow, or else
+    written by the tokenizer. Keep it apart from what a baseline is made of: `apportion filter`.
+
+    Everything is sampled with --temperature, --top-p and --top-k (in the paper 0.7, 0.8 and 20). --max-tokens bounds
+    the whole response of a try; -n is not used.
+
+    Args:
+        solution_from: where solutions come from. "column:NAME" is a text column of the file, the same in all rows of a
+            group (groups where it is missing are passed over), "demonstration" the task's own worked solution,
+            "reference" what the verifier compares with.
+        separator: what stands between blocks; None is a blank line, two newlines.
+        proposals: K, interventions asked for, of each wrong rollout. Of equal rollouts of a group the first is asked
+            about.
+        k: tries of an intervention.
+        needed: tries that have to be right.
+        correct: reward from which a rollout or a try is right.
+        solver: the last message of the first turn; {question} and {solution} are replaced. None is our wording, in this
+            file.
+        critic: the second turn; {attempt} is replaced by the numbered blocks. None is our wording.
+        critic_tokens: budget of each turn. A question beyond the policy's context is refused.
+        rows_at_once: rollouts looked at before a part of the file is written (at least a group's); bounds the memory.
+
+    Raises:
+        UsageError: an option out of range; a task without worked solutions; a question beyond the model's context.
+        DataError: rows without reward; rows an environment wrote in.
+
+    Departures: 1. A location below 1 is dropped: our reading. 2. A critic that reads more than the model's context is
+        refused, where the released code cuts the prompt. 3. Where a token has parts of the blocks before and behind L
+        in it, it is written anew with the content.
+    """
+    file = context.rollouts
+    assert file is not None, "sample opens it for a strategy that needs --from"
+    at_least_one(
+        "intervene", proposals=proposals, k=k, needed=needed, critic_tokens=critic_tokens, rows_at_once=rows_at_once
+    )
+    separator = BLANK_LINE if separator is None else separator
+    solver, critic = solver or SOLVER, critic or CRITIC
+    if not separator:
+        raise UsageError("option 'separator' of strategy 'intervene': an empty text cuts nothing")
+    if needed > k:
+        raise UsageError(f"option 'needed' of strategy 'intervene': {needed}, but there are only {k} tries")
+    check_template("intervene", "solver", solver, "solution")
+    check_template("intervene", "critic", critic, "attempt")
+    column = _column(context, solution_from)
+    require(file, ("reward", *((column,) if column else ())), "strategy 'intervene'")
+    remaining, counts = iter(context.problems), _Counts()
+    with progress(file.num_rows, "intervene, rollouts") as advance:
+        for batch in context.batches():
+            all_problems = [next(remaining) for _ in range(len(batch.groups))]
+            for part, groups in parts(batch, rows_at_once):
+                problems = all_problems[groups]
+                solutions = _solutions(context, part, problems, solution_from, column)
+                wrong = _wrong(part, correct, solutions)
+                answers = _criticised(
+                    context, part, problems, wrong, solutions, separator, proposals, solver, critic, critic_tokens
+                )
+                targets = _targets(context, part, problems, wrong, answers, separator, counts)
+                yield _with_kept(context, part, problems, targets, k, needed, correct, counts)
+                advance(len(part))
+    print(
+        f"intervene: {counts.attempts:,} wrong rollouts; {counts.proposals:,} proposals could be read, "
+        f"{counts.leaks:,} of them gave the answer away; {counts.tried:,} were tried, {counts.kept:,} kept",
+        file=sys.stderr,
+    )
+
+
+def intervention_of(text: str) -> Intervention | None:
+    """The last <intervention> of a critic's answer; None where it is no dictionary with a text and a place from 1.
+
+    >>> intervention_of('<intervention>{"content": "new", "location": "Substep 3"}</intervention>')
+    Intervention(content='new', location=3)
+    >>> intervention_of("<intervention>at 3</intervention>") is None
+    True
+    """
+    found = _TAG.findall(text)
+    if not found:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of "\(" and the like
+            given = ast.literal_eval(found[-1].strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    if not isinstance(given, dict):
+        return None
+    content, location = given.get("content"), given.get("location")
+    if isinstance(location, str):
+        digits = _DIGITS.search(location)
+        location = int(digits[0]) if digits and len(digits[0]) < 10 else None
+    if (
+        not isinstance(content, str)
+        or not content.strip()
+        or not isinstance(location, int)
+        or isinstance(location, bool)
+    ):
+        return None
+    try:
+        content.encode()
+    except UnicodeEncodeError:  # half of a character
+        return None
+    return Intervention(content, location) if location >= 1 else None
+
+
+def guided(attempt: str, intervention: Intervention, separator: str = BLANK_LINE) -> tuple[str, int]:
+    """The attempt up to the block replaced and the new one, and how many characters of it are the attempt's own.
+
+    >>> [guided("A|B|C", Intervention("X", place), "|") for place in (1, 2, 9)]
+    [('X', 0), ('A|X', 2), ('A|B|C|X', 5)]
+    """
+    blocks = attempt.split(separator)
+    content = intervention.content.replace("\n", separator)
+    text = separator.join([*blocks[: intervention.location - 1], content])
+    whole = intervention.location > len(blocks)
+    return text, len(attempt) if whole else len(text) - len(content)
+
+
+def leaks(content: str, answer: str) -> bool:
+    """Whether the final answer stands in the content.
+
+    >>> leaks("so x = 42", "42"), leaks("so x is even", "42"), leaks("anything", "")
+    (True, False, False)
+    """
+    return bool(answer.strip()) and answer.strip() in content
+
+
+def verified(right: Sequence[int], k: int, needed: int = 1) -> dict[int, float]:
+    """{index: share} of those with enough right tries of k.
+
+    >>> verified([0, 3, 0, 32], 32)
+    {1: 0.09375, 3: 1.0}
+    """
+    return {index: count / k for index, count in enumerate(right) if count >= needed}
+
+
+def _column(context: SamplingContext, solution_from: str) -> str | None:
+    """The column that solutions are in, if they are in one. UsageError for what is no source."""
+    source, _, name = solution_from.partition(":")
+    if source == "column" and name:
+        return name
+    if solution_from not in ("demonstration", "reference"):
+        raise UsageError(
+            f"option 'solution_from' of strategy 'intervene': {solution_from!r}, needed is column:NAME, "
+            "demonstration or reference"
+        )
+    if solution_from == "demonstration" and not hasattr(context.task, "demonstrate"):
+        raise UsageError(
+            f"task {context.task.spec!r} has no worked solutions; name a column with solution_from=column:NAME"
+        )
+    return None
+
+
+def _solutions(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], solution_from: str, column: str | None
+) -> list[str | None]:
+    """One a group."""
+    if column is not None:
+        return batch.arrow(column).take(pa.array(batch.groups.starts)).to_pylist()
+    if solution_from == "reference":
+        return [reference_of(problem) for problem in problems]
+    write: Any = context.task
+    return [write.demonstrate(each, Random(derived_seed(context.seed, each.problem_id))) for each in problems]
+
+
+def _wrong(batch: Rollouts, correct: float, solutions: Sequence[str | None]) -> Array:
+    """The rows whose first error is looked for: wrong, with a solution, and unlike those before them in the group."""
+    rows = own_rows(batch, "intervene", "reward")
+    reward, groups = batch.numbers("reward"), batch.groups.ids
+    if np.isnan(reward[rows]).any():
+        row = int(rows[np.isnan(reward[rows])][0])
+        raise DataError(f"row {row}, column 'reward': not a number; run `apportion score IN -o OUT` first")
+    seen: set[tuple[int, bytes]] = set()
+    kept: list[int] = []
+    for row in rows[reward[rows] < correct].tolist():
+        key = int(groups[row]), batch.token_ids[row].tobytes()
+        if solutions[key[0]] and key not in seen:
+            kept.append(row)
+            seen.add(key)
+    return np.array(kept, np.int64)
+
+
+def _criticised(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array,
+    solutions: Sequence[str | None], separator: str, proposals: int, solver: str, critic: str, max_tokens: int,
+) -> list[list[Completion]]:  # fmt: skip
+    """The critic's answers about each row."""
+    groups = batch.groups.ids
+    asked = sorted({int(groups[row]) for row in rows})
+    first: dict[int, list[Message]] = {
+        group: asking(problems[group], solver, solution=str(solutions[group])) for group in asked
+    }
+    seeds = [[derived_seed(context.seed, context.round, problems[group].problem_id, "solver")] for group in asked]
+    solved = [each for (each,) in replies(context, list(first.values()), seeds, max_tokens=max_tokens)]
+    said = dict(zip(asked, texts_of(context, solved), strict=True))
+    offsets, names = TokenOffsets(context.tokenizer), batch.strings("rollout_id")
+    conversations: list[list[Message]] = []
+    for row in rows.tolist():
+        group = int(groups[row])
+        blocks = offsets(batch.token_ids[row].tolist())[0].split(separator)
+        attempt = "\n\n".join(f"Substep {number}: {block}" for number, block in enumerate(blocks, 1))
+        turns = [
+            {"role": "assistant", "content": said[group]},
+            {"role": "user", "content": filled(critic, attempt=attempt)},
+        ]
+        conversations.append([*first[group], *turns])
+    seeds = [
+        [derived_seed(context.seed, context.round, names[row], "critic", index) for index in range(proposals)]
+        for row in rows.tolist()
+    ]
+    return replies(context, conversations, seeds, max_tokens=max_tokens)
+
+
+def _targets(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array,
+    answers: Sequence[Sequence[Completion]], separator: str, counts: _Counts,
+) -> list[_Target]:  # fmt: skip
+    """What is tried: for each row the first proposal that can be read and gives nothing away."""
+    offsets, groups = TokenOffsets(context.tokenizer), batch.groups.ids
+    counts.attempts += len(rows)
+    found: list[_Target] = []
+    for row, made in zip(rows.tolist(), answers, strict=True):
+        read = [(each, intervention_of(text)) for each, text in zip(made, texts_of(context, made), strict=True)]
+        sound = [(each, proposal) for each, proposal in read if proposal is not None]
+        answer = reference_of(problems[int(groups[row])])
+        silent = [(each, proposal) for each, proposal in sound if not leaks(proposal.content, answer)]
+        counts.proposals += len(sound)
+        counts.leaks += len(sound) - len(silent)
+        for completion, proposal in silent[:1]:
+            spelling = Spelling(offsets, batch.token_ids[row].tolist())
+            text, own = guided(spelling.text, proposal, separator)
+            fork = spelling.tokens_before(own)
+            before, rest = spelling.ids[:fork], text[int(spelling.bounds[fork]) :]
+            ids = _cut_out(context, offsets, completion, before, rest) or spelled(context.tokenizer, before, rest)
+            if ids and fork + len(ids) < context.sampling.max_tokens:
+                found.append(_Target(row, [*before, *ids], fork))
+    counts.tried += len(found)
+    return found
+
+
+def _cut_out(
+    context: SamplingContext, offsets: TokenOffsets, completion: Completion, before: Sequence[int], text: str
+) -> list[int] | None:
+    """The completion's own tokens that read `text` behind `before`, where it has them."""
+    answer = Spelling(offsets, completion.ids.tolist())
+    begin = answer.text.rfind(text)
+    if begin < 0:
+        return None
+    first, last = answer.tokens_before(begin), answer.tokens_before(begin + len(text))
+    ids = answer.ids[first:last]
+    return ids if ids and offsets([*before, *ids])[0] == offsets(list(before))[0] + text else None
+
+
+def _with_kept(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], targets: Sequence[_Target], k: int,
+    needed: int, correct: float, counts: _Counts,
+) -> Rollouts:  # fmt: skip
+    """The batch with the interventions that were verified, and their tries."""
+    batch = with_columns(batch)
+    if RATE not in batch:
+        batch = batch.with_columns({RATE: pa.nulls(len(batch), pa.float64())})
+    names, prompts, groups = batch.strings("rollout_id"), batch.ragged("prompt_ids"), batch.groups.ids
+    seeds = [
+        [derived_seed(context.seed, context.round, names[each.row], INTERVENTION, index) for index in range(k)]
+        for each in targets
+    ]
+    requests = [
+        Request([*prompts[each.row].tolist(), *each.ids], chosen, context.sampling.max_tokens - len(each.ids))
+        for each, chosen in zip(targets, seeds, strict=True)
+    ]
+    tries = context.engine.generate(requests, context.sampling) if requests else []
+    rewards = [
+        _rewards(context, each.ids, made, problems[int(groups[each.row])])
+        for each, made in zip(targets, tries, strict=True)
+    ]
+    rates = verified([sum(reward >= correct for reward in each) for each in rewards], k, needed)
+    counts.kept += len(rates)
+    kept = [targets[index] for index in rates]
+    made_names = [f"{names[each.row]}/{INTERVENTION}@{context.salt}" for each in kept]
+    written = with_rows(
+        batch,
+        np.array([each.row for each in kept], np.int64),
+        _target_columns(context, kept, made_names, [names[each.row] for each in kept], list(rates.values())),
+    )
+    place = {name: row for row, name in enumerate(written.strings("rollout_id"))}
+    columns: Mapping[str, Any] = sampled_columns(
+        context,
+        [targets[index].ids for index in rates for _ in range(k)],
+        [each for index in rates for each in tries[index]],
+        [seed for index in rates for seed in seeds[index]],
+        purpose="probe",
+    )
+    columns = dict(columns) | {
+        "rollout_id": names_of([f"{name}/{index}" for name in made_names for index in range(k)]),
+        "parent_id": names_of([name for name in made_names for _ in range(k)]),
+        "fork": forks_of([len(each.ids) for each in kept for _ in range(k)]),
+        "reward": pa.array([reward for index in rates for reward in rewards[index]], pa.float64()),
+    }
+    return with_rows(written, np.array([place[name] for name in made_names for _ in range(k)], np.int64), columns)
+
+
+def _rewards(
+    context: SamplingContext, begun: Sequence[int], made: Sequence[Completion], problem: Problem
+) -> list[float]:
+    """What the verifier gives the tries; 0 where the engine made none."""
+    whole = [[*begun, *each.ids.tolist()] for each in made]
+    texts = context.tokenizer.batch_decode(whole, skip_special_tokens=True)
+    return [
+        0.0 if each.finish_reason == "error" else context.task.verify(text, problem.reference)
+        for each, text in zip(made, texts, strict=True)
+    ]
+
+
+def _target_columns(
+    context: SamplingContext, kept: Sequence[_Target], names: Sequence[str], parents: Sequence[str],
+    rates: Sequence[float],
+) -> dict[str, Any]:  # fmt: skip
+    """{path: [M]} of the rows to train on. Nothing says how they were sampled: they were not."""
+    ids = [each.ids for each in kept]
+    return {
+        "rollout_id": names_of(names),
+        "parent_id": names_of(parents),
+        "fork": forks_of([each.fork for each in kept]),
+        "text": names_of(context.tokenizer.batch_decode(ids, skip_special_tokens=True) if ids else []),
+        "purpose": names_of(["train"] * len(kept)),
+        "policy": names_of([context.policy] * len(kept)),
+        "flags": pa.array([[INTERVENTION]] * len(kept), arrow_type("flags")),
+        "token.id": pa.array(ids, arrow_type("token.id")),
+        "token.mask": pa.array([[True] * len(each) for each in ids], arrow_type("token.mask")),
+        RATE: pa.array(rates, pa.float64()),
+    }
