@@ -8,6 +8,16 @@ from ..options import OUT, Flag
 
 if TYPE_CHECKING:
     from ..driver import Written
+    from ._in_memory import credit_tokens as credit_tokens
+
+
+def __getattr__(name: str) -> Any:
+    """`credit_tokens`, for trainers that hold their rollouts in memory; the command line does without."""
+    if name != "credit_tokens":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ._in_memory import credit_tokens
+
+    return credit_tokens
 
 
 def assign_credit(
