@@ -84,7 +84,9 @@ def run_recipe(name: str, settings: Mapping[str, Any], folder: Path | None, *, d
         ran += 1
         if (fault := getattr(result, "fault", lambda: None)()) is not None:
             partly.append(f"{step.where}: {fault}")
-    return Ran(recipe.name, str(folder), len(plan), ran, len(plan) - ran, time.monotonic() - started, (), result, partly)
+    return Ran(
+        recipe.name, str(folder), len(plan), ran, len(plan) - ran, time.monotonic() - started, (), result, partly
+    )
 
 
 def _reports(step: Planned) -> bool:
