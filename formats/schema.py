@@ -84,7 +84,11 @@ FIELDS = {
         Field("top_p", pa.float32(), "nucleus mass kept; 1 is all"),
         Field("top_k", pa.int32(), "most likely tokens kept; 0 is all"),
         Field("logprob_kind", pa.string(), "of which distribution token.logprob is: sampling | policy"),
-        Field("flags", pa.list_(pa.string()), "truncated, error, filtered, dead_group, singleton, unassigned, demonstration …"),
+        Field(
+            "flags", pa.list_(pa.string()),
+            "truncated, error, filtered, demonstration, hinted, partial, accepted, refined, retried, intervention, edited, "
+            "dead_group, singleton, unassigned …",
+        ),
         Field("reward", pa.float64(), "outcome reward; null is not scored", "reward"),
         Field("weight", pa.float64(), "weight of the rollout in training; null is 1"),
         Field("step.start", pa.int32(), "first response token", "token"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..formats.errors import DataError, UsageError
+from ..formats.errors import ApportionError, DataError, UsageError
 from ..formats.files import whole_directory
 from ..formats.invariants import missing_paths
 from ..formats.parquet import STREAM, RolloutFile, check_names, check_output, files_of, write_rollouts
@@ -147,6 +147,7 @@ def _in_order(jobs: Sequence[Callable[[], Written]], workers: int) -> Iterator[W
         yield from (job() for job in jobs)
         return
     from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
     # Forked processes would inherit the locks of torch's and pyarrow's threads; spawned ones start clean.
@@ -155,6 +156,10 @@ def _in_order(jobs: Sequence[Callable[[], Written]], workers: int) -> Iterator[W
         try:
             for future in futures:
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise ApportionError(
+                "a worker process was ended from outside, most likely for want of memory; try fewer --workers"
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

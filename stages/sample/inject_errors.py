@@ -140,9 +140,9 @@ def inject_errors(
     Pairs are told by `pair_id`, which two rows have, one with the `pair_role` "chosen" and one with "rejected"; what is
     compared is the likelihood of what their masks include. Rollouts stay as they are but for these columns; in whole
     pairs they are their own rows. Step pairs are targets and no samples: no log-probabilities, no temperature, no
-    reward. A verifier has no use for them, so keep them apart from what a baseline is made of: `apportion filter`. The
-    step ruler (`score --with steps`) says what a step is. How many edits got how far is said on standard error. -n and
-    --max-tokens are not used.
+    reward. `apportion filter --drop --where "'partial' not in flags"` leaves what a verifier and a baseline can use.
+    The step ruler (`score --with steps`) says what a step is. How many edits got how far is said on standard error. -n
+    and --max-tokens are not used.
 
     Args:
         edits: step pairs of a prompt.

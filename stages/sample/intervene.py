@@ -130,7 +130,8 @@ def intervene(
     An intervention is a target for `train --objective sft` and no sample: it has no log-probabilities and no reward,
     ends without an end of sequence, and its mask is true on all of it, the part it shares with its parent too. Tokens
     up to the fork are the parent's; what is behind is cut out of the policy's answer where its tokens allow, or else
-    written by the tokenizer. Keep it apart from what a baseline is made of: `apportion filter`.
+    written by the tokenizer. `apportion filter --drop --where "'intervention' in flags"` leaves the targets, and
+    `not in flags` what can be compared with a baseline.
 
     Everything is sampled with --temperature, --top-p and --top-k (in the paper 0.7, 0.8 and 20). --max-tokens bounds
     the whole response of a try; -n is not used.

@@ -160,6 +160,13 @@ def _trainable(
             f"{files[0].path}: rollout {name!r} has no prompt_ids, and nothing predicts the first token of its response"
         )
     if recorded:
+        absent = ~batch.arrow("token.logprob").is_valid().to_numpy(zero_copy_only=False)
+        if absent.any():
+            name = batch.arrow("rollout_id")[int(np.flatnonzero(absent)[0])].as_py()
+            raise DataError(
+                f"{files[0].path}: rollout {name!r} has no token.logprob (no policy drew it, or its engine does not say); "
+                "filter such rows, or add --old-logprobs recompute"
+            )
         _check_untruncated(batch, files[0].path)
     if credit and not batch.ragged(credit).values.any():
         raise DataError(

@@ -1,5 +1,7 @@
 """Directories as data sets: one stage over many files, in one process or in several."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,3 +67,37 @@ def test_workers_are_at_least_one(cli: Callable[..., Result], data_set: Path, tm
     result = cli("tree-build", data_set, "-o", tmp_path / "trees", "--workers", 0)
     assert result.exit_code == 2
     assert "workers" in result.stderr
+
+
+KILLER = """
+import os
+from apportion.stages.assign_credit._method import credit_method
+
+@credit_method(source="test", granularity="rollout", evidence="guess")
+def dies(credit):
+    os._exit(9)
+"""
+
+
+def test_a_worker_that_is_killed_is_one_line_and_nothing_is_written(data_set: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "killer.py"
+    plugin.write_text(KILLER)
+    words = [
+        "--plugin",
+        plugin,
+        "assign-credit",
+        data_set,
+        "--method",
+        "dies",
+        "-o",
+        tmp_path / "out",
+        "--workers",
+        "2",
+    ]
+    ended = subprocess.run(
+        [sys.executable, "-m", "apportion", *map(str, words)], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: a worker process was ended from outside")
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -39,8 +39,8 @@ def annotated(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         "step.noise": leaf(rollouts, "step.start", 0.2),
         "step.word": pa.array([["w"] * len(step) for step in steps]),
         "node.noise": leaf(rollouts, "node.id", 0.3),
-        "edge.src": pa.array([list(range(row % 4)) for row in range(rows)], pa.list_(pa.int64())),
-        "edge.dst": pa.array([None if row == 1 else ["to"] * (row % 4) for row in range(rows)]),
+        "wire.src": pa.array([list(range(row % 4)) for row in range(rows)], pa.list_(pa.int64())),
+        "wire.dst": pa.array([None if row == 1 else ["to"] * (row % 4) for row in range(rows)]),
     }
     path = tmp_path_factory.mktemp("annotated") / "annotated.parquet"
     pq.write_table(rollouts.with_columns(extra).table, path, row_group_size=20)

@@ -44,7 +44,7 @@ def foreign(scattered: bool = False) -> pa.Table:
                 advantage_mine=pa.array([[0.25, 0.25]] * 6, pa.large_list(pa.float64())),
                 noise=pa.array([[0.1, 0.2]] * 6, pa.large_list(pa.float64())),
             ),
-            "edge": struct(src=pa.array([[0]] * 6, pa.large_list(pa.int64())), dst=pa.array([["b"]] * 6)),
+            "wire": struct(src=pa.array([[0]] * 6, pa.large_list(pa.int64())), dst=pa.array([["b"]] * 6)),
         }
     )
 
@@ -80,7 +80,7 @@ def test_unknown_columns_keep_values_and_widths(upgraded: Callable[..., RolloutF
     assert found.paths == Rollouts(table).paths
     for path, kind in {
         "mine": pa.list_(pa.float64()), "embedding": pa.list_(pa.float16(), 2), "token.noise": pa.list_(pa.float64()),
-        "edge.src": pa.list_(pa.int64()), "edge.dst": pa.list_(pa.string()),
+        "wire.src": pa.list_(pa.int64()), "wire.dst": pa.list_(pa.string()),
     }.items():  # fmt: skip
         assert found.arrow(path).type == kind
         assert found.arrow(path).to_pylist() == Rollouts(table).arrow(path).to_pylist()

@@ -12,6 +12,7 @@ from apportion.formats.errors import DataError, UsageError
 from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
+from apportion.stages.assign_credit import assign_credit
 from apportion.stages.models.policy import load_tokenizer
 from apportion.stages.sample import sample
 from apportion.stages.sample.inject_errors import (
@@ -131,6 +132,16 @@ def test_a_step_pair_is_two_rows_that_differ_in_one_step(
         assert (chosen["flags"], rejected["flags"]) == (["partial"], ["partial", "edited"])
         assert chosen["edit"] is None
         assert rejected["edit"] in ("multi_value", "substitution", "delete_term", "symbol", "swap")
+
+
+def test_rollouts_without_step_pairs_can_be_given_credit(
+    injected: Injected, scripted: Callable[..., Any], tmp_path: Path, cli: Callable[..., Result]
+) -> None:
+    scripted(off_by_some)
+    injected()
+    cli("filter", tmp_path / "injected", "--where", "'partial' not in flags", "--drop", "-o", tmp_path / "rest")
+    assign_credit(tmp_path / "rest", method="grpo", out=tmp_path / "credit")
+    assert RolloutFile(tmp_path / "credit").read().ragged("token.advantage").values.any()
 
 
 def _end() -> int:

@@ -10,6 +10,7 @@ from apportion.formats.errors import DataError, UsageError
 from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
+from apportion.stages.assign_credit import assign_credit
 from apportion.stages.models.policy import load_tokenizer
 from apportion.stages.sample import sample
 from apportion.stages.sample._revisions import Spelling, spelled
@@ -172,11 +173,15 @@ def test_interventions_can_be_learnt(
     scripted(critic(first_line))
     made = intervened().flagged("intervention").sum()
     only = tmp_path / "only"
-    result = cli("filter", tmp_path / "intervened", "--where", "intervention_rate > 0", "--drop", "-o", only)
+    result = cli("filter", tmp_path / "intervened", "--where", "'intervention' in flags", "--drop", "-o", only)
     assert result.exit_code == 0, result.output
     assert len(RolloutFile(only).read()) == made
     done = train(rollouts=only, model="builtin:tiny", objective="sft", out=tmp_path / "policy", device="cpu")
     assert done.rollouts == made
+    rest = tmp_path / "rest"
+    cli("filter", tmp_path / "intervened", "--where", "'intervention' not in flags", "--drop", "-o", rest)
+    assign_credit(rest, method="grpo", out=tmp_path / "credit")
+    assert RolloutFile(tmp_path / "credit").read().ragged("token.advantage").values.any()
 
 
 def test_the_same_seed_makes_the_same_rows_in_any_parts(intervened: Intervened, scripted: Callable[..., Any]) -> None:
@@ -276,8 +281,10 @@ def test_a_response_is_cut_where_tokens_allow_and_never_behind_its_end() -> None
     tokenizer = load_tokenizer("builtin:tiny")
     ids = [*tokenizer("12+3=15\n7 é", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     spelling = Spelling(TokenOffsets(tokenizer), ids)
-    assert [spelling.text[: spelling.bounds[spelling.tokens_before(place)]] for place in range(len(spelling.text) + 1)] == [
-        "", "", "12", "12+", "12+3", "12+3=", "12+3=", "12+3=15", "12+3=15\n", "12+3=15\n7", "12+3=15\n7 ", "12+3=15\n7 é"
+    kept = [spelling.tokens_before(place) for place in range(len(spelling.text) + 1)]
+    assert [spelling.text[: spelling.bounds[count]] for count in kept] == [
+        "", "", "12", "12+", "12+3", "12+3=", "12+3=", "12+3=15", "12+3=15\n", "12+3=15\n7", "12+3=15\n7 ",
+        "12+3=15\n7 é",
     ]  # fmt: skip
     assert spelling.tokens_before(len(spelling.text)) == len(ids) - 1, "the end of sequence is not before the end"
     assert spelled(tokenizer, ids[:3], "=15") == ids[3:5]

@@ -380,6 +380,15 @@ def test_logprobs_of_a_truncated_distribution_are_refused(
     assert (trained(file, "recomputed", old_logprobs="recompute") / "model.safetensors").is_file()
 
 
+def test_a_row_without_log_probabilities_is_refused(tmp_path: Path, trained: Train) -> None:
+    """Left out of the flat column, it would shift those of all rows behind it."""
+    logprob = RolloutFile(ready_file(tmp_path / "whole.parquet")).read().arrow("token.logprob").to_pylist()
+    file = ready_file(tmp_path / "part.parquet", **{"token.logprob": [None, *logprob[1:]]})
+    with pytest.raises(DataError, match=r"has no token.logprob .* --old-logprobs recompute"):
+        trained(file, "recorded")
+    assert trained(file, "recomputed", old_logprobs="recompute").is_dir()
+
+
 def test_tokens_made_from_text_are_refused_unless_allowed(tmp_path: Path, trained: Train) -> None:
     file = ready_file(tmp_path / "text.parquet", facts={"tokens_exact": False})
     with pytest.raises(DataError, match="--allow-retokenized"):
