@@ -3,9 +3,10 @@
     python benchmarks/sampling.py [--model DIR] [--task T] [--prompts 64] [--n 8] [--max-tokens 64] [--mixed]
 
 Every row has a budget: `--max-tokens`, or with --mixed one drawn from a log-normal distribution with a median of a quarter of it,
-so that few rows are much longer than most. `generate` has one budget a batch; its batches are tried in several sizes, in the given
-order and sorted by budget, and the best is compared. Counted are the tokens of responses within their budgets, end-of-sequence
-included, padding excluded. `generate` returns no log-probabilities, the engine does. Repetitions take turns; medians are given.
+so that few rows are much longer than most; and prompts are cut, or repeated, to lengths drawn from one around their own.
+`generate` has one budget a batch; its batches are tried in several sizes, in the given order and sorted by budget, and the best
+is compared. Counted are the tokens of responses within their budgets, end-of-sequence included, padding excluded. `generate`
+returns no log-probabilities, the engine does. Repetitions take turns; medians are given.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--n", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--mixed", action="store_true", help="budgets of very different lengths, and none ends before")
+    parser.add_argument("--mixed", action="store_true", help="prompts and budgets of very different lengths")
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
 
@@ -50,6 +51,7 @@ def main() -> None:
     if given.mixed:
         drawn = rng.lognormal(np.log(given.max_tokens / 4), 0.9, budgets.shape)
         budgets = np.clip(drawn.round().astype(np.int64), 1, given.max_tokens)
+        prompts = [np.resize(ids, max(2, round(len(ids) * rng.lognormal(0, 0.6)))).tolist() for ids in prompts]
 
     def ours() -> int:
         requests = [
@@ -86,7 +88,7 @@ def main() -> None:
     variants = {
         f"{name}, {size} rows": (order, size)
         for name, order in (("in order", in_order), *((("by budget", by_budget),) if given.mixed else ()))
-        for size in sorted({min(size, len(rows)) for size in (32, 128, len(rows))})
+        for size in sorted({min(size, len(rows)) for size in (16, 32, 64, 128, len(rows))})
     }
     tried = {name: rate(lambda of=of: plain(*of)) for name, of in variants.items()}
     best = max(tried, key=lambda name: tried[name])

@@ -11,6 +11,7 @@ import torch
 from apportion.formats.errors import ApportionError, UsageError
 from apportion.stages.models import _prefixes, transformers_engine
 from apportion.stages.models._draw import draw
+from apportion.stages.models._stop import StopTexts
 from apportion.stages.models.engine import Completion, Request, Sampling
 from apportion.stages.models.policy import Policy, load_policy, render_prompt
 from apportion.stages.models.tiny.blank import blank_model
@@ -157,6 +158,31 @@ def test_every_request_may_have_a_budget_of_its_own(policy: Policy, prefixes: li
         (1, 3, 7, 40), whole, engine.generate(requests, Sampling(max_tokens=40)), strict=True
     ):
         assert [each.ids.tolist() for each in short] == [each.ids.tolist()[:budget] for each in long]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.5, alternatives=3)], ids=str)
+def test_a_request_without_a_budget_gets_nothing(policy: Policy, prefixes: list[list[int]], sampling: Sampling) -> None:
+    reported: list[int] = []
+    requests = [Request(prefixes[0], [1, 2], max_tokens=0), Request(prefixes[1], [3], max_tokens=2)]
+    nothing, [some] = TransformersEngine(policy).generate(requests, sampling, reported.append)
+    assert [(len(each.ids), each.finish_reason) for each in nothing] == [(0, "length")] * 2
+    assert [each.raw_logprobs is None for each in nothing] == [some.raw_logprobs is None] * 2
+    assert [each.alternatives is None for each in nothing] == [some.alternatives is None] * 2
+    assert len(some.ids) == 2
+    assert sum(reported) == 3
+
+
+def test_a_stop_text_is_complete_with_the_last_byte_of_its_last_character(policy: Policy) -> None:
+    """And neither with a part of one, nor with what special tokens are called."""
+    tokenizer = policy.tokenizer
+    euro = tokenizer("€")["input_ids"][-3:]
+    assert [tokenizer.decode(euro[:size]) for size in (1, 2, 3)] == ["\ufffd", "\ufffd", "€"]
+    texts = StopTexts(tokenizer, ("5€",))
+    five = tokenizer("5")["input_ids"][-1]
+    special = tokenizer.eos_token_id
+    tokens = [euro[2], five, *euro[:2], five, euro[0], special, euro[1], euro[2]]
+    found = [texts.completed([0], [token])[0] for token in tokens]
+    assert found == [False] * (len(tokens) - 1) + [True]
 
 
 def test_bfloat16_is_near(prefixes: list[list[int]], policy: Policy) -> None:
@@ -316,6 +342,39 @@ def test_long_prefixes_are_computed_in_chunks_and_what_they_share_once(
     assert max(shape[1] for shape in prefill) == 64
     assert prefill[0] == (1, 64), "the stem first, by itself"
     assert sum(shape[0] * shape[1] for shape in prefill) < sum(map(len, long))
+
+
+def test_the_cache_is_no_longer_than_the_rows_in_it(
+    policy: Policy, prefixes: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many rows have come and gone; a long one makes it longer only while it is there."""
+    monkeypatch.setattr(transformers_engine, "MAX_ROWS", 4)
+    seen: list[tuple[int, int]] = []
+
+    def look(_module: Any, _args: Any, given: dict[str, Any]) -> None:
+        layer = given["past_key_values"].layers[0]
+        if given["input_ids"].shape == (4, 1):
+            seen.append((layer.get_seq_length(), layer._buffers[0].shape[2]))
+
+    long = [1, *np.random.default_rng(0).integers(20, 200, 300).tolist()]
+    requests = [Request(long, [0], max_tokens=4), Request(prefixes[0], list(range(120)), max_tokens=10)]
+    handle = policy.model.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        TransformersEngine(policy).generate(requests, Sampling(max_tokens=10))
+    finally:
+        handle.remove()
+    assert len(seen) > 200
+    bound = len(prefixes[0]) + 10
+    assert max(shown for shown, _ in seen[:4]) > 300
+    assert max(shown for shown, _ in seen[4:]) <= bound
+    assert max(held for _, held in seen[250:]) <= 2 * bound + 32
+
+
+def test_on_the_cpu_fewer_rows_are_decoded_at_once(policy: Policy, prefixes: list[list[int]]) -> None:
+    rows: list[int] = []
+    with watched(policy.model, lambda shape: rows.append(shape[0])):
+        TransformersEngine(policy).generate([Request(prefixes[0], list(range(300)))], Sampling(max_tokens=2))
+    assert max(rows) == transformers_engine.CPU_MAX_ROWS
 
 
 @pytest.mark.parametrize("seed", range(4))

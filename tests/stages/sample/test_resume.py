@@ -12,6 +12,7 @@ import pytest
 from apportion.formats.errors import Stopped, UsageError
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
+from apportion.stages import registry
 from apportion.stages.digest import digest
 from apportion.stages.registry import load_plugin
 from apportion.stages.sample import sample
@@ -39,7 +40,8 @@ def content(path: Path) -> object:
 
 
 @pytest.fixture
-def plugin(tmp_path: Path) -> Iterator[Path]:
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(registry, "_plugins", [])  # or worker processes of later tests would load it, too
     path = tmp_path / "stopping.py"
     path.write_text(PLUGIN)
     load_plugin(path)
