@@ -1,6 +1,6 @@
 """Tokens per second of the transformers engine against plain `model.generate` on the same requests, in one run.
 
-    python benchmarks/sampling.py [--model DIR] [--task T] [--prompts 64] [--n 8] [--max-tokens 64] [--mixed]
+    python benchmarks/sampling.py [--model DIR] [--task T] [--prompts 64] [--n 8] [--max-tokens 64] [--mixed] [--sizes 16 32 64 128]
 
 Every row has a budget: `--max-tokens`, or with --mixed one drawn from a log-normal distribution with a median of a quarter of it,
 so that few rows are much longer than most; and prompts are cut, or repeated, to lengths drawn from one around their own.
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--mixed", action="store_true", help="prompts and budgets of very different lengths")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[16, 32, 64, 128], help="rows in a batch of generate")
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
 
@@ -88,7 +89,7 @@ def main() -> None:
     variants = {
         f"{name}, {size} rows": (order, size)
         for name, order in (("in order", in_order), *((("by budget", by_budget),) if given.mixed else ()))
-        for size in sorted({min(size, len(rows)) for size in (16, 32, 64, 128, len(rows))})
+        for size in sorted({min(size, len(rows)) for size in (*given.sizes, len(rows))})
     }
     tried = {name: rate(lambda of=of: plain(*of)) for name, of in variants.items()}
     best = max(tried, key=lambda name: tried[name])

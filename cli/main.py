@@ -1,10 +1,11 @@
 """`apportion`: the commands assembled, and the one place where a user's fault becomes a line and an exit code."""
 
+import atexit
 import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -132,7 +133,20 @@ def main() -> None:
     """Entry point of the console script."""
     # Read when torch is imported. Threads that spin while they wait halve the speed of a machine with other work to do.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    app()
+    try:
+        app()
+    except SystemExit as ended:
+        _leave(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
+
+
+def _leave(code: int) -> None:
+    """End the process at once. On the ordinary way out pyarrow's threads are taken down with the libraries, and one that
+    is just starting aborts the process ("terminate called without an active exception"), seldom, when all is done."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
