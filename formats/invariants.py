@@ -118,13 +118,18 @@ def check_batch(
     rollouts: Rollouts, where: str, columns: Collection[str] | None = None, names: Names | None = None
 ) -> None:
     """DataError for the first broken invariant, with its place; see `broken_invariants`. If there is none, the columns
-    are `sound` from now on."""
+    are `sound` from now on; the axes of a ruler have rules together, and are so only if all of them were looked at."""
     try:
         for broken in broken_invariants(rollouts, columns, names):
             raise DataError(f"row {broken.row}, column {broken.column!r}: {broken.message}")
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
-    rollouts.sound |= set(rollouts.paths if columns is None else columns)
+    looked_at = set(rollouts.paths if columns is None else columns)
+    for ruler in RULERS.values():
+        axes = {f"{ruler.name}.{axis}" for axis in ruler.axis}
+        if not axes <= looked_at:
+            looked_at -= axes
+    rollouts.sound |= looked_at
 
 
 def is_credit(path: str) -> bool:

@@ -35,7 +35,9 @@ Row = dict[str, Any]
 Data = st.DataObject
 COMMANDS = {
     "tree-build": "tree-build IN -o OUT",
+    "tree-build --by step": "tree-build IN --by step -o OUT",
     "score": "score IN --with verify -o OUT",
+    "score --with states": "score IN --with states --set window=tokens --set model=builtin:tiny -o OUT",
     "grpo": "assign-credit IN --method grpo -o OUT",
     "rloo": "assign-credit IN --method rloo --as rloo -o OUT",
     "tempo": "assign-credit IN --method tempo --as tempo -o OUT",
@@ -64,6 +66,7 @@ READ = {  # by the commands that write no rollouts, or not all of them
 }
 HEALS = {  # rules of a column that the command makes anew, or of the rows' order
     "tree-build": {("node_spans", "node.start"), ("node_spans", "node.end"), ("siblings", "node.id")},
+    "tree-build --by step": {("node_spans", "node.start"), ("node_spans", "node.end"), ("siblings", "node.id")},
     "score": {("finite", "reward")},
     "grpo": {("finite", "token.advantage"), ("masked_credit", "token.advantage")},
     "upgrade": {("split_group", "group_id")},
