@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from .registry import options_of
 
-Kind = Literal["methods", "tasks", "scorers", "strategies", "engines", "objectives", "recipes"]
+Kind = Literal["methods", "tasks", "scorers", "strategies", "memories", "engines", "objectives", "recipes"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Catalogue:
 
 
 def catalogue(kind: Annotated[Kind, "What to list."]) -> Catalogue:
-    """List methods, tasks, scorers, strategies, engines, objectives or recipes."""
+    """List methods, tasks, scorers, strategies, memories, engines, objectives or recipes."""
     return Catalogue(kind, _LISTS[kind]())
 
 
@@ -91,6 +91,18 @@ def _strategies() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def _memories() -> list[dict[str, Any]]:
+    from .remember._memory import MEMORIES
+
+    return [
+        {
+            "name": each.name, "needs": list(each.needs), "source": each.source,
+            "options": _options(each.function), "summary": each.summary,
+        }
+        for each in MEMORIES
+    ]  # fmt: skip
+
+
 def _objectives() -> list[dict[str, Any]]:
     from .train._objective import OBJECTIVES
 
@@ -131,6 +143,7 @@ _LISTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "tasks": _tasks,
     "scorers": _scorers,
     "strategies": _strategies,
+    "memories": _memories,
     "engines": _engines,
     "objectives": _objectives,
     "recipes": _recipes,

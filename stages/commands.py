@@ -72,6 +72,7 @@ def commands() -> dict[str, Command]:
     from .eval import rollouts as eval_rollouts
     from .history import log
     from .inspect import inspect
+    from .remember import remember
     from .rows import filter_rollouts, head, merge, show, split
     from .run import run
     from .sample import sample
@@ -89,6 +90,7 @@ def commands() -> dict[str, Command]:
             Command("tree-build", tree_build),
             Command("score", score),
             Command("assign-credit", assign_credit),
+            Command("remember", remember),
             Command("train", train),
             Command("eval policy", policy),
             Command("eval rollouts", eval_rollouts),

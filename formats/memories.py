@@ -1,0 +1,82 @@
+"""Memories: what is carried from one iteration to the next beside the rollouts, in a Parquet file with a history."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import DataError, UsageError
+from .files import check_output, whole_file
+from .provenance import Provenance, digest_of_file
+from .schema import METADATA_KEY
+
+KIND = "memory"
+
+
+class MemoryFile:
+    """A memory, opened for reading. UsageError when it is missing, DataError for a file that is none."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        if not path.is_file():
+            raise UsageError(f"{path}: no such file")
+        try:
+            self._file = pq.ParquetFile(path, page_checksum_verification=True)
+            self.provenance = Provenance.from_metadata(self._file.metadata.metadata)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: not a whole Parquet file ({str(error).strip().splitlines()[0]})") from error
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        if self.kind is None:
+            raise DataError(f"{path}: no memory; `apportion remember ROLLOUTS -o OUT` makes one")
+
+    @property
+    def kind(self) -> str | None:
+        """Which memory it is, as `apportion list memories` names them; None for a file that is none."""
+        return self.provenance.facts.get(KIND)
+
+    def read(self, kind: str, schema: pa.Schema) -> pa.Table:
+        """What is in it. DataError for a memory of another kind, other columns, or a damaged file."""
+        if self.kind != kind:
+            raise DataError(f"{self.path}: a memory of {self.kind}, needed is one of {kind}")
+        try:
+            table = self._file.read()
+            table.validate(full=True)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.path}: damaged ({str(error).strip().splitlines()[0]})") from error
+        for field in schema:
+            found = table.schema.field(field.name).type if field.name in table.schema.names else "missing"
+            if found != field.type:
+                raise DataError(f"{self.path}: column {field.name!r} is {found}, needed is {field.type}")
+        return table.select(schema.names).replace_schema_metadata(None)
+
+    def digest(self) -> str:
+        """Digest of the file's bytes."""
+        return digest_of_file(self.path)
+
+
+def is_memory(path: Path) -> bool:
+    """Whether the file is a memory. False for one that is no Parquet file, or not there."""
+    try:
+        MemoryFile(path)
+    except (DataError, UsageError):
+        return False
+    return True
+
+
+def write_memory(
+    path: Path, kind: str, table: pa.Table, provenance: Provenance, counts: Mapping[str, int], *, force: bool = False
+) -> None:
+    """Write a memory. The last record of the history gets the counts. UsageError when it exists, without force."""
+    check_output(path, force=force)
+    *before, last = provenance.history
+    facts: dict[str, Any] = {**provenance.facts, KIND: kind}
+    told = Provenance(history=(*before, replace(last, counts=dict(counts))), facts=facts)
+    with whole_file(path) as temporary:
+        metadata = {METADATA_KEY: told.to_json().encode()}
+        pq.write_table(
+            table.replace_schema_metadata(metadata), temporary, compression="zstd", write_page_checksum=True
+        )  # fmt: skip

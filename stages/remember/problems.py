@@ -1,0 +1,111 @@
+"""The record of every problem: what its rollouts of the latest iterations earned, and how long they were."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from ...formats.errors import DataError, UsageError
+from ...formats.rollouts import Rollouts
+from ...formats.schema import ERROR
+from ...formats.segments import Array, Segments
+from ._memory import memory
+
+NOT_FROM_THE_PROMPT = (ERROR, "hinted", "retried", "refined", "intervention", "edited", "partial", "demonstration")
+
+
+@memory(
+    needs=("problem_id", "reward"),
+    source="ours; what ADORA and Knapsack RL (arXiv:2509.25849) look at",
+    schema=pa.schema(
+        {
+            "problem_id": pa.string(),
+            "iteration": pa.int32(),
+            "reward": pa.float64(),
+            "length": pa.int32(),
+            "truncated": pa.bool_(),
+        }
+    ),
+)
+def problems(batches: Iterator[Rollouts], earlier: pa.Table | None, *, iterations: int = 16) -> pa.Table:
+    """Reward and length of every rollout of a problem, in the latest iterations that had it.
+
+    A row a rollout: `problem_id`, `iteration` (counted from 0, one for each time something is remembered), `reward`,
+    `length` in tokens, `truncated`. Only what the policy made of the prompt alone counts: no probes and evals, nothing
+    flagged error, demonstration, hinted, retried, refined, intervention, edited or partial.
+
+    It is read by `score --with problems`, which gives it to methods such as `adora`, and by the strategy `budget`.
+
+    Args:
+        iterations: kept of each problem, the newest.
+
+    Raises:
+        UsageError: iterations below 1. DataError: a rollout without a reward or a problem_id.
+    """
+    if iterations < 1:
+        raise UsageError(f"option 'iterations' of memory 'problems': {iterations}, needed is 1 or more")
+    number = 0 if earlier is None or not earlier.num_rows else int(np.asarray(earlier["iteration"]).max()) + 1
+    parts = [] if earlier is None else [earlier]
+    for batch in batches:
+        rows = of_the_prompt(batch)
+        reward = batch.numbers("reward").astype(np.float64)[rows]
+        if not np.isfinite(reward).all():
+            row = int(rows[np.flatnonzero(~np.isfinite(reward))[0]])
+            raise DataError(f"row {row}, column 'reward': missing; run `apportion score IN --with verify -o OUT` first")
+        taken = pa.array(rows)
+        names = batch.arrow("problem_id").cast(pa.string()).take(taken)
+        if names.null_count:
+            row = int(rows[np.flatnonzero(np.asarray(names.is_null()))[0]])
+            raise DataError(f"row {row}, column 'problem_id': missing, so that nothing tells which problem it is")
+        parts.append(
+            pa.table(
+                {
+                    "problem_id": names,
+                    "iteration": pa.array(np.full(len(rows), number, np.int32)),
+                    "reward": pa.array(reward),
+                    "length": pa.array(batch.tokens.sizes[rows].astype(np.int32)),
+                    "truncated": pa.array(batch.flagged("truncated")[rows]),
+                }
+            )
+        )
+    table = pa.concat_tables(parts).combine_chunks()
+    record = Record.of(table)
+    return table.take(pa.array(record.order[record.age < iterations]))
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """A table of this memory, sorted by problem and iteration. N rows, P problems.
+
+    order: [N] the table's rows. names: [P] problem ids. problems: rows [N] of each problem. age: [N] how many of the
+    problem's iterations are newer, 0 for the latest.
+    """
+
+    order: Array
+    names: list[str]
+    problems: Segments
+    age: Array
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "Record":
+        encoded = table["problem_id"].combine_chunks().dictionary_encode()
+        codes = np.asarray(encoded.indices).astype(np.int64)
+        names = encoded.dictionary.to_pylist()
+        iteration = np.asarray(table["iteration"]).astype(np.int64)
+        order = np.lexsort((iteration, codes))
+        problems = Segments.of_runs(codes[order])
+        changed = np.diff(iteration[order], prepend=-1) != 0
+        changed[problems.starts] = False
+        count = problems.cumsum(changed.astype(np.int64))
+        return cls(order, names, problems, (problems.spread(problems.last(count)) - count).astype(np.int64))
+
+
+def of_the_prompt(batch: Rollouts) -> Array:
+    """[M] the rows that the policy made of the prompt alone, whole and for training."""
+    own = np.ones(len(batch), bool)
+    if "purpose" in batch:
+        own = np.array([purpose in (None, "train") for purpose in batch.strings("purpose")], bool)
+    for flag in NOT_FROM_THE_PROMPT:
+        own &= ~batch.flagged(flag)
+    return np.flatnonzero(own)
