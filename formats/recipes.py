@@ -8,7 +8,7 @@
       - loop: {var: round, range: "${rounds}", steps: [...]}
       - loop: {var: seed, in: [1, 2, 3], independent: true, steps: [...]}
 
-A step is `command: {its options}`. `${…}` holds names of variables, numbers, strings, `+ - * / // %`, and
+A step is `command: {its options}`. `${…}` holds names of variables, numbers, strings, None, `+ - * / // %`, and
 `latest('command')`: the output of the most recent step of that command; `latest('command', default)` before any ran;
 `every('command')`: the outputs of all steps of that command so far, a list. In a loop that is `independent`, both see
 only what was made in this turn of the loop.
@@ -185,7 +185,7 @@ def _evaluate(text: str, variables: Mapping[str, Any], functions: Mapping[str, C
         match node:
             case ast.Expression(body=body):
                 return walk(body)
-            case ast.Constant(value=int() | float() | str() as value):
+            case ast.Constant(value=int() | float() | str() | None as value):
                 return value
             case ast.Name(id=name):
                 if name not in variables:

@@ -12,6 +12,7 @@ from ..options import typed_values
 from ..shell import command_line
 
 MAX_STEPS = 100_000
+NO_DEFAULT = object()
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ def plan_of(recipe: Recipe, variables: Mapping[str, Any], folder: Path) -> list[
             raise UsageError(f"{where}: {unknown('command', command, known)}")
         return [out for maker, out in made[seen_from:] if maker == command]
 
-    def latest(command: str, default: Any = None, *, where: str) -> Any:
+    def latest(command: str, default: Any = NO_DEFAULT, *, where: str) -> Any:
         found = every(command, where=where)
-        if not found and default is None:
+        if not found and default is NO_DEFAULT:
             raise UsageError(f"{where}: latest({command!r}): no such step before this one; give a default")
         return found[-1] if found else default
 

@@ -126,6 +126,13 @@ def test_a_turn_of_an_independent_loop_sees_itself_only(plan: Callable[..., list
     assert last.options["reports"] == ["run/report-0.json", "run/report-1.json"]
 
 
+def test_a_first_iteration_may_have_nothing_before_it(plan: Callable[..., list[Planned]]) -> None:
+    text = "steps: [loop: {var: i, range: 2, steps: [remember: {%s}]}]"
+    first, second = plan(text % "rollouts: x, earlier: \"${latest('remember', None)}\", out: 'memory-${i}'")
+    assert first.options["earlier"] is None
+    assert second.options["earlier"] == "run/memory-0"
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("a=2", 2), ("a=2e-4", 2e-4), ("a=-1E3", -1000.0), ("a=2.5e-4", 2.5e-4), ("a=1.e2", 100.0), ("a=0.1", 0.1)],
