@@ -358,9 +358,7 @@ def node_keys(rollouts: Rollouts, ids: Ragged) -> tuple[Array, Array]:
 
 
 def _singletons(rollouts: Rollouts) -> Iterator[Broken]:
-    trained = ~rollouts.flagged("demonstration")
-    if "purpose" in rollouts:
-        trained &= np.array([purpose in (None, "train") for purpose in rollouts.strings("purpose")])
+    trained = rollouts.for_training & ~rollouts.flagged("demonstration")
     groups = rollouts.groups
     for row in np.flatnonzero(trained & groups.spread(groups.sum(trained) == 1)).tolist():
         name = rollouts.arrow("group_id")[row].as_py()

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from .errors import DataError
 from .ragged import Ragged
-from .schema import FIELDS, RULERS, paths_of, ruler_of
+from .schema import FIELDS, RULERS, arrow_type, paths_of, ruler_of
 from .segments import Array, Segments
 
 
@@ -108,6 +108,21 @@ class Rollouts:
             table = table.set_column(place, head, array) if place >= 0 else table.append_column(head, array)
         axes = {f"{name}.{axis}" for name, ruler in RULERS.items() for axis in ruler.axis} | {"rollout_id", "group_id"}
         return Rollouts(table, self.sound - columns.keys() if axes.isdisjoint(columns) else frozenset())
+
+    def with_missing(self, *paths: str) -> "Rollouts":
+        """The same with these known columns, where they are not there yet: no flags, purpose train, all else missing
+        (null). So every part of a file has them, whether there is something to write in it or not."""
+        empty: dict[str, Any] = {path: pa.nulls(len(self), arrow_type(path)) for path in paths}
+        empty |= {"flags": pa.array([[]] * len(self), arrow_type("flags")), "purpose": ["train"] * len(self)}
+        return self.with_columns({path: empty[path] for path in paths if path not in self})
+
+    @cached_property
+    def for_training(self) -> Array:
+        """[R] bool: `purpose` is train, or nothing is said of it."""
+        if "purpose" not in self:
+            return np.ones(len(self), bool)
+        known = pc.call_function("equal", [self.arrow("purpose").cast(pa.string()), pa.scalar("train")])
+        return known.fill_null(True).to_numpy(zero_copy_only=False)
 
     def with_flag(self, flag: str, where: Array) -> "Rollouts":
         """Add `flag` to the rows where [R] is true and it is not there yet."""

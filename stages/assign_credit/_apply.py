@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from ...formats.errors import DataError
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
-from ...formats.schema import ERROR, FIELDS
+from ...formats.schema import ERROR
 from ...formats.segments import Array, Segments
 from ._method import METHODS, Credit, Method
 
@@ -23,8 +23,7 @@ def credited(batch: Rollouts, method: str, column: str, options: Mapping[str, An
     Probes, evals and rows flagged `error` take no part in any group's statistics and get no credit (null); a method that
     wants probes finds them in `credit.probes`. DataError when the method gives a value that is not finite.
     """
-    if "flags" not in batch:  # every part of a file has the same columns, whether there was something to flag or not
-        batch = batch.with_columns({"flags": pa.array([[]] * len(batch), FIELDS["flags"].type)})
+    batch = batch.with_missing("flags")
     credit, trained = credit_of_batch(batch)
     if trained.all():
         return _credited(batch, credit, method, column, options)

@@ -103,9 +103,5 @@ class Record:
 
 def of_the_prompt(batch: Rollouts) -> Array:
     """[M] the rows that the policy made of the prompt alone, whole and for training."""
-    own = np.ones(len(batch), bool)
-    if "purpose" in batch:
-        own = np.array([purpose in (None, "train") for purpose in batch.strings("purpose")], bool)
-    for flag in NOT_FROM_THE_PROMPT:
-        own &= ~batch.flagged(flag)
-    return np.flatnonzero(own)
+    made = np.any([batch.flagged(flag) for flag in NOT_FROM_THE_PROMPT], axis=0)
+    return np.flatnonzero(batch.for_training & ~made)

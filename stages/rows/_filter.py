@@ -18,7 +18,7 @@ from ...formats.predicates import Predicate
 from ...formats.provenance import Record
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
-from ...formats.schema import FIELDS, FILTERED
+from ...formats.schema import FILTERED
 from ...formats.segments import Array, Segments
 from ..progress import track
 
@@ -123,7 +123,7 @@ def _parts(
             if matches.any():
                 yield batch if matches.all() else recounted(batch.take(np.flatnonzero(matches)))
         else:
-            yield _with_flags(batch).with_flag(flag, ~matches)
+            yield batch.with_missing("flags").with_flag(flag, ~matches)
     if flag is None and not counts["matched"]:
         raise _NothingLeft(file.path, predicate.text, counts["others"])
 
@@ -167,12 +167,3 @@ def recounted(batch: Rollouts) -> Rollouts:
                 values, Segments.of_sizes(np.where(valued, ids.segments.sizes, 0)).offsets, valued
             )
     return batch.with_columns(columns)
-
-
-def _with_flags(batch: Rollouts) -> Rollouts:
-    """Every part of a file has the same columns, whether there was something to flag or not."""
-    if "flags" in batch:
-        return batch
-    import pyarrow as pa
-
-    return batch.with_columns({"flags": pa.array([[]] * len(batch), FIELDS["flags"].type)})

@@ -5,9 +5,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..models.engine import Request
+from ..models.engine import Completion, Request, Sampling
 from ..models.policy import render_prompt
-from ..tasks import Problem
+from ..tasks import Message, Problem
 from ._strategy import SamplingContext
 
 _NUMBER = r"([-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))"
@@ -29,17 +29,31 @@ def asked(
     temperature: float,
 ) -> list[list[str]]:
     """The policy's answers to each question, one for each of its seeds. UsageError for one beyond its context."""
-    requests = [
-        Request(render_prompt(context.tokenizer, [{"role": "user", "content": text}]), each)
-        for text, each in zip(questions, seeds, strict=True)
-    ]
-    if not requests:
-        return []
     sampling = replace(context.sampling, max_tokens=max_tokens, temperature=temperature, top_p=1.0, top_k=0, stop=())
-    return [
-        context.tokenizer.batch_decode([each.ids.tolist() for each in group], skip_special_tokens=True)
-        for group in context.engine.generate(requests, sampling)
+    conversations = [[{"role": "user", "content": text}] for text in questions]
+    return [texts_of(context, made) for made in replies(context, conversations, seeds, sampling)]
+
+
+def replies(
+    context: SamplingContext,
+    conversations: Sequence[Sequence[Message]],
+    seeds: Sequence[Sequence[int]],
+    sampling: Sampling,
+) -> list[list[Completion]]:
+    """What the policy says next in each conversation, once for each of its seeds. UsageError for one beyond its
+    context."""
+    requests = [
+        Request(render_prompt(context.tokenizer, list(messages)), each)
+        for messages, each in zip(conversations, seeds, strict=True)
     ]
+    return context.engine.generate(requests, sampling) if requests else []
+
+
+def texts_of(context: SamplingContext, completions: Sequence[Completion]) -> list[str]:
+    """Their texts, special tokens left out."""
+    if not completions:
+        return []
+    return context.tokenizer.batch_decode([each.ids.tolist() for each in completions], skip_special_tokens=True)
 
 
 def question_of(problem: Problem) -> str:

@@ -2,50 +2,20 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ...formats.errors import DataError, UsageError
+from ...formats.errors import UsageError
 from ...formats.rollouts import Rollouts
-from ...formats.schema import FIELDS, UNTRAINED, arrow_type
-from ...formats.segments import Array
-from ..models.engine import Completion, Request
-from ..models.policy import render_prompt
+from ...formats.schema import FIELDS, UNTRAINED
 from ..tasks import Message, Problem
 from ..token_texts import TokenOffsets
-from ._strategy import SamplingContext
 from .truncate import PARTIAL
 
 RETRIED, INTERVENTION, EDITED = "retried", "intervention", "edited"
-MADE = (RETRIED, INTERVENTION, EDITED, PARTIAL, "demonstration")  # flags of rows that are no rollouts of their own
-
-
-def own_rows(batch: Rollouts, who: str, needs: str | None = None) -> Array:
-    """[M] the rows a strategy looks at: rollouts to train on, whole and the policy's own.
-
-    needs: a column in which they have a value. DataError where they have none, or an environment wrote a part.
-    """
-    own = np.ones(len(batch), bool)
-    if "purpose" in batch:
-        own = np.array([purpose in (None, "train") for purpose in batch.strings("purpose")], bool)
-    for flag in (*UNTRAINED, *MADE):
-        own &= ~batch.flagged(flag)
-    foreign = own & batch.tokens.any(~batch.mask)
-    if foreign.any():
-        row = int(np.flatnonzero(foreign)[0])
-        raise DataError(
-            f"row {row}, column 'token.mask': false on a part of it, which the policy did not write; {who} needs whole "
-            "responses of the policy"
-        )
-    if needs is not None:
-        missing = own & batch.arrow(needs).is_null().to_numpy(zero_copy_only=False)
-        if missing.any():
-            how = "`apportion score IN -o OUT`" if needs == "reward" else "`apportion score IN --with steps -o OUT`"
-            raise DataError(f"row {int(np.flatnonzero(missing)[0])}, column {needs!r}: missing; run {how} first")
-    return np.flatnonzero(own)
+NOT_ASKED = (*UNTRAINED, RETRIED, INTERVENTION, EDITED, PARTIAL, "demonstration")  # flags of rows to pass over
 
 
 def parts(batch: Rollouts, rows_at_once: int) -> Iterator[tuple[Rollouts, slice]]:
@@ -57,15 +27,6 @@ def parts(batch: Rollouts, rows_at_once: int) -> Iterator[tuple[Rollouts, slice]
         last = max(last, first + 1)
         yield batch.slice(int(offsets[first]), int(offsets[last])), slice(first, last)
         first = last
-
-
-def with_columns(batch: Rollouts, *paths: str) -> Rollouts:
-    """The batch with the columns that new rows have, where they are not there yet."""
-    wanted = ("parent_id", "fork", "finish_reason", "text", "flags", *paths)
-    missing: dict[str, Any] = {path: pa.nulls(len(batch), arrow_type(path)) for path in wanted if path not in batch}
-    if "purpose" not in batch:
-        missing["purpose"] = ["train"] * len(batch)
-    return batch.with_columns(missing)
 
 
 def with_known(batch: Rollouts, name: str, kind: pa.DataType, told: dict[int, Any]) -> Rollouts:
@@ -94,29 +55,6 @@ def asking(problem: Problem, template: str, **values: str) -> list[Message]:
     """The problem's messages, the last of them made by the template; {question} is what it said."""
     *before, last = problem.prompt
     return [*before, {**last, "content": filled(template, question=last["content"], **values)}]
-
-
-def replies(
-    context: SamplingContext,
-    conversations: Sequence[Sequence[Message]],
-    seeds: Sequence[Sequence[int]],
-    *,
-    max_tokens: int,
-) -> list[list[Completion]]:
-    """What the policy says next in each conversation, once for each of its seeds, sampled as --temperature and the like
-    say. UsageError for one beyond its context."""
-    requests = [
-        Request(render_prompt(context.tokenizer, list(messages)), each)
-        for messages, each in zip(conversations, seeds, strict=True)
-    ]
-    return context.engine.generate(requests, replace(context.sampling, max_tokens=max_tokens)) if requests else []
-
-
-def texts_of(context: SamplingContext, completions: Sequence[Completion]) -> list[str]:
-    """Their texts, special tokens left out."""
-    if not completions:
-        return []
-    return context.tokenizer.batch_decode([each.ids.tolist() for each in completions], skip_special_tokens=True)
 
 
 class Spelling:

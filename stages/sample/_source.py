@@ -1,7 +1,7 @@
 """The rollouts that `--from` names: their task and problems, and rows added to their groups."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ from ...formats.errors import DataError, UsageError
 from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
 from ...formats.schema import paths_of
+from ...formats.segments import Array
+from ..driver import PRODUCED_BY
 from ..tasks import Problem, Task, open_task
 from ._strategy import CONTINUES, Strategy
 
+ADDED = ("parent_id", "fork", "finish_reason", "text", "flags", "purpose")  # columns that rows added to a group have
 OF_THE_PROBLEM = ("task", "task_options", "problem_id", "prompt", "reference")
 
 
@@ -49,6 +52,26 @@ def problems_of(file: RolloutFile, spec: str, options: Mapping[str, Any] | None)
             reference = json.loads(row["reference"]) if row["reference"] is not None else None
             problems.append(Problem(row["problem_id"], row["prompt"], reference))
     return task or open_task(spec, options), problems
+
+
+def own_rows(batch: Rollouts, who: str, *, without: Collection[str], needs: str | None = None) -> Array:
+    """[M] the rows a strategy looks at: rollouts to train on, not flagged `without`, and the policy's own.
+
+    needs: a column in which they have a value. DataError where they have none, or an environment wrote a part.
+    """
+    own = batch.for_training & ~np.any([batch.flagged(flag) for flag in without], axis=0)
+    foreign = own & batch.tokens.any(~batch.mask)
+    if foreign.any():
+        row = int(np.flatnonzero(foreign)[0])
+        raise DataError(
+            f"row {row}, column 'token.mask': false on a part of it, which the policy did not write; {who} needs whole "
+            "responses of the policy"
+        )
+    if needs is not None:
+        missing = own & batch.arrow(needs).is_null().to_numpy(zero_copy_only=False)
+        if missing.any():
+            raise DataError(f"row {int(np.flatnonzero(missing)[0])}, column {needs!r}: missing; {PRODUCED_BY[needs]}")
+    return np.flatnonzero(own)
 
 
 def with_rows(batch: Rollouts, parents: Any, columns: Mapping[str, pa.Array]) -> Rollouts:

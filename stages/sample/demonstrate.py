@@ -5,11 +5,11 @@ from random import Random
 
 import numpy as np
 
-from ...formats.errors import UsageError
 from ...formats.rollouts import Rollouts
 from ..models.engine import Completion
 from ..models.policy import render_prompt
 from ._rows import row_seeds, to_rollouts
+from ._solutions import demonstrator
 from ._strategy import SamplingContext, strategy
 
 
@@ -23,9 +23,7 @@ def demonstrate(context: SamplingContext, *, mistakes: float = 0.0, rows_at_once
         mistakes: probability of the wrong choice at each step that offers one, 0 to 1.
         rows_at_once: solutions written before a part of the file is; bounds the memory.
     """
-    write = getattr(context.task, "demonstrate", None)
-    if write is None:
-        raise UsageError(f"task {context.task.spec!r} has no worked solutions; --strategy demonstrate needs some")
+    write = demonstrator(context.task, "--strategy demonstrate needs some")
     end = context.tokenizer.eos_token_id
     at_once = max(1, rows_at_once // context.n)
     for first in range(0, len(context.problems), at_once):

@@ -1,7 +1,6 @@
 """Hints for the prompts that nothing else solved."""
 
 from collections.abc import Iterator, Sequence
-from random import Random
 from typing import Literal
 
 import numpy as np
@@ -10,6 +9,7 @@ import pyarrow as pa
 from ...formats.errors import DataError, UsageError
 from ...formats.rollouts import Rollouts
 from ...formats.schema import FIELDS, FILTERED, arrow_type
+from ...formats.segments import Array
 from ..driver import require
 from ..models.engine import Request
 from ..models.policy import render_prompt
@@ -17,6 +17,7 @@ from ..progress import progress
 from ..score.verify import verify
 from ..tasks import Problem
 from ._rows import derived_seed, to_rollouts
+from ._solutions import column_of, of_groups, worked
 from ._strategy import CONTINUES, SamplingContext, strategy
 
 TEMPLATE = "{question}\n\nSome guidance: {hint}"
@@ -58,14 +59,14 @@ def hint(
     """
     file = context.rollouts
     assert file is not None, "sample opens it for a strategy that needs --from"
-    source, _, which = hint_from.partition(":")
+    column, lines = column_of(hint_from), hint_from.removeprefix("demonstration:")
     if "{hint}" not in template:
         raise UsageError("option 'template' of strategy 'hint': no {hint} in it")
-    if source not in ("column", "demonstration") or (source == "demonstration" and not which.isdigit()):
+    if column is None and not (lines.isdigit() and lines != hint_from):
         raise UsageError(
             f"option 'hint_from' of strategy 'hint': {hint_from!r}, needed is column:NAME or demonstration:N"
         )
-    require(file, ("reward", *((which,) if source == "column" else ())), "strategy 'hint'")
+    require(file, ("reward", *((column,) if column else ())), "strategy 'hint'")
     remaining = iter(context.problems)
     with progress(file.num_rows, "hint, rollouts") as advance:
         for batch in context.batches():
@@ -75,33 +76,28 @@ def hint(
                 row = int(batch.groups.starts[np.flatnonzero(np.isnan(mean))[0]])
                 raise DataError(f"row {row}: a rollout of its group has no reward; run `apportion score` first")
             lost = np.flatnonzero(mean <= failed)
-            plain = _with_columns(batch)
+            plain = batch.with_missing("behaviour_prompt_ids", "flags")
             if replaced == "flag":
                 plain = plain.with_flag(FILTERED, batch.groups.spread((mean <= failed) | (mean > solved)))
             chosen = [problems[group] for group in lost.tolist()]
-            names = batch.arrow("group_id").take(pa.array(batch.groups.starts[lost])).to_pylist()
-            hints = _hints(context, batch, lost, source, which)
+            if column is None:
+                whole = worked(context, chosen, "name a column with hint_from=column:NAME")
+                hints = ["\n".join(text.splitlines()[: int(lines)]) for text in whole]
+            else:
+                hints = _written(batch, column, lost)
+            names = of_groups(batch, "group_id", lost)
             yield _interleaved(plain, lost, _hinted(context, chosen, names, hints, template, failed, solved, replaced))
             advance(len(batch))
 
 
-def _hints(context: SamplingContext, batch: Rollouts, groups: np.ndarray, source: str, which: str) -> list[str]:
-    rows = batch.groups.starts[groups]
-    if source == "column":
-        texts = batch.arrow(which).take(pa.array(rows)).to_pylist()
-        for row, text in zip(rows.tolist(), texts, strict=True):
-            if not text:
-                raise DataError(f"row {row}, column {which!r}: no hint for a prompt that failed")
-        return texts
-    write = getattr(context.task, "demonstrate", None)
-    if write is None:
-        raise UsageError(
-            f"task {context.task.spec!r} has no worked solutions; name a column with hint_from=column:NAME"
-        )
-    problems = {problem.problem_id: problem for problem in context.problems}
-    names = batch.arrow("problem_id").take(pa.array(rows)).to_pylist()
-    texts = [write(problems[name], Random(derived_seed(context.seed, name))) for name in names]
-    return ["\n".join(text.splitlines()[: int(which)]) for text in texts]
+def _written(batch: Rollouts, column: str, groups: Array) -> list[str]:
+    """The hints that a column has for these groups. DataError for one without."""
+    texts = of_groups(batch, column, groups)
+    for group, text in zip(groups.tolist(), texts, strict=True):
+        if not text:
+            row = int(batch.groups.starts[group])
+            raise DataError(f"row {row}, column {column!r}: no hint for a prompt that failed")
+    return texts
 
 
 def _hinted(
@@ -146,13 +142,7 @@ def _hinted(
     return made
 
 
-def _with_columns(batch: Rollouts) -> Rollouts:
-    """The batch with the columns that hinted rows have, where they are not there yet."""
-    wanted = ("behaviour_prompt_ids", "flags")
-    return batch.with_columns({path: pa.nulls(len(batch), arrow_type(path)) for path in wanted if path not in batch})
-
-
-def _interleaved(plain: Rollouts, lost: np.ndarray, hinted: Rollouts | None) -> Rollouts:
+def _interleaved(plain: Rollouts, lost: Array, hinted: Rollouts | None) -> Rollouts:
     """Each hinted group behind the group that it is for. Other columns of the file are missing (null) in it."""
     if hinted is None:
         return plain

@@ -21,23 +21,21 @@ from ..options import at_least_one
 from ..progress import progress
 from ..tasks import Problem
 from ..token_texts import TokenOffsets
-from ._judge import question_of
+from ._judge import question_of, texts_of
 from ._revisions import (
     EDITED,
+    NOT_ASKED,
     Spelling,
     check_template,
     filled,
     forks_of,
     names_of,
-    own_rows,
     parts,
     spelled,
-    texts_of,
-    with_columns,
     with_known,
 )
 from ._rows import derived_seed
-from ._source import with_rows
+from ._source import ADDED, own_rows, with_rows
 from ._steps import generated
 from ._strategy import CONTINUES, SamplingContext, strategy
 from .truncate import PARTIAL
@@ -297,8 +295,8 @@ def _drawn(
     need_wrong: bool,
 ) -> tuple[dict[int, int], dict[int, int]]:  # fmt: skip
     """({group: a right row}, {a right row: a wrong one})."""
-    own = own_rows(batch, "inject_errors", "reward")
-    own_rows(batch, "inject_errors", "step.start")
+    own = own_rows(batch, "inject_errors", without=NOT_ASKED, needs="reward")
+    own_rows(batch, "inject_errors", without=NOT_ASKED, needs="step.start")
     reward, texts = batch.numbers("reward"), TokenOffsets(context.tokenizer)
     if np.isnan(reward[own]).any():
         row = int(own[np.isnan(reward[own])][0])
@@ -410,7 +408,7 @@ def _with_pairs(context: SamplingContext, batch: Rollouts, whole: dict[int, int]
     roles = {row: role for right, wrong in whole.items() for row, role in ((right, CHOSEN), (wrong, REJECTED))}
     told = with_known(batch, "pair_id", pa.string(), ids)
     told = with_known(told, "pair_role", pa.string(), roles)
-    told = with_columns(with_known(told, "edit", pa.string(), {}))
+    told = with_known(told, "edit", pa.string(), {}).with_missing(*ADDED)
     pair_ids = [f"{names[pair.step.row]}/{pair.step.number}@{context.salt}" for pair in pairs for _ in range(2)]
     both = [tokens for pair in pairs for tokens in (pair.chosen, pair.rejected)]
     forks = [pair.step.fork for pair in pairs for _ in range(2)]

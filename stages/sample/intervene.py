@@ -5,8 +5,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from random import Random
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,28 +21,27 @@ from ..options import at_least_one
 from ..progress import progress
 from ..tasks import Message, Problem
 from ..token_texts import TokenOffsets
-from ._judge import reference_of
+from ._judge import reference_of, replies, texts_of
 from ._revisions import (
     INTERVENTION,
+    NOT_ASKED,
     Spelling,
     asking,
     check_template,
     filled,
     forks_of,
     names_of,
-    own_rows,
     parts,
-    replies,
     spelled,
-    texts_of,
-    with_columns,
 )
 from ._rows import derived_seed, sampled_columns
-from ._source import with_rows
+from ._solutions import column_of, demonstrator, of_groups, worked
+from ._source import ADDED, own_rows, with_rows
 from ._strategy import CONTINUES, SamplingContext, strategy
 
 RATE = "intervention_rate"
 BLANK_LINE = "\n\n"
+OTHERWISE = "name a column with solution_from=column:NAME"
 
 SOLVER = """\
 {question}
@@ -173,7 +171,14 @@ def intervene(
         raise UsageError(f"option 'needed' of strategy 'intervene': {needed}, but there are only {k} tries")
     check_template("intervene", "solver", solver, "solution")
     check_template("intervene", "critic", critic, "attempt")
-    column = _column(context, solution_from)
+    column = column_of(solution_from)
+    if column is None and solution_from not in ("demonstration", "reference"):
+        raise UsageError(
+            f"option 'solution_from' of strategy 'intervene': {solution_from!r}, needed is column:NAME, "
+            "demonstration or reference"
+        )
+    if solution_from == "demonstration":
+        demonstrator(context.task, OTHERWISE)
     require(file, ("reward", *((column,) if column else ())), "strategy 'intervene'")
     remaining, counts = iter(context.problems), _Counts()
     with progress(file.num_rows, "intervene, rollouts") as advance:
@@ -181,7 +186,12 @@ def intervene(
             all_problems = [next(remaining) for _ in range(len(batch.groups))]
             for part, groups in parts(batch, rows_at_once):
                 problems = all_problems[groups]
-                solutions = _solutions(context, part, problems, solution_from, column)
+                if column is not None:
+                    solutions = of_groups(part, column)
+                elif solution_from == "reference":
+                    solutions = [reference_of(problem) for problem in problems]
+                else:
+                    solutions = worked(context, problems, OTHERWISE)
                 wrong = _wrong(part, correct, solutions)
                 answers = _criticised(
                     context, part, problems, wrong, solutions, separator, proposals, solver, critic, critic_tokens
@@ -264,38 +274,9 @@ def verified(right: Sequence[int], k: int, needed: int = 1) -> dict[int, float]:
     return {index: count / k for index, count in enumerate(right) if count >= needed}
 
 
-def _column(context: SamplingContext, solution_from: str) -> str | None:
-    """The column that solutions are in, if they are in one. UsageError for what is no source."""
-    source, _, name = solution_from.partition(":")
-    if source == "column" and name:
-        return name
-    if solution_from not in ("demonstration", "reference"):
-        raise UsageError(
-            f"option 'solution_from' of strategy 'intervene': {solution_from!r}, needed is column:NAME, "
-            "demonstration or reference"
-        )
-    if solution_from == "demonstration" and not hasattr(context.task, "demonstrate"):
-        raise UsageError(
-            f"task {context.task.spec!r} has no worked solutions; name a column with solution_from=column:NAME"
-        )
-    return None
-
-
-def _solutions(
-    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], solution_from: str, column: str | None
-) -> list[str | None]:
-    """One a group."""
-    if column is not None:
-        return batch.arrow(column).take(pa.array(batch.groups.starts)).to_pylist()
-    if solution_from == "reference":
-        return [reference_of(problem) for problem in problems]
-    write: Any = context.task
-    return [write.demonstrate(each, Random(derived_seed(context.seed, each.problem_id))) for each in problems]
-
-
 def _wrong(batch: Rollouts, correct: float, solutions: Sequence[str | None]) -> Array:
     """The rows whose first error is looked for: wrong, with a solution, and unlike those before them in the group."""
-    rows = own_rows(batch, "intervene", "reward")
+    rows = own_rows(batch, "intervene", without=NOT_ASKED, needs="reward")
     reward, groups = batch.numbers("reward"), batch.groups.ids
     if np.isnan(reward[rows]).any():
         row = int(rows[np.isnan(reward[rows])][0])
@@ -315,13 +296,14 @@ def _criticised(
     solutions: Sequence[str | None], separator: str, proposals: int, solver: str, critic: str, max_tokens: int,
 ) -> list[list[Completion]]:  # fmt: skip
     """The critic's answers about each row."""
+    sampling = replace(context.sampling, max_tokens=max_tokens)
     groups = batch.groups.ids
     asked = sorted({int(groups[row]) for row in rows})
     first: dict[int, list[Message]] = {
         group: asking(problems[group], solver, solution=str(solutions[group])) for group in asked
     }
     seeds = [[derived_seed(context.seed, context.round, problems[group].problem_id, "solver")] for group in asked]
-    solved = [each for (each,) in replies(context, list(first.values()), seeds, max_tokens=max_tokens)]
+    solved = [each for (each,) in replies(context, list(first.values()), seeds, sampling)]
     said = dict(zip(asked, texts_of(context, solved), strict=True))
     offsets, names = TokenOffsets(context.tokenizer), batch.strings("rollout_id")
     conversations: list[list[Message]] = []
@@ -338,7 +320,7 @@ def _criticised(
         [derived_seed(context.seed, context.round, names[row], "critic", index) for index in range(proposals)]
         for row in rows.tolist()
     ]
-    return replies(context, conversations, seeds, max_tokens=max_tokens)
+    return replies(context, conversations, seeds, sampling)
 
 
 def _targets(
@@ -386,7 +368,7 @@ def _with_kept(
     needed: int, correct: float, counts: _Counts,
 ) -> Rollouts:  # fmt: skip
     """The batch with the interventions that were verified, and their tries."""
-    batch = with_columns(batch)
+    batch = batch.with_missing(*ADDED)
     if RATE not in batch:
         batch = batch.with_columns({RATE: pa.nulls(len(batch), pa.float64())})
     names, prompts, groups = batch.strings("rollout_id"), batch.ragged("prompt_ids"), batch.groups.ids

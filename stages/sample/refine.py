@@ -7,9 +7,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ...formats.errors import DataError, UsageError
+from ...formats.errors import UsageError
 from ...formats.rollouts import Rollouts
-from ...formats.schema import FIELDS, arrow_type
+from ...formats.schema import ERROR, FIELDS
 from ...formats.segments import Array
 from ..driver import require
 from ..models.engine import Completion, Request
@@ -18,7 +18,7 @@ from ..progress import progress
 from ..tasks import Problem
 from ._judge import asked, question_of
 from ._rows import derived_seed, sampled_columns
-from ._source import with_rows
+from ._source import ADDED, own_rows, with_rows
 from ._steps import joined
 from ._strategy import CONTINUES, SamplingContext, strategy
 
@@ -131,21 +131,7 @@ def verdict_of(answers: Sequence[str], steps: int, threshold: float = 0.5) -> Ve
 
 def _judged(batch: Rollouts) -> Array:
     """The rows the refiner is asked about."""
-    own = np.ones(len(batch), bool)
-    if "purpose" in batch:
-        own = np.array([purpose in (None, "train") for purpose in batch.strings("purpose")], bool)
-    own &= ~batch.flagged(ACCEPTED) & ~batch.flagged("error")
-    foreign = own & batch.tokens.any(~batch.mask)
-    if foreign.any():
-        row = int(np.flatnonzero(foreign)[0])
-        raise DataError(
-            f"row {row}, column 'token.mask': an environment wrote part of it, which refine cannot continue"
-        )
-    starts = batch.ragged("step.start")
-    if starts.present is not None and (own & ~starts.present).any():
-        row = int(np.flatnonzero(own & ~starts.present)[0])
-        raise DataError(f"row {row}, column 'step.start': missing; run `apportion score IN --with steps -o OUT` first")
-    return np.flatnonzero(own)
+    return own_rows(batch, "refine", without=(ACCEPTED, ERROR), needs="step.start")
 
 
 def _asked(
@@ -170,13 +156,9 @@ def _asked(
 
 def _marked(batch: Rollouts, verdicts: Mapping[int, Verdict], probes: Container[int]) -> Rollouts:
     """The batch with the verdicts and the columns that refined rows have."""
-    missing: dict[str, Any] = {
-        path: pa.nulls(len(batch), arrow_type(path))
-        for path in ("parent_id", "fork", "finish_reason", "text", "flags")
-        if path not in batch
-    }
-    purposes: list[Any] = batch.strings("purpose") if "purpose" in batch else ["train"] * len(batch)
-    columns = missing | {"purpose": ["probe" if row in probes else each for row, each in enumerate(purposes)]}
+    batch = batch.with_missing(*ADDED)
+    purposes = batch.strings("purpose")
+    columns: dict[str, Any] = {"purpose": ["probe" if row in probes else each for row, each in enumerate(purposes)]}
     for name, kind, place in (("accept_probability", pa.float64(), 0), ("cut_step", pa.int32(), 1)):
         known: list[Any] = batch.strings(name) if name in batch else [None] * len(batch)
         told = [verdicts[row][place] if row in verdicts else each for row, each in enumerate(known)]

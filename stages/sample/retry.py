@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,23 +18,20 @@ from ..models.policy import render_prompt
 from ..options import at_least_one
 from ..progress import progress
 from ..tasks import Problem
-from ._judge import question_of
+from ._judge import question_of, replies, texts_of
 from ._revisions import (
+    NOT_ASKED,
     RETRIED,
     asking,
     check_template,
     filled,
     forks_of,
     names_of,
-    own_rows,
     parts,
-    replies,
-    texts_of,
-    with_columns,
     with_known,
 )
 from ._rows import derived_seed, sampled_columns
-from ._source import with_rows
+from ._source import ADDED, own_rows, with_rows
 from ._strategy import CONTINUES, SamplingContext, strategy
 
 REFLECTOR = """\
@@ -144,7 +141,7 @@ def retry(
         for batch in context.batches():
             problems = [next(remaining) for _ in range(len(batch.groups))]
             for part, groups in parts(batch, rows_at_once):
-                rows = own_rows(part, "retry", "step.start")
+                rows = own_rows(part, "retry", without=NOT_ASKED, needs="step.start")
                 found = _reflected(context, part, problems[groups], rows, reflector, reflection_tokens)
                 asked, sound = asked + len(rows), sound + len(found)
                 starts = part.ragged("step.start")
@@ -204,7 +201,9 @@ def _reflected(
         content = filled(reflector, question=question_of(problems[int(groups[row])]), steps=steps)
         conversations.append([{"role": "user", "content": content}])
     seeds = [[derived_seed(context.seed, context.round, names[row], "reflection")] for row in rows.tolist()]
-    made = [each for (each,) in replies(context, conversations, seeds, max_tokens=max_tokens)]
+    made = [
+        each for (each,) in replies(context, conversations, seeds, replace(context.sampling, max_tokens=max_tokens))
+    ]
     read = {
         row: reflection_of(text, len(starts[row]))
         for row, text in zip(rows.tolist(), texts_of(context, made), strict=True)
@@ -217,7 +216,7 @@ def _told(batch: Rollouts, rows: Array, found: Mapping[int, Reflection]) -> Roll
     said = {row: found.get(row) for row in rows.tolist()}
     told = with_known(batch, "reflection", pa.string(), {row: each and each.text for row, each in said.items()})
     told = with_known(told, "retry_step", pa.int32(), {row: each and each.step for row, each in said.items()})
-    return with_columns(told, "behaviour_prompt_ids")
+    return told.with_missing(*ADDED, "behaviour_prompt_ids")
 
 
 def _masked(batch: Rollouts, forks: Mapping[int, int]) -> Rollouts:

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
-from ...formats.errors import DataError
 from ...formats.rollouts import Rollouts
-from ...formats.schema import ERROR, FIELDS
+from ...formats.schema import ERROR
 from ...formats.segments import Array, Segments
 from ..assign_credit._cuts import cut_points
 from ..driver import require
@@ -18,7 +17,7 @@ from ..options import at_least_one
 from ..progress import progress
 from ..tree_build.prefixes import prefix_keys
 from ._rows import derived_seed, sampled_columns
-from ._source import with_rows
+from ._source import ADDED, own_rows, with_rows
 from ._strategy import CONTINUES, SamplingContext, strategy
 
 
@@ -66,40 +65,26 @@ def vine(
             )
             for start, stop in _parts(batch, rows, rows_at_once // k):
                 chosen = (rows >= start) & (rows < stop)
-                part = _with_columns(batch.slice(start, stop))
+                part = batch.slice(start, stop).with_missing(*ADDED)
                 yield _continued(context, part, rows[chosen] - start, forks[chosen], k)
                 advance(stop - start)
 
 
 def _states(batch: Rollouts, *, at: str, every: int, max_states: int | None, below: float) -> tuple[Array, Array]:
     """(rows [S], forks [S]) the states to continue. DataError for a rollout an environment took part in."""
-    own = np.ones(len(batch), bool)
-    if "purpose" in batch:
-        own = np.array([purpose in (None, "train") for purpose in batch.strings("purpose")])
-    own &= ~batch.flagged(ERROR)
-    foreign = own & batch.tokens.any(~batch.mask)
-    if foreign.any():
-        row = int(np.flatnonzero(foreign)[0])
-        raise DataError(f"row {row}, column 'token.mask': an environment wrote part of it, which vine cannot continue")
+    needs = "step.start" if at == "steps" else "token.logprob"
+    own = np.zeros(len(batch), bool)
+    own[own_rows(batch, "vine", without=(ERROR,), needs=needs)] = True
     if at == "steps":
         starts = batch.ragged("step.start")
-        if starts.present is not None and (own & ~starts.present).any():
-            row = int(np.flatnonzero(own & ~starts.present)[0])
-            raise DataError(
-                f"row {row}, column 'step.start': missing; run `apportion score IN --with steps -o OUT` first"
-            )
         rows, forks = starts.segments.ids, starts.values.astype(np.int64)
         kept = starts.segments.positions % every == 0
         rows, forks = rows[kept], forks[kept]
     else:
         logprob = batch.ragged("token.logprob")
-        usable = own if logprob.present is None else own & logprob.present
         values = np.zeros(batch.num_tokens)
         places = np.ones(batch.num_tokens, bool) if logprob.present is None else batch.tokens.spread(logprob.present)
         values[places] = logprob.values
-        if (own & ~usable).any():
-            row = int(np.flatnonzero(own & ~usable)[0])
-            raise DataError(f"row {row}, column 'token.logprob': missing, needed to find unlikely tokens")
         rows, forks = cut_points(values, batch.mask, batch.tokens, below=below, every=every)
     kept = own[rows]
     rows, forks = rows[kept], forks[kept]
@@ -127,18 +112,6 @@ def _parts(batch: Rollouts, rows: Array, states: int) -> Iterator[tuple[int, int
             held = 0
         held += count
     return pairwise([*cuts, len(batch)])
-
-
-def _with_columns(part: Rollouts) -> Rollouts:
-    """The rows with the columns that probes are told by, where they are not there yet."""
-    missing: dict[str, Any] = {
-        path: pa.nulls(len(part), FIELDS[path].type)
-        for path in ("parent_id", "fork", "finish_reason", "text", "flags")
-        if path not in part
-    }
-    if "purpose" not in part:
-        missing["purpose"] = ["train"] * len(part)
-    return part.with_columns(missing)
 
 
 def _continued(context: SamplingContext, part: Rollouts, rows: Array, forks: Array, k: int) -> Rollouts:

@@ -142,9 +142,7 @@ def _trainable(
     if not batches:
         raise DataError(f"{files[0].path}: no rollouts in it")
     batch = Rollouts.concat(batches)
-    use = ~np.any([batch.flagged(flag) for flag in UNTRAINED], axis=0)
-    if "purpose" in batch:
-        use &= np.array([purpose in (None, "train") for purpose in batch.strings("purpose")])
+    use = batch.for_training & ~np.any([batch.flagged(flag) for flag in UNTRAINED], axis=0)
     if credit:
         use &= batch.arrow(credit).is_valid().to_numpy(zero_copy_only=False)
     use &= batch.tokens.any(batch.mask)
