@@ -1,4 +1,4 @@
-"""The pages of docs/strategies/ and docs/scorers/, and README's tables of them, made from the registered functions' docstrings.
+"""The pages of docs/strategies/, docs/scorers/ and docs/memories/, and README's tables of them, made from the registered functions' docstrings.
 
 python docs/regenerate.py
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from apportion.stages.registry import options_of
+from apportion.stages.remember._memory import MEMORIES
 from apportion.stages.sample._strategy import CONTINUES, STRATEGIES
 from apportion.stages.score._scorer import SCORERS
 from method_pages import MADE_BY, README, ROOT, cell, explained, flat, formula_and_prose, numbered, sections, sentence
@@ -40,6 +41,7 @@ class Kind:
 KINDS = (
     Kind("strategies", STRATEGIES, "apportion sample --strategy {name} -o OUT", "stages/sample"),
     Kind("scorers", SCORERS, "apportion score IN --with {name} -o OUT", "stages/score"),
+    Kind("memories", MEMORIES, "apportion remember IN --what {name} --earlier MEMORY -o OUT", "stages/remember"),
 )
 NEEDS = {CONTINUES: "`--from FILE`: it continues rollouts", "task.demonstrate": "a task that writes worked solutions"}
 

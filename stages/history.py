@@ -42,7 +42,7 @@ class Log:
 
 
 def log(
-    path: Annotated[Path, "Rollout file, or checkpoint directory."],
+    path: Annotated[Path, "Rollout file, memory, or checkpoint directory."],
     *,
     shell: Annotated[bool, "Print the shell commands that make it again, options at their defaults left out."] = False,
 ) -> Log:
@@ -59,12 +59,13 @@ def log(
 
 
 def _provenance(path: Path) -> "Provenance":
+    from ..formats.memories import MemoryFile, is_memory
     from ..formats.parquet import RolloutFile
     from ..formats.provenance import Provenance
     from .train import HISTORY_FILE
 
     if not path.is_dir():
-        return RolloutFile(path).provenance
+        return (MemoryFile if is_memory(path) else RolloutFile)(path).provenance
     kept = path / HISTORY_FILE
     if not kept.is_file():
         raise UsageError(f"{path}: no {HISTORY_FILE} in it; needed is a rollout file or a checkpoint of `train`")

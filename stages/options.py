@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from ..formats.errors import UsageError, unknown
@@ -96,3 +97,14 @@ def at_least_one(strategy: str, **values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise UsageError(f"option {name!r} of strategy {strategy!r}: {value}, needed is 1 or more")
+
+
+def as_json(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they are recorded."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+    return {name: plain(value) for name, value in options.items()}

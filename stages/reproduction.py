@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from ..formats.provenance import Provenance, Record
 
 NAMES = {"sample": "rollouts", "tree-build": "tree", "score": "scored", "assign-credit": "credit", "train": "policy",
-         "upgrade": "upgraded", "filter": "filtered", "merge": "merged", "split": "parts"}  # fmt: skip
+         "upgrade": "upgraded", "filter": "filtered", "merge": "merged", "split": "parts",
+         "remember": "memory"}  # fmt: skip
 FOREIGN = "input.parquet"
+GOES_ON_WITH = {"remember": "earlier"}  # the option that names what the record before wrote; `rollouts` elsewhere
 
 
 def commands_of(path: Path, provenance: "Provenance") -> list[str]:
@@ -82,8 +84,10 @@ def _line(command: Command, record: "Record", before: list[str], out: str) -> st
     for key, option in command.options().items():
         if key == "force":
             continue
-        if option.name == "rollouts" and (option.positional or parameters.get(key)):
+        if option.name == GOES_ON_WITH.get(record.stage, "rollouts") and (option.positional or parameters.get(key)):
             values[key] = before if len(before) > 1 else before[0]
+        elif option.name == "rollouts" and option.positional:
+            values[key] = FOREIGN
         elif key in parameters or option.name in parameters:
             values[key] = _short(key, parameters.get(key, parameters.get(option.name)))
     return command_line(command, values, bare={"set": _defaults(record), "task_set": _task_defaults(record)})
@@ -105,7 +109,8 @@ def _remarks(command: Command, record: "Record", places: list[int | None]) -> It
     if "rollouts" in command.options():
         for role, digest in record.inputs.items():
             kind, _, number = role.partition("/")
-            if kind != "rollouts" or places[int(number or 0) if len(places) > 1 else 0] is not None:
+            made_before = places[int(number or 0) if len(places) > 1 else 0] is not None
+            if kind != "rollouts" or (made_before and record.stage not in GOES_ON_WITH):
                 continue
             place = FOREIGN if not number else f"{FOREIGN} (file {number} of several)"
             yield f"# {place}: made elsewhere, digest {digest}"
@@ -115,7 +120,7 @@ def _remarks(command: Command, record: "Record", places: list[int | None]) -> It
 
 
 def _defaults(record: "Record") -> Mapping[str, Any]:
-    """What `--set` is where nothing is set: the defaults of the method, scorer, strategy or objective that was chosen."""
+    """What `--set` is where nothing is set: the defaults of the method, scorer, strategy, memory or objective that was chosen."""
     name, entries = _chosen(record)
     try:
         function = entries[name].function if entries is not None else None
@@ -152,6 +157,10 @@ def _chosen(record: "Record") -> tuple[str, Any]:
             from .sample._strategy import STRATEGIES
 
             return str(parameters.get("strategy")), STRATEGIES
+        case "remember":
+            from .remember._memory import MEMORIES
+
+            return str(parameters.get("what")), MEMORIES
         case "train":
             from .train._objective import OBJECTIVES
 

@@ -15,7 +15,7 @@ from ...formats.parquet import STREAM, RolloutFile, check_names, check_output, f
 from ...formats.provenance import Provenance, Record
 from ...formats.rollouts import Rollouts
 from ..driver import require
-from ..options import typed_options
+from ..options import as_json, typed_options
 from ..progress import track
 from ..registry import Registry
 
@@ -81,7 +81,9 @@ def remembered(
     before = None if earlier is None else MemoryFile(earlier)
     files = [RolloutFile(path) for path in files_of(rollouts)]
     check_names(files)
-    inputs = {f"rollouts/{number}": file.digest() for number, file in enumerate(files)}
+    inputs = {
+        f"rollouts/{number}" if len(files) > 1 else "rollouts": each.digest() for number, each in enumerate(files)
+    }
     if before is not None:
         known = {digest for record in before.provenance.history for digest in record.inputs.values()}
         for file in files:
@@ -98,7 +100,7 @@ def remembered(
         raise DataError(f"{read.place}{error}") from error
     record = Record(
         stage="remember", version=__version__, inputs=inputs,
-        parameters={"what": what, "settings": options} | ({"earlier": "earlier"} if before is not None else {}),
+        parameters={"what": what, "settings": as_json(options)} | ({"earlier": "earlier"} if before is not None else {}),
     )  # fmt: skip
     provenance = (before.provenance if before is not None else Provenance()).with_record(record)
     counts = {"rollouts": read.rollouts, "rows": table.num_rows}

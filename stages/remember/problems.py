@@ -32,7 +32,7 @@ def problems(batches: Iterator[Rollouts], earlier: pa.Table | None, *, iteration
     """Reward and length of every rollout of a problem, in the latest iterations that had it.
 
     A row a rollout: `problem_id`, `iteration` (counted from 0, one for each time something is remembered), `reward`,
-    `length` in tokens, `truncated`. Only what the policy made of the prompt alone counts: no probes and evals, nothing
+    `length` in tokens the policy wrote, `truncated`. Only what the policy made of the prompt alone counts: no probes and evals, nothing
     flagged error, demonstration, hinted, retried, refined, intervention, edited or partial.
 
     It is read by `score --with problems`, which gives it to methods such as `adora`, and by the strategy `budget`.
@@ -64,7 +64,7 @@ def problems(batches: Iterator[Rollouts], earlier: pa.Table | None, *, iteration
                     "problem_id": names,
                     "iteration": pa.array(np.full(len(rows), number, np.int32)),
                     "reward": pa.array(reward),
-                    "length": pa.array(batch.tokens.sizes[rows].astype(np.int32)),
+                    "length": pa.array(batch.tokens.sum(batch.mask)[rows].astype(np.int32)),
                     "truncated": pa.array(batch.flagged("truncated")[rows]),
                 }
             )

@@ -6,7 +6,7 @@ from typing import Any
 
 from ... import __version__
 from ...formats.provenance import digest_of, digest_of_file
-from .plan import Planned
+from .plan import OUTPUTS, Planned, texts_in
 
 JOURNAL = "journal.jsonl"
 
@@ -35,11 +35,7 @@ class Journal:
         """The step's key; remembered as that of its output."""
         inputs: dict[str, Any] = {}
         for name, value in step.options.items():
-            if name in ("out", "keep"):
-                continue
-            for each in value if isinstance(value, list) else [value]:
-                if not isinstance(each, str):
-                    continue
+            for each in texts_in(value) if name not in OUTPUTS else ():
                 if each in self._keys:
                     inputs[f"{name}={each}"] = self._keys[each]
                 elif Path(each).is_file():

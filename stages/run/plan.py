@@ -13,18 +13,15 @@ from ..shell import command_line
 
 MAX_STEPS = 100_000
 NO_DEFAULT = object()
+OUTPUTS = ("out", "keep")  # options that name what a step writes
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One command to run. options: by recipe key, resolved, paths under the run's folder made explicit.
-
-    inputs: those of its options that are outputs of earlier steps, {key: path}.
-    """
+    """One command to run. options: by recipe key, resolved, paths under the run's folder made explicit."""
 
     command: Command
     options: Mapping[str, Any]
-    inputs: Mapping[str, Sequence[str]]
     out: str | None
     where: str
 
@@ -95,17 +92,8 @@ def _planned(
     parameters = command.options()
     if "force" in options:
         raise UsageError(f"{step.where}: a recipe's outputs are its own; leave `force` out")
-    inputs: dict[str, list[str]] = {}
-    for key, value in list(options.items()):
-        if key in ("out", "keep"):
-            continue
-        each = value if isinstance(value, list) else [value]
-        own = [outputs.get(item, item) if isinstance(item, str) else item for item in each]
-        made = [item for item in own if isinstance(item, str) and item in outputs.values()]
-        if made:
-            inputs[key] = made
-            options[key] = own if isinstance(value, list) else own[0]
-    for key in ("out", "keep"):
+    options |= {key: _placed(value, outputs) for key, value in options.items() if key not in OUTPUTS}
+    for key in OUTPUTS:
         if options.get(key) is not None:
             target = folder / str(options[key])
             if folder.resolve() not in target.resolve().parents:
@@ -122,7 +110,25 @@ def _planned(
     except UsageError as error:
         raise UsageError(f"{step.where}: {error}") from error
     plain = {key: _plain(value) for key, value in resolved.items() if key != "force"}
-    return Planned(command, plain, inputs, options.get("out"), step.where)
+    return Planned(command, plain, options.get("out"), step.where)
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text in an option's value, lists and settings opened: the values that may name a file."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from texts_in(each)
+
+
+def _placed(value: Any, outputs: Mapping[str, str]) -> Any:
+    """The value with outputs of earlier steps where the run has them."""
+    if isinstance(value, Mapping):
+        return {name: _placed(each, outputs) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_placed(each, outputs) for each in value]
+    return outputs.get(value, value) if isinstance(value, str) else value
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ from ...formats.rollouts import Rollouts
 from ..environments import is_played
 from ..models.engine import Engine, Sampling
 from ..models.policy import ModelSource
+from ..options import as_json as as_json
 from ..registry import Registry
 from ..tasks import Problem, Task
 from ._failures import Failures
@@ -115,20 +116,11 @@ def strategy(
 
 
 def files_in(options: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
-    """(option/number, file) of every rollout file that an option names, directories opened."""
+    """(option/number, file) of every file that an option names, directories opened. UsageError for one not there."""
     for name, value in options.items():
         paths = [value] if isinstance(value, Path) else value if isinstance(value, list | tuple) else []
         files = [file for path in paths if isinstance(path, Path) for file in files_of(path)]
         for number, file in enumerate(files):
+            if not file.is_file():
+                raise UsageError(f"{file}: no such file")
             yield f"{name}/{number}", file
-
-
-def as_json(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as they are recorded."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Path):
-            return str(value)
-        return [plain(each) for each in value] if isinstance(value, list | tuple) else value
-
-    return {name: plain(value) for name, value in options.items()}

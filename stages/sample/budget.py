@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...formats.errors import UsageError
+from ...formats.memories import is_memory
 from ...formats.parquet import RolloutFile, files_of
 from ...formats.rollouts import Rollouts
 from ..driver import require
@@ -12,9 +13,12 @@ from ..models.engine import Request
 from ..models.policy import render_prompt
 from ..options import at_least_one
 from ..progress import progress
+from ..remember._memory import MEMORIES
 from ._knapsack import Mode, allocation, success_rate
 from ._rows import row_seeds, to_rollouts
 from ._strategy import SamplingContext, strategy
+
+Epoch = dict[str, list[float]]  # rewards by problem
 
 
 @strategy(source="arXiv:2509.25849 (Knapsack RL)")
@@ -39,8 +43,9 @@ def budget(
     history n. Where the first kind needs less than what is left, those of p = 0 share the rest.
 
     Args:
-        history: scored rollout files or directories, the oldest first, one an epoch; matched by `problem_id`. p is the
-            mean success (reward above 0) of the last epoch, or of the latest 16 where that has fewer; none below 8.
+        history: scored rollout files or directories, the oldest first, one an epoch, or the last memory that `remember
+            --what problems` made of them; matched by `problem_id`. p is the mean success (reward above 0) of the last
+            epoch, or of the latest 16 where that has fewer; none below 8.
         min_n: rollouts of a prompt that is sometimes solved, at least.
         max_n: at most.
         negative_n: of a prompt that never was.
@@ -81,13 +86,30 @@ def _rates(history: Sequence[Path]) -> dict[str, float | None]:
     """Estimated chance of success by problem."""
     epochs: dict[str, list[list[float]]] = defaultdict(list)
     for path in history:
-        of_epoch: dict[str, list[float]] = defaultdict(list)
-        for name in files_of(path):
-            file = RolloutFile(name)
-            require(file, ("problem_id", "reward"), "strategy 'budget'")
-            for batch in file.batches(["rollout_id", "group_id", "problem_id", "reward", "token.id", "token.mask"]):
-                for problem, reward in zip(batch.strings("problem_id"), batch.numbers("reward").tolist(), strict=True):
-                    of_epoch[problem].append(reward)
-        for problem, rewards in of_epoch.items():
-            epochs[problem].append(rewards)
+        for of_epoch in _remembered(path) if is_memory(path) else [_scored(path)]:
+            for problem, rewards in of_epoch.items():
+                epochs[problem].append(rewards)
     return {problem: success_rate(of_problem) for problem, of_problem in epochs.items()}
+
+
+def _scored(path: Path) -> Epoch:
+    """The rewards of rollout files."""
+    found: Epoch = defaultdict(list)
+    for name in files_of(path):
+        file = RolloutFile(name)
+        require(file, ("problem_id", "reward"), "strategy 'budget'")
+        for batch in file.batches(["rollout_id", "group_id", "problem_id", "reward", "token.id", "token.mask"]):
+            for problem, reward in zip(batch.strings("problem_id"), batch.numbers("reward").tolist(), strict=True):
+                found[problem].append(reward)
+    return found
+
+
+def _remembered(path: Path) -> list[Epoch]:
+    """The rewards of a memory, iteration by iteration."""
+    table = MEMORIES["problems"].read(path)
+    epochs: defaultdict[int, Epoch] = defaultdict(lambda: defaultdict(list))
+    for problem, iteration, reward in zip(
+        *(table[name].to_pylist() for name in ("problem_id", "iteration", "reward")), strict=True
+    ):
+        epochs[iteration][problem].append(reward)
+    return [epochs[iteration] for iteration in sorted(epochs)]

@@ -27,8 +27,9 @@ def score(
     """
     from functools import partial
 
+    from ...formats.provenance import digest_of_file
     from ..driver import map_rollouts
-    from ..options import typed_options
+    from ..options import as_json, typed_options
     from ._model import RECORDED, recorded_model
     from ._scorer import SCORERS, scored
 
@@ -36,8 +37,9 @@ def score(
     options = typed_options(chosen.function, settings or {}, f"scorer {scorer!r}")
     if options.get("model") == RECORDED:
         options["model"] = recorded_model(rollouts, scorer)
+    files = {name: digest_of_file(path) for name, path in options.items() if isinstance(path, Path) and path.exists()}
     return map_rollouts(
         partial(scored, scorer=scorer, options=options), rollouts, out,
-        stage="score", parameters={"with": scorer, "settings": options}, needs=chosen.needs, who=scorer, force=force,
-        workers=workers,
+        stage="score", parameters={"with": scorer, "settings": as_json(options)}, needs=chosen.needs, who=scorer,
+        force=force, workers=workers, inputs=files,
     )  # fmt: skip

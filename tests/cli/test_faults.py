@@ -78,7 +78,7 @@ FAULTS: dict[str, tuple[str, int, str]] = {
     "task of a family": ("sample --task chain_sm -o new", 2, "did you mean 'reasoning_gym/chain_sum'?"),
     "engine": ("sample --prompts 1 -n 1 --engine transfomers -o new", 2, "unknown engine 'transfomers'; did you mean 'transformers'?"),
     "recipe": ("run quickstrt", 2, "unknown recipe 'quickstrt'; did you mean 'quickstart'?"),
-    "kind of listing": ("list metods", 2, "'metods' is not one of 'methods', 'tasks', 'scorers', 'strategies', 'engines', 'objectives', 'recipes'; did you mean 'methods'?"),
+    "kind of listing": ("list metods", 2, "'metods' is not one of 'methods', 'tasks', 'scorers', 'strategies', 'memories', 'engines', 'objectives', 'recipes'; did you mean 'methods'?"),
     "group": ("inspect scored.parquet --group g", 2, "unknown group 'g'; did you mean 'g0'?"),
     # options
     "option": ("sample --promts 3 -o new", 2, "no such option: --promts"),

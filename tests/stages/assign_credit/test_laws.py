@@ -21,12 +21,13 @@ few = settings(max_examples=6, derandomize=True, deadline=None, database=None)
 
 # passk: what it needs to run on groups of 2 to 5. tempo: by default it stops at the first token an environment wrote.
 # gigpo: with a discount the same reward is worth less the later it comes. gdpo: two rewards that oppose each other in a
-# group of two leave nothing but what eps did.
+# group of two leave nothing but what eps did. adora: what is right is right in every unit.
 OPTIONS: dict[str, dict[str, Any]] = {
     "passk": {"k": 2},
     "tempo": {"multi_turn": "skip"},
     "gigpo": {"gamma": 1.0},
     "gdpo": {"eps": 0.0},
+    "adora": {"correct": 0.0},
 }
 
 MEASURED = "judges by values that were measured, not by siblings"
@@ -49,6 +50,7 @@ EXCEPT: dict[str, dict[str, str]] = {
 NEARLY_0 = {"spo_chain", "vineppo"}
 # Rewards times 4: the credit is "same" (in standard deviations, up to eps), or "times" 4 (in reward units).
 SCALING = {
+    "adora": "same",
     "branchgrpo": "same",
     "dr_grpo": "times",
     "gae": "times",
@@ -79,6 +81,7 @@ SCALING = {
 }
 # Options that make another method of it.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "adora": [{"mode": "amplify"}, {"all_right": "low", "all_wrong": "full"}],
     "branchgrpo": [{"fusion": "weighted"}, {"width": "extremes"}, {"prune_depths": (2,)}],
     "gdpo": [{"batch": "token"}, {"batch": "none"}],
     "gpg": [{"live": "nonzero"}],

@@ -86,6 +86,24 @@ def test_a_changed_setting_that_only_the_last_round_uses(cli: Cli, copied: Path,
     assert states == ["up to date"] * 10 + ["to run"] * 7
 
 
+def test_a_file_named_in_a_setting_is_an_input(cli: Cli, tmp_path: Path) -> None:
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(
+        """
+vars: {iterations: 2}
+steps:
+  - sample: {prompts: 2, n: 2, max_tokens: 8, device: cpu, out: rollouts.parquet}
+  - score: {rollouts: rollouts.parquet, out: scored.parquet}
+  - remember: {rollouts: scored.parquet, set: {iterations: "${iterations}"}, out: memory.parquet}
+  - score: {rollouts: scored.parquet, with: problems, set: {memory: memory.parquet}, out: known.parquet}
+"""
+    )
+    command = ("run", recipe, "--dir", tmp_path / "run", "--json")
+    assert json_of(cli(*command))["ran"] == 4
+    assert json_of(cli(*command))["ran"] == 0
+    assert json_of(cli(*command, "--set", "iterations=3"))["ran"] == 2
+
+
 def test_a_deleted_output_is_made_again_and_is_the_same(cli: Cli, copied: Path, recipe_file: Path) -> None:
     target = copied / "round-0/scored.parquet"
     before = pq.read_table(target)
