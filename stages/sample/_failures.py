@@ -3,19 +3,43 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ...formats.errors import ApportionError, PartialError
+from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
+from ...formats.schema import ERROR, paths_of
 from ..driver import Written
 from ..models.engine import Completion
 
 
 @dataclass
 class Failures:
-    """Counts of a run. seen: what was wrong with the first one."""
+    """Counts of a run, from its beginning, however often it was stopped. seen: what was wrong with the first one."""
 
     asked: int = 0
     failed: int = 0
     seen: str = ""
+
+    @classmethod
+    def of(cls, kept: RolloutFile, source: RolloutFile | None) -> "Failures":
+        """Those of what a run kept when it was stopped. The rows of the source, which it goes on from, are not its own."""
+        found = cls()
+        others = (
+            {name for batch in source.row_groups(["rollout_id"]) for name in batch.strings("rollout_id")}
+            if source is not None
+            else set[str]()
+        )
+        columns = [path for path in ("rollout_id", "flags", "error") if path in paths_of(kept.schema)]
+        for batch in kept.row_groups(columns):
+            own = np.array([name not in others for name in batch.strings("rollout_id")], bool)
+            failed = own & batch.flagged(ERROR)
+            found.asked += int(own.sum())
+            found.failed += int(failed.sum())
+            if "error" in batch and not found.seen:
+                why = batch.strings("error")
+                found.seen = next((why[row] for row in np.flatnonzero(failed).tolist() if why[row]), "")
+        return found
 
     def count(self, completions: Sequence[Completion]) -> None:
         """More rollouts of the run."""
