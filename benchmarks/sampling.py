@@ -1,12 +1,14 @@
 """Tokens per second of the transformers engine against plain `model.generate` on the same requests, in one run.
 
     python benchmarks/sampling.py [--model DIR] [--task T] [--prompts 64] [--n 8] [--max-tokens 64] [--mixed] [--sizes 16 32 64 128]
+                                  [--long TOKENS] [--memory MIB]
 
 Every row has a budget: `--max-tokens`, or with --mixed one drawn from a log-normal distribution with a median of a quarter of it,
 so that few rows are much longer than most; and prompts are cut, or repeated, to lengths drawn from one around their own.
 `generate` has one budget a batch; its batches are tried in several sizes, in the given order and sorted by budget, and the best
-is compared. Counted are the tokens of responses within their budgets, end-of-sequence included, padding excluded. `generate`
-returns no log-probabilities, the engine does. Repetitions take turns; medians are given.
+is compared. With --long one of the prompts is that long; with --memory the engine may hold no more keys and values than that.
+Counted are the tokens of responses within their budgets, end-of-sequence included, padding excluded. `generate` returns no
+log-probabilities, the engine does. Repetitions take turns; medians are given.
 """
 
 import argparse
@@ -16,8 +18,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from apportion.stages.models import open_engine
-from apportion.stages.models.engine import Request, Sampling
+from apportion.stages.models import open_engine, transformers_engine
+from apportion.stages.models.engine import Request, Sampling, usage_of
 from apportion.stages.models.policy import ModelSource, render_prompt
 from apportion.stages.models.transformers_engine import end_ids
 from apportion.stages.tasks import open_task
@@ -37,6 +39,8 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--mixed", action="store_true", help="prompts and budgets of very different lengths")
+    parser.add_argument("--long", type=int, help="tokens of one prompt among the others")
+    parser.add_argument("--memory", type=int, help="MiB of keys and values, on the CPU")
     parser.add_argument("--sizes", type=int, nargs="*", default=[16, 32, 64, 128], help="rows in a batch of generate")
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
@@ -53,6 +57,11 @@ def main() -> None:
         drawn = rng.lognormal(np.log(given.max_tokens / 4), 0.9, budgets.shape)
         budgets = np.clip(drawn.round().astype(np.int64), 1, given.max_tokens)
         prompts = [np.resize(ids, max(2, round(len(ids) * rng.lognormal(0, 0.6)))).tolist() for ids in prompts]
+
+    if given.long is not None:
+        prompts[given.prompts // 2] = np.resize(prompts[0], given.long).tolist()
+    if given.memory is not None:
+        transformers_engine.CACHE_BYTES = given.memory << 20
 
     def ours() -> int:
         requests = [
@@ -103,6 +112,9 @@ def main() -> None:
     print(f"{given.model}, {len(rows)} rows, prompts of {lengths[0]} to {lengths[-1]} tokens, budgets of {budgets.min()} to "
           f"{budgets.max()} (median {np.median(budgets):.0f}); best of generate: {best}")  # fmt: skip
     print(f"generate {theirs:,.0f} tokens/s, engine {own:,.0f} tokens/s, ratio {own / theirs:.2f}")
+    usage = usage_of(engine)
+    if usage is not None and usage.cached_share is not None:
+        print(f"{usage.cached_share:.0%} of the engine's prompt tokens were computed for another sample")
 
 
 if __name__ == "__main__":

@@ -93,6 +93,7 @@ class RowCache:
 
     def put(self, rows: Sequence[Sequence[int]], states: Sequence[States], lengths: Sequence[int]) -> None:
         """The `rows` begin anew: rows[i] with states[i], of lengths[i] tokens. Rows beyond those there are added."""
+        self._narrow()  # rows that are added make new buffers, which need no more columns than that
         count = max(len(self.lengths), 1 + max(max(each) for each in rows))
         self.lengths = np.pad(self.lengths, (0, count - len(self.lengths)))
         for each, length in zip(rows, lengths, strict=True):
@@ -111,6 +112,7 @@ class RowCache:
     def keep(self, rows: Any) -> None:
         """Only these rows stay."""
         self.lengths = self.lengths[rows]
+        self._narrow()
         self._cache.batch_select_indices(torch.as_tensor(rows, device=self._model.device))
 
     def states(self, row: int, tokens: int, padding: int) -> States:
@@ -124,11 +126,7 @@ class RowCache:
 
         positions_below: [rows], where ids are padded on the right: what no position may reach.
         """
-        window, added = int(self.lengths.max()), ids.shape[1]
-        rows, device = len(self.lengths), ids.device
-        if rows > 0 and self._layers[0].get_seq_length() != window:
-            for layer in self._layers:
-                layer.show(window)
+        window, added, device = self._narrow(), ids.shape[1], ids.device
         positions = self.lengths[:, None] + np.arange(added)
         if positions_below is not None:
             positions = np.minimum(positions, positions_below[:, None] - 1)
@@ -142,6 +140,14 @@ class RowCache:
         )  # fmt: skip
         self.lengths = self.lengths + added
         return output.logits[:, -1].float()
+
+    def _narrow(self) -> int:
+        """Let the model see no more columns than the longest row needs. Returns how many these are."""
+        window = int(self.lengths.max(initial=0))
+        if self._layers[0].get_seq_length() != window:
+            for layer in self._layers:
+                layer.show(window)
+        return window
 
     @property
     def _layers(self) -> list[GrowingLayer]:

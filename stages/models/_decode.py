@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from ...formats.errors import ApportionError
 from ._cache import RowCache, States
-from ._draw import draw, most_likely, uniforms_of
 from ._prefixes import Trunk, compute
+from ._record import Record
 from ._stop import StopTexts
-from .engine import Alternatives, Completion, Sampling
+from .engine import Completion, Sampling
 
-REFILL_ABOVE = 1 / 8  # share of the places that are free when new rows come in
-SHRINK_BELOW = 0.75  # with no row left to come, places leave when fewer than this share of them is live
+REFILL_ABOVE = 1 / 8  # share of the rows that fit which has to be missing when new ones come in
+SHRINK_BELOW = 0.75  # places leave when fewer than this share of them is live
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,31 +34,58 @@ class Row:
     length: int
     trunk: Trunk
 
+    @property
+    def width(self) -> int:
+        """Columns of the cache that it may come to need."""
+        return max(self.length + self.limit, len(self.trunk.tokens))
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a batch may take up: rows, and bytes. All of its rows take up as much as the largest.
+
+    per_column: bytes of a token's keys and values. per_token: bytes of what is kept of a token made.
+    """
+
+    rows: int
+    bytes: int
+    per_column: int
+    per_token: int
+
+    def rows_of(self, width: int, limit: int) -> int:
+        """How many rows fit, where the widest may need so many columns and the longest have so many tokens. One always
+        does."""
+        return max(1, min(self.rows, self.bytes // max(1, self._bytes_of(width, limit))))
+
+    def halved(self, rows: int, width: int, limit: int) -> "Room":
+        """Half of what a batch of so many such rows took; smaller rows may be more than they were."""
+        return replace(self, bytes=min(self.bytes, rows * self._bytes_of(width, limit)) // 2)
+
+    def _bytes_of(self, width: int, limit: int) -> int:
+        return width * self.per_column + limit * self.per_token
+
 
 class Places:
-    """B places of a batch, what is sampled in them, and the queue they are filled from.
+    """The places of a batch, what is sampled in them, and the queue they are filled from.
 
-    All that is kept by place is [B, longest limit]: ids, log-probabilities, uniform numbers.
+    There are as many as the rows in them leave room for: few while a long row is there, more when it has ended.
+    computed: tokens of prefixes that were put through the model so far.
     """
 
     def __init__(
         self, model: Any, is_end: Tensor, texts: Callable[[], StopTexts], sampling: Sampling, rows: Sequence[Row],
-        count: int, tokens_at_once: int,
+        room: Room, tokens_at_once: int,
     ):  # fmt: skip
         self._model, self._is_end, self._sampling = model, is_end, sampling
         self._texts, self._tokens_at_once = texts(), tokens_at_once
-        self._queue, self._count = deque(rows), count
+        self._queue, self._room = deque(rows), room
         self._cache = RowCache(model)
-        self._rows: list[Row | None] = [None] * count
-        longest, device, kept = max(row.limit for row in rows), is_end.device, sampling.alternatives
-        self._made = np.zeros(count, np.int64)  # tokens of each place so far
-        self._next = torch.zeros(count, dtype=torch.int64, device=device)
-        self._uniforms = torch.zeros(count, longest, dtype=torch.float64, device=device)
-        self._ids = torch.zeros(count, longest, dtype=torch.int32, device=device)
-        self._logprobs = torch.zeros(count, longest, device=device)
-        self._raw = None if sampling.is_raw else torch.zeros(count, longest, device=device)
-        self._likely = torch.zeros(count, longest, kept, dtype=torch.int32, device=device) if kept else None
-        self._likely_logprobs = torch.zeros(count, longest, kept, device=device) if kept else None
+        self._record = Record(sampling, is_end.device)
+        self._rows: list[Row | None] = []
+        self._made = np.zeros(0, np.int64)  # tokens of each place so far
+        self._next = torch.zeros(0, dtype=torch.int64, device=is_end.device)
+        self._width = self._limit = 0  # the largest of the rows that are in, or about to come in
+        self.computed = 0
 
     def run(self) -> Iterator[tuple[Row, Completion]]:
         """Every row with its completion, as they end."""
@@ -67,28 +94,61 @@ class Places:
             live = self._live()
             if not live.any():
                 return
-            if not self._queue and live.mean() < SHRINK_BELOW:
+            if live.mean() < SHRINK_BELOW:
                 self._keep(np.flatnonzero(live))
                 live = self._live()
             logits = self._cache.forward(self._next[:, None])
             if not bool(torch.isfinite(logits.amax(-1))[torch.from_numpy(live).to(logits.device)].all()):
                 raise ApportionError("the model's logits are not finite: its weights or its dtype are broken")
-            drawn = self._record(logits)
-            yield from self._ended(live, drawn)
+            self._next = self._record.draw(logits, self._made)
+            self._made += 1
+            yield from self._ended(live)
+
+    def halved(self) -> Room | None:
+        """Half of the room that the batch takes up now; None for a single row."""
+        return self._room.halved(len(self._rows), self._width, self._limit) if len(self._rows) > 1 else None
 
     def _live(self) -> np.ndarray:
         return np.array([row is not None for row in self._rows], bool)
 
+    def _coming(self) -> list[Row]:
+        """Rows of the queue for which there is room; none as long as there is little."""
+        if not self._queue:
+            return []
+        live = [row for row in self._rows if row is not None]
+        width = max((row.width for row in live), default=0)
+        limit = max((row.limit for row in live), default=0)
+        coming: list[Row] = []
+        while self._queue:
+            row = self._queue[0]
+            wider, longer = max(width, row.width), max(limit, row.limit)
+            most = self._room.rows_of(wider, longer)
+            free = most - len(live) - len(coming)
+            if free < (1 if coming else max(1, most * REFILL_ABOVE)):
+                break
+            coming.append(self._queue.popleft())
+            width, limit = wider, longer
+        self._width, self._limit = width, limit
+        return coming
+
     def _fill(self) -> None:
-        """Rows of the queue come in, if there are enough free places."""
-        free = [place for place, row in enumerate(self._rows) if row is None]
-        if not self._queue or len(free) < max(1, len(self._rows) * REFILL_ABOVE):
+        """Rows of the queue come in."""
+        rows = self._coming()
+        if not rows:
             return
-        coming = [(place, self._queue.popleft()) for place, _ in zip(free, range(len(self._queue)), strict=False)]
-        compute(
-            self._model, [row.trunk for _, row in coming], tokens_at_once=self._tokens_at_once,
-            rows_at_once=self._count,
-        )  # fmt: skip
+        free = [place for place, row in enumerate(self._rows) if row is None]
+        if len(free) > len(rows):
+            self._keep(np.flatnonzero(self._live()))
+            free = []
+        added = len(rows) - len(free)
+        coming = list(zip([*free, *range(len(self._rows), len(self._rows) + added)], rows, strict=True))
+        self._rows += [None] * added
+        self._made = np.pad(self._made, (0, added))
+        self._next = torch.nn.functional.pad(self._next, (0, added))
+        self._record.fit(len(self._rows), self._limit)
+        self.computed += compute(
+            self._model, [row.trunk for row in rows], tokens_at_once=self._tokens_at_once, rows_at_once=len(rows)
+        )
         places: list[list[int]] = []
         states: list[States] = []
         lengths: list[int] = []
@@ -103,7 +163,7 @@ class Places:
             self._rows[place] = row
             self._made[place] = 0
             self._next[place] = row.last
-            self._uniforms[place, : row.limit] = torch.from_numpy(uniforms_of(row.seed, row.limit))
+            self._record.begin(place, row.seed, row.limit)
 
     def _keep(self, places: np.ndarray) -> None:
         """Only these stay."""
@@ -111,51 +171,25 @@ class Places:
         self._texts.keep(places.tolist())
         index = torch.from_numpy(places).to(self._next.device)
         self._rows = [self._rows[place] for place in places.tolist()]
-        self._made = self._made[places]
-        for name in ("_next", "_uniforms", "_ids", "_logprobs", "_raw", "_likely", "_likely_logprobs"):
-            if (held := getattr(self, name)) is not None:
-                setattr(self, name, held[index])
+        self._made, self._next = self._made[places], self._next[index]
+        self._record.keep(index)
 
-    def _record(self, logits: Tensor) -> Tensor:
-        """[B] int64 one token for every place; in those without a row it means nothing."""
-        device = logits.device
-        at = torch.from_numpy(np.minimum(self._made, self._uniforms.shape[1] - 1)).to(device)
-        every = torch.arange(len(at), device=device)
-        drawn, logprobs = draw(logits, self._uniforms[every, at], self._sampling)
-        self._next = drawn
-        self._ids[every, at] = drawn.int()
-        self._logprobs[every, at] = logprobs
-        if self._raw is not None:
-            self._raw[every, at] = torch.log_softmax(logits, -1).gather(1, drawn[:, None])[:, 0]
-        if self._likely is not None and self._likely_logprobs is not None:
-            ids, values = most_likely(logits, self._sampling.alternatives)
-            self._likely[every, at], self._likely_logprobs[every, at] = ids.int(), values
-        self._made += 1
-        return drawn
-
-    def _ended(self, live: np.ndarray, drawn: Tensor) -> Iterator[tuple[Row, Completion]]:
-        by_token = self._is_end[drawn].cpu().numpy()
+    def _ended(self, live: np.ndarray) -> Iterator[tuple[Row, Completion]]:
+        by_token = self._is_end[self._next].cpu().numpy()
         by_text = np.zeros(len(live), bool)
         if self._sampling.stop:
-            by_text[live] = self._texts.completed(np.flatnonzero(live).tolist(), drawn.cpu().numpy()[live].tolist())
+            drawn = self._next.cpu().numpy()
+            by_text[live] = self._texts.completed(np.flatnonzero(live).tolist(), drawn[live].tolist())
         limits = np.array([0 if row is None else row.limit for row in self._rows])
         ended = np.flatnonzero(live & (by_token | by_text | (self._made >= limits)))
         if not len(ended):
             return
-        longest = int(self._made[ended].max())
-        index = torch.from_numpy(ended).to(drawn.device)
-        held = [
-            None if each is None else each[index, :longest].cpu().numpy()
-            for each in (self._ids, self._logprobs, self._raw, self._likely, self._likely_logprobs)
-        ]
-        for number, place in enumerate(ended.tolist()):
-            row, size = self._rows[place], int(self._made[place])
+        reasons = np.where(by_token, "stop", np.where(by_text, "stop_text", "length"))[ended].tolist()
+        made = self._record.completions(ended, self._made[ended], reasons)
+        for place, completion in zip(ended.tolist(), made, strict=True):
+            row = self._rows[place]
             assert row is not None
-            reason = "stop" if by_token[place] else "stop_text" if by_text[place] else "length"
-            ids, logprobs, raw, likely, values = (each if each is None else each[number, :size].copy() for each in held)
-            known = None if likely is None or values is None else Alternatives(likely, values)
             self._rows[place] = None
             self._texts.forget(place)
-            assert ids is not None
-            yield row, Completion(ids, logprobs, reason, raw, known)
+            yield row, completion
         self._cache.forget(ended)

@@ -78,12 +78,13 @@ def _common(first: Tokens, second: Tokens) -> int:
     return int(differ[0]) if len(differ) else size
 
 
-def compute(model: Any, trunks: Sequence[Trunk], *, tokens_at_once: int, rows_at_once: int) -> None:
-    """Fill in the states of the trunks that have none, and of their stems before."""
+def compute(model: Any, trunks: Sequence[Trunk], *, tokens_at_once: int, rows_at_once: int) -> int:
+    """Fill in the states of the trunks that have none, and of their stems before. Returns how many tokens that took."""
     trunks = [trunk for trunk in dict.fromkeys(trunks) if trunk.states is None and len(trunk.tokens)]
     stems = [trunk.stem for trunk in trunks if trunk.stem is not None]
+    computed = sum(len(trunk.tokens) - trunk.computed_before for trunk in trunks)
     if stems:
-        compute(model, stems, tokens_at_once=tokens_at_once, rows_at_once=rows_at_once)
+        computed += compute(model, stems, tokens_at_once=tokens_at_once, rows_at_once=rows_at_once)
     trunks.sort(key=lambda trunk: len(trunk.tokens) - trunk.computed_before)
     part: list[Trunk] = []
     for trunk in [*trunks, None]:
@@ -96,6 +97,7 @@ def compute(model: Any, trunks: Sequence[Trunk], *, tokens_at_once: int, rows_at
             part = []
         if trunk is not None:
             part.append(trunk)
+    return computed
 
 
 def _compute_together(model: Any, trunks: Sequence[Trunk]) -> None:

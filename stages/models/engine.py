@@ -82,6 +82,32 @@ class Completion(NamedTuple):
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class Usage:
+    """What an engine has done since it was opened, in tokens of the samples it gave.
+
+    prompt_tokens: of their prefixes, each sample's counted. cached_tokens: those of them that were not computed for it,
+    since another sample's served; None where the engine does not know. generated_tokens: of their continuations.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int | None = 0
+    generated_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        cached = None
+        if self.cached_tokens is not None and other.cached_tokens is not None:
+            cached = self.cached_tokens + other.cached_tokens
+        return Usage(self.prompt_tokens + other.prompt_tokens, cached, self.generated_tokens + other.generated_tokens)
+
+    @property
+    def cached_share(self) -> float | None:
+        """Of the prefix tokens, those found in the cache; None where that is not known, or there were none."""
+        return (
+            self.cached_tokens / self.prompt_tokens if self.cached_tokens is not None and self.prompt_tokens else None
+        )
+
+
 class EngineLost(ApportionError):
     """The engine does not go on, e.g. its server is gone. What was whole before is kept for --resume."""
 
@@ -89,6 +115,11 @@ class EngineLost(ApportionError):
 def can_fail(engine: "Engine") -> bool:
     """A completion of this engine can end with "error" while the others go on."""
     return bool(getattr(engine, "can_fail", False))
+
+
+def usage_of(engine: "Engine") -> Usage | None:
+    """What the engine has done since it was opened; None for one that does not count."""
+    return getattr(engine, "usage", None)
 
 
 class Engine(Protocol):
@@ -99,6 +130,7 @@ class Engine(Protocol):
     row_seeds: a request's seeds decide its samples. Where they cannot, the engine's own seed decides those of a whole
         run, and equal runs give equal samples only as a whole.
     tokens_exact: ids are those the model made. An engine that gets only text from its server encodes it again.
+    One that counts what it does has a property `usage`, too (see `usage_of`).
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,10 +10,11 @@ import transformers
 
 from ...formats.errors import ApportionError, UsageError
 from . import ENGINES, EngineEntry
-from ._decode import Places, Row
-from ._prefixes import CHUNK, Tokens, trunks_of
+from ._decode import Places, Room, Row
+from ._prefixes import CHUNK, Tokens, Trunk, trunks_of
+from ._record import bytes_kept, nothing
 from ._stop import StopTexts
-from .engine import Alternatives, Completion, Request, Sampling
+from .engine import Completion, Request, Sampling, Usage
 from .policy import ModelSource, Policy
 
 CACHE_BYTES = 2 << 30  # keys and values of one batch, on the CPU; on CUDA it is a share of the free memory
@@ -28,9 +30,10 @@ CPU_MAX_ROWS = 256
 class TransformersEngine:
     """Samples many rows side by side; where one has ended, the next one takes its place.
 
-    What prefixes begin with in common is computed once, long ones in chunks. A row's uniform numbers come from its own
-    seed (Philox), so what else is in the batch changes a sample only where floating-point rounding does. Where memory
-    runs out, what is not finished is made again with half as many rows.
+    How many there are depends on those that are in: the longest come first, a few at a time where the memory holds no
+    more, and shorter ones are more. What prefixes begin with in common is computed once, long ones in chunks. A row's
+    uniform numbers come from its own seed (Philox), so what else is in the batch changes a sample only where
+    floating-point rounding does. Where memory runs out, what is not finished is made again in half of it.
     """
 
     name = "transformers"
@@ -46,6 +49,7 @@ class TransformersEngine:
         self._context: int | None = getattr(self._config, "max_position_embeddings", None)
         self._is_end = torch.zeros(self._config.vocab_size, dtype=torch.bool, device=self._device)
         self._is_end[end_ids(policy)] = True
+        self.usage = Usage()
 
     def generate(
         self,
@@ -60,13 +64,13 @@ class TransformersEngine:
         prefixes = [np.asarray(request.prefix_ids, np.int64) for request in requests]
         limits = [self._limit(request, sampling) for request in requests]
         found = {
-            (index, sample): _nothing(sampling)
+            (index, sample): nothing(sampling)
             for index, (request, limit) in enumerate(zip(requests, limits, strict=True))
             for sample in range(len(request.seeds))
             if limit < 1
         }
         wanted = [(index, sample) for index, request in enumerate(requests) for sample in range(len(request.seeds))]
-        at_once = self._rows_at_once(prefixes, limits, sampling)
+        room, computed = self._room(sampling), 0
 
         def note(row: Row, completion: Completion) -> None:
             found[row.request, row.sample] = completion
@@ -76,34 +80,44 @@ class TransformersEngine:
         if found and on_progress is not None:
             on_progress(len(found))
         while missing := [each for each in wanted if each not in found]:
-            at_once = min(at_once, len(missing))
-            try:
-                self._decode(self._rows(missing, requests, prefixes, limits), at_once, sampling, note)
-            except RuntimeError as error:
-                if not _out_of_memory(error):
-                    raise
-                if at_once == 1:
-                    raise ApportionError(
-                        f"out of memory on {self._device} with a single rollout; lower --max-tokens or use a smaller model"
-                    ) from error
-                at_once //= 2
+            room = replace(room, rows=min(room.rows, len(missing)))
+            tokens, room = self._decode(self._rows(missing, requests, prefixes, limits), room, sampling, note)
+            computed += tokens
             if self._device.type == "cuda":  # out here, where neither a frame nor the fault holds on to the batch
                 torch.cuda.empty_cache()
+        given = sum(len(prefixes[index]) for index, _ in wanted if limits[index] > 0)
+        self.usage += Usage(given, max(0, given - computed), sum(len(completion.ids) for completion in found.values()))
         return [
             [found[index, sample] for sample in range(len(request.seeds))] for index, request in enumerate(requests)
         ]
 
     @torch.inference_mode()
     def _decode(
-        self, rows: Sequence[Row], at_once: int, sampling: Sampling, note: Callable[[Row, Completion], None]
-    ) -> None:
-        """Make the rows and `note` each as it ends."""
+        self, rows: Sequence[Row], room: Room, sampling: Sampling, note: Callable[[Row, Completion], None]
+    ) -> tuple[int, Room]:
+        """Make the rows, as far as the memory allows, and `note` each as it ends.
+
+        Returns the tokens of prefixes that were computed for them, and the room for those that are left.
+        """
         places = Places(
-            self._model, self._is_end, lambda: StopTexts(self._tokenizer, sampling.stop), sampling, rows, at_once,
+            self._model, self._is_end, lambda: StopTexts(self._tokenizer, sampling.stop), sampling, rows, room,
             self._tokens_at_once(),
         )  # fmt: skip
-        for row, completion in places.run():
-            note(row, completion)
+        ended = 0
+        try:
+            for row, completion in places.run():
+                note(row, completion)
+                ended += 1
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            half = places.halved()
+            if half is None:
+                raise ApportionError(
+                    f"out of memory on {self._device} with a single rollout; lower --max-tokens or use a smaller model"
+                ) from error
+            room = half
+        return places.computed + ended, room  # with every row's last token, from which it goes on
 
     def _rows(
         self,
@@ -112,7 +126,7 @@ class TransformersEngine:
         prefixes: Sequence[Tokens],
         limits: Sequence[int],
     ) -> list[Row]:
-        """The rows in the order they come in: long prefixes first, those of one trunk together."""
+        """The rows in the order they come in: those of one trunk together, the widest trunk first."""
         counts = Counter(index for index, _ in wanted)
         indices = sorted(counts)
         trunks = dict(
@@ -122,7 +136,6 @@ class TransformersEngine:
                 strict=True,
             )
         )
-        order = {trunk: number for number, trunk in enumerate(dict.fromkeys(trunks[index] for index in indices))}
         rows = [
             Row(
                 index, sample, requests[index].seeds[sample], limits[index], int(prefixes[index][-1]),
@@ -130,7 +143,11 @@ class TransformersEngine:
             )
             for index, sample in wanted
         ]  # fmt: skip
-        return sorted(rows, key=lambda row: (-len(row.trunk.tokens), order[row.trunk], row.request, row.sample))
+        widest: dict[Trunk, int] = {}
+        for row in rows:
+            widest[row.trunk] = max(row.width, widest.get(row.trunk, 0))
+        order = {trunk: number for number, trunk in enumerate(widest)}
+        return sorted(rows, key=lambda row: (-widest[row.trunk], order[row.trunk], -row.width, row.request, row.sample))
 
     def _limit(self, request: Request, sampling: Sampling) -> int:
         if len(request.prefix_ids) == 0:
@@ -144,16 +161,11 @@ class TransformersEngine:
             )
         return min(limit, self._context - len(request.prefix_ids))
 
-    def _rows_at_once(self, prefixes: Sequence[Tokens], limits: Sequence[int], sampling: Sampling) -> int:
-        """How many rows fit the memory, if all were as long as the longest."""
-        config = self._config
-        longest = max((len(prefix) + limit for prefix, limit in zip(prefixes, limits, strict=True)), default=1)
-        by_cache = self._cache_bytes() // (self._bytes_per_token() * longest)
+    def _room(self, sampling: Sampling) -> Room:
         on_cpu = self._device.type == "cpu"
-        by_logits = (CPU_LOGIT_BYTES if on_cpu else LOGIT_BYTES) // (16 * config.vocab_size)
-        by_alternatives = LOGIT_BYTES // (8 * max([1, *limits]) * max(1, sampling.alternatives))
+        by_logits = (CPU_LOGIT_BYTES if on_cpu else LOGIT_BYTES) // (16 * self._config.vocab_size)
         most = min(MAX_ROWS, CPU_MAX_ROWS) if on_cpu else MAX_ROWS
-        return max(1, min(most, by_logits, by_cache, by_alternatives))
+        return Room(max(1, min(most, by_logits)), self._cache_bytes(), self._bytes_per_token(), bytes_kept(sampling))
 
     def _tokens_at_once(self) -> int:
         """Tokens of prefixes computed in one pass."""
@@ -169,14 +181,6 @@ class TransformersEngine:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return 2 * config.num_hidden_layers * heads * width * next(self._model.parameters()).element_size()
-
-
-def _nothing(sampling: Sampling) -> Completion:
-    """What a request without a budget gets."""
-    ids, logprobs = np.zeros(0, np.int32), np.zeros(0, np.float32)
-    shape = (0, sampling.alternatives)
-    likely = Alternatives(np.zeros(shape, np.int32), np.zeros(shape, np.float32)) if sampling.alternatives else None
-    return Completion(ids, logprobs, "length", None if sampling.is_raw else logprobs, likely)
 
 
 def end_ids(policy: Policy) -> list[int]:
