@@ -105,6 +105,8 @@ FIELDS = {
         Field("edge.dst", pa.int32(), "agent that would have read it"),
         Field("edge.kept", pa.bool_(), "whether the edge was drawn"),
         Field("edge.probability", pa.float32(), "probability with which it was drawn"),
+        Field("edge.success", pa.float32(), "share of the group's teams with the edge that succeeded", "reward"),
+        Field("edge.advantage", pa.float32(), "credit of the edge among those its group drew", "advantage"),
         Field("node.id", pa.int32(), "node of the group's tree: equal ids in a group are the same node"),
         Field("node.start", pa.int32(), "first response token of the node's span", "token"),
         Field("node.end", pa.int32(), "one past its last", "token"),

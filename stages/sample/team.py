@@ -1,7 +1,9 @@
 """Teams: several agents answer together, and chance decides who reads whom."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,33 @@ from ...formats.schema import FIELDS
 from ..models.engine import Completion, Request
 from ..models.policy import render_prompt
 from ..progress import progress
+from ..remember._memory import MEMORIES
 from ..tasks import Message, Problem
+from ._revisions import asking, check_template, filled
 from ._rows import derived_seed, row_seeds, to_rollouts
 from ._strategy import SamplingContext, strategy
 
 ROLES = ("solver", "solver", "critic", "judge")
+TEMPLATE = "{question}\n\nYou are agent {agent} of {agents} in a team, the {role}.{heard}\n\n{ask}"
+TOLD = "\n\nAgent {agent}, the {role}, says:\n{text}"
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How agents are spoken to."""
+
+    roles: tuple[str, ...]
+    template: str
+    told: str
+
+    def prompt(self, problem: Problem, agent: int, heard: Sequence[tuple[int, str]]) -> list[Message]:
+        """The problem's messages; the last of them by the template."""
+        said = [filled(self.told, agent=str(i + 1), role=self.roles[i], text=text) for i, text in heard]
+        last = agent == len(self.roles) - 1
+        return asking(
+            problem, self.template, agent=str(agent + 1), agents=str(len(self.roles)), role=self.roles[agent],
+            heard="".join(said), ask="Give the team's answer." if last else "Help the team towards the answer.",
+        )  # fmt: skip
 
 
 @strategy(source="arXiv:2603.02701 (Graph-GRPO), steps 1 and 2; the prompts are ours")
@@ -27,6 +51,10 @@ def team(
     roles: Sequence[str] = ROLES,
     edge: float = 0.5,
     edges: Mapping[str, float] | None = None,
+    graph: Path | None = None,
+    threshold: float | None = None,
+    template: str = TEMPLATE,
+    told: str = TOLD,
     rows_at_once: int = 2048,
 ) -> Iterator[Rollouts]:
     """n teams of every prompt, each with a communication graph of its own.
@@ -42,15 +70,28 @@ def team(
         roles: of the agents, in the order in which they speak; at least two.
         edge: probability of an edge.
         edges: probabilities of some edges, such as {"0-3": 0.9}; agents are counted from 0.
+        graph: memory of `remember --what graph`, whose probabilities stand in for both.
+        threshold: keep the edges that are more likely than this, and no others, instead of drawing them; 0.5 is how a
+            graph that was learnt is used.
+        template: the last message of an agent's prompt; {question}, {agent} (from 1), {agents}, {role}, {heard} and {ask}
+            (help, or give the answer) are replaced.
+        told: what {heard} is made of, once for each agent that was read; {agent}, {role} and {text} are replaced.
         rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
     """
+    for option, text, needed in (
+        ("template", template, "question"),
+        ("template", template, "heard"),
+        ("told", told, "text"),
+    ):
+        check_template("team", option, text, needed)
     pairs = list(combinations(range(len(roles)), 2))
-    probabilities = _probabilities(pairs, edge, edges or {})
+    probabilities = _probabilities(pairs, edge, edges or {}) if graph is None else _learnt(pairs, graph, edges or {})
+    wording = Wording(tuple(roles), template, told)
     at_once = max(1, rows_at_once // context.n)
     with progress(len(context.problems) * context.n, "team") as advance:
         for first in range(0, len(context.problems), at_once):
             problems = context.problems[first : first + at_once]
-            yield _played(context, problems, roles, pairs, probabilities)
+            yield _played(context, problems, wording, pairs, probabilities, threshold)
             advance(len(problems) * context.n)
 
 
@@ -69,14 +110,33 @@ def _probabilities(pairs: Sequence[tuple[int, int]], edge: float, edges: Mapping
     return np.array(list(found.values()), np.float64)
 
 
+def _learnt(pairs: Sequence[tuple[int, int]], graph: Path, edges: Mapping[str, float]) -> np.ndarray:
+    """[E] float64 of the pairs, as a memory has them."""
+    if edges:
+        raise UsageError("strategy 'team': both 'graph' and 'edges' say how likely edges are; give one of them")
+    table = MEMORIES["graph"].read(graph).to_pydict()
+    found = dict(zip(zip(table["src"], table["dst"], strict=True), table["probability"], strict=True))
+    if set(found) != set(pairs):
+        raise UsageError(
+            f"{graph}: a graph of {1 + max(table['dst'])} agents; 'roles' of strategy 'team' has another number"
+        )
+    return np.array([found[pair] for pair in pairs], np.float64)
+
+
 def _played(
-    context: SamplingContext, problems: Sequence[Problem], roles: Sequence[str], pairs: Sequence[tuple[int, int]],
-    probabilities: np.ndarray,
+    context: SamplingContext, problems: Sequence[Problem], wording: Wording, pairs: Sequence[tuple[int, int]],
+    probabilities: np.ndarray, threshold: float | None,
 ) -> Rollouts:  # fmt: skip
+    roles = wording.roles
     tasks = [problem for problem in problems for _ in range(context.n)]
     seeds = [seed for problem in problems for seed in row_seeds(context, problem)]
-    uniforms = [np.random.Generator(np.random.Philox(derived_seed("graph", seed))).random(len(pairs)) for seed in seeds]
-    kept = np.stack(uniforms) < probabilities  # [rows, E]
+    if threshold is None:
+        chance = [
+            np.random.Generator(np.random.Philox(derived_seed("graph", seed))).random(len(pairs)) for seed in seeds
+        ]
+        kept = np.stack(chance) < probabilities  # [rows, E]
+    else:
+        kept = np.tile(probabilities > threshold, (len(seeds), 1))
     said: list[list[str]] = [[] for _ in tasks]
     lost: list[str | None] = [None for _ in tasks]
     asked: list[list[Message]] = []
@@ -85,7 +145,7 @@ def _played(
     for agent in range(len(roles)):
         heard = [[i for (i, j), there in zip(pairs, row.tolist(), strict=True) if there and j == agent] for row in kept]
         asked = [
-            _prompt(problem, roles, agent, [(i, spoken[i]) for i in read])
+            wording.prompt(problem, agent, [(i, spoken[i]) for i in read])
             for problem, spoken, read in zip(tasks, said, heard, strict=True)
         ]
         prompts = [render_prompt(context.tokenizer, messages) for messages in asked]
@@ -124,15 +184,6 @@ def _played(
             "edge.probability": each_pair(probabilities.tolist(), pa.float32()),
         }
     )
-
-
-def _prompt(problem: Problem, roles: Sequence[str], agent: int, heard: Sequence[tuple[int, str]]) -> list[Message]:
-    """The problem's messages; the last of them ends with who the agent is and what it has heard."""
-    lines = [f"You are agent {agent + 1} of {len(roles)} in a team, the {roles[agent]}."]
-    lines += [f"Agent {i + 1}, the {roles[i]}, says:\n{text}" for i, text in heard]
-    lines.append("Give the team's answer." if agent == len(roles) - 1 else "Help the team towards the answer.")
-    *before, asked = problem.prompt
-    return [*before, {**asked, "content": "\n\n".join([asked["content"], *lines])}]
 
 
 def _lost(completion: Completion, why: str) -> Completion:

@@ -53,7 +53,7 @@ def test_another_kind_or_other_columns_are_refused(path: Path) -> None:
 
 
 def test_what_is_no_memory_is_refused(path: Path, scored_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nowhere.parquet: no such file"):
+    with pytest.raises(UsageError, match=r"nowhere.parquet: no such file"):
         MemoryFile(tmp_path / "nowhere.parquet")
     with pytest.raises(DataError, match=r"scored.parquet: no memory; `apportion remember ROLLOUTS -o OUT` makes one"):
         MemoryFile(scored_file)
