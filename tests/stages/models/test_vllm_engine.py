@@ -203,9 +203,11 @@ def test_a_backend_that_refuses_row_seeds_repeats_a_run_with_the_engines_seed(pr
 def test_shared_prefixes_are_found_in_the_cache_and_counted(engine: VllmEngine) -> None:
     requests = [Request([1] + [20 + row] * 69, range(8)) for row in range(2)]  # two blocks of 32, and six tokens
     engine.generate(requests, Sampling(max_tokens=2))
-    assert engine.prompt_tokens == 16 * 70
-    assert 14 * 64 <= engine.cached_tokens <= 16 * 64
-    assert engine.cache_hit_share == engine.cached_tokens / engine.prompt_tokens > 0.75
+    usage = engine.usage
+    assert (usage.prompt_tokens, usage.generated_tokens) == (16 * 70, 16 * 2)
+    assert usage.cached_tokens is not None
+    assert 14 * 64 <= usage.cached_tokens <= 16 * 64
+    assert usage.cached_share == usage.cached_tokens / usage.prompt_tokens
 
 
 @needs_vllm
