@@ -14,14 +14,14 @@ from ..driver import Written
 from ..models import open_engine
 from ..models.engine import Engine, Sampling
 from ..models.policy import ModelSource
-from ..options import at_least, typed_options
+from ..options import as_json, at_least, typed_options
 from ..tasks import Problem, Task, open_task
 from ._failures import Failures
 from ._resume import Stopping, begun
 from ._rows import derived_seed
 from ._source import groups_of, problems_of
 from ._source import opened as opened_rollouts
-from ._strategy import STRATEGIES, SamplingContext, Strategy, as_json, check_turns, files_in
+from ._strategy import STRATEGIES, SamplingContext, Strategy, check_turns, files_in
 
 SAMPLING = ("max_tokens", "temperature", "top_p", "top_k")
 

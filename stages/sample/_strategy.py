@@ -12,7 +12,6 @@ from ...formats.rollouts import Rollouts
 from ..environments import is_played
 from ..models.engine import Engine, Sampling
 from ..models.policy import ModelSource
-from ..options import as_json as as_json
 from ..registry import Registry
 from ..tasks import Problem, Task
 from ._failures import Failures
