@@ -22,6 +22,7 @@ class Flag:
 
 
 OUT = Flag(("-o", "--out"))
+QUOTES = "; text that begins with a bracket needs quotes of its own: --set 'name=\"{text}\"'"
 _EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 
 
@@ -61,8 +62,9 @@ def typed_values(wanted: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any]
             resolved[name] = TypeAdapter(kind).validate_python(given[name])
         except ValidationError as error:
             problem = error.errors()[0]["msg"]
+            text = isinstance(given[name], dict | list) and "string" in problem
             raise UsageError(
-                f"option {name!r} of {whose}: {given[name]!r}: {problem[0].lower()}{problem[1:]}"
+                f"option {name!r} of {whose}: {given[name]!r}: {problem[0].lower()}{problem[1:]}{QUOTES if text else ''}"
             ) from error
     return resolved
 
@@ -81,7 +83,7 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
             if _EXPONENT.fullmatch(text):  # 2e-4 is text to YAML 1.1, which wants 2.0e-4
                 parsed[name.strip()] = float(text)
         except yaml.YAMLError as error:
-            raise UsageError(f"--set {setting}: the value is not YAML ({error})") from error
+            raise UsageError(f"--set {setting}: the value is not YAML{QUOTES}") from error
     return parsed
 
 

@@ -94,7 +94,8 @@ FAULTS: dict[str, tuple[str, int, str]] = {
     "--set of a wrong choice": ("assign-credit tree.parquet --method tempo --set scale=sd -o new", 2, "option 'scale' of credit method 'tempo': 'sd': input should be 'std' or 'none'"),
     "--set of a wrong type": ("assign-credit tree.parquet --method tempo --set eps=small -o new", 2, "option 'eps' of credit method 'tempo': 'small'"),
     "--set without a value": ("assign-credit tree.parquet --method tempo --set scale -o new", 2, "--set scale: needed is name=value"),
-    "--set that is not YAML": ("assign-credit tree.parquet --method tempo --set 'scale=[a' -o new", 2, "--set scale=[a: the value is not YAML"),
+    "--set that is not YAML": ("assign-credit tree.parquet --method tempo --set 'scale=[a' -o new", 2, "--set scale=[a: the value is not YAML; text that begins with a bracket needs quotes of its own"),
+    "text of an option in braces": ("sample --strategy team --set template={heard} -o new", 2, "{'heard': None}: input should be a valid string; text that begins with a bracket needs quotes"),
     "--as of no name": ("assign-credit tree.parquet --method grpo --as a.b -o new", 2, "needed are letters, digits and underscores"),
     "--plugin that is not there": ("--plugin nope.py list methods", 2, "--plugin nope.py: no such file"),
     # recipes
