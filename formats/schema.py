@@ -80,6 +80,7 @@ FIELDS = {
         Field("policy", pa.string(), "digest of the weights that sampled it"),
         Field("engine", pa.string(), "what generated the tokens, with its version"),
         Field("seed", pa.int64(), "the row's own sampling seed; null where the engine has one for the whole run"),
+        Field("environment_seed", pa.int64(), "what the environment was reset with; the same seed, the same world"),
         Field("temperature", pa.float32(), "sampling temperature; 0 is greedy"),
         Field("top_p", pa.float32(), "nucleus mass kept; 1 is all"),
         Field("top_k", pa.int32(), "most likely tokens kept; 0 is all"),

@@ -26,12 +26,14 @@ CUT = Outcome(observation="", valid=False)  # of a turn that was never played
 class Rollout:
     """One rollout while it is played. logprobs, raw: one a token, 0 for what the environment wrote; None if not known.
 
+    problem: its place among those played together. seed: of its samples. begun: what its world was reset with.
     starts, ends, states, outcomes: of its turns, in response tokens. finish: "" while it goes on.
     """
 
     problem: int
     seed: int
     world: Environment
+    begun: int
     state: str = ""
     ids: list[int] = field(default_factory=list)
     mask: list[bool] = field(default_factory=list)
@@ -43,6 +45,10 @@ class Rollout:
     outcomes: list[Outcome] = field(default_factory=list)
     finish: str = ""
     error: str | None = None
+
+    def reset(self) -> None:
+        """Begin."""
+        self.state = self.guarded(lambda: _key(self.world.reset(self.begun))) or ""
 
     def write(self, ids: Sequence[int], *, own: bool, logprobs: Any = None, raw: Any = None) -> None:
         """More tokens. What the environment writes has log-probability 0."""
@@ -88,36 +94,43 @@ def played(context: SamplingContext, task: EnvironmentTask, *, rows_at_once: int
     out. A turn of the task's `turn_tokens` is ended for the policy and played.
     """
     chat = Chat(context.tokenizer, task.role, task.tools)
-    context_length = _context_length(context)
     at_once = max(1, rows_at_once // context.n)
     with progress(len(context.problems) * context.n, "play") as advance:
         for first in range(0, len(context.problems), at_once):
-            part = _Part(context, task, chat, context.problems[first : first + at_once], context_length)
-            part.play(advance)
-            yield part.rollouts()
+            yield _played(context, task, chat, context.problems[first : first + at_once], advance)
 
 
-class _Part:
-    """The rollouts of some problems, n each, side by side."""
+def _played(
+    context: SamplingContext, task: EnvironmentTask, chat: Chat, problems: Sequence[Problem],
+    advance: Callable[[int], None],
+) -> Rollouts:  # fmt: skip
+    """One group a problem, with steps, rewards and what went wrong."""
+    asked = [chat.prompt(problem.prompt) for problem in problems]
+    prompts = [ids for _, ids in asked]
+    rows: list[Rollout] = []
+    for index, problem in enumerate(problems):
+        for seed in row_seeds(context, problem):
+            rows.append(Rollout(index, seed, task.environment(problem), derived_seed("environment", seed)))
+            rows[-1].reset()
+    Play(context, task, chat, prompts, rows).play(advance)
+    groups = [rows[first : first + context.n] for first in range(0, len(rows), context.n)]
+    told = [replace(problem, prompt=messages) for problem, (messages, _) in zip(problems, asked, strict=True)]
+    made = to_rollouts(context, told, prompts, [[rollout.completion for rollout in group] for group in groups])
+    made = made.with_columns(columns_of(rows))
+    failed = np.array([rollout.error is not None for rollout in rows], bool)
+    return made.with_flag("error", failed) if failed.any() else made
+
+
+class Play:
+    """Rollouts side by side. prompts: what the policy reads first, one a problem."""
 
     def __init__(
-        self, context: SamplingContext, task: EnvironmentTask, chat: Chat, problems: Sequence[Problem],
-        context_length: float,
+        self, context: SamplingContext, task: EnvironmentTask, chat: Chat, prompts: Sequence[Sequence[int]],
+        rows: Sequence[Rollout],
     ):  # fmt: skip
         self._context, self._task, self._chat = context, task, chat
-        self._context_length, self._turn_tokens = context_length, task.turn_tokens
-        asked = [chat.prompt(problem.prompt) for problem in problems]
-        self._prompts = [ids for _, ids in asked]
-        self._problems = [
-            replace(problem, prompt=messages) for problem, (messages, _) in zip(problems, asked, strict=True)
-        ]
-        self._rows: list[Rollout] = []
-        for index, problem in enumerate(problems):
-            for seed in row_seeds(context, problem):
-                rollout = Rollout(index, seed, task.environment(problem))
-                begun = derived_seed("environment", seed)
-                rollout.state = rollout.guarded(lambda world=rollout.world, begun=begun: _key(world.reset(begun))) or ""
-                self._rows.append(rollout)
+        self._context_length, self._turn_tokens = _context_length(context), task.turn_tokens
+        self._prompts, self._rows = prompts, rows
 
     def play(self, advance: Callable[[int], None]) -> None:
         """Turn by turn, one call of the engine for all rollouts that go on."""
@@ -187,34 +200,26 @@ class _Part:
             else:
                 rollout.write(added, own=False)
 
-    def rollouts(self) -> Rollouts:
-        """One group a problem, with steps, rewards and what went wrong."""
-        n = self._context.n
-        groups = [self._rows[first : first + n] for first in range(0, len(self._rows), n)]
-        completions = [[rollout.completion for rollout in group] for group in groups]
-        made = to_rollouts(self._context, self._problems, self._prompts, completions)
-        rows = self._rows
 
-        def steps(values: Callable[[Rollout], Sequence[Any]], kind: pa.DataType) -> pa.Array:
-            return pa.array([list(values(rollout)) for rollout in rows], pa.list_(kind))
+def columns_of(rows: Sequence[Rollout]) -> dict[str, Any]:
+    """{path: [R]} what is known of rollouts that were played, beside their samples."""
 
-        mask = Ragged.from_lists([rollout.mask for rollout in rows], np.bool_)
-        rewards = [[outcome.reward for outcome in rollout.outcomes] for rollout in rows]
-        made = made.with_columns(
-            {
-                "token.mask": mask.to_arrow(),
-                "reward": pa.array([math.fsum(each) for each in rewards], pa.float64()),
-                "step.start": steps(lambda rollout: rollout.starts, pa.int32()),
-                "step.end": steps(lambda rollout: rollout.ends, pa.int32()),
-                "step.kind": steps(lambda rollout: [outcome.kind for outcome in rollout.outcomes], pa.string()),
-                "step.state": steps(lambda rollout: rollout.states, pa.string()),
-                "step.reward": pa.array(rewards, pa.list_(pa.float64())),
-                "step.valid": steps(lambda rollout: [outcome.valid for outcome in rollout.outcomes], pa.bool_()),
-                "error": pa.array([rollout.error for rollout in rows], pa.string()),
-            }
-        )
-        failed = np.array([rollout.error is not None for rollout in rows], bool)
-        return made.with_flag("error", failed) if failed.any() else made
+    def steps(values: Callable[[Rollout], Sequence[Any]], kind: pa.DataType) -> pa.Array:
+        return pa.array([list(values(rollout)) for rollout in rows], pa.list_(kind))
+
+    rewards = [[outcome.reward for outcome in rollout.outcomes] for rollout in rows]
+    return {
+        "token.mask": Ragged.from_lists([rollout.mask for rollout in rows], np.bool_).to_arrow(),
+        "reward": pa.array([math.fsum(each) for each in rewards], pa.float64()),
+        "environment_seed": pa.array([rollout.begun for rollout in rows], pa.int64()),
+        "step.start": steps(lambda rollout: rollout.starts, pa.int32()),
+        "step.end": steps(lambda rollout: rollout.ends, pa.int32()),
+        "step.kind": steps(lambda rollout: [outcome.kind for outcome in rollout.outcomes], pa.string()),
+        "step.state": steps(lambda rollout: rollout.states, pa.string()),
+        "step.reward": pa.array(rewards, pa.list_(pa.float64())),
+        "step.valid": steps(lambda rollout: [outcome.valid for outcome in rollout.outcomes], pa.bool_()),
+        "error": pa.array([rollout.error for rollout in rows], pa.string()),
+    }
 
 
 def _key(state: Any) -> str:
