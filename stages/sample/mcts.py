@@ -1,8 +1,8 @@
 """GroundedPRM's sampling: a tree search over steps, each of which is verified."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal, NamedTuple
 
@@ -20,6 +20,7 @@ from ..tasks import Problem
 from ._forest import Branch, Forest
 from ._judge import asked, question_of, truth_of
 from ._rows import derived_seed
+from ._search_tree import Node, Tree, uct
 from ._steps import ANSWER, STEP, Step, generated, head, is_over, joined, step_columns, step_ends
 from ._strategy import SamplingContext, strategy
 
@@ -37,52 +38,6 @@ Is every fact and calculation of the next step correct? Answer as JSON: {{"reaso
 false}}"""
 TRIES = 5
 
-NOTHING = Completion(np.empty(0, np.int32), np.empty(0, np.float32), "stop_text", np.empty(0, np.float32))
-
-
-@dataclass(eq=False)
-class Node:
-    """A step of the search; the root is the prompt. value: the sum of what simulations below it gave.
-
-    response: all tokens up to its end. ends, checks: of the steps from the prompt to it. over: nothing can follow.
-    row: the first row that goes through it.
-    """
-
-    response: Completion
-    parent: "Node | None" = None
-    ends: tuple[int, ...] = ()
-    checks: tuple[float, ...] = ()
-    over: bool = False
-    value: float = 0.0
-    visits: int = 0
-    simulated: bool = False
-    row: int | None = None
-    children: list["Node"] = field(default_factory=list)
-
-    @property
-    def exhausted(self) -> bool:
-        """Whole, and known: nothing below it is left to be simulated."""
-        if self.over:
-            return self.simulated
-        return bool(self.children) and all(child.exhausted for child in self.children)
-
-    def backed_up(self, final: float, decay: float) -> None:
-        """The value of a simulation that began here goes to the node, and with decay to those before it.
-
-        >>> grandparent = Node(NOTHING)
-        >>> parent = Node(NOTHING, grandparent)
-        >>> node = Node(NOTHING, parent)
-        >>> node.backed_up(5 / 9, 0.9)
-        >>> [(round(each.value, 6), each.visits) for each in (node, parent, grandparent)]
-        [(0.555556, 0), (0.5, 1), (0.45, 1)]
-        """
-        self.value += final
-        above, factor = self.parent, decay
-        while above is not None:
-            above.value += factor * final
-            above.visits += 1
-            above, factor = above.parent, factor * decay
-
 
 class Claim(NamedTuple):
     """A step to verify: [start, end) of the response of a problem."""
@@ -93,6 +48,7 @@ class Claim(NamedTuple):
     end: int
 
 
+Place = tuple[int, Node]  # a problem, and a step of its tree
 Verifier = Callable[[Forest, Sequence[Claim]], list[float]]
 
 
@@ -131,7 +87,8 @@ def mcts(
     (`parent_id`, `fork`) where it goes on from one of its steps. The step ruler has all its steps, `step.reward` their
     v, F on the last virtual one, and `reward` the verifier's: what `assign-credit --method groundedprm` reads its tree
     from. `step.search_value` is what the search itself ended with, value(x) of the tree's steps and v or F of virtual
-    ones; its sign is the label of the paper.
+    ones; its sign is the label of the paper. A next step that the engine failed to make is left out; where it made
+    none, the rollout of that round ends there, flagged `error`.
 
     Args:
         rounds: simulations of a prompt.
@@ -192,33 +149,6 @@ def mcts(
             yield forest.rollouts().with_columns(columns)
 
 
-@dataclass(eq=False)
-class Tree:
-    """One problem's search. begun, steps, rewards: of its rows; begun is the step that the row's simulation left.
-
-    right, wrong: whole responses; made: next steps sampled.
-    """
-
-    coin: Random
-    root: Node = field(default_factory=lambda: Node(NOTHING))
-    begun: list[Node] = field(default_factory=list)
-    steps: list[list[Step]] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    right: int = 0
-    wrong: int = 0
-    made: int = 0
-
-    def values(self) -> Iterator[list[float]]:
-        """Of each row's steps, what the search made of them."""
-        for node, steps in zip(self.begun, self.steps, strict=True):
-            found = [step.reward for step in steps]
-            above: Node | None = node
-            while above is not None and above.parent is not None:
-                found[len(above.ends) - 1] = above.value
-                above = above.parent
-            yield found
-
-
 @dataclass(frozen=True)
 class Search:
     """The options of `mcts`."""
@@ -237,14 +167,13 @@ class Search:
 
     def round(self, forest: Forest, trees: Sequence[Tree]) -> None:
         """One simulation of each problem that is not done."""
-        going: list[tuple[int, Node]] = []
+        going: list[Place] = []
         for problem, tree in enumerate(trees):
             done = self.enough and min(tree.right, tree.wrong) >= self.enough
             if not done and not tree.root.exhausted:
                 going.append((problem, self.selected(tree)))
-        self._expand(forest, trees, [(each, node) for each, node in going if not node.over and not _fresh(node)])
-        chosen = [(problem, node if node.over else _best(node)) for problem, node in going if node.over or _fresh(node)]
-        self._simulate(forest, trees, chosen)
+        lost = self._expand(forest, trees, [(each, node) for each, node in going if not node.over and not node.best])
+        self._simulate(forest, trees, [(problem, node.best or node) for problem, node in going], lost)
 
     def selected(self, tree: Tree) -> Node:
         """The step to go on from."""
@@ -259,8 +188,8 @@ class Search:
             )
         return node
 
-    def _expand(self, forest: Forest, trees: Sequence[Tree], nodes: Sequence[tuple[int, Node]]) -> None:
-        """Next steps of each, verified."""
+    def _expand(self, forest: Forest, trees: Sequence[Tree], nodes: Sequence[Place]) -> dict[int, Completion]:
+        """Next steps of each, verified. Returns the responses of the problems for which the engine failed to make any."""
         context = forest.context
         budget = context.sampling.max_tokens
         requests: list[Request] = []
@@ -276,17 +205,25 @@ class Search:
                 )
             )
         made = generated(context, requests, replace(context.sampling, stop=self.stop))
-        new: list[tuple[int, Node]] = []
+        new: list[Place] = []
+        lost: dict[int, Completion] = {}
         for (problem, node), completions in zip(nodes, made, strict=True):
             begun = len(node.response.ids)
             for each in completions:
-                if not len(each.ids):  # the engine failed
+                if not len(each.ids):
                     continue
                 response = joined(node.response, begun, each)
                 over = is_over(response, len(each.ids), self.step_tokens, budget)
                 child = Node(response, node, (*node.ends, len(response.ids)), over=over)
                 node.children.append(child)
                 new.append((problem, child))
+            if not node.children:
+                failed = [each for each in completions if each.finish_reason == "error"]
+                nothing = joined(node.response, begun, (failed or completions)[0])
+                if failed:
+                    lost[problem] = nothing
+                else:  # it ended without a token more
+                    node.response, node.over = nothing, True
         claims = [
             Claim(problem, node.response.ids, len(node.parent.response.ids), len(node.response.ids))
             for problem, node in new
@@ -294,11 +231,14 @@ class Search:
         ]
         for (_, node), check in zip(new, self.verify(forest, claims), strict=True):
             node.checks = (*(node.parent.checks if node.parent is not None else ()), check)
+        return lost
 
-    def _simulate(self, forest: Forest, trees: Sequence[Tree], nodes: Sequence[tuple[int, Node]]) -> None:
-        """A rollout of each, its value backed up."""
+    def _simulate(
+        self, forest: Forest, trees: Sequence[Tree], nodes: Sequence[Place], lost: Mapping[int, Completion]
+    ) -> None:
+        """A rollout of each, its value backed up; of problems that are lost, what there is."""
         context = forest.context
-        sampled = [(problem, node) for problem, node in nodes if not node.over]
+        sampled = [(problem, node) for problem, node in nodes if not node.over and problem not in lost]
         seeds = {problem: _seed(forest, problem, "simulation", len(trees[problem].steps)) for problem, _ in nodes}
         requests = [
             Request(
@@ -310,7 +250,7 @@ class Search:
         ]
         made = [each for (each,) in generated(context, requests, context.sampling)]
         ends = step_ends(context.tokenizer, [each.ids for each in made], self.stop)
-        simulated = {
+        simulated = {problem: (response, list[int]()) for problem, response in lost.items()} | {
             problem: _cut(node, each, found, self.depth)
             for (problem, node), each, found in zip(sampled, made, ends, strict=True)
         }
@@ -340,6 +280,7 @@ class Search:
             self._record(
                 forest, trees[problem], problem, node, response, virtual, [*own, *last], rewards[index], seeds[problem]
             )
+            node.simulated |= problem not in lost
             if response.finish_reason != "error":
                 node.backed_up(float(finals[index]), self.decay)
 
@@ -348,45 +289,20 @@ class Search:
         checks: Sequence[float], reward: float, seed: int,
     ) -> None:  # fmt: skip
         """The path from the prompt through the node, and its virtual steps, as a row."""
-        shared = node.parent
-        while shared is not None and shared.row is None:
-            shared = shared.parent
-        row = len(tree.steps)
-        fork = 0 if shared is None else len(shared.response.ids)
+        parent, fork = tree.row_through(node)
         signal = np.zeros(len(response.ids))
-        forest.branches[problem].append(Branch(response, signal, None if shared is None else shared.row, fork, seed))
-        path: Node | None = node
-        while path is not None and path.parent is not None and path.row is None:
-            path.row = row
-            path = path.parent
-        node.simulated = True
+        forest.branches[problem].append(Branch(response, signal, parent, fork, seed))
         tree.begun.append(node)
         whole = response.finish_reason == "stop"
         tree.right += whole and reward > self.correct_above
         tree.wrong += whole and reward <= self.correct_above
         ends = [*node.ends, *virtual]
-        kinds = [STEP] * (len(ends) - 1) + [ANSWER if whole else STEP]
+        kinds = [STEP] * len(ends)
+        if whole and kinds:
+            kinds[-1] = ANSWER
         given = [*node.checks, *checks]
-        tree.steps.append([Step(*each) for each in zip([0, *ends[:-1]], ends, kinds, given, strict=True)])
+        tree.steps.append([Step(*each) for each in zip([0, *ends][:-1], ends, kinds, given, strict=True)])
         tree.rewards.append(reward)
-
-
-def uct(value: float, visits: int, visits_above: int, exploration: float) -> float:
-    """How much a step is worth looking at: its mean value, and more the less it was looked at.
-
-    >>> round(uct(1.5, 3, 8, 1.414), 6), round(uct(0.0, 0, 8, 1.414), 6)
-    (1.547989, 2.095978)
-    """
-    return value / max(1, visits) + exploration * math.sqrt(math.log(visits_above + 1) / (visits + 1))
-
-
-def _fresh(node: Node) -> bool:
-    """Some next step was not simulated."""
-    return any(not child.simulated for child in node.children)
-
-
-def _best(node: Node) -> Node:
-    return max((child for child in node.children if not child.simulated), key=lambda child: child.value)
 
 
 def _cut(node: Node, completion: Completion, found: Sequence[int], depth: int) -> tuple[Completion, list[int]]:

@@ -1,6 +1,6 @@
 """GroundedPRM's sampling: the search, what it verifies, and what it writes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,8 +15,13 @@ from apportion.formats.segments import Segments
 from apportion.stages.assign_credit._apply import credit_of_batch
 from apportion.stages.assign_credit._simulations import simulation_values
 from apportion.stages.assign_credit.groundedprm import groundedprm
+from apportion.stages.models import ENGINES, EngineEntry
+from apportion.stages.models.engine import Completion, Request, Sampling
+from apportion.stages.models.policy import Policy
+from apportion.stages.models.transformers_engine import TransformersEngine
 from apportion.stages.sample._judge import truth_of
-from apportion.stages.sample.mcts import NOTHING, Node, Search, Tree, uct
+from apportion.stages.sample._search_tree import NOTHING, Node, Tree, uct
+from apportion.stages.sample.mcts import Search
 from apportion.stages.tasks import Problem
 from apportion.stages.tasks.arithmetic import Arithmetic
 from typer.testing import Result
@@ -214,6 +219,101 @@ def test_simulations_that_failed_are_worth_nothing(sampled: Sampled, flaky: None
     for row in rollouts.take(np.flatnonzero(failed)).table.to_pylist():
         assert row["step"]["end"][-1] == len(row["token"]["id"])
     groundedprm(credit_of_batch(rollouts)[0])
+
+
+ERROR = Completion(np.empty(0, np.int32), np.empty(0, np.float32), "error", error="HTTP 500: told to fail")
+ENDED = ERROR._replace(finish_reason="stop", error=None)
+
+
+class FailingEngine(TransformersEngine):
+    """The built-in policy, but for samples of which `instead(text read, sampling)` has another end."""
+
+    name, can_fail = "failing", True
+
+    def __init__(self, policy: Policy, instead: Callable[[str, Sampling], Completion | None]):
+        super().__init__(policy)
+        self._decode_text, self._instead = policy.tokenizer.decode, instead
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling, on_progress: Any = None) -> Any:
+        found = [
+            self._instead(self._decode_text(each.prefix_ids, skip_special_tokens=True), sampling) for each in requests
+        ]
+        made = iter(
+            super().generate([each for each, end in zip(requests, found, strict=True) if end is None], sampling)
+        )
+        return [
+            next(made) if end is None else [end for _ in each.seeds] for each, end in zip(requests, found, strict=True)
+        ]
+
+
+Failing = Callable[[Callable[[str, Sampling], Completion | None]], None]
+
+
+@pytest.fixture
+def failing() -> Iterator[Failing]:
+    """failing(instead) registers engine "failing"."""
+
+    def register(instead: Callable[[str, Sampling], Completion | None]) -> None:
+        ENGINES.add(EngineEntry("failing", "for tests", (), lambda source, seed: FailingEngine(source.load(), instead)))
+
+    yield register
+    ENGINES.remove("failing")
+
+
+LINE = "sample --strategy mcts --set rounds=4 --prompts 3 --seed 3 --max-tokens 40 --device cpu --engine failing -o"
+
+
+def test_a_problem_that_cannot_be_sampled_is_rows_that_failed(
+    cli: Callable[..., Result], failing: Failing, sampled: Sampled, tmp_path: Path
+) -> None:
+    lost = [sampled("mcts", rounds=1).strings("prompt")[-1][-1]["content"]]
+    failing(lambda text, sampling: ERROR if any(question in text for question in lost) else None)
+    result = cli(*LINE.split(), tmp_path / "rows")
+    assert result.exit_code == 4, result.output
+    assert "4 rollouts failed (the first: HTTP 500: told to fail); they are flagged error" in result.output
+    assert cli("validate", tmp_path / "rows").exit_code == 0
+    rollouts = RolloutFile(tmp_path / "rows").read()
+    assert (rollouts.groups.sizes <= 4).all()
+    assert len(rollouts.groups) == 3
+    failed = rollouts.flagged("error")
+    assert failed.tolist() == (rollouts.groups.ids == 2).tolist()
+    for row in rows_of(rollouts.take(np.flatnonzero(failed))):
+        assert (row["token"]["id"], row["step"]["end"], row["error"]) == ([], [], "HTTP 500: told to fail")
+    groundedprm(credit_of_batch(rollouts)[0])
+    lost.append("")
+    result = cli(*LINE.split(), tmp_path / "nothing")
+    assert result.exit_code == 1
+    assert "all of 12 rollouts failed" in result.output
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_step_that_cannot_be_gone_on_from_is_a_row_that_failed(sampled: Sampled, failing: Failing) -> None:
+    failing(lambda text, sampling: ERROR if sampling.stop and text.endswith("\n") else None)
+    rollouts = sampled("mcts", rounds=8, children=2, enough=0, options={"engine": "failing"})
+    assert list(broken_invariants(rollouts)) == []
+    check_branches(rollouts.take(np.flatnonzero(~rollouts.flagged("error"))))
+    assert rollouts.groups.sizes.max() == 8
+    rows = {row["rollout_id"]: row for row in rows_of(rollouts)}
+    failed = [row for row in rows.values() if "error" in row["flags"]]
+    assert failed
+    assert {row["parent_id"] is None for row in failed} == {True, False}
+    for row in failed:
+        ids, steps = row["token"]["id"], row["step"]
+        assert row["text"].count("\n") == 1, "the second step is what failed"
+        assert steps["end"] == [len(ids)]
+        if row["parent_id"] is not None:
+            whole = rows[row["parent_id"]]
+            assert row["fork"] == len(ids)
+            assert ids == whole["token"]["id"][: row["fork"]]
+            assert steps["search_value"] == whole["step"]["search_value"][:1]
+
+
+def test_a_response_that_ends_without_a_token_more_is_whole(sampled: Sampled, failing: Failing) -> None:
+    failing(lambda text, sampling: ENDED if sampling.stop else None)
+    rollouts = sampled("mcts", rounds=4, options={"engine": "failing"})
+    assert list(broken_invariants(rollouts)) == []
+    assert rollouts.strings("finish_reason") == ["stop"] * 3
+    assert rollouts.strings("flags") == [[]] * 3
 
 
 @pytest.mark.parametrize(
