@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 from ...formats.errors import ApportionError, Stopped, UsageError
-from ...formats.parquet import RolloutFile, partial_name
+from ...formats.parquet import STREAM, RolloutFile, partial_name
 from ...formats.provenance import Record
 from ...formats.rollouts import Rollouts
 from ..models.engine import EngineLost
@@ -43,15 +43,15 @@ class Stopping:
     def until(self, batches: Iterable[Rollouts], out: Path) -> Iterator[Rollouts]:
         """The batches up to the signal, the one in work included, or until the engine is lost.
 
-        Stopped, or EngineLost, where there is none to keep.
+        Stopped, or EngineLost, where there is none to keep, and on standard output, which is whole or nothing.
         """
         kept = False
         try:
             for batch in batches:
-                kept = True
+                kept = out != STREAM
                 yield batch
                 if self.by is not None:
-                    return
+                    break
         except EngineLost as lost:
             if not kept:
                 raise

@@ -1,4 +1,4 @@
-"""Sampling that is told to stop, and goes on."""
+"""Sampling that is told to stop, and goes on; test_resume_everywhere.py has every strategy."""
 
 import os
 import signal
@@ -10,14 +10,12 @@ from typing import Any
 
 import pytest
 from apportion.formats.errors import Stopped, UsageError
-from apportion.formats.parquet import RolloutFile
-from apportion.formats.rollouts import Rollouts
+from apportion.formats.parquet import STREAM, RolloutFile
 from apportion.stages import registry
 from apportion.stages.digest import digest
 from apportion.stages.registry import load_plugin
 from apportion.stages.sample import sample
 from apportion.stages.sample._strategy import STRATEGIES
-from apportion.stages.score import score
 
 PLUGIN = '''
 """Independent sampling that sends itself a signal in the middle of its second batch."""
@@ -61,7 +59,7 @@ def run(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
             "device": "cpu",
             "strategy": "stopped",
         }
-        given.update(options, out=tmp_path / out)
+        given.update(options, out=STREAM if out == "-" else tmp_path / out)
         sample(**given)
 
     return of
@@ -111,44 +109,14 @@ def test_stopped_before_anything_was_whole(run: Callable[..., None], tmp_path: P
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_continuations_of_a_file_go_on_too(run: Callable[..., None], tmp_path: Path) -> None:
-    sample(prompts=4, n=2, seed=3, max_tokens=24, device="cpu", out=tmp_path / "own")
-    score(tmp_path / "own", scorer="steps", out=tmp_path / "steps")
-    options: dict[str, Any] = {
-        "strategy": "vine",
-        "rollouts": tmp_path / "steps",
-        "seed": 4,
-        "max_tokens": 24,
-        "device": "cpu",
-    }
-    sample(**options, settings={"k": 2, "rows_at_once": 1}, out=tmp_path / "whole")
-    with pytest.raises(Stopped):
-        _stop_after(1, "vine", lambda: sample(**options, settings={"k": 2, "rows_at_once": 1}, out=tmp_path / "parts"))
-    assert len(RolloutFile(tmp_path / "parts.partial").read()) < len(RolloutFile(tmp_path / "whole").read())
-    sample(**options, settings={"k": 2, "rows_at_once": 1}, out=tmp_path / "parts", resume=True)
-    assert content(tmp_path / "parts") == content(tmp_path / "whole")
-
-
-def _stop_after(batches: int, name: str, run: Callable[[], object]) -> None:
-    """Run with a strategy that is told to stop after so many batches."""
-    entry = STRATEGIES[name]
-    function = entry.function
-
-    def stopping(*args: Any, **options: Any) -> Iterator[Rollouts]:
-        for index, batch in enumerate(function(*args, **options)):
-            if index == batches:
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
-
-    stopping.__wrapped__ = function  # type: ignore[attr-defined]
-    stopping.__annotations__ = function.__annotations__
-    STRATEGIES.remove(name)
-    STRATEGIES.add(type(entry)(name, stopping, entry.source, entry.needs, entry.engine))
-    try:
-        run()
-    finally:
-        STRATEGIES.remove(name)
-        STRATEGIES.add(entry)
+def test_what_goes_to_standard_output_is_whole_or_absent(
+    run: Callable[..., None], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    with pytest.raises(Stopped, match="-: stopped by SIGTERM, nothing kept"):
+        run("-", stop=True)
+    assert capfdbinary.readouterr().out == b""
+    run("-", stop=False)
+    assert capfdbinary.readouterr().out.startswith(b"PAR1")
 
 
 def test_a_process_says_what_happened_and_a_second_signal_ends_it(plugin: Path, tmp_path: Path) -> None:
