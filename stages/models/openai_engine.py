@@ -6,31 +6,26 @@ the tokenizer of --model. Which weights a server has is its own word: nothing he
 """
 
 import asyncio
-import json
-import math
 import os
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from ...formats.errors import ApportionError, UsageError, unknown
 from . import ENGINES, EngineEntry
-from .engine import Alternatives, Completion, EngineLost, Floats, Request, Sampling
+from ._openai_answer import Answer, alternatives_of, answer_of
+from ._openai_client import Refused, Server, Unanswered, asked, models_of
+from .engine import Completion, EngineLost, Floats, Request, Sampling, Usage
 from .policy import ModelSource
 
 if TYPE_CHECKING:
-    from openai import APIError, AsyncOpenAI
+    from openai import AsyncOpenAI
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds before an answer that could not be read is asked for again
-CONNECT_S = 10.0
 PROBE = "7+2*(5-3) = 11, or is it?\n"
-LOWEST = -9999.0  # what vLLM says for -inf, which JSON does not have
-TOKEN_ID = "token_id:"  # how vLLM writes a token when it is told to
 BEYOND_OPENAI = {
     "return_token_ids": True,
     "return_tokens_as_token_ids": True,
@@ -40,49 +35,6 @@ BEYOND_OPENAI = {
 }
 
 Reported = Literal["raw", "tempered", "sampling"]
-_Read = TypeVar("_Read")
-
-
-@dataclass(frozen=True)
-class Server:
-    """Where it is and how it is asked. extras: it knows more parameters than OpenAI's own."""
-
-    base_url: str
-    model: str = ""
-    api_key: str = "none"
-    timeout_s: float = 600.0
-    retries: int = 6
-    extras: bool = True
-
-    def client(self) -> "AsyncOpenAI":
-        from openai import AsyncOpenAI, Timeout
-
-        timeout = Timeout(self.timeout_s, connect=min(self.timeout_s, CONNECT_S))
-        return AsyncOpenAI(base_url=self.base_url, api_key=self.api_key, timeout=timeout, max_retries=self.retries)
-
-
-class Refused(UsageError):
-    """The server will not do what it was asked: asking again does not help."""
-
-
-class Unanswered(Exception):
-    """One request that got no usable answer, all retries used up; the message says what was seen last."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One choice of the server's, taken apart. None: it did not say.
-
-    logprobs: [T] of the tokens; top: at each place, the most likely tokens' ids and log-probabilities.
-    stop_reason: what ended it, where that is known: a stop text or a token id.
-    """
-
-    text: str
-    finish_reason: str
-    stop_reason: str | int | None
-    ids: list[int] | None
-    logprobs: list[float] | None
-    top: list[dict[int, float]] | None
 
 
 class OpenAIEngine:
@@ -109,6 +61,13 @@ class OpenAIEngine:
         self._has_logprobs = first.ids is not None and first.logprobs is not None
         self._lost_after = max(8, concurrency)
         self._unanswered = 0  # in a row
+        self._usage = Usage()
+        self._says_cached = False
+
+    @property
+    def usage(self) -> Usage:
+        """Of the answers so far. What was cached is known where the server said so once: of none, many say nothing."""
+        return self._usage if self._says_cached else replace(self._usage, cached_tokens=None)
 
     def generate(
         self,
@@ -147,7 +106,7 @@ class OpenAIEngine:
         prompt = list(requests[0].prefix_ids)
         try:
             async with self._server.client() as client:
-                await _asked(client, self._server, _body(self._server, Sampling(), prompt, 1), _answer)
+                await asked(client, self._server, _body(self._server, Sampling(), prompt, 1), answer_of)
         except Unanswered as error:
             raise self._lost(error) from error
         self._unanswered = 0
@@ -159,16 +118,21 @@ class OpenAIEngine:
         body = _body(self._server, sampling, list(request.prefix_ids), self._limit(request, sampling))
         if self.row_seeds and sampling.temperature > 0:
             body["seed"] = int(request.seeds[row])
+
+        def read(content: Any) -> tuple[Completion, int | None]:
+            answer = answer_of(content)
+            return self._completion(answer, sampling), answer.cached_tokens
+
         try:
-            completion = await _asked(
-                client, self._server, body, lambda content: self._completion(_answer(content), sampling)
-            )
+            completion, cached = await asked(client, self._server, body, read)
         except Unanswered as error:
             self._unanswered += 1
             if self._unanswered >= self._lost_after:
                 raise self._lost(error) from error
             return self._failed(str(error), sampling)
         self._unanswered = 0
+        self._says_cached |= cached is not None
+        self._usage += Usage(len(request.prefix_ids), cached or 0, len(completion.ids))
         return completion
 
     def _limit(self, request: Request, sampling: Sampling) -> int:
@@ -198,7 +162,7 @@ class OpenAIEngine:
         logprobs, raw = self._known(answer.logprobs if self._has_logprobs else None, sampling)
         others = None
         if sampling.alternatives and answer.top is not None:
-            others = _alternatives(answer.top, sampling.alternatives)
+            others = alternatives_of(answer.top, sampling.alternatives)
         return Completion(np.array(answer.ids, np.int32), logprobs, reason, raw, others)
 
     def _ended_by_text(self, answer: Answer, sampling: Sampling) -> bool:
@@ -230,7 +194,7 @@ class OpenAIEngine:
     def _failed(self, error: str, sampling: Sampling) -> Completion:
         """A rollout without tokens, and without log-probabilities exactly where the others have none."""
         logprobs, raw = self._known([] if self._has_logprobs else None, sampling)
-        others = _alternatives([], sampling.alternatives) if sampling.alternatives else None
+        others = alternatives_of([], sampling.alternatives) if sampling.alternatives else None
         return Completion(np.empty(0, np.int32), logprobs, "error", raw, others, error)
 
 
@@ -254,109 +218,6 @@ def _body(server: Server, sampling: Sampling, prompt: list[int] | str, limit: in
     }
 
 
-async def _asked(client: "AsyncOpenAI", server: Server, body: Mapping[str, Any], read: Callable[[Any], _Read]) -> _Read:
-    """What `read` makes of the answer. Unanswered when the retries are used up, UsageError for what is refused.
-
-    The client asks again after 408, 409, 429, 5xx, timeouts and lost connections, and waits as long as Retry-After says;
-    an answer that `read` can make nothing of (it raises what a wrong shape does) is asked for again here.
-    """
-    import openai
-
-    left, wait = server.retries, FIRST_WAIT
-    while True:
-        try:
-            raw = await client.with_options(max_retries=left).completions.with_raw_response.create(**body)
-        except openai.APIError as error:
-            raise _fault(error, server) from error
-        left -= raw.retries_taken
-        try:
-            return read(json.loads(raw.content))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            if left <= 0:
-                raise Unanswered(f"an answer that cannot be read: {error}") from error
-        left -= 1
-        await asyncio.sleep(wait * random.uniform(0.75, 1.0))
-        wait = min(2 * wait, LONGEST_WAIT)
-
-
-def _fault(error: "APIError", server: Server) -> Exception:
-    """What the user is told."""
-    import openai
-
-    if isinstance(error, openai.APITimeoutError):
-        return Unanswered(f"no answer in {server.timeout_s:g} s")
-    if not isinstance(error, openai.APIStatusError):
-        return Unanswered(f"{_line(error.__cause__ or error)}")
-    status, body = error.status_code, error.body
-    said = body.get("message") if isinstance(body, dict) else None
-    seen = f"HTTP {status}: {_line(said or error)}"
-    if status in (408, 409, 429) or status >= 500:
-        return Unanswered(seen)
-    remedy = ""
-    if status in (401, 403):
-        remedy = "; name the environment variable that holds the key with --engine-set api_key_env=NAME"
-    return Refused(f"{server.base_url}: the server refuses a request, {seen}{remedy}")
-
-
-def _line(words: object) -> str:
-    return " ".join(str(words).split())[:300] or type(words).__name__
-
-
-def _answer(content: Any) -> Answer:
-    """The first choice. Raises ValueError, LookupError, TypeError or AttributeError for what is none."""
-    choice = content["choices"][0]
-    tokens, logprobs, top = _per_token(choice.get("logprobs") or {})
-    ids = choice.get("token_ids")
-    ids = tokens if ids is None else [int(token) for token in ids]
-    if ids is not None and logprobs is not None and len(ids) != len(logprobs):
-        raise ValueError(f"{len(ids)} token ids but {len(logprobs)} log-probabilities")
-    if not all(map(math.isfinite, logprobs or ())):
-        raise ValueError("a log-probability that is no finite number")
-    reason = choice.get("stop_reason", choice.get("matched_stop"))
-    return Answer(
-        text=str(choice.get("text") or ""),
-        finish_reason=str(choice.get("finish_reason")),
-        stop_reason=reason if isinstance(reason, str | int) else None,
-        ids=ids, logprobs=logprobs, top=top,
-    )  # fmt: skip
-
-
-def _per_token(
-    said: Mapping[str, Any],
-) -> tuple[list[int] | None, list[float] | None, list[dict[int, float]] | None]:
-    """Ids, log-probabilities and most likely tokens, in OpenAI's form or in llama.cpp's. None for what is not there."""
-    if "content" in said:
-        places = said["content"]
-        if not all("id" in place and "logprob" in place for place in places):
-            return None, None, None
-        top = [{int(each["id"]): float(each["logprob"]) for each in place.get("top_logprobs", ())} for place in places]
-        return [int(place["id"]) for place in places], [float(place["logprob"]) for place in places], top
-    values = said.get("token_logprobs")
-    logprobs = None if values is None else [float(value) for value in values]
-    tokens = said.get("tokens")
-    if not tokens or not all(token.startswith(TOKEN_ID) for token in tokens):
-        return None, logprobs, None
-    top = said.get("top_logprobs")
-    if top is not None:
-        top = [{_id(token): float(value) for token, value in (place or {}).items()} for place in top]
-    return [_id(token) for token in tokens], logprobs, top
-
-
-def _id(token: str) -> int:
-    return int(token.removeprefix(TOKEN_ID))
-
-
-def _alternatives(top: Sequence[Mapping[int, float]], count: int) -> Alternatives:
-    ids = np.full((len(top), count), -1, np.int32)
-    logprobs = np.full((len(top), count), -np.inf, np.float32)
-    for place, likely in enumerate(top):
-        ordered = sorted(likely.items(), key=lambda each: (-each[1], each[0]))[:count]
-        ordered = [each for each in ordered if each[1] > LOWEST]
-        ids[place, : len(ordered)] = [token for token, _ in ordered]
-        logprobs[place, : len(ordered)] = [value for _, value in ordered]
-    return Alternatives(ids, logprobs)
-
-
 @dataclass(frozen=True)
 class _Met:
     """What the server said of itself when it was asked for one token. kind: who made it, in its own words."""
@@ -371,7 +232,7 @@ class _Met:
 async def _meet(server: Server, served_model: str | None, tokenizer: Any) -> _Met:
     """The first words with a server: is it there, which model, does it take token ids, and what does it answer?"""
     async with server.client() as client:
-        cards = await _cards(client, server)
+        cards = await models_of(client, server)
         card = _chosen(cards, served_model, server)
         server = replace(server, model=card["id"])
         prompt = [int(token) for token in tokenizer(PROBE)["input_ids"]]
@@ -390,33 +251,9 @@ async def _meet(server: Server, served_model: str | None, tokenizer: Any) -> _Me
         )
     context = card.get("max_model_len")
     return _Met(
-        server, _answer(said), str(card.get("owned_by") or ""), str(said.get("system_fingerprint") or ""),
+        server, answer_of(said), str(card.get("owned_by") or ""), str(said.get("system_fingerprint") or ""),
         context if isinstance(context, int) else None,
     )  # fmt: skip
-
-
-async def _cards(client: "AsyncOpenAI", server: Server) -> list[dict[str, Any]]:
-    """The models that the server lists; none where it has no such list."""
-    import openai
-
-    try:
-        raw = await client.with_options(max_retries=min(1, server.retries)).models.with_raw_response.list()
-        cards = json.loads(raw.content)["data"]
-        return [card for card in cards if isinstance(card["id"], str)]
-    except openai.NotFoundError:
-        return []
-    except openai.APIError as error:
-        fault = _fault(error, server)
-        if isinstance(error, openai.APIConnectionError):
-            raise ApportionError(
-                f"{server.base_url}: no server answers ({fault}); start one, e.g. `vllm serve MODEL`, or say where it is "
-                "with --engine-set base_url=URL"
-            ) from error
-        raise (ApportionError(f"{server.base_url}: {fault}") if isinstance(fault, Unanswered) else fault) from error
-    except (ValueError, LookupError, TypeError) as error:
-        raise UsageError(
-            f"{server.base_url}: what is there does not speak OpenAI's API; the address mostly ends with /v1"
-        ) from error
 
 
 def _chosen(cards: Sequence[dict[str, Any]], served_model: str | None, server: Server) -> dict[str, Any]:
@@ -435,11 +272,11 @@ async def _probed(client: "AsyncOpenAI", server: Server, prompt: str | list[int]
     """One token after the prompt: the whole answer, which can be read."""
 
     def read(content: Any) -> dict[str, Any]:
-        _answer(content)
+        answer_of(content)
         return content
 
     try:
-        return await _asked(client, server, _body(server, Sampling(), prompt, 1), read)
+        return await asked(client, server, _body(server, Sampling(), prompt, 1), read)
     except Unanswered as error:
         raise ApportionError(f"{server.base_url}: {error}") from error
 

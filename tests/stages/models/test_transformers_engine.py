@@ -13,16 +13,9 @@ from apportion.stages.models import _prefixes, transformers_engine
 from apportion.stages.models._draw import draw
 from apportion.stages.models._stop import StopTexts
 from apportion.stages.models.engine import Completion, Request, Sampling
-from apportion.stages.models.policy import Policy, load_policy, render_prompt
+from apportion.stages.models.policy import Policy, load_policy
 from apportion.stages.models.tiny.blank import blank_model
 from apportion.stages.models.transformers_engine import TransformersEngine
-
-EXPRESSIONS = ("7+2*5", "7+2*5-3*4+2*2", "20+3*4-2*5", "9+4*4-2*3+5*5-2*2")
-
-
-@pytest.fixture(scope="module")
-def policy() -> Policy:
-    return load_policy("builtin:tiny", device="cpu", dtype="float32", shared=False)
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +24,6 @@ def exact_policy() -> Policy:
     policy = load_policy("builtin:tiny", device="cpu", dtype="float32", shared=False)
     policy.model.double()
     return policy
-
-
-@pytest.fixture(scope="module")
-def prefixes(policy: Policy) -> list[list[int]]:
-    """Four prompts of four lengths, so that a batch of them is padded."""
-    found = [render_prompt(policy.tokenizer, [{"role": "user", "content": text}]) for text in EXPRESSIONS]
-    assert len({len(prefix) for prefix in found}) == 4
-    return found
 
 
 def requests_of(prefixes: list[list[int]], samples: int) -> list[Request]:

@@ -14,7 +14,7 @@ import torch
 from apportion.formats.errors import ApportionError, UsageError
 from apportion.stages.models import open_engine
 from apportion.stages.models.engine import Completion, Floats, Request, Sampling
-from apportion.stages.models.policy import ModelSource, Policy, load_policy, render_prompt
+from apportion.stages.models.policy import ModelSource, Policy, load_policy
 from apportion.stages.models.transformers_engine import TransformersEngine
 from apportion.stages.models.vllm_engine import VllmEngine, close_loaded
 from safetensors.torch import save_file
@@ -22,14 +22,8 @@ from typer.testing import Result
 
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vllm is not installed")
 pytestmark = pytest.mark.vllm
-EXPRESSIONS = ("7+2*5", "7+2*5-3*4+2*2", "20+3*4-2*5", "9+4*4-2*3+5*5-2*2")
 SOURCE = ModelSource("builtin:tiny", "cpu", "float32")
 CACHE = {"kv_cache_gib": 0.25}
-
-
-@pytest.fixture(scope="module")
-def policy() -> Policy:
-    return load_policy("builtin:tiny", device="cpu", dtype="float32", shared=False)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,11 +38,6 @@ def engine() -> VllmEngine:
     found = open_engine("vllm", SOURCE, options=CACHE)
     assert isinstance(found, VllmEngine)
     return found
-
-
-@pytest.fixture(scope="module")
-def prefixes(policy: Policy) -> list[list[int]]:
-    return [render_prompt(policy.tokenizer, [{"role": "user", "content": text}]) for text in EXPRESSIONS]
 
 
 def requests_of(prefixes: list[list[int]], samples: int) -> list[Request]:

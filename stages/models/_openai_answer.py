@@ -1,0 +1,87 @@
+"""What a server that speaks OpenAI's completions API answers, taken apart."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .engine import Alternatives
+
+LOWEST = -9999.0  # what vLLM says for -inf, which JSON does not have
+TOKEN_ID = "token_id:"  # how vLLM writes a token when it is told to
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One choice of the server's, taken apart. None: it did not say.
+
+    logprobs: [T] of the tokens; top: at each place, the most likely tokens' ids and log-probabilities.
+    stop_reason: what ended it, where that is known: a stop text or a token id. cached_tokens: of the prompt, those that
+    the server did not compute.
+    """
+
+    text: str
+    finish_reason: str
+    stop_reason: str | int | None
+    ids: list[int] | None
+    logprobs: list[float] | None
+    top: list[dict[int, float]] | None
+    cached_tokens: int | None = None
+
+
+def answer_of(content: Any) -> Answer:
+    """The first choice. Raises ValueError, LookupError, TypeError or AttributeError for what is none."""
+    choice = content["choices"][0]
+    tokens, logprobs, top = _per_token(choice.get("logprobs") or {})
+    ids = choice.get("token_ids")
+    ids = tokens if ids is None else [int(token) for token in ids]
+    if ids is not None and logprobs is not None and len(ids) != len(logprobs):
+        raise ValueError(f"{len(ids)} token ids but {len(logprobs)} log-probabilities")
+    if not all(map(math.isfinite, logprobs or ())):
+        raise ValueError("a log-probability that is no finite number")
+    reason = choice.get("stop_reason", choice.get("matched_stop"))
+    cached = ((content.get("usage") or {}).get("prompt_tokens_details") or {}).get("cached_tokens")
+    return Answer(
+        text=str(choice.get("text") or ""),
+        finish_reason=str(choice.get("finish_reason")),
+        stop_reason=reason if isinstance(reason, str | int) else None,
+        ids=ids, logprobs=logprobs, top=top, cached_tokens=None if cached is None else int(cached),
+    )  # fmt: skip
+
+
+def _per_token(
+    said: Mapping[str, Any],
+) -> tuple[list[int] | None, list[float] | None, list[dict[int, float]] | None]:
+    """Ids, log-probabilities and most likely tokens, in OpenAI's form or in llama.cpp's. None for what is not there."""
+    if "content" in said:
+        places = said["content"]
+        if not all("id" in place and "logprob" in place for place in places):
+            return None, None, None
+        top = [{int(each["id"]): float(each["logprob"]) for each in place.get("top_logprobs", ())} for place in places]
+        return [int(place["id"]) for place in places], [float(place["logprob"]) for place in places], top
+    values = said.get("token_logprobs")
+    logprobs = None if values is None else [float(value) for value in values]
+    tokens = said.get("tokens")
+    if not tokens or not all(token.startswith(TOKEN_ID) for token in tokens):
+        return None, logprobs, None
+    top = said.get("top_logprobs")
+    if top is not None:
+        top = [{_id(token): float(value) for token, value in (place or {}).items()} for place in top]
+    return [_id(token) for token in tokens], logprobs, top
+
+
+def _id(token: str) -> int:
+    return int(token.removeprefix(TOKEN_ID))
+
+
+def alternatives_of(top: Sequence[Mapping[int, float]], count: int) -> Alternatives:
+    ids = np.full((len(top), count), -1, np.int32)
+    logprobs = np.full((len(top), count), -np.inf, np.float32)
+    for place, likely in enumerate(top):
+        ordered = sorted(likely.items(), key=lambda each: (-each[1], each[0]))[:count]
+        ordered = [each for each in ordered if each[1] > LOWEST]
+        ids[place, : len(ordered)] = [token for token, _ in ordered]
+        logprobs[place, : len(ordered)] = [value for _, value in ordered]
+    return Alternatives(ids, logprobs)

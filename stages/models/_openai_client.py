@@ -1,0 +1,116 @@
+"""Asking a server that speaks OpenAI's API, again where it fails."""
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ...formats.errors import ApportionError, UsageError
+
+if TYPE_CHECKING:
+    from openai import APIError, AsyncOpenAI
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds before an answer that could not be read is asked for again
+CONNECT_S = 10.0
+
+_Read = TypeVar("_Read")
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where it is and how it is asked. extras: it knows more parameters than OpenAI's own."""
+
+    base_url: str
+    model: str = ""
+    api_key: str = "none"
+    timeout_s: float = 600.0
+    retries: int = 6
+    extras: bool = True
+
+    def client(self) -> "AsyncOpenAI":
+        from openai import AsyncOpenAI, Timeout
+
+        timeout = Timeout(self.timeout_s, connect=min(self.timeout_s, CONNECT_S))
+        return AsyncOpenAI(base_url=self.base_url, api_key=self.api_key, timeout=timeout, max_retries=self.retries)
+
+
+class Refused(UsageError):
+    """The server will not do what it was asked: asking again does not help."""
+
+
+class Unanswered(Exception):
+    """One request that got no usable answer, all retries used up; the message says what was seen last."""
+
+
+async def models_of(client: "AsyncOpenAI", server: Server) -> list[dict[str, Any]]:
+    """The models that the server lists; none where it has no such list."""
+    import openai
+
+    try:
+        raw = await client.with_options(max_retries=min(1, server.retries)).models.with_raw_response.list()
+        cards = json.loads(raw.content)["data"]
+        return [card for card in cards if isinstance(card["id"], str)]
+    except openai.NotFoundError:
+        return []
+    except openai.APIError as error:
+        fault = _fault(error, server)
+        if isinstance(error, openai.APIConnectionError):
+            raise ApportionError(
+                f"{server.base_url}: no server answers ({fault}); start one, e.g. `vllm serve MODEL`, or say where it is "
+                "with --engine-set base_url=URL"
+            ) from error
+        raise (ApportionError(f"{server.base_url}: {fault}") if isinstance(fault, Unanswered) else fault) from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise UsageError(
+            f"{server.base_url}: what is there does not speak OpenAI's API; the address mostly ends with /v1"
+        ) from error
+
+
+async def asked(client: "AsyncOpenAI", server: Server, body: Mapping[str, Any], read: Callable[[Any], _Read]) -> _Read:
+    """What `read` makes of the answer. Unanswered when the retries are used up, UsageError for what is refused.
+
+    The client asks again after 408, 409, 429, 5xx, timeouts and lost connections, and waits as long as Retry-After says;
+    an answer that `read` can make nothing of (it raises what a wrong shape does) is asked for again here.
+    """
+    import openai
+
+    left, wait = server.retries, FIRST_WAIT
+    while True:
+        try:
+            raw = await client.with_options(max_retries=left).completions.with_raw_response.create(**body)
+        except openai.APIError as error:
+            raise _fault(error, server) from error
+        left -= raw.retries_taken
+        try:
+            return read(json.loads(raw.content))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            if left <= 0:
+                raise Unanswered(f"an answer that cannot be read: {error}") from error
+        left -= 1
+        await asyncio.sleep(wait * random.uniform(0.75, 1.0))
+        wait = min(2 * wait, LONGEST_WAIT)
+
+
+def _fault(error: "APIError", server: Server) -> Exception:
+    """What the user is told."""
+    import openai
+
+    if isinstance(error, openai.APITimeoutError):
+        return Unanswered(f"no answer in {server.timeout_s:g} s")
+    if not isinstance(error, openai.APIStatusError):
+        return Unanswered(f"{_line(error.__cause__ or error)}")
+    status, body = error.status_code, error.body
+    said = body.get("message") if isinstance(body, dict) else None
+    seen = f"HTTP {status}: {_line(said or error)}"
+    if status in (408, 409, 429) or status >= 500:
+        return Unanswered(seen)
+    remedy = ""
+    if status in (401, 403):
+        remedy = "; name the environment variable that holds the key with --engine-set api_key_env=NAME"
+    return Refused(f"{server.base_url}: the server refuses a request, {seen}{remedy}")
+
+
+def _line(words: object) -> str:
+    return " ".join(str(words).split())[:300] or type(words).__name__
