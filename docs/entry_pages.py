@@ -3,17 +3,29 @@
 python docs/regenerate.py
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apportion.stages.registry import options_of
 from apportion.stages.remember._memory import MEMORIES
 from apportion.stages.sample._strategy import CONTINUES, STRATEGIES
 from apportion.stages.score._scorer import SCORERS
-from method_pages import MADE_BY, README, ROOT, cell, explained, flat, formula_and_prose, numbered, sections, sentence
+from pages import (
+    MADE_BY,
+    README,
+    ROOT,
+    cell,
+    flat,
+    formula_and_prose,
+    numbered,
+    of_this_repository,
+    options_table,
+    sections,
+    sentence,
+    with_table,
+    write,
+)
 
 
 @dataclass(frozen=True)
@@ -29,13 +41,8 @@ class Kind:
     def pages(self) -> Path:
         return ROOT / "docs" / self.plural
 
-    @property
-    def markers(self) -> tuple[str, str]:
-        return f"<!-- {self.plural}: python docs/regenerate.py -->", f"<!-- end of {self.plural} -->"
-
     def entries(self) -> list[Any]:
-        """Those of this repository, without those of installed plugins."""
-        return [entry for entry in self.registry if entry.function.__module__.startswith("apportion.stages.")]
+        return of_this_repository(self.registry)
 
 
 KINDS = (
@@ -44,22 +51,6 @@ KINDS = (
     Kind("memories", MEMORIES, "apportion remember IN --what {name} --earlier MEMORY -o OUT", "stages/remember"),
 )
 NEEDS = {CONTINUES: "`--from FILE`: it continues rollouts", "task.demonstrate": "a task that writes worked solutions"}
-
-
-def options(entry: Any) -> str:
-    """The table of its options."""
-    says = explained(entry)
-    rows = []
-    for name, parameter in options_of(entry.function).items():
-        kind = str(parameter.annotation)
-        if kind.startswith("typing.Literal["):
-            kind = " \\| ".join(f"`{value}`" for value in re.findall(r"'([^']*)'", kind))
-        else:
-            kind = parameter.annotation.__name__ if kind.startswith("<class") else re.sub(r"(\w+\.)+", "", kind)
-            kind = kind.replace("|", "\\|")
-        default = "needed" if parameter.default is parameter.empty else f"`{parameter.default}`"
-        rows.append(f"| `{name}` | {kind} | {default} | {cell(says.get(name, ''))} |")
-    return "\n".join(["| `--set` | values | default | meaning |", "|---|---|---|---|", *rows]) if rows else "None."
 
 
 def page(kind: Kind, entry: Any) -> str:
@@ -79,7 +70,7 @@ def page(kind: Kind, entry: Any) -> str:
         formula_and_prose(parts[""]),
         *(["## What it needs", "\n".join(needs)] if needs else []),
         "## Options",
-        options(entry),
+        options_table(entry),
         *(["## What it gives", flat(parts["Returns"])] if "Returns" in parts else []),
         *([f"Refused: {flat(parts['Raises'])}"] if "Raises" in parts else []),
         *(["## Where it departs from its source", numbered(parts["Departures"])] if "Departures" in parts else []),
@@ -98,34 +89,18 @@ def table(kind: Kind, link: str) -> str:
     return "\n".join(["| name | what it does | source |", "|---|---|---|", *rows])
 
 
-def with_tables(readme: str) -> str:
-    """README.md with the tables between their comments made again."""
-    for kind in KINDS:
-        begin, end = kind.markers
-        before, found, rest = readme.partition(begin)
-        _, ended, after = rest.partition(end)
-        if not found or not ended:
-            raise SystemExit(f"README.md: needed are the lines {begin} and {end}")
-        readme = f"{before}{begin}\n\n{table(kind, f'docs/{kind.plural}/')}\n\n{end}{after}"
-    return readme
-
-
 def expected() -> dict[Path, str]:
     """Every page and its text."""
     pages = {kind.pages / f"{entry.name}.md": page(kind, entry) for kind in KINDS for entry in kind.entries()}
-    return {**pages, README: with_tables(README.read_text(encoding="utf-8"))}
+    readme = README.read_text(encoding="utf-8")
+    for kind in KINDS:
+        readme = with_table(readme, kind.plural, table(kind, f"docs/{kind.plural}/"))
+    return {**pages, README: readme}
 
 
 def regenerate() -> None:
-    """Write them, and remove the pages of what is gone."""
-    pages = expected()
-    for kind in KINDS:
-        kind.pages.mkdir(exist_ok=True)
-        for path in kind.pages.glob("*.md"):
-            if path not in pages:
-                path.unlink()
-    for path, text in pages.items():
-        path.write_text(text, encoding="utf-8")
+    """Write them."""
+    write(expected(), [kind.pages for kind in KINDS])
 
 
 if __name__ == "__main__":

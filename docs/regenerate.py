@@ -1,7 +1,7 @@
 """Write again what docs take from the code: python docs/regenerate.py
 
-The tables of docs/format.md; the pages of docs/methods/ (method_pages.py), docs/strategies/ and docs/scorers/
-(entry_pages.py), and README's tables of them.
+The tables of docs/format.md; the pages of docs/methods/ (method_pages.py), docs/strategies/, docs/scorers/ and docs/memories/
+(entry_pages.py), and README's tables of them. What their pages have in common is in pages.py.
 """
 
 import re

@@ -1,0 +1,146 @@
+"""What the pages of methods and of other registered functions have in common: how a docstring becomes Markdown.
+
+Used by method_pages.py and entry_pages.py.
+"""
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from apportion.stages.driver import PRODUCED_BY
+from apportion.stages.registry import options_of
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+MADE_BY = {
+    **PRODUCED_BY,
+    "step.state": "run `apportion score IN --with states -o OUT` first, or an environment brings it",
+    "step.start": "run `apportion score IN --with steps -o OUT` first",
+    "purpose": "`apportion sample` with a strategy that probes; `apportion list strategies`",
+}
+_SECTION = re.compile(r"^(Args|Returns|Raises|Departures|Bias|Cost):[ ]*", re.MULTILINE)
+
+
+def of_this_repository(registry: Iterable[Any]) -> list[Any]:
+    """The entries that no installed plugin brought."""
+    return [entry for entry in registry if entry.function.__module__.startswith("apportion.stages.")]
+
+
+# Docstrings
+
+
+def sections(entry: Any) -> dict[str, str]:
+    """The docstring in parts: "" is all before the first heading; Example is what follows `>>>`."""
+    text = inspect.getdoc(entry.function) or ""
+    text, arrow, example = text.partition(">>> ")
+    parts = _SECTION.split(text)
+    found = {"": parts[0].strip(), **{name: body.strip() for name, body in zip(parts[1::2], parts[2::2], strict=True)}}
+    return {**found, "Example": arrow + example.strip()} if example else found
+
+
+def explained(entry: Any) -> dict[str, str]:
+    """What `Args:` says of each parameter, on one line each."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in sections(entry).get("Args", "").splitlines():
+        begun = re.match(r"^ {0,4}(\w+): (.*)", line)
+        if begun:
+            name = begun[1]
+            found[name] = begun[2]
+        elif name:
+            found[name] += f" {line.strip()}"
+    return found
+
+
+def formula_and_prose(text: str) -> str:
+    """Indented blocks as code blocks, the summary line left out."""
+    blocks = re.split(r"\n\s*\n", text.partition("\n")[2].strip("\n"))
+    out = []
+    for block in blocks:
+        if block.startswith("    "):
+            out.append("```text\n" + inspect.cleandoc("\n" + block) + "\n```")
+        elif block.strip():
+            out.append(block.strip())
+    return "\n\n".join(out)
+
+
+# Markdown
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def sentence(text: str) -> str:
+    """On one line, with a capital and a full stop."""
+    text = flat(text)
+    return f"{text[:1].upper()}{text[1:].removesuffix('.')}." if text else ""
+
+
+def cell(text: str) -> str:
+    return flat(text).replace("|", "\\|")
+
+
+def numbered(text: str) -> str:
+    """`1. … 2. …` as a list; anything else as a paragraph."""
+    text = flat(text)
+    parts = re.split(r"(?:^|(?<= ))\d+\. ", text)
+    return sentence(text) if len(parts) == 1 else "\n".join(f"- {sentence(part)}" for part in parts if part.strip())
+
+
+def values_of(hint: Any) -> str:
+    """The values an annotation allows, as a table's cell.
+
+    >>> values_of(Literal["1/N"] | float)
+    '`1/N` \\\\| float'
+    """
+    if get_origin(hint) is Literal:
+        return " \\| ".join(f"`{value}`" for value in get_args(hint))
+    if get_origin(hint) in (Union, UnionType):
+        return " \\| ".join(values_of(each) for each in get_args(hint))
+    if hint is NoneType:
+        return "None"
+    return re.sub(r"(\w+\.)+", "", str(hint)) if get_args(hint) else hint.__name__
+
+
+def options_table(entry: Any) -> str:
+    """The table of its options."""
+    says = explained(entry)
+    rows = [
+        f"| `{name}` | {values_of(option.annotation)} "
+        f"| {'needed' if option.default is option.empty else f'`{option.default}`'} | {cell(says.get(name, ''))} |"
+        for name, option in options_of(entry.function).items()
+    ]
+    return "\n".join(["| `--set` | values | default | meaning |", "|---|---|---|---|", *rows]) if rows else "None."
+
+
+# Files
+
+
+def markers(plural: str) -> tuple[str, str]:
+    """The comments between which README has its table of these."""
+    return f"<!-- {plural}: python docs/regenerate.py -->", f"<!-- end of {plural} -->"
+
+
+def with_table(readme: str, plural: str, table: str) -> str:
+    """README.md with what is between its two comments made again."""
+    begin, end = markers(plural)
+    before, begun, rest = readme.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not begun or not ended:
+        raise SystemExit(f"README.md: needed are the lines {begin} and {end}")
+    return f"{before}{begin}\n\n{table}\n\n{end}{after}"
+
+
+def write(pages: Mapping[Path, str], folders: Iterable[Path]) -> None:
+    """Write them, and remove from the folders the pages of what is gone."""
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        for path in folder.glob("*.md"):
+            if path not in pages:
+                path.unlink()
+    for path, text in pages.items():
+        path.write_text(text, encoding="utf-8")
