@@ -64,6 +64,12 @@ class Chat:
             return Action(shown)
         return self.format.read(self._tokenizer.decode(said, skip_special_tokens=False), shown)
 
+    def is_closed(self, turn: Sequence[int], after: Sequence[int]) -> bool:
+        """Whether the policy ended a turn itself, by what stands after it in a rollout."""
+        if self._closing:
+            return list(after[: len(self._closing)]) != self._closing
+        return bool(turn) and turn[-1] == self._tokenizer.eos_token_id
+
     def _render_added(self, observation: str) -> list[int]:
         if not self._templated:
             return self._tokenizer(f"\n{observation}\n", add_special_tokens=False)["input_ids"]

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
-from ..environments import Environment, EnvironmentTask, Outcome
+from ..environments import Action, Environment, EnvironmentTask, Outcome
 from ..environments.chat import Chat
 from ..models.engine import Completion, Request
 from ..progress import progress
@@ -76,6 +76,10 @@ class Rollout:
             self.finish = "error"
             self.error = " ".join(f"{type(error).__name__}: {error}".split())[:500]
             return None
+
+    def act(self, action: Action) -> Outcome | None:
+        """What the environment makes of a turn; None, and the rollout is over, where it raises or answers nonsense."""
+        return self.guarded(lambda: _checked(self.world.step(action)))
 
     @property
     def completion(self) -> Completion:
@@ -181,8 +185,7 @@ class Play:
             rollout.turn(start, state, CUT)
             rollout.finish = "length"
             return
-        action = self._chat.action(rollout.ids[start:], closed=closed)
-        outcome = rollout.guarded(lambda: _checked(rollout.world.step(action)))
+        outcome = rollout.act(self._chat.action(rollout.ids[start:], closed=closed))
         rollout.turn(start, state, outcome or CUT)
         if outcome is None:
             return

@@ -54,13 +54,15 @@ def problems_of(file: RolloutFile, spec: str, options: Mapping[str, Any] | None)
     return task or open_task(spec, options), problems
 
 
-def own_rows(batch: Rollouts, who: str, *, without: Collection[str], needs: str | None = None) -> Array:
+def own_rows(
+    batch: Rollouts, who: str, *, without: Collection[str], needs: str | None = None, played: bool = False
+) -> Array:
     """[M] the rows a strategy looks at: rollouts to train on, not flagged `without`, and the policy's own.
 
-    needs: a column in which they have a value. DataError where they have none, or an environment wrote a part.
+    needs: a column in which they have a value. played: an environment may have written a part. DataError otherwise.
     """
     own = batch.for_training & ~np.any([batch.flagged(flag) for flag in without], axis=0)
-    foreign = own & batch.tokens.any(~batch.mask)
+    foreign = own & batch.tokens.any(~batch.mask) & (not played)
     if foreign.any():
         row = int(np.flatnonzero(foreign)[0])
         raise DataError(

@@ -1,27 +1,31 @@
 """Vine: fresh continuations from states of rollouts that exist, to estimate what the states are worth."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from ...formats.errors import UsageError
 from ...formats.rollouts import Rollouts
 from ...formats.schema import ERROR
 from ...formats.segments import Array, Segments
 from ..assign_credit._cuts import cut_points
 from ..driver import require
+from ..environments import EnvironmentTask, is_played
 from ..models.engine import Request
 from ..options import at_least_one
 from ..progress import progress
+from ..tasks import Problem
 from ..tree_build.prefixes import prefix_keys
+from ._replay import Replay, columns_after
 from ._rows import derived_seed, sampled_columns
 from ._source import ADDED, own_rows, with_rows
 from ._strategy import CONTINUES, SamplingContext, strategy
 
 
-@strategy(source="arXiv:2410.01679; cuts of arXiv:2505.23564", needs=(CONTINUES,))
+@strategy(source="arXiv:2410.01679; cuts of arXiv:2505.23564", needs=(CONTINUES,), turns=True)
 def vine(
     context: SamplingContext,
     *,
@@ -40,6 +44,9 @@ def vine(
     log-probability is 0. --max-tokens bounds the whole response. Equal prefixes of a group are one state and are
     continued once, through the first rollout that has it; evals and earlier probes are not continued. -n is not used.
 
+    In an environment a state is where a turn begins: the world is begun again as it was, told what the policy said, and
+    played on. Its later chance is the parent's, and rewards are the environment's.
+
     Args:
         k: continuations of a state.
         at: "steps", where each step of the step ruler starts (`score --with steps`), or "unlikely", the cuts of
@@ -56,25 +63,39 @@ def vine(
     at_least_one(
         "vine", k=k, every=every, max_states=1 if max_states is None else max_states, rows_at_once=rows_at_once
     )
+    task = context.task if is_played(context.task) else None
+    if task is not None and at != "steps":
+        raise UsageError(f"option 'at' of strategy 'vine': {at!r}, but an environment is left between turns only")
     require(file, ("step.start", "step.end") if at == "steps" else ("token.logprob",), "vine")
+    remaining = iter(context.problems)
     with progress(file.num_rows, "vine, rollouts") as advance:
         for batch in context.batches():
-            rows, forks = _states(batch, at=at, every=every, max_states=max_states, below=below)
+            problems = [next(remaining) for _ in range(len(batch.groups))]
+            rows, forks = _states(
+                batch, at=at, every=every, max_states=max_states, below=below, played=task is not None
+            )
             rows, forks = _distinct(
                 batch, rows[forks < context.sampling.max_tokens], forks[forks < context.sampling.max_tokens]
             )
             for start, stop in _parts(batch, rows, rows_at_once // k):
                 chosen = (rows >= start) & (rows < stop)
                 part = batch.slice(start, stop).with_missing(*ADDED)
-                yield _continued(context, part, rows[chosen] - start, forks[chosen], k)
+                if task is None:
+                    yield _continued(context, part, rows[chosen] - start, forks[chosen], k)
+                else:
+                    own = [problems[group] for group in batch.groups.ids[rows[chosen]].tolist()]
+                    yield _played_on(context, task, part, rows[chosen] - start, forks[chosen], k, own)
                 advance(stop - start)
 
 
-def _states(batch: Rollouts, *, at: str, every: int, max_states: int | None, below: float) -> tuple[Array, Array]:
-    """(rows [S], forks [S]) the states to continue. DataError for a rollout an environment took part in."""
+def _states(
+    batch: Rollouts, *, at: str, every: int, max_states: int | None, below: float, played: bool
+) -> tuple[Array, Array]:
+    """(rows [S], forks [S]) the states to continue. DataError for a rollout that some other thing than the policy, or the
+    environment that is `played`, took part in."""
     needs = "step.start" if at == "steps" else "token.logprob"
     own = np.zeros(len(batch), bool)
-    own[own_rows(batch, "vine", without=(ERROR,), needs=needs)] = True
+    own[own_rows(batch, "vine", without=(ERROR,), needs=needs, played=played)] = True
     if at == "steps":
         starts = batch.ragged("step.start")
         rows, forks = starts.segments.ids, starts.values.astype(np.int64)
@@ -115,33 +136,60 @@ def _parts(batch: Rollouts, rows: Array, states: int) -> Iterator[tuple[int, int
 
 
 def _continued(context: SamplingContext, part: Rollouts, rows: Array, forks: Array, k: int) -> Rollouts:
+    """The part with k probes of every state."""
     ids, prompts = part.token_ids, part.ragged("prompt_ids")
-    names = part.strings("rollout_id")
+    seeds = _seeds(context, part, rows, forks, k)
     prefixes = [ids[row][:fork].tolist() for row, fork in zip(rows.tolist(), forks.tolist(), strict=True)]
     requests = [
-        Request(
-            prefix_ids=[*prompts[row].tolist(), *prefix],
-            seeds=[derived_seed(context.seed, context.round, names[row], len(prefix), index) for index in range(k)],
-            max_tokens=context.sampling.max_tokens - len(prefix),
-        )
-        for row, prefix in zip(rows.tolist(), prefixes, strict=True)
+        Request([*prompts[row].tolist(), *prefix], each, context.sampling.max_tokens - len(prefix))
+        for row, prefix, each in zip(rows.tolist(), prefixes, seeds, strict=True)
     ]
     completions = context.engine.generate(requests, context.sampling) if requests else []
     columns = sampled_columns(
         context,
         [prefix for prefix in prefixes for _ in range(k)],
         [completion for each in completions for completion in each],
-        [seed for request in requests for seed in request.seeds],
+        [seed for each in seeds for seed in each],
         purpose="probe",
     )
+    return _with_probes(context, part, rows, forks, k, columns)
+
+
+def _played_on(
+    context: SamplingContext, task: EnvironmentTask, part: Rollouts, rows: Array, forks: Array, k: int,
+    problems: Sequence[Problem],
+) -> Rollouts:  # fmt: skip
+    """The same in an environment. problems: [S] the states'."""
+    prompts = part.ragged("prompt_ids")
+    seeds = [seed for each in _seeds(context, part, rows, forks, k) for seed in each]
+    parents, places = np.repeat(rows, k).tolist(), np.repeat(forks, k).tolist()
+    played = Replay(context, task, part).played_on(
+        parents, places, seeds, [problem for problem in problems for _ in range(k)],
+        [prompts[row].tolist() for row in parents],
+    )  # fmt: skip
+    return _with_probes(context, part, rows, forks, k, columns_after(context, played, places, purpose="probe"))
+
+
+def _seeds(context: SamplingContext, part: Rollouts, rows: Array, forks: Array, k: int) -> list[list[int]]:
+    names = part.strings("rollout_id")
+    return [
+        [derived_seed(context.seed, context.round, names[row], fork, index) for index in range(k)]
+        for row, fork in zip(rows.tolist(), forks.tolist(), strict=True)
+    ]
+
+
+def _with_probes(
+    context: SamplingContext, part: Rollouts, rows: Array, forks: Array, k: int, columns: Mapping[str, Any]
+) -> Rollouts:
+    names = part.strings("rollout_id")
     made_names = [
         f"{names[row]}/{fork}@{context.salt}/{index}"
         for row, fork in zip(rows.tolist(), forks.tolist(), strict=True)
         for index in range(k)
     ]
-    columns |= {
+    told = {
         "rollout_id": pa.array(made_names, pa.string()),
         "parent_id": pa.array([names[row] for row in rows.tolist() for _ in range(k)], pa.string()),
         "fork": pa.array(np.repeat(forks, k), pa.int32()),
     }
-    return with_rows(part, np.repeat(rows, k), columns)
+    return with_rows(part, np.repeat(rows, k), {**columns, **told})

@@ -1,0 +1,109 @@
+"""Rollouts of --from that an environment took part in, played on from one of their turns."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...formats.errors import DataError
+from ...formats.rollouts import Rollouts
+from ...formats.segments import Array
+from ..environments import EnvironmentTask
+from ..environments.chat import Chat
+from ..models.engine import Completion
+from ..tasks import Problem
+from ._interact import Play, Rollout, columns_of
+from ._rows import sampled_columns
+from ._strategy import SamplingContext
+
+NEEDS = ("environment_seed", "step.start", "step.end")
+
+
+class Replay:
+    """Brings the worlds of a batch's rollouts back to where one of their turns begins, and plays on.
+
+    A world begins as it did and is told again what the policy said. It has to answer what stands in the rollout, token by
+    token; what it draws by chance later on is what it would have drawn then.
+    """
+
+    def __init__(self, context: SamplingContext, task: EnvironmentTask, batch: Rollouts):
+        for path in NEEDS:
+            if path not in batch:
+                raise DataError(f"no column {path!r}, without which an environment cannot be brought back; sample anew")
+        self._context, self._task, self._batch = context, task, batch
+        self._chat = Chat(context.tokenizer, task.role, task.tools)
+        self._begun = batch.arrow("environment_seed").to_pylist()
+        self._starts, self._ends, self._mask = (batch.ragged(path) for path in ("step.start", "step.end", "token.mask"))
+        self._signals = {
+            name: batch.ragged(path) if path in batch else None
+            for name, path in (("logprobs", "token.logprob"), ("raw", "token.raw_logprob"))
+        }
+
+    def played_on(
+        self, rows: Sequence[int], forks: Sequence[int], seeds: Sequence[int], problems: Sequence[Problem],
+        prompts: Sequence[Sequence[int]],
+    ) -> list[Rollout]:  # fmt: skip
+        """[M] each row's rollout up to its token `fork`, where a turn begins, and from there on as the policy plays it now.
+
+        problems, prompts: [M] the row's problem, and what the policy reads before the response. DataError where an
+        environment answers otherwise than it did.
+        """
+        found = [
+            self._at(row, fork, place, seed, problem)
+            for place, (row, fork, seed, problem) in enumerate(zip(rows, forks, seeds, problems, strict=True))
+        ]
+        Play(self._context, self._task, self._chat, prompts, found).play(lambda _: None)
+        return found
+
+    def _at(self, row: int, fork: int, place: int, seed: int, problem: Problem) -> Rollout:
+        begun = self._begun[row]
+        if begun is None:
+            raise DataError(f"row {row}, column 'environment_seed': missing; sample the rollout anew")
+        ids = self._batch.token_ids[row].tolist()
+        starts, ends = self._starts[row].tolist(), self._ends[row].tolist()
+        if fork not in starts:
+            raise DataError(f"row {row}: no turn begins at token {fork}, and an environment is left between turns only")
+        found = Rollout(place, seed, self._task.environment(problem), int(begun))
+        found.reset()
+        for turn in range(starts.index(fork)):
+            said, answered = ids[starts[turn] : ends[turn]], ids[ends[turn] : starts[turn + 1]]
+            closed = self._chat.is_closed(said, answered)
+            outcome = found.act(self._chat.action(said, closed=closed))
+            seen = [] if outcome is None else self._chat.added(outcome.observation, closed=True)
+            if outcome is None or outcome.done or answered[len(answered) - len(seen) :] != seen:
+                why = found.error or "it answers otherwise than in the file"
+                raise DataError(f"row {row}: its environment cannot be brought back to turn {turn + 1} ({why})")
+            found.ids = ids[: ends[turn]]
+            found.turn(starts[turn], found.state, outcome)
+            found.state = outcome.state
+        found.ids, found.mask = ids[:fork], self._mask[row][:fork].tolist()
+        for name, signal in self._signals.items():
+            known = signal is not None and (signal.present is None or signal.present[row])
+            setattr(found, name, signal[row][:fork].tolist() if signal is not None and known else None)
+        return found
+
+
+def columns_after(
+    context: SamplingContext,
+    played: Sequence[Rollout],
+    forks: Sequence[int],
+    *,
+    purpose: str,
+    flags: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """{path: [M]} of rollouts that were played on: the mask is false before the fork, where log-probabilities are 0."""
+    made: list[Completion] = []
+    for rollout, fork in zip(played, forks, strict=True):
+        whole = rollout.completion
+        logprobs, raw = (None if each is None else each[fork:] for each in (whole.logprobs, whole.raw_logprobs))
+        made.append(Completion(whole.ids[fork:], logprobs, whole.finish_reason, raw, error=whole.error))
+    prefixes = [rollout.ids[:fork] for rollout, fork in zip(played, forks, strict=True)]
+    columns: dict[str, Any] = sampled_columns(
+        context, prefixes, made, [rollout.seed for rollout in played], purpose=purpose, flags=flags
+    )
+    later = {path: values for path, values in columns_of(played).items() if path != "token.mask"}
+    mask: list[Array] = [
+        np.array(rollout.mask, bool) & (np.arange(len(rollout.ids)) >= fork)
+        for rollout, fork in zip(played, forks, strict=True)
+    ]
+    return columns | later | {"token.mask": [each.tolist() for each in mask]}
