@@ -24,6 +24,7 @@ from apportion.formats.rollouts import Rollouts
 from apportion.formats.segments import Array, Segments
 from apportion.stages.assign_credit import assign_credit
 from apportion.stages.assign_credit._method import METHODS
+from apportion.stages.diff.agreement import ranks
 
 
 def rollouts(folder: Path, model: str, prompts: int, n: int) -> Path:
@@ -95,12 +96,6 @@ def credit_of(source: Path, method: str, out: Path) -> Array:
     column = rollouts.ragged("token.advantage")
     present = np.ones(len(rollouts), bool) if column.present is None else column.present
     return column.values[rollouts.mask[rollouts.tokens.spread(present)]].astype(np.float64)
-
-
-def ranks(values: Array) -> Array:
-    """[T] rank of each value; equal values share the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
 def main() -> None:
