@@ -42,9 +42,11 @@ class Written:
 
     def render(self) -> None:
         """One line on standard error."""
-        print(
-            f"{self.out}: {self.rollouts:,} rollouts, {self.groups:,} groups, {self.tokens:,} tokens", file=sys.stderr
-        )
+        print(self.line(), file=sys.stderr)
+
+    def line(self) -> str:
+        """What is told of it."""
+        return f"{self.out}: {self.rollouts:,} rollouts, {self.groups:,} groups, {self.tokens:,} tokens"
 
 
 def require(file: RolloutFile, needs: tuple[str, ...], who: str) -> None:

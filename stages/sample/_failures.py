@@ -10,7 +10,7 @@ from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
 from ...formats.schema import ERROR, paths_of
 from ..driver import Written
-from ..models.engine import Completion
+from ..models.engine import Completion, Usage
 
 
 @dataclass
@@ -54,11 +54,11 @@ class Failures:
         if self.failed and self.failed == self.asked:
             raise ApportionError(f"all of {self.asked:,} rollouts failed{self._why}; nothing is written")
 
-    def written(self, out: str, counts: Mapping[str, int]) -> Written:
-        """What the run wrote."""
+    def written(self, out: str, counts: Mapping[str, int], usage: Usage | None = None) -> "Sampled":
+        """What the run wrote, and what its engine did for it."""
         if not self.failed:
-            return Written(out, **counts)
-        return Partly(out, **counts, failed=self.failed, why=self._why)
+            return Sampled(out, **counts, usage=usage)
+        return Partly(out, **counts, usage=usage, failed=self.failed, why=self._why)
 
     @property
     def _why(self) -> str:
@@ -66,7 +66,21 @@ class Failures:
 
 
 @dataclass(frozen=True)
-class Partly(Written):
+class Sampled(Written):
+    """What a run wrote. usage: of its engine, since this command began; None where it does not count, or there is none."""
+
+    usage: Usage | None
+
+    def line(self) -> str:
+        """With the share of the prompts that was not computed, where the engine knows it."""
+        if self.usage is None or self.usage.cached_share is None:
+            return super().line()
+        share, given = self.usage.cached_share, self.usage.prompt_tokens
+        return f"{super().line()}; {share:.0%} of {given:,} prompt tokens from the prefix cache"
+
+
+@dataclass(frozen=True)
+class Partly(Sampled):
     """The same, with some of the rollouts failed."""
 
     failed: int

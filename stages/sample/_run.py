@@ -12,7 +12,7 @@ from ...formats.parquet import STREAM, RolloutFile, check_output, partial_name, 
 from ...formats.provenance import Provenance, Record, digest_of_file
 from ..driver import Written
 from ..models import open_engine
-from ..models.engine import Engine, Sampling
+from ..models.engine import Engine, Sampling, usage_of
 from ..models.policy import ModelSource
 from ..options import as_json, at_least, typed_options
 from ..tasks import Problem, Task, open_task
@@ -128,4 +128,5 @@ def _written(
         raise stopping.stopped(out, counts["groups"])
     if out != STREAM:
         partial_name(out).unlink(missing_ok=True)
-    return context.failures.written(str(out), counts)
+    usage = None if context.opened is None else usage_of(context.opened)
+    return context.failures.written(str(out), counts, usage)
