@@ -13,7 +13,7 @@ from ..models.engine import Completion, Request
 from ..models.policy import render_prompt
 from ..tasks import Problem
 from ._rows import derived_seed, to_rollouts
-from ._steps import generated, joined
+from ._steps import context_length, cut_off, generated, joined
 from ._strategy import SamplingContext
 
 Signal = Callable[[Completion], np.ndarray[Any, Any]]
@@ -49,6 +49,7 @@ class Fork(NamedTuple):
 class Forest:
     """The rollouts of some problems while they are grown: `branches[problem][row]`.
 
+    budgets: by problem, the tokens of a response behind which no other fits, be it for --max-tokens or the context.
     signal: what is kept of every sampled token, given the completion; alternatives: how many it needs (`Sampling`).
     """
 
@@ -63,6 +64,8 @@ class Forest:
         self.context = context
         self.problems = problems
         self.prompts = [render_prompt(context.tokenizer, problem.prompt) for problem in problems]
+        whole = context_length(context)
+        self.budgets = [min(context.sampling.max_tokens, whole - len(prompt)) for prompt in self.prompts]
         self.branches: list[list[Branch]] = [[] for _ in problems]
         self._signal = signal or (lambda completion: np.zeros(len(completion.ids)))
         self._alternatives = alternatives
@@ -128,14 +131,14 @@ class Forest:
         return derived_seed(self.context.seed, self.context.round, problem, row, *begun)
 
     def _add(self, fork: Fork, row: int, seed: int, completion: Completion) -> None:
-        rows = self.branches[fork.problem]
+        rows, budget = self.branches[fork.problem], self.budgets[fork.problem]
         signal = self._signal(completion)
         completion = completion._replace(alternatives=None)
         if fork.row is None:
-            rows.append(Branch(completion, signal, None, 0, seed))
+            rows.append(Branch(cut_off(completion, budget), signal, None, 0, seed))
             return
         origin = rows[fork.row]
-        response = joined(origin.response, fork.at, completion)
+        response = cut_off(joined(origin.response, fork.at, completion), budget)
         signal = np.concatenate((origin.signal[: fork.at], signal))
         if row == fork.row:
             rows[row] = Branch(response, signal, origin.parent, origin.fork, origin.seed)

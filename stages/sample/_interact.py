@@ -1,6 +1,5 @@
 """Rollouts of environment tasks: the policy and an environment take turns, many rollouts at once."""
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from ..models.engine import Completion, Request
 from ..progress import progress
 from ..tasks import Problem
 from ._rows import derived_seed, row_seeds, to_rollouts
+from ._steps import context_length
 from ._strategy import SamplingContext
 
 CUT = Outcome(observation="", valid=False)  # of a turn that was never played
@@ -133,7 +133,7 @@ class Play:
         rows: Sequence[Rollout],
     ):  # fmt: skip
         self._context, self._task, self._chat = context, task, chat
-        self._context_length, self._turn_tokens = _context_length(context), task.turn_tokens
+        self._context_length, self._turn_tokens = context_length(context), task.turn_tokens
         self._prompts, self._rows = prompts, rows
 
     def play(self, advance: Callable[[int], None]) -> None:
@@ -239,14 +239,3 @@ def _checked(outcome: Any) -> Outcome:
     if not math.isfinite(outcome.reward):
         raise ValueError(f"step gave the reward {outcome.reward}")
     return outcome
-
-
-def _context_length(context: SamplingContext) -> float:
-    """Tokens of prompt and response that leave room for one more, as far as can be told before the engine is asked."""
-    known = getattr(context.engine, "context", None)
-    folder = context.source.directory
-    if known is None and folder is not None:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        known = config.get("text_config", config).get("max_position_embeddings")
-    # vLLM keeps the last place for itself where it measures raw log-probabilities.
-    return known - 1 if known else math.inf

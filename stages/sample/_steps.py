@@ -1,5 +1,7 @@
 """Responses made a step at a time: where a step ends, and completions that end with one."""
 
+import json
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -86,14 +88,31 @@ def joined(before: Completion, at: int, after: Completion) -> Completion:
     )
 
 
-def is_over(response: Completion, new: int, asked: int | None, max_tokens: int) -> bool:
-    """Nothing can follow: the response ended by itself, or its budget or the model's context is used up.
+def is_over(response: Completion, new: int, asked: int | None, budget: float) -> bool:
+    """Nothing can follow: the response ended by itself, or its budget is used up.
 
     new, asked: tokens of its last step, and the most that were asked for (None: as many as the budget has left).
     """
     if response.finish_reason == "length":
-        return len(response.ids) >= max_tokens or asked is None or new < asked
+        return len(response.ids) >= budget or asked is None or new < asked
     return response.finish_reason != "stop_text"
+
+
+def context_length(context: SamplingContext) -> float:
+    """Tokens of prompt and response that leave room for one more, as far as can be told before the engine is asked."""
+    known = getattr(context.engine, "context", None)
+    folder = context.source.directory
+    if known is None and folder is not None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        known = config.get("text_config", config).get("max_position_embeddings")
+    # vLLM keeps the last place for itself where it measures raw log-probabilities.
+    return known - 1 if known else math.inf
+
+
+def cut_off(response: Completion, budget: float) -> Completion:
+    """The response; where a step ends it just when its budget is used up, it was cut."""
+    over = response.finish_reason == "stop_text" and len(response.ids) >= budget
+    return response._replace(finish_reason="length") if over else response
 
 
 def step_columns(rows: Sequence[Sequence[Step]]) -> dict[str, Any]:

@@ -53,6 +53,5 @@ def _unfinished(forest: Forest, reached: int, count: int) -> list[Fork]:
         Fork(problem, row, reached, count, extends=True)
         for problem, rows in enumerate(forest.branches)
         for row, each in enumerate(rows)
-        if len(each.response.ids) == reached < forest.context.sampling.max_tokens
-        and each.response.finish_reason == "length"
+        if len(each.response.ids) == reached < forest.budgets[problem] and each.response.finish_reason == "length"
     ]

@@ -21,7 +21,7 @@ from ._forest import Branch, Forest
 from ._judge import asked, question_of, truth_of
 from ._rows import derived_seed
 from ._search_tree import Node, Tree, uct
-from ._steps import ANSWER, STEP, Step, generated, head, is_over, joined, step_columns, step_ends
+from ._steps import ANSWER, STEP, Step, cut_off, generated, head, is_over, joined, step_columns, step_ends
 from ._strategy import SamplingContext, strategy
 
 VERIFY = """\
@@ -212,8 +212,8 @@ class Search:
             for each in completions:
                 if not len(each.ids):
                     continue
-                response = joined(node.response, begun, each)
-                over = is_over(response, len(each.ids), self.step_tokens, budget)
+                response = cut_off(joined(node.response, begun, each), forest.budgets[problem])
+                over = is_over(response, len(each.ids), self.step_tokens, forest.budgets[problem])
                 child = Node(response, node, (*node.ends, len(response.ids)), over=over)
                 node.children.append(child)
                 new.append((problem, child))

@@ -241,7 +241,7 @@ def _grown(
         new = forest.context.tokenizer.decode(response.ids[fork:].tolist(), skip_special_tokens=True)
         ended = response.finish_reason == "stop" or any(text in new for text in answer)
         kinds.append(ANSWER if ended else STEP)
-        over.append(ended or is_over(response, len(response.ids) - fork, length, forest.context.sampling.max_tokens))
+        over.append(ended or is_over(response, len(response.ids) - fork, length, forest.budgets[problem]))
     rewards = judge.rewards(forest, made, over)
     found = {
         place: Step(size(place[0]), len(forest.branches[place[0]][place[1]].response.ids), kind, reward)

@@ -87,3 +87,39 @@ def test_one_that_writes_halves_of_characters(made: Made) -> None:
     rollouts = made(only(half))
     assert set(rollouts.token_ids.values.tolist()) == {half}
     assert set("".join(rollouts.strings("text"))) == {"\ufffd"}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "settings", "rows"),
+    [
+        ("branch_schedule", {"factors": [2, 2], "length": "ROOM"}, 2),
+        ("truncate", {"k": 2, "budget": 3, "step_tokens": "ROOM", "stop": ["zzz"]}, 2),
+        ("mcts", {"rounds": 4, "step_tokens": "ROOM", "stop": ["zzz"], "enough": 0}, 3),
+    ],
+    ids=str,
+)
+def test_one_whose_step_ends_just_where_its_context_does(
+    strategy: str, settings: dict[str, Any], rows: int, tmp_path: Path
+) -> None:
+    """Nothing follows, and nobody asks for it: what is there is cut, as by any other limit."""
+    options: dict[str, Any] = {
+        "prompts": 1,
+        "n": 1,
+        "seed": 3,
+        "device": "cpu",
+        "force": True,
+        "out": tmp_path / "made",
+    }
+    sample(**options, max_tokens=1)
+    room = 512 - len(RolloutFile(tmp_path / "made").read().ragged("prompt_ids")[0])
+    given = {name: room if value == "ROOM" else value for name, value in settings.items()}
+
+    def change(logits: torch.Tensor) -> None:
+        logits[..., TOKENIZER.eos_token_id] = -torch.inf
+
+    with rigged(change):
+        sample(**options, max_tokens=600, strategy=strategy, settings=given)
+    rollouts = RolloutFile(tmp_path / "made").read()
+    assert rollouts.tokens.sizes.tolist() == [room] * rows
+    assert rollouts.flagged("truncated").all()
+    assert not rollouts.flagged("partial").any()
