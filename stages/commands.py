@@ -68,7 +68,7 @@ def commands() -> dict[str, Command]:
     from .catalogue import catalogue
     from .diff import diff
     from .digest import digest
-    from .eval import curve, policy
+    from .eval import curve, policy, refinement
     from .eval import rollouts as eval_rollouts
     from .history import log
     from .inspect import inspect
@@ -95,6 +95,7 @@ def commands() -> dict[str, Command]:
             Command("eval policy", policy),
             Command("eval rollouts", eval_rollouts),
             Command("eval curve", curve),
+            Command("eval refinement", refinement),
             Command("run", run),
             Command("inspect", inspect),
             Command("diff", diff),

@@ -1,12 +1,14 @@
-"""How good is a policy: accuracy and pass@k with confidence intervals, and learning curves."""
+"""How good is a policy: accuracy and pass@k with confidence intervals, learning curves, and what a refiner adds."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from ...formats.errors import DataError
 from ..options import OUT, Flag
 
 if TYPE_CHECKING:
+    from ._refinement import Refinement
     from .curves import Curve
     from .report import Report
 
@@ -119,6 +121,42 @@ def curve(
         write_svg(drawn, out, force=force)
         drawn = replace(drawn, out=str(out))
     return drawn
+
+
+def refinement(
+    rollouts: Annotated[Path, "Scored file of strategy refine, or - for standard input."],
+    *,
+    threshold: Annotated[float, "Reward from which a rollout counts as right."] = 1.0,
+    out: Annotated[Path | None, "Report file (JSON) to write.", OUT] = None,
+    force: Annotated[bool, "Overwrite the output."] = False,
+) -> "Refinement":
+    """What the refiner of `sample --strategy refine` changed, and how well it chose what to accept."""
+    from dataclasses import replace
+
+    from ...formats.files import check_output
+    from ...formats.invariants import missing_paths
+    from ...formats.parquet import RolloutFile
+    from ..driver import require
+    from ._refinement import VERDICT, refinement_of
+
+    if out is not None:
+        check_output(out, force=force)
+    file = RolloutFile(rollouts)
+    if missing_paths(file.schema, (VERDICT, "cut_step", "parent_id", "fork", "flags")):
+        raise DataError(
+            f"{file.path}: no column {VERDICT!r}, which eval refinement needs; "
+            "run `apportion sample --from IN --strategy refine -o OUT` first, and score that"
+        )
+    require(file, ("reward",), "eval refinement")
+    batch = file.read(["rollout_id", "group_id", "parent_id", "fork", "flags", "reward", VERDICT, "cut_step"])
+    try:
+        report = refinement_of(batch, threshold, {"rollouts": str(rollouts)})
+    except DataError as error:
+        raise DataError(f"{file.path}: {error}") from error
+    if out is not None:
+        report.write(out, force=force)
+        report = replace(report, out=str(out))
+    return report
 
 
 def _ks(asked: list[int] | None, most: int) -> list[int]:

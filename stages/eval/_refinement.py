@@ -1,70 +1,160 @@
-"""What a refiner that accepts or cuts adds to a policy, and by which of its skills (Search-R2, arXiv:2602.03647)."""
+"""What a refiner that accepts or cuts responses changed: how often, by how much, and how well it chose (Search-R2).
 
-from dataclasses import dataclass
+The paper (arXiv:2602.03647) splits what a refiner adds, dJ = A_prec + V_inter · S_trim, with covariances over all
+responses of α, the chance to accept one, of π(k|y), the chance of each cut, and of V(y_1:k), what a fresh rest after k
+steps is worth. A file that strategy `refine` wrote has no cut and no fresh rest of a response that was accepted, so A_prec
+and S_trim cannot be had from it; their sum, what the refiner adds, and V_inter can. They are here.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...formats.errors import DataError
+from ...formats.files import check_output, whole_file
+from ...formats.rollouts import Rollouts
+from ...formats.schema import ERROR
 from ...formats.segments import Array
+from .accuracy import Estimate, bootstrap_ratio
+
+REFINED = "refined"  # flag of a row that took the place of one that was cut
+VERDICT = "accept_probability"
+SCORE_IT = "run `apportion score IN --with verify -o OUT`"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Refinement:
-    """Reward units where not said otherwise. improvement = precision + volume · skill, but for `residual`.
+    """Rewards in reward units, shares from 0 to 1, intervals over problems. None: there was nothing to take a mean of.
 
-    skill: S_trim, whether it cuts where a fresh rest is worth more than the rest there was.
-    precision: A_prec, whether it accepts where a cut would cost.
-    volume: V_inter, the share of responses that it cuts.
-    improvement: dJ, what it adds to the expected reward.
-    residual: what the three leave unexplained, volume · Σ_k E[π_k] E[G_k]; 0 where values are exact.
+    judged: responses with a verdict. accepted: of those. replaced: of those, by another; the rest was cut where nothing
+    could follow, and stays. samples: rests by which a cut is valued, one for each replaced response and more where the
+    file has more of the same place. lost: left out, because all the rests failed.
+
+    volume: V_inter, the mean of 1 - α. share: replaced responses of those judged, which differs from volume where a
+    threshold stands between α and the decision. gain: reward of what replaced a response minus its own, over those.
+    before, after: mean reward without and with the refiner. improvement: after - before = share · gain, the paper's dJ.
+    accepted_right, accepted_wrong: the share accepted of right responses and of wrong ones.
     """
 
-    skill: float
-    precision: float
-    volume: float
-    improvement: float
-    residual: float
+    judged: int
+    accepted: int
+    replaced: int
+    samples: int
+    lost: int
+    problems: int
+    threshold: float
+    volume: Estimate
+    share: Estimate
+    gain: Estimate | None
+    before: Estimate
+    after: Estimate
+    improvement: Estimate
+    accepted_right: Estimate | None
+    accepted_wrong: Estimate | None
+    about: Mapping[str, Any]
+    out: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        content = asdict(self)
+        content.pop("out")
+        return content
+
+    def write(self, path: Path, *, force: bool) -> None:
+        check_output(path, force=force)
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n")
+
+    def render(self) -> None:
+        """A few lines on standard output."""
+        print(
+            f"mean reward {self.before} -> {self.after}: {_signed(self.improvement)}  "
+            f"({self.problems} problems, {self.judged} responses, 95 % intervals over problems)"
+        )
+        print(f"replaced {self.share} of the responses; gain of those {_signed(self.gain)}")
+        print(f"accepted of right ones {self.accepted_right or '–'}, of wrong ones {self.accepted_wrong or '–'}")
+        if self.lost:
+            print(f"{self.lost} responses left out: what was to replace them failed", file=sys.stderr)
 
 
-def refinement(reward: Array, accept: Array, cut: Array, value: Array) -> Refinement:
-    """The paper's decomposition of what a refiner improves, over the N first responses.
+def refinement_of(rollouts: Rollouts, threshold: float, about: Mapping[str, Any]) -> Refinement:
+    """The report on rollouts of strategy `refine`, scored. One problem per group.
 
-        G_k(y)    = V(y_1:k) - R(y)                          a fresh rest after k steps against the one there was
-        S_trim    = Σ_k Cov_y(π(k|y), G_k(y))                A_prec = Cov_y(α(y), R(y) - J_trim(y))
-        J_trim(y) = Σ_k π(k|y) V(y_1:k)                      V_inter = 1 - E[α]
-        dJ        = A_prec + V_inter · S_trim
+    A response is judged where it has an `accept_probability`, and accepted where it has no `cut_step` then; what replaced
+    a response and was judged in its turn counts as one, too. It was replaced where a row flagged `refined` has it as parent.
+    A rest is such a row, and any other that leaves the same parent at the same token (a probe of `vine`); with several,
+    their mean reward is what the cut is worth.
 
-    Covariances are over responses at a fixed cut, divided by N. E[G_k] = 0 for exact values, as the paper supposes; for
-    estimated ones the gain that they imply, E[(1 - α)(J_trim - R)], is dJ + residual.
-
-    Args:
-        reward: [N] R of the first responses, reward units.
-        accept: [N] α, the probability that the refiner accepts one.
-        cut: [N, K] π(k|y), the probability of each cut; rows add up to 1.
-        value: [N, K] V, the expected reward of what is kept there, reward units.
-
-    Returns:
-        The four numbers and the residual.
-
-    Raises:
-        DataError: shapes that do not fit, no responses, or cuts whose probabilities do not add up to 1.
-
-    Departures: the residual, which the paper does not have.
-
-    >>> found = refinement(np.array([1.0, 0.0]), np.array([1.0, 0.5]), np.ones((2, 1)), np.full((2, 1), 0.5))
-    >>> found.precision, found.volume, found.skill, found.improvement
-    (0.125, 0.25, 0.0, 0.125)
+    DataError: no verdicts; a response or a rest without a reward.
     """
-    if cut.shape != value.shape or cut.ndim != 2 or not len(cut) == len(value) == len(reward) == len(accept) > 0:
-        shapes = ", ".join(str(each.shape) for each in (reward, accept, cut, value))
-        raise DataError(f"reward, accept, cut, value: {shapes}, needed are [N], [N], [N, K] and [N, K] with N > 0")
-    wrong = np.flatnonzero(~np.isclose(cut.sum(1), 1.0))
-    if len(wrong):
-        raise DataError(f"response {int(wrong[0])}: the cuts' probabilities add up to {cut[wrong[0]].sum():g}, not 1")
-    gain = value - reward[:, None]
-    trimmed = (cut * value).sum(1)
-    volume = float(1 - accept.mean())
-    skill = float(((cut - cut.mean(0)) * (gain - gain.mean(0))).mean(0).sum())
-    precision = float(((accept - accept.mean()) * (reward - trimmed - (reward - trimmed).mean())).mean())
-    residual = volume * float((cut.mean(0) * gain.mean(0)).sum())
-    return Refinement(skill, precision, volume, precision + volume * skill, residual)
+    alpha = rollouts.numbers(VERDICT).astype(np.float64)
+    judged = np.flatnonzero(np.isfinite(alpha))
+    if not len(judged):
+        raise DataError(
+            f"column {VERDICT!r}: missing in every row, so there is nothing that a refiner judged; "
+            "run `apportion sample --from IN --strategy refine -o OUT` first"
+        )
+    reward = rollouts.numbers("reward").astype(np.float64)
+    rest, parent = _rests(rollouts)
+    failed = rollouts.flagged(ERROR)
+    needed = np.union1d(judged, rest[~failed[rest]])
+    missing = needed[~np.isfinite(reward[needed])]
+    if len(missing):
+        row = int(missing[0])
+        raise DataError(f"row {row}, column 'reward': {reward[row]}, needed is a finite number; {SCORE_IT}")
+
+    counted = ~failed[rest]
+    made = np.bincount(parent, minlength=len(rollouts))
+    samples = np.bincount(parent[counted], minlength=len(rollouts))
+    total = np.bincount(parent[counted], weights=reward[rest[counted]], minlength=len(rollouts))
+    lost = (made[judged] > 0) & (samples[judged] == 0)
+    judged = judged[~lost]
+    if not len(judged):
+        raise DataError("all rows that were to replace others failed (flag 'error'); sample again")
+    accepted = np.asarray(rollouts.arrow("cut_step").is_null())[judged]
+    replaced = samples[judged] > 0
+    before = reward[judged]
+    after = np.where(replaced, total[judged] / np.maximum(samples[judged], 1), before)
+    right = before >= threshold
+
+    _, group = np.unique(rollouts.groups.ids[judged], return_inverse=True)
+
+    def mean(values: Array, among: Array | None = None) -> Estimate | None:
+        weights = np.ones(len(values)) if among is None else among.astype(np.float64)
+        return bootstrap_ratio(np.bincount(group, values * weights), np.bincount(group, weights))
+
+    def of_all(values: Array) -> Estimate:
+        found = mean(values)
+        assert found is not None, "there are responses"
+        return found
+
+    return Refinement(
+        judged=len(judged), accepted=int(accepted.sum()), replaced=int(replaced.sum()), samples=int(samples[judged].sum()), lost=int(lost.sum()),
+        problems=int(group.max()) + 1, threshold=threshold,
+        volume=of_all(1 - alpha[judged]), share=of_all(replaced.astype(np.float64)), gain=mean(after - before, replaced),
+        before=of_all(before), after=of_all(after), improvement=of_all(after - before),
+        accepted_right=mean(accepted, right), accepted_wrong=mean(accepted, ~right), about=about,
+    )  # fmt: skip
+
+
+def _rests(rollouts: Rollouts) -> tuple[Array, Array]:
+    """(row [N], its parent's row [N]) of rows that leave a row where a refined one left it."""
+    names = rollouts.arrow("rollout_id")
+    parents = rollouts.arrow("parent_id").cast(names.type)
+    found = pc.call_function("index_in", [parents], pc.SetLookupOptions(value_set=names, skip_nulls=True))
+    row = np.flatnonzero(np.asarray(found.is_valid()))
+    parent = found.drop_null().to_numpy(zero_copy_only=False).astype(np.int64)
+    fork = rollouts.arrow("fork").cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)[row]
+    place = parent * (int(fork.max(initial=0)) + 1) + fork
+    there = np.isin(place, place[rollouts.flagged(REFINED)[row]])
+    return row[there], parent[there]
+
+
+def _signed(estimate: Estimate | None) -> str:
+    return "–" if estimate is None else f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"

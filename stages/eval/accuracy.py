@@ -45,13 +45,35 @@ def pass_at_k(samples: Array, correct: Array, k: int) -> Array:
 
 def bootstrap(per_problem: Array, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
     """Mean over problems [P], with the percentile interval of means over problems drawn with replacement."""
+    found = bootstrap_ratio(per_problem, np.ones(len(per_problem)), seed, resamples)
+    assert found is not None, "there are problems"
+    return found
+
+
+def bootstrap_ratio(sums: Array, counts: Array, seed: int = 0, resamples: int = RESAMPLES) -> Estimate | None:
+    """Σ sums / Σ counts over problems, with the percentile interval of problems drawn with replacement.
+
+    So a mean over cases of which problems have different numbers; a draw without any case is left out.
+
+    Args:
+        sums: [P] a problem's total.
+        counts: [P] how many cases it has.
+
+    Returns:
+        None where there are no cases.
+
+    >>> bootstrap_ratio(np.array([1.0, 2.0]), np.array([1.0, 2.0]))
+    Estimate(value=1.0, low=1.0, high=1.0)
+    """
+    if not counts.sum():
+        return None
     rng = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    at_once = max(1, 4_000_000 // max(len(per_problem), 1))
+    found: list[Array] = []
+    at_once = max(1, 4_000_000 // max(len(sums), 1))
     for first in range(0, resamples, at_once):
-        count = min(at_once, resamples - first)
-        drawn = rng.integers(0, len(per_problem), (count, len(per_problem)))
-        means[first : first + count] = per_problem[drawn].mean(1)
+        drawn = rng.integers(0, len(sums), (min(at_once, resamples - first), len(sums)))
+        cases = counts[drawn].sum(1)
+        found.append(sums[drawn].sum(1)[cases > 0] / cases[cases > 0])
     tail = (1 - LEVEL) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Estimate(float(per_problem.mean()), float(low), float(high))
+    low, high = np.quantile(np.concatenate(found), [tail, 1 - tail])
+    return Estimate(float(sums.sum() / counts.sum()), float(low), float(high))
