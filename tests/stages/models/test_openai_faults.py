@@ -123,7 +123,7 @@ def test_after_an_interrupt_the_engine_can_be_used_again(serve: Serve, prefixes:
         ({}, {"timeout_s": 0}, "'timeout_s' of engine 'openai': 0.0, needed is more than 0"),
         ({"fault_of": lambda body: "400" if isinstance(body["prompt"], list) else None}, {}, "HTTP 400: told to fail"),
     ],
-    ids=str,
+    ids=lambda each: each if isinstance(each, str) else "",
 )  # fmt: skip
 def test_what_cannot_work_is_refused_when_it_is_opened(
     serve: Serve, server: dict[str, Any], options: dict[str, Any], message: str
