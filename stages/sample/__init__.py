@@ -48,7 +48,8 @@ def sample(
 
     Records token ids, the exact log-probability of every sampled token under the sampling distribution, the policy's
     digest and every row's seed. With --from, task and problems are those of the file, whose rows are written again.
-    Stopped by SIGTERM or Ctrl-C, it finishes the batch in work and keeps what is whole in OUT.partial for --resume.
+    Stopped by SIGTERM or Ctrl-C, it finishes the batch in work and keeps what is whole in OUT.partial for --resume;
+    where the engine fails, what was whole by then.
     """
     given = dict(locals())
     from ._run import run

@@ -9,11 +9,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ...formats.errors import ApportionError, Stopped, UsageError
+from ...formats.errors import ApportionError, DataError, Stopped, UsageError
 from ...formats.parquet import STREAM, RolloutFile, partial_name
 from ...formats.provenance import Record
 from ...formats.rollouts import Rollouts
-from ..models.engine import EngineLost
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -23,7 +22,7 @@ class Stopping:
 
     def __init__(self) -> None:
         self.by: signal.Signals | None = None
-        self.lost: EngineLost | None = None
+        self.lost: ApportionError | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Stopping":
@@ -40,20 +39,20 @@ class Stopping:
         self.__exit__()
         print(f"{self.by.name}: stopping after this batch; once more stops at once", file=sys.stderr, flush=True)
 
-    def until(self, batches: Iterable[Rollouts], out: Path) -> Iterator[Rollouts]:
-        """The batches up to the signal, the one in work included, or until the engine is lost.
+    def until(self, batches: Iterable[Rollouts], out: Path, *, kept: bool = False) -> Iterator[Rollouts]:
+        """The batches up to the signal, the one in work included, or until something fails at run time.
 
-        Stopped, or EngineLost, where there is none to keep, and on standard output, which is whole or nothing.
+        kept: an earlier run kept some. Where there is none to keep, and on standard output, which is whole or nothing,
+        Stopped, or what failed.
         """
-        kept = False
         try:
             for batch in batches:
                 kept = out != STREAM
                 yield batch
                 if self.by is not None:
                     break
-        except EngineLost as lost:
-            if not kept:
+        except ApportionError as lost:
+            if not kept or isinstance(lost, UsageError | DataError):
                 raise
             self.lost = lost
         if self.by is not None and not kept:

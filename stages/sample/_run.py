@@ -122,7 +122,8 @@ def _written(
     """What was kept, and the batches that the strategy makes, as a file; as far as it comes, where it is stopped."""
     kept = () if context.kept is None else context.kept.batches()
     with Stopping() as stopping:
-        made = context.failures.checked(stopping.until(chosen.function(context, **options), out))
+        batches = chosen.function(context, **options)
+        made = context.failures.checked(stopping.until(batches, out, kept=context.kept is not None))
         counts = write_rollouts(out, chain(kept, made), provenance, force=force, is_partial=lambda: stopping.early)
     if stopping.early:
         raise stopping.stopped(out, counts["groups"])

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apportion.formats.errors import Stopped, UsageError
+import torch
+from apportion.formats.errors import ApportionError, Stopped, UsageError
 from apportion.formats.parquet import STREAM, RolloutFile
 from apportion.stages import registry
 from apportion.stages.digest import digest
+from apportion.stages.models.policy import load_policy
 from apportion.stages.registry import load_plugin
 from apportion.stages.sample import sample
 from apportion.stages.sample._strategy import STRATEGIES
@@ -30,6 +32,8 @@ def stopped(context, *, number: int = int(signal.SIGTERM), of: str = "independen
             for _ in range(times):
                 os.kill(os.getpid(), number)
         yield batch
+    if os.environ.get("STOP") == "end":
+        os.kill(os.getpid(), number)
 '''
 
 
@@ -49,8 +53,8 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def run(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def of(out: str, *, stop: bool, **options: Any) -> None:
-        monkeypatch.setenv("STOP", "1" if stop else "0")
+    def of(out: str, *, stop: bool | str, **options: Any) -> None:
+        monkeypatch.setenv("STOP", stop if isinstance(stop, str) else str(int(stop)))
         given: dict[str, Any] = {
             "prompts": 8,
             "n": 4,
@@ -107,6 +111,35 @@ def test_stopped_before_anything_was_whole(run: Callable[..., None], tmp_path: P
     assert (tmp_path / "parts.partial").exists(), "the batch in work was finished"
     (tmp_path / "parts.partial").unlink()
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_run_that_fails_keeps_what_was_whole(run: Callable[..., None], tmp_path: Path) -> None:
+    run("whole", stop=False)
+    passes = iter(range(1000))
+
+    def out_of_memory(*_: Any) -> None:
+        if next(passes) > 30:  # in the second batch
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    hook = load_policy("builtin:tiny", device="cpu").model.register_forward_pre_hook(out_of_memory)
+    try:
+        for _ in range(2):
+            with pytest.raises(ApportionError, match=r"out of memory on cpu with a single rollout.*2 groups are in"):
+                run("parts", stop=False, resume=True)
+    finally:
+        hook.remove()
+    assert len(RolloutFile(tmp_path / "parts.partial").read()) == 8
+    run("parts", stop=False, resume=True)
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def test_a_signal_when_all_is_there_loses_nothing(run: Callable[..., None], tmp_path: Path) -> None:
+    run("whole", stop=False)
+    for _ in range(2):
+        with pytest.raises(Stopped, match="8 groups"):
+            run("parts", stop="end", resume=True)
+    run("parts", stop=False, resume=True)
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
 
 
 def test_what_goes_to_standard_output_is_whole_or_absent(
