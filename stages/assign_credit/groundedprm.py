@@ -1,16 +1,20 @@
 """GroundedPRM: value of each step of a tree, from the checks of the steps after it and of the final answer."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 
-from ...formats.errors import UsageError
+from ...formats.errors import DataError, UsageError
 from ...formats.segments import Array, Segments
+from ..registry import options_of
 from ..tree_build.prefixes import prefix_keys
 from ._method import Credit, credit_method
 from ._simulations import simulation_values
 from ._steps import Steps, steps_of
 from ._turns import Decisions, on_own_tokens, step_column
+
+SEARCHED = "step.search_value"
 
 
 @credit_method(
@@ -27,6 +31,7 @@ def groundedprm(
     correct_above: float = 0.0,
     pool: Literal["sum", "mean"] = "sum",
     label: bool = False,
+    tree: Literal["auto", "search", "rollouts"] = "auto",
 ) -> Array:
     """Tree-search value of a step: verified steps and final answer of the simulations below it, decayed with distance.
 
@@ -36,9 +41,10 @@ def groundedprm(
         V(x)  = Σ decay^d · final                       over the simulations below x, that began d steps after it
         V     = v_j on a virtual step, F on the last one
 
-    A file has no search in it, so one is read into it. Steps of a group's rollouts with the same tokens from the
-    prompt to their end are one node, as in `tree-build --by step`. Every rollout is one simulation. It began at the
-    first step that no rollout with another response shares (at its last step if all are shared): that step and those
+    A search (`sample --strategy mcts`) knows where each of its simulations began and leaves V in `step.search_value`: that
+    is the credit. Into rollouts of other strategies a search is read. Steps of a group's rollouts with the same tokens
+    from the prompt to their end are one node, as in `tree-build --by step`. Every rollout is one simulation. It began at
+    the first step that no rollout with another response shares (at its last step if all are shared): that step and those
     before it are the search's own nodes, with values V(x); the steps after it are virtual. So of rollouts that share
     nothing the first step gets U + F/N, the last one F, and those between get their own checks.
 
@@ -50,6 +56,9 @@ def groundedprm(
         correct_above: a reward above it is a right answer.
         pool: "sum" over the simulations below a node, as in the released code, or their "mean".
         label: the sign of V, the label a process reward model is trained on, in place of V.
+        tree: "search" takes `step.search_value`, made with the search's own decay, outcome_weight, correct_above and sum;
+            "rollouts" reads a search into the file; "auto" the former where the file has that column. What a search went
+            on from is shared by other rollouts, so that reading its rollouts takes simulations to begin too late.
 
     Returns:
         [T] values, each on the tokens of its step: between checks of ±1 and, for "sum", up to 2 a simulation; 0 where
@@ -57,10 +66,11 @@ def groundedprm(
         of equal rewards still get credit.
 
     Raises:
-        DataError: rollouts without steps or without checks; a missing reward. UsageError: decay outside 0 to 1.
+        DataError: rollouts without steps or without checks; a missing reward; with tree="search" a step without value.
+        UsageError: decay outside 0 to 1; an option of the search's that is set where its values are taken.
 
     Departures: 1. The paper labels steps for a reward model; V as an advantage is a guess, and so is where a simulation
-        began. 2. There the search chooses where to simulate from; here rollouts come from any strategy. 3. The paper's
+        of no search began. 2. There the search chooses where to simulate from; here rollouts come from any strategy. 3. The paper's
         exact β was not seen; for N = 0 its code gives F, as "1/N" does here. 4. Its filters, which drop whole paths,
         are not applied: a step of value 0 has credit 0. 5. Steps of environments take no part and are not counted.
 
@@ -72,6 +82,9 @@ def groundedprm(
     if not 0 <= decay <= 1:
         raise UsageError(f"option 'decay' of credit method 'groundedprm': {decay}, needed is 0 to 1")
     steps = steps_of(credit)
+    if tree == "search" or (tree == "auto" and SEARCHED in credit.rollouts):
+        given = {"decay": decay, "outcome_weight": outcome_weight, "correct_above": correct_above, "pool": pool}
+        return on_own_tokens(credit, steps, _signs(_searched(credit, steps, given), label))
     own = Decisions.of(credit, steps).own
     check = np.sign(np.nan_to_num(step_column(credit, steps, "step.reward", "run a scorer that checks steps first")))
     answer = np.where(credit.reward > correct_above, 1.0, -1.0)
@@ -93,11 +106,37 @@ def groundedprm(
     if pool == "mean":
         backed = backed / np.maximum(np.bincount(node[real], minlength=len(node)), 1)
     value[real] = backed[node[real]]
-    if label:
-        value = np.where(np.abs(value) < 1e-9, 0.0, np.sign(value))  # sums that cancel but for rounding
     out = np.zeros(len(own))
     out[own] = value
-    return on_own_tokens(credit, steps, out)
+    return on_own_tokens(credit, steps, _signs(out, label))
+
+
+def _signs(value: Array, label: bool) -> Array:
+    """The values, or their signs; 0 for sums that cancel but for rounding."""
+    return np.where(np.abs(value) < 1e-9, 0.0, np.sign(value)) if label else value
+
+
+def _searched(credit: Credit, steps: Steps, given: Mapping[str, object]) -> Array:
+    """[S] the values the search ended with. given: the options that it had itself."""
+    for name, value in given.items():
+        if value != options_of(groundedprm)[name].default:
+            raise UsageError(
+                f"option {name!r} of credit method 'groundedprm': {value}, but {SEARCHED!r} was made with that of the "
+                "search; leave it out, or --set tree=rollouts"
+            )
+    if SEARCHED not in credit.rollouts:
+        raise DataError(
+            f"no column {SEARCHED!r}; run `apportion sample --strategy mcts -o OUT`, or --set tree=rollouts"
+        )
+    column = credit.rollouts.ragged(SEARCHED)
+    short = column.segments.sizes != steps.rows.sizes
+    if short.any():
+        row = int(np.flatnonzero(short)[0])
+        raise DataError(
+            f"row {row}, column {SEARCHED!r}: {column.segments.sizes[row]} values for {steps.rows.sizes[row]} steps, so it is "
+            "not as strategy 'mcts' wrote it; --set tree=rollouts"
+        )
+    return column.values.astype(np.float64)
 
 
 def _nodes(credit: Credit, steps: Steps, own: Array) -> tuple[Array, Array]:

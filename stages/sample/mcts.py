@@ -85,9 +85,9 @@ def mcts(
 
     A prompt gets `rounds` rollouts or fewer, one a simulation; -n is not used. A rollout leaves an earlier one
     (`parent_id`, `fork`) where it goes on from one of its steps. The step ruler has all its steps, `step.reward` their
-    v, F on the last virtual one, and `reward` the verifier's: what `assign-credit --method groundedprm` reads its tree
-    from. `step.search_value` is what the search itself ended with, value(x) of the tree's steps and v or F of virtual
-    ones; its sign is the label of the paper. A next step that the engine failed to make is left out; where it made
+    v, F on the last virtual one, and `reward` the verifier's. `step.search_value` is what the search ended with, value(x)
+    of the tree's steps and v or F of virtual ones: what `assign-credit --method groundedprm` gives as credit. Its sign is
+    the label of the paper. A next step that the engine failed to make is left out; where it made
     none, the rollout of that round ends there, flagged `error`.
 
     Args:

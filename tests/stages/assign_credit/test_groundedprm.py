@@ -1,13 +1,17 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from apportion.formats.errors import DataError, UsageError
+from apportion.formats.parquet import RolloutFile
 from apportion.formats.ragged import Ragged
+from apportion.formats.segments import Array
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.assign_credit._method import METHODS, Credit, resolve_options
 from apportion.stages.assign_credit._step_examples import stepped
 from apportion.stages.assign_credit.groundedprm import groundedprm
+from apportion.stages.sample import sample
 
 NAN = float("nan")
 
@@ -170,3 +174,99 @@ def test_agrees_with_the_definition_on_random_groups(seed: int, weight: float | 
     options: dict[str, Any] = {} if weight is None else {"outcome_weight": weight}
     found = groundedprm(by_token(rewards, responses, checks), **options)
     np.testing.assert_allclose(found, oracle(rewards, responses, checks, weight), atol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------- a real search
+
+
+def searched(out: Path, **settings: Any) -> Credit:
+    """Of strategy `mcts` with the built-in policy; every round is a row."""
+    sample(
+        strategy="mcts", settings={"enough": 0} | settings, prompts=16, seed=3, max_tokens=40, device="cpu", out=out
+    )  # fmt: skip
+    return Credit(RolloutFile(out).read())
+
+
+def on_steps(credit: Credit, values: Array) -> Array:
+    """[S] the value on the first token of each step."""
+    starts = credit.rollouts.ragged("step.start")
+    return values[credit.tokens.starts[starts.segments.ids] + starts.values]
+
+
+def value_of_search(credit: Credit) -> Array:
+    return credit.rollouts.ragged("step.search_value").values
+
+
+def final_of(checks: list[float], reward: float) -> float:
+    """checks: of the virtual steps but the last."""
+    count = len(checks)
+    size = max(count, 1)
+    return sum(v * (count - j + 1) / size for j, v in enumerate(checks, 1)) / size + (1 if reward > 0 else -1) / size
+
+
+def test_the_credit_of_a_search_is_what_it_ended_with(tmp_path: Path) -> None:
+    credit = searched(tmp_path / "rows", rounds=8)
+    found = groundedprm(credit)
+    np.testing.assert_array_equal(on_steps(credit, found), value_of_search(credit))
+    np.testing.assert_array_equal(groundedprm(credit, tree="search"), found)
+    labels = groundedprm(credit, label=True)
+    assert set(labels) <= {-1.0, 0.0, 1.0}
+    np.testing.assert_array_equal(on_steps(credit, labels), np.sign(value_of_search(credit).round(9)))
+
+
+def test_a_search_of_one_round_can_be_read_from_its_rollouts(tmp_path: Path) -> None:
+    credit = searched(tmp_path / "rows", rounds=1)
+    np.testing.assert_allclose(
+        on_steps(credit, groundedprm(credit, tree="rollouts")), value_of_search(credit), atol=1e-12
+    )
+
+
+def test_a_search_of_more_rounds_cannot_since_what_it_went_on_from_is_shared(tmp_path: Path) -> None:
+    """Two rounds of one next step each: the first simulation began at step 0, the second at a step below it.
+
+    Read from the rollouts the first began at step 1, the first that it does not share: its step 1 is not virtual.
+    """
+    credit = searched(tmp_path / "rows", rounds=2, children=1, select="random_child")
+    read, values = (
+        [each.tolist() for each in np.split(of_steps, credit.rollouts.ragged("step.start").offsets[1:-1])]
+        for of_steps in (on_steps(credit, groundedprm(credit, tree="rollouts")), value_of_search(credit))
+    )
+    rows = credit.rollouts.table.to_pylist()
+    looked_at = 0
+    for place in range(0, len(rows), 2):
+        first, second = rows[place : place + 2]
+        assert second["fork"] == first["step"]["end"][0]
+        checks, others = first["step"]["reward"], second["step"]["reward"]
+        first_steps, second_steps = (
+            each["token"]["id"][: each["step"]["end"][1]] if len(each["step"]["end"]) > 1 else []
+            for each in (first, second)
+        )
+        if len(checks) < 3 or first_steps == second_steps:
+            continue  # nothing is virtual but the last step, or the next step is the same by chance
+        looked_at += 1
+        below = final_of(others[2:-1], second["reward"])
+        assert values[place][0] == pytest.approx(final_of(checks[1:-1], first["reward"]) + 0.9 * below)
+        assert values[place][1] == checks[1]
+        late = final_of(checks[2:-1], first["reward"])
+        assert read[place][0] == pytest.approx(0.9 * late + 0.9 * below)
+        assert read[place][1] == pytest.approx(late)
+        assert read[place + 1][1] == values[place + 1][1] == pytest.approx(below)
+    assert looked_at > 2
+
+
+def test_what_the_search_decided_is_not_decided_again(tmp_path: Path) -> None:
+    credit = searched(tmp_path / "rows", rounds=2)
+    options: list[dict[str, Any]] = [{"decay": 0.5}, {"outcome_weight": 1.0}, {"correct_above": 0.5}, {"pool": "mean"}]
+    for option in options:
+        (name,) = option
+        with pytest.raises(UsageError, match=rf"option '{name}' .* leave it out, or --set tree=rollouts"):
+            groundedprm(credit, **option)
+        groundedprm(credit, tree="rollouts", **option)
+    with pytest.raises(DataError, match=r"no column 'step\.search_value'; run `apportion sample --strategy mcts"):
+        groundedprm(stepped([1.0], [[1]], reward=[[1]]), tree="search")
+    values = credit.rollouts.ragged("step.search_value")
+    lists = [values[row].tolist() for row in range(len(credit.rollouts))]
+    lists[1] = lists[1][:-1]
+    other = Credit(credit.rollouts.with_columns({"step.search_value": Ragged.from_lists(lists, np.float64)}))
+    with pytest.raises(DataError, match=r"row 1, column 'step\.search_value': .* --set tree=rollouts"):
+        groundedprm(other)
