@@ -14,7 +14,7 @@ MEMORY = ("problem.success", "problem.right_length", "problem.wrong_length")
 
 @credit_method(
     granularity="rollout",
-    source="ADORA (dynamic advantage estimation; code: ShadeCloak/ADORA)",
+    source="arXiv:2602.10019 (ADORA; code: ShadeCloak/ADORA)",
     evidence="code",
     presets={
         "llm": {"correct": 1.01, "cap": 4054, "singleton": "raw"},

@@ -12,7 +12,7 @@ from ._statistics import in_spreads
 
 @credit_method(
     granularity="rollout",
-    source="arXiv:2504.02546, §2.3 (accurate gradient estimation)",
+    source="arXiv:2504.02546 (GPG, accurate gradient estimation)",
     evidence="second-hand",
     scope="batch",
     presets={"verl": {"live": "nonzero", "scale": "none", "singleton": "raw"}},

@@ -10,7 +10,7 @@ from ._statistics import batch_std, in_spreads
 
 @credit_method(
     granularity="rollout",
-    source="arXiv:2508.08221, §4 (Lite PPO); TRL's scale_rewards=batch",
+    source="arXiv:2508.08221 (Lite PPO); TRL's scale_rewards=batch",
     evidence="code",
     scope="batch",
     presets={"trl": {"eps": 1e-4}},

@@ -10,7 +10,7 @@ from ._statistics import weighted_mean
 
 @credit_method(
     granularity="rollout",
-    source="arXiv:2505.23585, eq. 8",
+    source="arXiv:2505.23585 (OPO)",
     evidence="code",
     presets={"verl": {"singleton": "raw"}},
 )

@@ -14,7 +14,7 @@ from ._statistics import in_spreads
 
 @credit_method(
     granularity="rollout",
-    source="arXiv:2508.10751, eq. 14–15; form=gap: arXiv:2503.19595",
+    source="arXiv:2508.10751, §2.4; form=gap: arXiv:2503.19595",
     evidence="code",
     presets={"verl": {"form": "gap", "eps": 1e-6, "singleton": "error"}},
 )

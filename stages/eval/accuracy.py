@@ -23,7 +23,7 @@ class Estimate:
 
 
 def pass_at_k(samples: Array, correct: Array, k: int) -> Array:
-    """[P] unbiased estimate of the chance that at least one of k samples is right (arXiv:2107.03374, eq. 1).
+    """[P] unbiased estimate of the chance that at least one of k samples is right (arXiv:2107.03374).
 
         pass@k = 1 - C(n - c, k) / C(n, k) = 1 - Π_{i=n-c+1..n} (1 - k/i)
 
