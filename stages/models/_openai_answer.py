@@ -77,6 +77,7 @@ def _id(token: str) -> int:
 
 
 def alternatives_of(top: Sequence[Mapping[int, float]], count: int) -> Alternatives:
+    """The `count` most likely tokens of each place; equally likely ones by their number."""
     ids = np.full((len(top), count), -1, np.int32)
     logprobs = np.full((len(top), count), -np.inf, np.float32)
     for place, likely in enumerate(top):

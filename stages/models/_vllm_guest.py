@@ -113,5 +113,6 @@ def fault(when: str, error: Exception, start: int) -> ApportionError:
 
 
 def first_line(text: str) -> str:
+    """The first line that is not blank; "" where all are."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0] if lines else ""
