@@ -8,6 +8,7 @@ or with `--plugin file.py`; both are just imported, and register themselves the 
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -97,9 +98,11 @@ def load_plugin(path: Path) -> None:
     if spec is None or spec.loader is None:
         raise UsageError(f"--plugin {path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their annotations up
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[spec.name]
         raise UsageError(f"--plugin {path}: {type(error).__name__}: {error}") from error
     _plugins.append(path)
 

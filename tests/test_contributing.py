@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from apportion.formats.parquet import RolloutFile
 from apportion.stages.assign_credit._method import METHODS
+from apportion.stages.score._scorer import SCORERS
 from typer.testing import Result
 
 PAGE = Path(__file__).parent.parent / "CONTRIBUTING.md"
@@ -39,6 +40,31 @@ def test_the_example_of_a_method_runs_as_a_plugin(
         METHODS.remove("my_method")
     column = RolloutFile(out).read().ragged("token.advantage")
     assert column.segments.first(column.values).tolist() == [1.0, -1.0, 1.0, -1.0]  # 2 · (R - 0.5)
+
+
+PLUGIN_WITH_A_DATACLASS = '''
+from __future__ import annotations
+from dataclasses import KW_ONLY, dataclass
+from apportion.stages.score._scorer import scorer
+
+@dataclass
+class Shape:
+    _: KW_ONLY
+    size: int
+
+@scorer(needs=(), granularity="rollout", source="theirs")
+def shapes(rollouts):
+    """Sizes."""
+    return {"size": [Shape(size=3).size] * len(rollouts)}
+'''
+
+
+def test_a_plugin_may_have_dataclasses(cli: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "shapes.py"
+    path.write_text(PLUGIN_WITH_A_DATACLASS)
+    listed = cli("--plugin", path, "list", "scorers")
+    SCORERS.remove("shapes")
+    assert "Sizes." in listed.stdout
 
 
 def test_a_plugin_with_a_fault_is_one_line(cli: Callable[..., Result], tmp_path: Path) -> None:

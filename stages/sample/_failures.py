@@ -15,11 +15,16 @@ from ..models.engine import Completion, Usage
 
 @dataclass
 class Failures:
-    """Counts of a run, from its beginning, however often it was stopped. seen: what was wrong with the first one."""
+    """Counts of a run, from its beginning, however often it was stopped. seen: what was wrong with the first one.
+
+    questions, unanswered: what the policy was asked about rollouts, and got no answer to, since this command began.
+    """
 
     asked: int = 0
     failed: int = 0
     seen: str = ""
+    questions: int = 0
+    unanswered: int = 0
 
     @classmethod
     def of(cls, kept: RolloutFile, source: RolloutFile | None) -> "Failures":
@@ -48,6 +53,13 @@ class Failures:
         self.failed += len(failed)
         self.seen = self.seen or next((each.error for each in failed if each.error), "")
 
+    def count_answers(self, completions: Sequence[Completion]) -> None:
+        """Answers of the policy about rollouts, which are no rollouts themselves."""
+        failed = [completion for completion in completions if completion.finish_reason == "error"]
+        self.questions += len(completions)
+        self.unanswered += len(failed)
+        self.seen = self.seen or next((each.error for each in failed if each.error), "")
+
     def checked(self, batches: Iterable[Rollouts]) -> Iterator[Rollouts]:
         """The same; ApportionError at their end where every rollout failed."""
         yield from batches
@@ -56,9 +68,12 @@ class Failures:
 
     def written(self, out: str, counts: Mapping[str, int], usage: Usage | None = None) -> "Sampled":
         """What the run wrote, and what its engine did for it."""
+        silent = ""
+        if self.unanswered:
+            silent = f"; no answer to {self.unanswered:,} of {self.questions:,} questions to the policy{self._why}"
         if not self.failed:
-            return Sampled(out, **counts, usage=usage)
-        return Partly(out, **counts, usage=usage, failed=self.failed, why=self._why)
+            return Sampled(out, **counts, usage=usage, silent=silent)
+        return Partly(out, **counts, usage=usage, silent=silent, failed=self.failed, why=self._why)
 
     @property
     def _why(self) -> str:
@@ -67,16 +82,20 @@ class Failures:
 
 @dataclass(frozen=True)
 class Sampled(Written):
-    """What a run wrote. usage: of its engine, since this command began; None where it does not count, or there is none."""
+    """What a run wrote. usage: of its engine, since this command began; None where it does not count, or there is none.
+
+    silent: the questions about rollouts that got no answer, in words.
+    """
 
     usage: Usage | None
+    silent: str = field(repr=False)
 
     def line(self) -> str:
         """With the share of the prompts that was not computed, where the engine knows it."""
         if self.usage is None or self.usage.cached_share is None:
-            return super().line()
+            return f"{super().line()}{self.silent}"
         share, given = self.usage.cached_share, self.usage.prompt_tokens
-        return f"{super().line()}; {share:.0%} of {given:,} prompt tokens from the prefix cache"
+        return f"{super().line()}; {share:.0%} of {given:,} prompt tokens from the prefix cache{self.silent}"
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,9 @@ def replies(
         Request(render_prompt(context.tokenizer, list(messages)), each)
         for messages, each in zip(conversations, seeds, strict=True)
     ]
-    return context.engine.generate(requests, sampling) if requests else []
+    found = context.engine.generate(requests, sampling) if requests else []
+    context.failures.count_answers([each for group in found for each in group])
+    return found
 
 
 def texts_of(context: SamplingContext, completions: Sequence[Completion]) -> list[str]:

@@ -1,5 +1,6 @@
 """`sample` behind its signature: open what is named, go on from what was kept, sample, write."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -47,6 +48,11 @@ def run(*, out: Path, resume: bool, force: bool, **given: Any) -> Written:
     )
     kept = begun(out, record, resume=resume, force=force) if out != STREAM else None
     done = 0 if kept is None else _groups_done(kept, source)
+    if kept is not None and engine is not None and not engine.row_seeds:
+        print(
+            f"engine {engine.name!r} has no seeds of rows: what is sampled now is not what would have been",
+            file=sys.stderr,
+        )
     context = SamplingContext(
         task=task, problems=problems[done:], tokenizer=weights.tokenizer, source=weights, opened=engine,
         sampling=Sampling(**{name: given[name] for name in SAMPLING}), n=given["n"], seed=given["seed"],
