@@ -12,6 +12,7 @@ from apportion.formats.errors import ApportionError
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.models import ENGINES, EngineEntry
 from apportion.stages.models.engine import Completion
+from apportion.stages.models.policy import ModelSource
 from apportion.stages.models.transformers_engine import TransformersEngine
 from apportion.stages.sample import sample
 from apportion.stages.sample._failures import Failures
@@ -63,9 +64,10 @@ class OneSeed:
 
 @pytest.fixture
 def one_seed() -> Iterator[None]:
-    ENGINES.add(
-        EngineEntry("one-seed", "for tests", (), lambda source, seed: OneSeed(TransformersEngine(source.load())))
-    )
+    def start(source: ModelSource, seed: int) -> Any:
+        return OneSeed(TransformersEngine(source.load()))
+
+    ENGINES.add(EngineEntry("one-seed", "for tests", (), start))
     yield
     ENGINES.remove("one-seed")
 
@@ -81,7 +83,7 @@ def test_going_on_without_seeds_of_rows_says_so(
     @functools.wraps(entry.function)
     def stopping(*args: Any, **given: Any) -> Iterator[Rollouts]:
         yield next(iter(entry.function(*args, **given)))
-        raise MemoryError("no more")
+        raise ApportionError("no more")
 
     monkeypatch.setitem(STRATEGIES._entries, "independent", replace(entry, function=stopping))
     with pytest.raises(ApportionError, match=r"groups are in .*partial"):
