@@ -26,7 +26,25 @@
 
   // Data
 
+  // Characters that draw nothing or turn the direction of what follows are written as escapes, but for those that choose
+  // between two pictures of one character.
+  const UNSEEN = /(?![\t\n\ufe00-\ufe0f])[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\ufff9-\ufffb]/gu;
+  const escaped = (one) => {
+    const code = one.codePointAt(0).toString(16);
+    return code.length > 4 ? `\\u{${code}}` : `\\u${code.padStart(4, "0")}`;
+  };
+  const visible = (text) => text.replace(UNSEEN, escaped);
+  function legible(value) { // all strings in it
+    if (typeof value === "string") return visible(value);
+    if (Array.isArray(value)) return value.map(legible);
+    if (value === null || typeof value !== "object") return value;
+    return Object.fromEntries(Object.entries(value).map(([name, each]) => [visible(name), legible(each)]));
+  }
+
   const page = JSON.parse($("content").textContent);
+  for (const part of ["file", "history", "groups", "rollouts", "texts"]) page[part] = legible(page[part]);
+  page.statistics.flags = legible(page.statistics.flags);
+  const { texts } = page;
   const KINDS = { f4: Float32Array, f8: Float64Array, i4: Int32Array, u4: Uint32Array, u2: Uint16Array, u1: Uint8Array };
   async function unpacked(base64) {
     const packed = atob(base64);
@@ -49,7 +67,7 @@
   for (const [name, { numbers, words }] of Object.entries(page.rulers)) {
     const ruler = { offsets: array(`${name}.offsets`), numbers: {}, words: {} };
     for (const path of numbers) ruler.numbers[path] = array(path);
-    for (const [path, list] of Object.entries(words)) ruler.words[path] = { codes: array(path), list };
+    for (const [path, list] of Object.entries(words)) ruler.words[path] = { codes: array(path), list: legible(list) };
     ruler.starts = ruler.numbers[`${name}.start`];
     ruler.ends = ruler.numbers[`${name}.end`];
     rulers[name] = ruler;
@@ -62,7 +80,7 @@
 
   // Words
 
-  const short = (name) => name.replace(/^token\./, "");
+  const short = (name) => visible(name.replace(/^token\./, ""));
   const number = (value, digits = 6) => {
     if (value === null || value === undefined || Number.isNaN(value)) return "–";
     const rounded = Number(value.toPrecision(digits));
@@ -73,11 +91,10 @@
   const count = (value) => value.toLocaleString("en");
   const share = (value, digits = 1) => `${(100 * value).toFixed(digits)} %`;
   const plural = (many, word) => `${count(many)} ${word}${many === 1 ? "" : "s"}`;
-  // Characters that draw nothing or turn the direction of what follows are written as escapes.
-  const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
-  const visible = (text) => text.replace(UNSEEN, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
-  const texts = page.texts.map(visible);
-  const cutTo = (text, most) => (text.length <= most ? text : `${text.slice(0, most - 1)}…`);
+  // A cut in the middle of a character leaves the half of it out.
+  const begun = (text, most) => text.slice(0, most).replace(/[\ud800-\udbff]$/, "");
+  const ended = (text, most) => text.slice(-most).replace(/^[\udc00-\udfff]/, "");
+  const cutTo = (text, most) => (text.length <= most ? text : `${begun(text, most - 1)}…`);
   const oneLine = (text) => text.replaceAll("\n", "⏎");
   const textBetween = (start, end) => {
     let text = "";
@@ -136,7 +153,7 @@
   function drawHead() {
     const { statistics, shown, history } = page;
     $("file").textContent = page.file;
-    const model = history.map((each) => each.parameters.model).find((each) => each);
+    const model = history.map((each) => each.parameters.model).find((each) => each && each !== "none");
     $("facts").append(
       ...[
         [count(statistics.rollouts), statistics.rollouts === 1 ? "rollout" : "rollouts"],
@@ -158,6 +175,14 @@
     }
     document.addEventListener("click", (event) => {
       for (const open of document.querySelectorAll(".history details[open]")) if (!open.contains(event.target)) open.open = false;
+    });
+    document.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape") return;
+      hidePanel();
+      const open = document.querySelector(".history details[open]");
+      if (!open) return;
+      if (open.contains(document.activeElement)) open.querySelector("summary").focus();
+      open.open = false;
     });
     if (shown.rollouts < statistics.rollouts) {
       $("cut").hidden = false;
@@ -198,12 +223,16 @@
   const told = (() => {
     const prompts = page.groups.map((_, group) => promptOf(group));
     let same = prompts.length > 1 ? prompts[0].length : 0;
-    for (const prompt of prompts) while (!prompt.startsWith(prompts[0].slice(0, same))) same--;
+    for (const prompt of prompts) {
+      let at = 0;
+      while (at < same && prompt[at] === prompts[0][at]) at++;
+      same = at;
+    }
     return prompts[0].lastIndexOf(" ", same - 1) + 1;
   })();
   const nameOf = (group) => {
     const prompt = promptOf(group);
-    return cutTo(visible(told > 24 && prompt.length > told ? `… ${prompt.slice(told)}` : prompt), 160);
+    return cutTo(told > 24 && prompt.length > told ? `… ${prompt.slice(told)}` : prompt, 160);
   };
   function answerOf(reference) {
     try {
@@ -262,9 +291,14 @@
       }),
     );
     $("more").hidden = state.order.length <= state.listed;
+    drawSteps();
   }
   function showGroup(group) {
     state.group = group;
+    if (state.order.indexOf(group) >= state.listed) {
+      state.listed = state.order.indexOf(group) + GROUPS_LISTED;
+      drawGroups();
+    }
     for (const button of document.querySelectorAll(".group")) {
       if (Number(button.dataset.group) === group) {
         button.setAttribute("aria-current", "true");
@@ -317,9 +351,14 @@
     }
     body.replaceChildren(drawn);
     if (last < end) {
-      body.append(el("button", { class: "quiet", type: "button", onclick: () => drawTokens(body, row, Infinity) }, `Show all ${count(end - start)} tokens`));
+      body.append(el("button", { class: "quiet", type: "button", onclick: () => { drawTokens(body, row, Infinity); moveTo(tokenAt(body, last)); } }, `Show all ${count(end - start)} tokens`));
     }
     if (start === end) body.append(el("span", { class: "glyph" }, "(empty)"));
+  }
+  const tokenAt = (body, place) => body.querySelector(`.token[data-place="${place}"]`);
+  function moveTo(span) {
+    span.focus(); // Tab comes back to it: see focusin
+    span.scrollIntoView({ block: "nearest" });
   }
   // Only what is near the window holds tokens; the rest keeps its height.
   const watcher = new IntersectionObserver((entries) => {
@@ -404,7 +443,7 @@
     $("legend").replaceChildren(
       el("div", { class: `ramp ${signal.diverging ? "signed" : "amount"}`, role: "img", "aria-label": `colours from ${ends[0]} to ${ends[ends.length - 1]}` }),
       el("div", { class: "ends" }, ends.map((each) => el("span", {}, each))));
-    $("legend").title = `${signal.path}${signal.meaning ? `: ${signal.meaning}` : ""}. Full colour at the 95 % quantile of its size.`;
+    $("legend").title = `${visible(signal.path)}${signal.meaning ? `: ${signal.meaning}` : ""}. Full colour at the 95 % quantile of its size.`;
   }
 
   // The panel of one token
@@ -426,8 +465,8 @@
       rule();
       const ruler = rulers[name];
       if (name === "step") pair("step", `${at - ruler.offsets[row] + 1} of ${ruler.offsets[row + 1] - ruler.offsets[row]}`);
-      for (const [path, { codes, list }] of Object.entries(ruler.words)) if (codes[at] >= 0) pair(path, visible(list[codes[at]]));
-      for (const [path, values] of Object.entries(ruler.numbers)) if (!/\.(start|end)$/.test(path)) pair(path, number(values[at]));
+      for (const [path, { codes, list }] of Object.entries(ruler.words)) if (codes[at] >= 0) pair(visible(path), list[codes[at]]);
+      for (const [path, values] of Object.entries(ruler.numbers)) if (!/\.(start|end)$/.test(path)) pair(visible(path), number(values[at]));
       const node = name === "node" && !ruler.numbers["node.value"] ? tree?.nodes.get(ruler.numbers["node.id"]?.[at]) : null;
       if (node && node.value !== null) pair("mean reward", number(node.value));
     }
@@ -459,6 +498,7 @@
     described = null;
     markNode(null);
   }
+  const withOthers = (event) => event.altKey || event.ctrlKey || event.metaKey; // such keys are the browser's own
   function listenToTokens() {
     const area = $("rollouts");
     area.addEventListener("mouseover", (event) => {
@@ -470,22 +510,23 @@
       if (document.activeElement?.classList.contains("token") && document.activeElement.matches(":focus-visible")) showPanel(document.activeElement);
       else hidePanel();
     });
-    area.addEventListener("focusin", (event) => { if (event.target.classList.contains("token")) showPanel(event.target); });
+    area.addEventListener("focusin", (event) => {
+      const span = event.target;
+      if (!span.classList.contains("token")) return;
+      for (const other of span.parentElement.querySelectorAll('.token[tabindex="0"]')) other.tabIndex = -1;
+      span.tabIndex = 0;
+      showPanel(span);
+    });
     area.addEventListener("focusout", (event) => { if (event.target.classList.contains("token")) hidePanel(); });
     area.addEventListener("keydown", (event) => {
       const span = event.target;
-      if (!span.classList?.contains("token")) return;
-      if (event.key === "Escape") { hidePanel(); return; }
+      if (!span.classList?.contains("token") || withOthers(event)) return;
       const all = [...span.parentElement.querySelectorAll(":scope > .token")];
       const at = all.indexOf(span);
       const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: all.length - 1, ArrowDown: beside(all, at, 1), ArrowUp: beside(all, at, -1) }[event.key];
       if (to === undefined) return;
       event.preventDefault();
-      const next = all[Math.max(0, Math.min(all.length - 1, to))];
-      span.tabIndex = -1;
-      next.tabIndex = 0;
-      next.focus();
-      next.scrollIntoView({ block: "nearest" });
+      moveTo(all[Math.max(0, Math.min(all.length - 1, to))]);
     });
     addEventListener("scroll", () => { if (described && !$("panel").hidden) described.isConnected ? showPanel(described) : hidePanel(); }, { passive: true });
   }
@@ -644,23 +685,24 @@
   }
   function listenToTree(forest) {
     const markAt = (event) => event.target.closest?.(".node");
-    forest.addEventListener("click", (event) => { const mark = markAt(event); if (mark) { active = Number(mark.dataset.node); toggle(nodeOf(mark)); } });
+    forest.addEventListener("click", (event) => { const mark = markAt(event); if (mark) toggle(nodeOf(mark)); });
     forest.addEventListener("mouseover", (event) => { const mark = markAt(event); if (mark) highlight(nodeOf(mark)); });
     forest.addEventListener("mouseleave", () => highlight(null));
-    forest.addEventListener("focusin", (event) => { const mark = markAt(event); if (mark) highlight(nodeOf(mark)); });
+    forest.addEventListener("focusin", (event) => {
+      const mark = markAt(event);
+      if (!mark) return;
+      active = Number(mark.dataset.node);
+      for (const each of forest.querySelectorAll(".node")) each.setAttribute("tabindex", each === mark ? 0 : -1);
+      highlight(nodeOf(mark));
+    });
     forest.addEventListener("focusout", () => highlight(null));
     forest.addEventListener("keydown", (event) => {
       const mark = markAt(event);
-      if (!mark) return;
+      if (!mark || withOthers(event)) return;
       const node = nodeOf(mark);
       const shown = visibleNodes();
       const at = shown.indexOf(node);
-      const go = (to) => {
-        if (!to) return;
-        active = to.id;
-        for (const each of forest.querySelectorAll(".node")) each.setAttribute("tabindex", Number(each.dataset.node) === active ? 0 : -1);
-        forest.querySelector(`[data-node="${active}"]`).focus();
-      };
+      const go = (to) => { if (to) forest.querySelector(`[data-node="${to.id}"]`).focus(); };
       const acts = {
         Enter: () => toggle(node), " ": () => toggle(node),
         ArrowRight: () => (node.children.length && !node.open ? toggle(node, true) : go(node.children[0])),
@@ -684,7 +726,7 @@
   }
   function textBefore(node) {
     const text = oneLine(textBetween(offsets[node.rows[0]], offsets[node.rows[0]] + node.start));
-    return text === "" ? "(the prompt)" : text.length <= BEFORE ? text : `…${text.slice(1 - BEFORE)}`;
+    return text === "" ? "(the prompt)" : text.length <= BEFORE ? text : `…${ended(text, BEFORE - 1)}`;
   }
   function drawForks() {
     if (!$("forks")) return;
@@ -725,11 +767,6 @@
     const rows = groupRows(group);
     const facts = page.groups[group];
     const mean = meanOf(rows);
-    const at = state.order.indexOf(group);
-    const step = (by, word, sign) => {
-      const to = at < 0 ? undefined : state.order[at + by];
-      return el("button", { class: "quiet", type: "button", "aria-label": `${word} group`, title: `${word} group`, disabled: to === undefined, onclick: () => showGroup(to) }, sign);
-    };
     tree = treeOf(group);
     active = ROOT;
     const forest = el("div", { class: "forest", id: "forest" });
@@ -743,12 +780,12 @@
       mean === null ? null : el("span", {}, "mean reward ", el("b", {}, number(mean, 3))),
       mean === null || rows.length < 2 ? null : el("span", {}, spreadOf(rows) ? `spread ${number(spreadOf(rows), 3)}` : "dead: all rewards equal"),
       facts.task ? el("span", {}, facts.task) : null,
-      facts.reference ? el("span", { title: visible(facts.reference) }, "reference ", el("b", {}, cutTo(visible(answerOf(facts.reference)), 48))) : null,
+      facts.reference ? el("span", { title: facts.reference }, "reference ", el("b", {}, cutTo(visible(answerOf(facts.reference)), 48))) : null,
     ];
     $("rollouts").replaceChildren(...[
-      el("div", { class: "title" }, el("div", {}, el("h2", {}, facts.id), el("p", { class: "facts" }, summary)), el("div", { class: "steps" }, step(-1, "Previous", "←"), step(1, "Next", "→"))),
+      el("div", { class: "title" }, el("div", {}, el("h2", {}, facts.id), el("p", { class: "facts" }, summary)), el("div", { class: "steps", id: "steps" })),
       facts.prompt.length ? el("div", { class: "prompt", tabindex: 0, role: "region", "aria-label": "prompt" },
-        facts.prompt.map(([role, content]) => el("div", { class: "message" }, el("span", {}, role), el("span", {}, visible(content))))) : null,
+        facts.prompt.map(([role, content]) => el("div", { class: "message" }, el("span", {}, role), el("span", {}, content)))) : null,
       tree ? el("details", { class: "fold", open: treeOpen, ontoggle: (event) => { treeOpen = event.target.open; } },
         el("summary", {}, "Prefix tree", el("small", {}, `${plural(tree.nodes.size, "node")}; width and size by rollouts, colour by mean reward`)),
         el("div", { class: "tree-tools" },
@@ -761,9 +798,22 @@
       el("div", { class: "list" }, el("h3", {}, "Rollouts"), rows.length > 1 ? el("label", { class: "field inline" }, el("span", {}, "Sort"), choose) : null),
       el("div", { id: "cards" }),
     ].filter(Boolean));
+    drawSteps();
     if (tree) drawTree();
     drawForks();
     drawRollouts();
+  }
+  function drawSteps() { // to the groups before and after this one in the list as it is
+    const at = state.order.indexOf(state.group);
+    const step = (by, word, sign) => {
+      const to = at < 0 ? undefined : state.order[at + by];
+      const go = () => {
+        showGroup(to);
+        ($("steps").querySelector(`[data-by="${by}"]:enabled`) ?? $("steps").querySelector(":enabled"))?.focus();
+      };
+      return el("button", { class: "quiet", type: "button", "data-by": by, "aria-label": `${word} group`, title: `${word} group`, disabled: to === undefined, onclick: go }, sign);
+    };
+    $("steps")?.replaceChildren(step(-1, "Previous", "←"), step(1, "Next", "→"));
   }
 
   // Statistics
@@ -874,7 +924,12 @@
   $("sort").append(...Object.entries(ORDERS).filter(([, [, , when]]) => !when || when()).map(([name, [label]]) => el("option", { value: name }, label)));
   $("sort").addEventListener("change", orderGroups);
   $("filter").addEventListener("input", orderGroups);
-  $("more").addEventListener("click", () => { state.listed += GROUPS_LISTED; drawGroups(); });
+  $("more").addEventListener("click", () => {
+    const before = state.listed;
+    state.listed += GROUPS_LISTED;
+    drawGroups();
+    document.querySelectorAll(".group")[before]?.focus();
+  });
 
   drawTheme();
   drawHead();

@@ -197,6 +197,59 @@ def test_the_keyboard_moves_from_token_to_token(report: Path, opened: Open) -> N
     assert not page.one("#panel").is_displayed()
 
 
+def test_tab_comes_back_to_the_token_that_was_clicked(report: Path, opened: Open) -> None:
+    page = opened(report)
+    page.token(2).click()
+    stops = '.rollout:first-child .token[tabindex="0"]'
+    assert [each.get_attribute("data-place") for each in page.all(stops)] == ["2"]
+    page.browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    assert [each.get_attribute("data-place") for each in page.all(stops)] == ["3"]
+
+
+def test_keys_with_others_are_left_to_the_browser(report: Path, opened: Open) -> None:
+    page = opened(report)
+    press = (
+        "const event = new KeyboardEvent('keydown', {key: 'ArrowLeft', bubbles: true, cancelable: true, ...arguments[1]});"
+        "arguments[0].dispatchEvent(event); return event.defaultPrevented"
+    )
+    for element in (page.token(1), page.one(".tree .node")):
+        assert page.browser.execute_script(press, element, {}) is True
+        for other in ("altKey", "ctrlKey", "metaKey"):
+            assert page.browser.execute_script(press, page.one(".tree .node"), {other: True}) is False
+            assert page.browser.execute_script(press, page.token(1), {other: True}) is False
+
+
+def test_escape_closes_what_is_open(report: Path, opened: Open) -> None:
+    page = opened(report)
+    page.one("#history summary").click()
+    assert page.all("#history details[open]")
+    page.browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert not page.all("#history details[open]")
+    assert page.browser.switch_to.active_element.tag_name == "summary"
+    page.hover(page.token(3))
+    page.wait(lambda: page.one("#panel").is_displayed())
+    page.browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert not page.one("#panel").is_displayed()
+
+
+def test_next_and_previous_follow_the_list_and_keep_the_focus(report: Path, rollouts: Rollouts, opened: Open) -> None:
+    page = opened(report)
+    names = [rollouts.strings("group_id")[start] for start in rollouts.groups.starts.tolist()]
+    best = [names[group] for group in np.argsort(-rollouts.groups.mean(rollouts.numbers("reward")), kind="stable")]
+    page.all(".group")[0].click()
+    page.choose("#sort", "mean reward")
+    at = best.index(names[0])
+    to = 1 if at + 1 < len(best) else -1
+    page.one(f'#steps [data-by="{to}"]').click()
+    for place in range(at + to, len(best) if to > 0 else -1, to):
+        assert page.text(".title h2") == best[place]
+        page.browser.switch_to.active_element.send_keys(Keys.ENTER)
+    focused = page.browser.switch_to.active_element
+    assert focused.get_attribute("data-by") == str(-to), "at the end there is only the way back"
+    page.one("#filter").send_keys(best[0])
+    assert not any(each.is_enabled() for each in page.all("#steps button"))
+
+
 def test_another_signal_recolours_the_tokens(report: Path, rollouts: Rollouts, opened: Open) -> None:
     page = opened(report)
     credit = rollouts.ragged("token.advantage").values
@@ -317,6 +370,31 @@ def test_text_that_looks_like_markup_stays_text(tmp_path: Path, opened: Open) ->
     assert HOSTILE not in out.read_text()
 
 
+def test_what_cannot_be_seen_is_written_out_wherever_it_stands(tmp_path: Path, opened: Open) -> None:
+    hidden = "a\u202eb\u200b\U000e0041c\u3164"
+    shown = "a\\u202eb\\u200b\\u{e0041}c\\u3164"
+    batch = rollouts_of([1.0, 0.0], tokens=[[5, 6], [7]]).with_columns(
+        {
+            "rollout_id": [f"{hidden}{row}" for row in range(2)], "group_id": [hidden] * 2, "task": [hidden] * 2,
+            "reference": [f'{{"answer": "{hidden}"}}'] * 2, "flags": [[hidden], []], "finish_reason": [hidden] * 2,
+            "prompt": pa.array([[{"role": hidden, "content": f"{hidden}\t\u2764\ufe0f"}]] * 2),
+        }
+    )  # fmt: skip
+    page = opened(page_of(batch, tmp_path, lambda token: f"{hidden}{token}"))
+    assert page.token(0).text == f"{shown}5"
+    for selector in (".title h2", ".message span:first-child", ".chip", ".facts > span:nth-child(4)"):
+        assert page.text(selector) == shown, selector
+    assert page.text(".message span:last-child") == f"{shown}\t\u2764\ufe0f"
+    assert page.text(".rollout h4") == f"{shown}0"
+    assert page.one(".group").get_attribute("title") == shown
+    page.one("#tab-statistics").click()
+    seen = page.browser.execute_script(
+        "return document.documentElement.outerHTML.replace(/<script.*?<\\/script>/gs, '') + document.body.innerText"
+    )
+    assert shown in seen
+    assert not set("\u202e\u200b\U000e0041\u3164") & set(seen)
+
+
 def test_safe_json_is_still_json() -> None:
     said = {"a": [HOSTILE, "<!--", "é\u2028", "&amp;"], "b": None}
     text = safe_json(said)
@@ -417,6 +495,30 @@ def test_a_big_file_opens_at_once(tmp_path: Path, opened: Open) -> None:
     assert 2000 <= len(page.all(".token")) < 16_000 + 1
     page.all(".group")[-1].click()
     page.wait(lambda: page.all(f'.token[data-place="{tokens.size - 8 * 2000}"]'))
+
+
+def test_the_rest_of_a_long_response_is_drawn_when_asked_for(tmp_path: Path, opened: Open) -> None:
+    page = opened(page_of(rollouts_of([1.0], tokens=[list(range(4100))]), tmp_path))
+    assert len(page.all(".token")) == 4000
+    page.one(".body .quiet").send_keys(Keys.ENTER)
+    page.wait(lambda: len(page.all(".token")) == 4100)
+    assert page.browser.switch_to.active_element.get_attribute("data-place") == "4000"
+
+
+def test_more_groups_than_are_listed_at_once(tmp_path: Path, cli: Cli, opened: Open) -> None:
+    many = rollouts_of([float(row % 2) for row in range(203)], groups=list(range(203)))
+    write_rollouts(tmp_path / "many", [many], Provenance())
+    assert cli("inspect", tmp_path / "many", "--html", tmp_path / "page.html", "--limit", 203).exit_code == 0
+    page = opened(tmp_path / "page.html")
+    assert len(page.all(".group")) == 200
+    page.all(".group")[199].click()
+    page.one('#steps [data-by="1"]').click()
+    assert page.one(".group[aria-current]").get_attribute("title") == "g200"
+    page = opened(tmp_path / "page.html")
+    page.one("#more").send_keys(Keys.ENTER)
+    assert len(page.all(".group")) == 203
+    assert page.browser.switch_to.active_element.get_attribute("title") == "g200"
+    assert not page.one("#more").is_displayed()
 
 
 def test_the_page_stops_at_whole_groups() -> None:
