@@ -115,7 +115,10 @@ class OpenAIEngine:
         return EngineLost(f"{self._server.base_url}: no answer to {self._unanswered} requests in a row ({error})")
 
     async def _complete(self, client: "AsyncOpenAI", request: Request, row: int, sampling: Sampling) -> Completion:
-        body = _body(self._server, sampling, list(request.prefix_ids), self._limit(request, sampling))
+        limit = self._limit(request, sampling)
+        if limit < 1:
+            return self._empty("length", sampling)
+        body = _body(self._server, sampling, list(request.prefix_ids), limit)
         if self.row_seeds and sampling.temperature > 0:
             body["seed"] = int(request.seeds[row])
 
@@ -129,7 +132,7 @@ class OpenAIEngine:
             self._unanswered += 1
             if self._unanswered >= self._lost_after:
                 raise self._lost(error) from error
-            return self._failed(str(error), sampling)
+            return self._empty("error", sampling, str(error))
         self._unanswered = 0
         self._says_cached |= cached is not None
         self._usage += Usage(len(request.prefix_ids), cached or 0, len(completion.ids))
@@ -191,11 +194,11 @@ class OpenAIEngine:
             return (floats if whole else None), (floats if at_one else None)
         return floats, (floats if sampling.is_raw else None)
 
-    def _failed(self, error: str, sampling: Sampling) -> Completion:
-        """A rollout without tokens, and without log-probabilities exactly where the others have none."""
+    def _empty(self, reason: str, sampling: Sampling, error: str | None = None) -> Completion:
+        """No tokens, and no log-probabilities exactly where the others have none."""
         logprobs, raw = self._known([] if self._has_logprobs else None, sampling)
         others = alternatives_of([], sampling.alternatives) if sampling.alternatives else None
-        return Completion(np.empty(0, np.int32), logprobs, "error", raw, others, error)
+        return Completion(np.empty(0, np.int32), logprobs, reason, raw, others, error)
 
 
 def _body(server: Server, sampling: Sampling, prompt: list[int] | str, limit: int) -> dict[str, Any]:

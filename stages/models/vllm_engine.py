@@ -95,13 +95,17 @@ class VllmEngine:
         if self._loaded.closed:
             raise ApportionError("this vllm engine is closed: another was opened, or its memory was needed")
         twice = self._raw and not sampling.is_raw and sampling.temperature > 0
+        limits = [self._limit(request, sampling, spare=int(twice)) for request in requests]
+        wanted = [
+            (request, limit, seed)
+            for request, limit in zip(requests, limits, strict=True)
+            for seed in request.seeds
+            if limit > 0
+        ]
         params = [
-            _params(sampling, self._limit(request, sampling, spare=int(twice)), seed if self.row_seeds else None,
-                    self._loaded.ends)
-            for request in requests for seed in request.seeds
-        ]  # fmt: skip
-        prompts = [[int(token) for token in request.prefix_ids] for request in requests]
-        prompts = [prompt for prompt, request in zip(prompts, requests, strict=True) for _ in request.seeds]
+            _params(sampling, limit, seed if self.row_seeds else None, self._loaded.ends) for _, limit, seed in wanted
+        ]
+        prompts = [[int(token) for token in request.prefix_ids] for request, _, _ in wanted]
         outputs = self._run(prompts, params, on_progress)
         made = [_completion(output.outputs[0], sampling) for output in outputs]
         self.usage += Usage(
@@ -111,8 +115,13 @@ class VllmEngine:
         )
         if twice:
             made = self._with_raw(prompts, made, sampling.alternatives)
-        rows = iter(made)
-        return [[next(rows) for _ in request.seeds] for request in requests]
+        rows, nothing = iter(made), _nothing(sampling, with_raw=twice or sampling.temperature == 0)
+        if on_progress is not None and (left := sum(len(request.seeds) for request in requests) - len(made)):
+            on_progress(left)
+        return [
+            [next(rows) if limit > 0 else nothing for _ in request.seeds]
+            for request, limit in zip(requests, limits, strict=True)
+        ]
 
     def _limit(self, request: Request, sampling: Sampling, *, spare: int) -> int:
         size, context = len(request.prefix_ids), self._loaded.llm.model_config.max_model_len
@@ -189,6 +198,14 @@ def _completion(output: Any, sampling: Sampling) -> Completion:
         reason = "stop_text"
     greedy = sampling.temperature == 0  # vLLM then reports the policy's own at temperature 1, as we do
     return Completion(ids, logprobs, reason, logprobs if greedy else None, others)
+
+
+def _nothing(sampling: Sampling, *, with_raw: bool) -> Completion:
+    """What a request without a budget gets: vLLM refuses to make no token."""
+    none = np.empty(0, np.float32)
+    shape = (0, sampling.alternatives)
+    likely = Alternatives(np.empty(shape, np.int32), np.empty(shape, np.float32)) if sampling.alternatives else None
+    return Completion(np.empty(0, np.int32), none, "length", none if with_raw else None, likely)
 
 
 def _reported(
@@ -271,7 +288,8 @@ def _open(
         "quantization": quantization,
     }
     if on_cpu:
-        arguments["block_size"] = CPU_BLOCK
+        # Off: to put a seeded row's prompt into a step in parts, vLLM winds its generator back, which fails on the CPU.
+        arguments |= {"block_size": CPU_BLOCK, "enable_chunked_prefill": False}
         if kv_cache_gib is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             kv_cache_gib = CPU_CACHE_GIB
     if kv_cache_gib is not None:

@@ -133,6 +133,16 @@ def test_alternatives_are_the_most_likely(serve: Serve, raw: Raw, prefixes: list
     np.testing.assert_allclose(found.alternatives.logprobs, expected.values.numpy(), atol=1e-4)
 
 
+def test_a_request_without_a_budget_is_not_sent(serve: Serve, prefixes: list[list[int]]) -> None:
+    server, reported = serve(), list[int]()
+    requests = [Request(prefixes[0], [1, 2], max_tokens=0), Request(prefixes[1], [3], max_tokens=2)]
+    nothing, [some] = server.open().generate(requests, Sampling(top_k=3, alternatives=2), reported.append)
+    assert [(len(each.ids), each.finish_reason, each.error) for each in nothing] == [(0, "length", None)] * 2
+    assert [each.raw_logprobs is None for each in (*nothing, some)] == [False] * 3
+    assert [each.alternatives is None for each in (*nothing, some)] == [False] * 3
+    assert (len(server.requests), sum(reported)) == (1, 3)
+
+
 def test_a_stop_text_ends_a_response(serve: Serve, policy: Policy, prefixes: list[list[int]]) -> None:
     engine = serve().open()
     [[whole]] = engine.generate([Request(prefixes[1], [1])], GREEDY)

@@ -146,6 +146,22 @@ def test_every_request_has_its_own_limit(engine: VllmEngine, prefixes: list[list
 
 
 @needs_vllm
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0), Sampling(top_k=3, alternatives=2)], ids=str)
+def test_a_request_without_a_budget_gets_nothing(
+    engine: VllmEngine, prefixes: list[list[int]], sampling: Sampling
+) -> None:
+    reported: list[int] = []
+    requests = [Request(prefixes[0], [1, 2], max_tokens=0), Request(prefixes[1], [3], max_tokens=2)]
+    nothing, [some] = engine.generate(requests, sampling, reported.append)
+    assert [(len(each.ids), each.finish_reason) for each in nothing] == [(0, "length")] * 2
+    assert [each.raw_logprobs is None for each in nothing] == [some.raw_logprobs is None] * 2
+    assert [each.alternatives is None for each in nothing] == [some.alternatives is None] * 2
+    assert (len(some.ids), sum(reported)) == (2, 3)
+    [[alone]] = engine.generate([Request(prefixes[0], [1], max_tokens=0)], sampling)
+    assert len(alone.ids) == 0
+
+
+@needs_vllm
 def test_a_stop_text_ends_a_response_with_the_token_that_completes_it(
     engine: VllmEngine, policy: Policy, prefixes: list[list[int]]
 ) -> None:
@@ -167,6 +183,17 @@ def test_row_seeds_decide_the_samples(engine: VllmEngine, prefixes: list[list[in
     assert ids_of(first) == ids_of(again)
     assert ids_of(first)[2:3] == ids_of(alone)
     assert all(len({tuple(ids) for ids in group}) > 1 for group in ids_of(first))
+
+
+@needs_vllm
+def test_prompts_longer_together_than_a_step_keep_their_seeds(engine: VllmEngine) -> None:
+    rng = np.random.default_rng(0)
+    requests = [Request([1, *rng.integers(20, 200, 400).tolist()], [row]) for row in range(24)]
+    scheduler = engine._loaded.llm.llm_engine.vllm_config.scheduler_config
+    assert sum(len(request.prefix_ids) for request in requests) > 2 * scheduler.max_num_batched_tokens
+    together = engine.generate(requests, Sampling(max_tokens=6, temperature=1.5))
+    alone = engine.generate(requests[20:21], Sampling(max_tokens=6, temperature=1.5))
+    assert ids_of(together)[20:21] == ids_of(alone)
 
 
 @needs_vllm
