@@ -8,6 +8,7 @@ import numpy as np
 
 from ...formats.errors import DataError
 from ...formats.segments import Array, Segments
+from ..tree_build import state_groups
 from ._method import Credit, Singleton
 from ._steps import Steps, on_tokens
 
@@ -96,14 +97,9 @@ def states_of(credit: Credit, steps: Steps) -> tuple[Array, list[str]]:
     """`step.state` as [S] int64 codes, and the texts they stand for. DataError for a step without one."""
     if "step.state" not in credit.rollouts:
         raise DataError(f"no column 'step.state'; {MADE_BY['step.state']}")
-    column = credit.rollouts.arrow("step.state")
-    flat = column.flatten()
-    sizes = np.asarray(column.value_lengths().fill_null(0))
-    _same_length(credit, steps, Segments.of_sizes(sizes), "step.state")
-    if flat.null_count:
-        raise DataError(f"column 'step.state': {flat.null_count} steps without one; {MADE_BY['step.state']}")
-    encoded = flat.dictionary_encode()
-    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
+    codes, texts = state_groups.states_of(credit.rollouts)
+    _same_length(credit, steps, codes.segments, "step.state")
+    return codes.values, texts
 
 
 def _same_length(credit: Credit, steps: Steps, found: Segments, path: str) -> None:

@@ -114,6 +114,9 @@ def test_an_invalid_step_of_a_dead_group_is_not_blown_up() -> None:
 def test_missing_columns_name_what_makes_them() -> None:
     with pytest.raises(DataError, match="score IN --with states"):
         gigpo(stepped([1.0], [[1]]))
+    nameless = stepped([1.0, 0.0], [[1], [1, 1]], states=[["a"], ["a", "b"]]).rollouts
+    with pytest.raises(DataError, match=r"row 1, column 'step\.state': a step without a state; run .* --with states"):
+        gigpo(Credit(nameless.with_columns({"step.state": [["a"], ["a", None]]})))
     with pytest.raises(DataError, match=r"step\.reward"):
         gigpo(stepped([1.0], [[1]], states=[["a"]]), rewards="steps")
     with pytest.raises(DataError, match="1 values for 2 steps"):
