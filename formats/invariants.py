@@ -15,10 +15,11 @@ from .errors import DataError
 from .ragged import Ragged
 from .rollouts import Rollouts
 from .rules import RULES as RULES
-from .schema import RULERS, paths_of, ruler_of
+from .schema import RULERS, WORTH_ONE, paths_of, ruler_of
 from .segments import Array, Segments
 
 _LARGEST_ID = np.iinfo(np.int32).max
+ALONE = ("demonstration", *WORTH_ONE)  # flags of rows that need no sibling
 _ON_ROLLOUT = ("reward", "weight", "temperature", "top_p")
 
 
@@ -358,7 +359,7 @@ def node_keys(rollouts: Rollouts, ids: Ragged) -> tuple[Array, Array]:
 
 
 def _singletons(rollouts: Rollouts) -> Iterator[Broken]:
-    trained = rollouts.for_training & ~rollouts.flagged("demonstration")
+    trained = rollouts.for_training & ~np.any([rollouts.flagged(flag) for flag in ALONE], axis=0)
     groups = rollouts.groups
     for row in np.flatnonzero(trained & groups.spread(groups.sum(trained) == 1)).tolist():
         name = rollouts.arrow("group_id")[row].as_py()

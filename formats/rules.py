@@ -35,6 +35,6 @@ RULES = {
         Rule("node_spans", "error", "a node path covers the response without a gap"),
         Rule("siblings", "error", "rollouts of a group that share a node share its span and its tokens"),
         Rule("zero_credit", "warning", "a group whose rewards differ has credit that is not all 0"),
-        Rule("singleton", "warning", "a group to train on has two rollouts or more (demonstrations need no sibling)"),
+        Rule("singleton", "warning", "a group to train on has two rollouts or more (demonstrations and reflections need none)"),
     )
 }  # fmt: skip

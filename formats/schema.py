@@ -15,6 +15,8 @@ METADATA_KEY = b"apportion"
 ERROR = "error"  # of a rollout that failed: it has no part in anything
 FILTERED = "filtered"  # what `filter` flags
 UNTRAINED = (ERROR, FILTERED)  # flags of rows that are never trained on
+REFLECTION, GUIDED = "reflection", "guided"
+WORTH_ONE = (REFLECTION, GUIDED)  # flags of rows whose reward of 1 is no verifier's: what they led to was right
 REQUIRED = ("rollout_id", "group_id", "token.id", "token.mask")
 
 
@@ -87,8 +89,8 @@ FIELDS = {
         Field("logprob_kind", pa.string(), "of which distribution token.logprob is: sampling | policy"),
         Field(
             "flags", pa.list_(pa.string()),
-            "truncated, error, filtered, demonstration, hinted, partial, accepted, refined, retried, intervention, edited, "
-            "dead_group, singleton, unassigned …",
+            "truncated, error, filtered, demonstration, hinted, partial, accepted, refined, retried, reflection, guided, "
+            "intervention, edited, dead_group, singleton, unassigned …",
         ),
         Field("reward", pa.float64(), "outcome reward; null is not scored", "reward"),
         Field("weight", pa.float64(), "weight of the rollout in training; null is 1"),

@@ -9,13 +9,13 @@ import pyarrow as pa
 
 from ...formats.errors import UsageError
 from ...formats.rollouts import Rollouts
-from ...formats.schema import FIELDS, UNTRAINED
+from ...formats.schema import FIELDS, UNTRAINED, WORTH_ONE
 from ..tasks import Message, Problem
 from ..token_texts import TokenOffsets
 from .truncate import PARTIAL
 
 RETRIED, INTERVENTION, EDITED = "retried", "intervention", "edited"
-NOT_ASKED = (*UNTRAINED, RETRIED, INTERVENTION, EDITED, PARTIAL, "demonstration")  # flags of rows to pass over
+NOT_ASKED = (*UNTRAINED, *WORTH_ONE, RETRIED, INTERVENTION, EDITED, PARTIAL, "demonstration")  # flags to pass over
 
 
 def parts(batch: Rollouts, rows_at_once: int) -> Iterator[tuple[Rollouts, slice]]:
@@ -55,6 +55,22 @@ def asking(problem: Problem, template: str, **values: str) -> list[Message]:
     """The problem's messages, the last of them made by the template; {question} is what it said."""
     *before, last = problem.prompt
     return [*before, {**last, "content": filled(template, question=last["content"], **values)}]
+
+
+def step_texts(tokenizer: Any, batch: Rollouts, row: int) -> list[str]:
+    """The texts of a row's steps."""
+    starts, ends, ids = batch.ragged("step.start")[row], batch.ragged("step.end")[row], batch.token_ids[row]
+    spans = [ids[start:end].tolist() for start, end in zip(starts, ends, strict=True)]
+    return tokenizer.batch_decode(spans, skip_special_tokens=True) if spans else []
+
+
+def numbered(steps: Sequence[str], first: int) -> str:
+    """The steps, a line each where they have one.
+
+    >>> numbered(["7+10=17\\n", "17-12=5"], first=0)
+    '0. 7+10=17\\n1. 17-12=5'
+    """
+    return "\n".join(f"{number}. {text.strip()}" for number, text in enumerate(steps, first))
 
 
 class Spelling:

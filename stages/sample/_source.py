@@ -1,7 +1,7 @@
 """The rollouts that `--from` names: their task and problems, and rows added to their groups."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import pyarrow as pa
 from ...formats.errors import DataError, UsageError
 from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
-from ...formats.schema import paths_of
+from ...formats.schema import arrow_type, paths_of
 from ...formats.segments import Array
 from ..driver import PRODUCED_BY
-from ..tasks import Problem, Task, open_task
+from ..models.policy import render_prompt
+from ..tasks import Message, Problem, Task, open_task
 from ._strategy import CONTINUES, Strategy
 
 ADDED = ("parent_id", "fork", "finish_reason", "text", "flags", "purpose")  # columns that rows added to a group have
@@ -86,6 +87,36 @@ def with_rows(batch: Rollouts, parents: Any, columns: Mapping[str, pa.Array]) ->
     made = Rollouts(copied.take(pa.array(parents))).with_columns(columns).like(batch)
     groups = batch.groups.ids
     order = np.argsort(np.concatenate((groups, groups[parents])), kind="stable")
+    return Rollouts(pa.concat_tables([batch.table, made.table])).take(order)
+
+
+def of_questions(
+    tokenizer: Any, names: Sequence[str], questions: Sequence[Sequence[Message]], opening: Sequence[int] = ()
+) -> dict[str, Any]:
+    """{path: [M]} of rows that answer questions: each a problem and a group of its own, all with the same name.
+
+    opening: tokens that stand behind every question.
+    """
+    prompts = [[*render_prompt(tokenizer, list(question)), *opening] for question in questions]
+    return {
+        "rollout_id": pa.array(names, pa.string()),
+        "group_id": pa.array(names, pa.string()),
+        "problem_id": pa.array(names, pa.string()),
+        "prompt": pa.array(questions, arrow_type("prompt")),
+        "prompt_ids": pa.array(prompts, arrow_type("prompt_ids")),
+    }
+
+
+def with_groups(batch: Rollouts, of: Sequence[int], columns: Mapping[str, pa.Array]) -> Rollouts:
+    """The batch with new rows that are groups of their own, behind the groups [M] `of` that they are about.
+
+    columns: {path: [M]} with what says which problem they are; the task and the reference are copied, and whatever else
+    there is becomes missing (null).
+    """
+    copied = batch.table.select([path for path in ("group_id", *OF_THE_PROBLEM) if path in batch])
+    groups = np.asarray(of, np.int64)
+    made = Rollouts(copied.take(pa.array(batch.groups.starts[groups]))).with_columns(columns).like(batch)
+    order = np.argsort(np.concatenate((batch.groups.ids, groups)), kind="stable")
     return Rollouts(pa.concat_tables([batch.table, made.table])).take(order)
 
 

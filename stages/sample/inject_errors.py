@@ -19,8 +19,9 @@ from ..models.engine import Request
 from ..models.policy import render_prompt
 from ..options import at_least_one
 from ..progress import progress
-from ..tasks import Problem
+from ..tasks import Message, Problem
 from ..token_texts import TokenOffsets
+from ._edits import FENCE, HEDGES, edit_kinds, edit_of, edit_ratio, last_sentences, speaks_of_errors, unboxed
 from ._judge import question_of, texts_of
 from ._revisions import (
     EDITED,
@@ -40,10 +41,9 @@ from ._steps import generated
 from ._strategy import CONTINUES, SamplingContext, strategy
 from .truncate import PARTIAL
 
-FENCE = "```"
 CHOSEN, REJECTED = "chosen", "rejected"
+SPOKEN_OF = ("wrong", "correct")  # a question about these may be answered with them
 HEADER = r"\s*Step \d+:"
-SENTENCES = 4  # the most that are edited of a step, its last ones
 
 EDITOR = """\
 Question:
@@ -68,19 +68,9 @@ EDITS = {
     "words": "change the words that show how the question is understood, so that it is misunderstood",
 }
 
-HEDGES = (
-    "a mistake", "an error", "misinterpreted", "misread", "let's correct", "let me correct", "on second thought",
-    "python",
-)  # fmt: skip
-ANNOUNCEMENTS = (*HEDGES, "mistakenly", "misleading", "incorrect", "wrong", "erroneous")
-SPOKEN_OF = ("wrong", "correct")  # a question about these may be answered with them
-
-_FENCED = re.compile(rf"{FENCE}[^\n`]*\n(.*?){FENCE}", re.DOTALL)
-_BOX = re.compile(r"\\boxed\{")
-
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """A step of a right rollout, in tokens [fork, end), and what of it is edited: text[begin:stop], in characters."""
 
     row: int
@@ -91,12 +81,16 @@ class _Step:
     stop: int
     kind: str
 
+    def target(self, text: str) -> str:
+        """What is edited of the row's text."""
+        return text[self.begin : self.stop]
+
 
 @dataclass(frozen=True)
 class _Pair:
     """Row and step, and the tokens of the chosen and the rejected response."""
 
-    step: _Step
+    step: Step
     chosen: list[int]
     rejected: list[int]
 
@@ -170,10 +164,7 @@ def inject_errors(
         raise UsageError(f"option 'max_edit_ratio' of strategy 'inject_errors': {max_edit_ratio}, needed is 0 to 1")
     editor = editor or EDITOR
     check_template("inject_errors", "editor", editor, "step", "instruction")
-    try:
-        heads = re.compile(header)
-    except re.error as error:
-        raise UsageError(f"option 'header' of strategy 'inject_errors': {header!r}: {error}") from error
+    heads = compiled("inject_errors", header)
     require(file, ("reward", "step.start", "step.end"), "strategy 'inject_errors'")
     remaining, counts = iter(context.problems), Counter[str]()
     with progress(file.num_rows, "inject_errors, rollouts") as advance:
@@ -181,12 +172,9 @@ def inject_errors(
             all_problems = [next(remaining) for _ in range(len(batch.groups))]
             for part, groups in parts(batch, rows_at_once):
                 problems = all_problems[groups]
-                coins = [
-                    Random(derived_seed("inject_errors", context.seed, context.round, each.problem_id))
-                    for each in problems
-                ]
-                right, whole = _drawn(context, part, problems, coins, correct, need_wrong)
-                steps = _steps_of(context, part, right, coins, heads)
+                coins = coins_of(context, problems)
+                right, whole = drawn(context, part, problems, coins, correct, need_wrong)
+                steps = steps_of(context, part, right, coins, heads)
                 found = _edited(context, part, problems, steps, editor, editor_tokens, max_edit_ratio, unbox)
                 pairs = _chosen(found, part, coins, edits)
                 yield _with_pairs(context, part, whole, pairs)
@@ -201,96 +189,20 @@ def inject_errors(
     )
 
 
-def edit_kinds(step: str) -> list[str]:
-    """The kinds of error that a step allows.
-
-    >>> edit_kinds("x = 3 + 4"), edit_kinds("He has 12 apples"), edit_kinds("therefore she leaves early")
-    (['multi_value', 'substitution', 'delete_term', 'symbol', 'swap'], ['value'], ['words'])
-    """
-    numbers = len(re.findall(r"\d+", step))
-    found = ["multi_value" if numbers > 1 else "value"] if numbers else []
-    if "=" in step:
-        found += ["substitution", "delete_term", "symbol", "swap"]
-    return found or ["words"]
+def compiled(who: str, header: str) -> re.Pattern[str]:
+    """The pattern of the option `header`. UsageError for one that is none."""
+    try:
+        return re.compile(header)
+    except re.error as error:
+        raise UsageError(f"option 'header' of strategy {who!r}: {header!r}: {error}") from error
 
 
-def last_sentences(step: str, count: int = SENTENCES) -> int:
-    """The character at which the step's last sentences begin; lines, and what ends with a full stop and a space, are
-    such.
-
-    >>> last_sentences("One. Two. Three."), last_sentences("One. Two. Three.\\nFour. Five.")
-    (0, 5)
-    """
-    begins = [0, *(match.end() for match in re.finditer(r"\n|\. ", step))]
-    begins = [begin for begin, end in zip(begins, [*begins[1:], len(step)], strict=True) if step[begin:end].strip()]
-    return begins[-count] if len(begins) > count else 0
+def coins_of(context: SamplingContext, problems: Sequence[Problem]) -> list[Random]:
+    """What is left to chance, for each problem."""
+    return [Random(derived_seed("inject_errors", context.seed, context.round, each.problem_id)) for each in problems]
 
 
-def edit_of(text: str) -> str | None:
-    """What stands in the first fenced block of an editor's answer.
-
-    >>> edit_of("```\\n2 + 3 = 6\\n``` or ```\\n7\\n```"), edit_of("```\\n2 + 3")
-    ('2 + 3 = 6', None)
-    """
-    found = _FENCED.search(text)
-    return (found[1].strip() or None) if found else None
-
-
-def speaks_of_errors(text: str, phrases: Sequence[str] = ANNOUNCEMENTS) -> bool:
-    """Whether one of the phrases stands in it, without regard to case.
-
-    >>> speaks_of_errors("So, Mistakenly, 2 + 3 = 6"), speaks_of_errors("2 + 3 = 6")
-    (True, False)
-    """
-    lowered = text.lower()
-    return any(phrase in lowered for phrase in phrases)
-
-
-def levenshtein(one: str, other: str) -> int:
-    """The fewest characters to insert, delete or replace that make one of the other.
-
-    >>> levenshtein("kitten", "sitting")
-    3
-    """
-    row = np.arange(len(other) + 1)
-    letters = np.array(list(other), dtype="<U1")
-    places = np.arange(len(other) + 1)
-    for number, letter in enumerate(one, 1):
-        best = np.concatenate(([number], np.minimum(row[1:] + 1, row[:-1] + (letters != letter))))
-        row = np.minimum.accumulate(best - places) + places  # insertions, one after another
-    return int(row[-1])
-
-
-def edit_ratio(step: str, edit: str) -> float:
-    """Their distance in lengths of the longer one.
-
-    >>> round(edit_ratio("12 * 3 = 36, so he pays 36 dollars.", "12 * 3 = 38, so he pays 38 dollars."), 6)
-    0.057143
-    """
-    return levenshtein(step, edit) / max(len(step), len(edit), 1)
-
-
-def unboxed(text: str) -> str:
-    """Each \\boxed{…} replaced by what is in it; one that does not end stays.
-
-    >>> unboxed(r"so \\boxed{\\frac{1}{2}}.")
-    'so \\\\frac{1}{2}.'
-    """
-    begin = 0
-    while found := _BOX.search(text, begin):
-        depth, place = 1, found.end()
-        while place < len(text) and depth:
-            depth += {"{": 1, "}": -1}.get(text[place], 0)
-            place += 1
-        begin = found.start()
-        if depth:
-            begin = found.end()
-            continue
-        text = text[:begin] + text[found.end() : place - 1] + text[place:]
-    return text
-
-
-def _drawn(
+def drawn(
     context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], coins: Sequence[Random], correct: float,
     need_wrong: bool,
 ) -> tuple[dict[int, int], dict[int, int]]:  # fmt: skip
@@ -318,12 +230,12 @@ def _drawn(
     return right, whole
 
 
-def _steps_of(
+def steps_of(
     context: SamplingContext, batch: Rollouts, right: dict[int, int], coins: Sequence[Random], header: re.Pattern[str]
-) -> list[_Step]:
+) -> list[Step]:
     """Every step of the right rows that has something to edit."""
     starts, ends, offsets = batch.ragged("step.start"), batch.ragged("step.end"), TokenOffsets(context.tokenizer)
-    found: list[_Step] = []
+    found: list[Step] = []
     for group, row in right.items():
         spelling = Spelling(offsets, batch.token_ids[row].tolist())
         for number, (start, stop) in enumerate(zip(starts[row].tolist(), ends[row].tolist(), strict=True)):
@@ -339,49 +251,72 @@ def _steps_of(
             begin += len(target) - len(target.lstrip())
             close = last - (len(target) - len(target.rstrip()))
             kind = coins[group].choice(edit_kinds(target))
-            found.append(_Step(row, number, fork, end, begin, close, kind))
+            found.append(Step(row, number, fork, end, begin, close, kind))
     return found
 
 
 def _edited(
-    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], steps: Sequence[_Step], editor: str,
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], steps: Sequence[Step], editor: str,
     max_tokens: int, max_ratio: float, unbox: bool,
 ) -> list[_Pair]:  # fmt: skip
     """The steps whose edits can be used, with their tokens."""
-    tokenizer, names, groups = context.tokenizer, batch.strings("rollout_id"), batch.groups.ids
-    offsets = TokenOffsets(tokenizer)
-    opening = tokenizer(f"{FENCE}\n", add_special_tokens=False)["input_ids"]
-    spellings = {step.row: Spelling(offsets, batch.token_ids[step.row].tolist()) for step in steps}
-    requests: list[Request] = []
-    for step in steps:
-        text, bounds = spellings[step.row].text, spellings[step.row].bounds
-        content = filled(
-            editor,
-            question=question_of(problems[int(groups[step.row])]),
-            before=text[: int(bounds[step.fork])],
-            step=text[step.begin : step.stop],
-            instruction=EDITS[step.kind],
-        )
-        seed = derived_seed(context.seed, context.round, names[step.row], "editor", step.number)
-        requests.append(Request([*render_prompt(tokenizer, [{"role": "user", "content": content}]), *opening], [seed]))
+    names, spellings = batch.strings("rollout_id"), spellings_of(context, batch, steps)
+    seeds = [derived_seed(context.seed, context.round, names[step.row], "editor", step.number) for step in steps]
+    asked = editor_questions(context, batch, problems, steps, editor)
+    requests = [Request(primed(context.tokenizer, each), [seed]) for each, seed in zip(asked, seeds, strict=True)]
     sampling = replace(context.sampling, max_tokens=max_tokens, stop=(FENCE,))
     made = [each for (each,) in generated(context, requests, sampling)]
     found: list[_Pair] = []
     for step, answer in zip(steps, texts_of(context, made), strict=True):
         spelling = spellings[step.row]
-        edit, target = edit_of(f"{FENCE}\n{answer}"), spelling.text[step.begin : step.stop]
-        if edit is None or speaks_of_errors(edit) or edit_ratio(target, edit) > max_ratio:
+        edit = edit_of(f"{FENCE}\n{answer}")
+        if edit is None or not usable(step.target(spelling.text), edit, max_ratio):
             continue
-        pair = _pair(tokenizer, spelling, step, unboxed(edit) if unbox else edit)
+        pair = _pair(context.tokenizer, spelling, step, unboxed(edit) if unbox else edit)
         if pair is not None:
             found.append(pair)
     return found
 
 
-def _pair(tokenizer: Any, spelling: Spelling, step: _Step, edit: str) -> _Pair | None:
+def spellings_of(context: SamplingContext, batch: Rollouts, steps: Sequence[Step]) -> dict[int, Spelling]:
+    """{row: its text} of the steps' rows."""
+    offsets = TokenOffsets(context.tokenizer)
+    return {row: Spelling(offsets, batch.token_ids[row].tolist()) for row in {step.row: None for step in steps}}
+
+
+def editor_questions(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], steps: Sequence[Step], editor: str
+) -> list[list[Message]]:
+    """What the policy is asked to edit the steps. What it reads is `primed` with the first of two fences."""
+    spellings, groups = spellings_of(context, batch, steps), batch.groups.ids
+    found: list[list[Message]] = []
+    for step in steps:
+        spelling = spellings[step.row]
+        content = filled(
+            editor,
+            question=question_of(problems[int(groups[step.row])]),
+            before=spelling.text[: int(spelling.bounds[step.fork])],
+            step=step.target(spelling.text),
+            instruction=EDITS[step.kind],
+        )
+        found.append([{"role": "user", "content": content}])
+    return found
+
+
+def primed(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """What an editor reads: the question, and a fenced block that begins."""
+    return [*render_prompt(tokenizer, messages), *tokenizer(f"{FENCE}\n", add_special_tokens=False)["input_ids"]]
+
+
+def usable(step: str, edit: str, max_ratio: float) -> bool:
+    """Whether an edit of the step is near enough to it, and does not give itself away."""
+    return not speaks_of_errors(edit) and edit_ratio(step, edit) <= max_ratio
+
+
+def _pair(tokenizer: Any, spelling: Spelling, step: Step, edit: str) -> _Pair | None:
     """The two responses; None where they are the same, or the edit has no tokens."""
     text = spelling.text
-    if edit == text[step.begin : step.stop]:
+    if edit == step.target(text):
         return None
     kept = spelling.tokens_before(step.begin)
     before = spelling.ids[:kept]

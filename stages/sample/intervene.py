@@ -1,9 +1,6 @@
 """InT's sampling: the policy, shown a solution, puts one step in the place of the first that went wrong."""
 
-import ast
-import re
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +18,7 @@ from ..options import at_least_one
 from ..progress import progress
 from ..tasks import Message, Problem
 from ..token_texts import TokenOffsets
+from ._interventions import BLANK_LINE, guided, intervention_of, leaks, verified
 from ._judge import reference_of, replies, texts_of
 from ._revisions import (
     INTERVENTION,
@@ -40,7 +38,6 @@ from ._source import ADDED, own_rows, with_rows
 from ._strategy import CONTINUES, SamplingContext, strategy
 
 RATE = "intervention_rate"
-BLANK_LINE = "\n\n"
 OTHERWISE = "name a column with solution_from=column:NAME"
 
 SOLVER = """\
@@ -66,17 +63,6 @@ was missing? Does it stand behind the first critical error? Write it again until
 
 End with a dictionary inside of tags, location being the number of the substep:
 <intervention>{"content": "the step", "location": 1}</intervention>"""
-
-_TAG = re.compile(r"<intervention>(.*?)</intervention>", re.DOTALL)
-_DIGITS = re.compile(r"[0-9]+")
-
-
-@dataclass(frozen=True)
-class Intervention:
-    """content: the new step. location: the block that it stands in place of, from 1."""
-
-    content: str
-    location: int
 
 
 @dataclass
@@ -192,7 +178,7 @@ def intervene(
                     solutions = [reference_of(problem) for problem in problems]
                 else:
                     solutions = worked(context, problems, OTHERWISE)
-                wrong = _wrong(part, correct, solutions)
+                wrong = wrong_rows(part, correct, solutions)
                 answers = _criticised(
                     context, part, problems, wrong, solutions, separator, proposals, solver, critic, critic_tokens
                 )
@@ -206,75 +192,7 @@ def intervene(
     )
 
 
-def intervention_of(text: str) -> Intervention | None:
-    """The last <intervention> of a critic's answer; None where it is no dictionary with a text and a place from 1.
-
-    >>> intervention_of('<intervention>{"content": "new", "location": "Substep 3"}</intervention>')
-    Intervention(content='new', location=3)
-    >>> intervention_of("<intervention>at 3</intervention>") is None
-    True
-    """
-    found = _TAG.findall(text)
-    if not found:
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of "\(" and the like
-            given = ast.literal_eval(found[-1].strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
-    if not isinstance(given, dict):
-        return None
-    content, location = given.get("content"), given.get("location")
-    if isinstance(location, str):
-        digits = _DIGITS.search(location)
-        location = int(digits[0]) if digits and len(digits[0]) < 10 else None
-    if (
-        not isinstance(content, str)
-        or not content.strip()
-        or not isinstance(location, int)
-        or isinstance(location, bool)
-    ):
-        return None
-    try:
-        content.encode()
-    except UnicodeEncodeError:  # half of a character
-        return None
-    return Intervention(content, location) if location >= 1 else None
-
-
-def guided(attempt: str, intervention: Intervention, separator: str = BLANK_LINE) -> tuple[str, int]:
-    """The attempt up to the block replaced and the new one, and how many characters of it are the attempt's own.
-
-    >>> [guided("A|B|C", Intervention("X", place), "|") for place in (1, 2, 9)]
-    [('X', 0), ('A|X', 2), ('A|B|C|X', 5)]
-    """
-    blocks = attempt.split(separator)
-    content = intervention.content.replace("\n", separator)
-    text = separator.join([*blocks[: intervention.location - 1], content])
-    whole = intervention.location > len(blocks)
-    return text, len(attempt) if whole else len(text) - len(content)
-
-
-def leaks(content: str, answer: str) -> bool:
-    """Whether the final answer stands in the content.
-
-    >>> leaks("so x = 42", "42"), leaks("so x is even", "42"), leaks("anything", "")
-    (True, False, False)
-    """
-    return bool(answer.strip()) and answer.strip() in content
-
-
-def verified(right: Sequence[int], k: int, needed: int = 1) -> dict[int, float]:
-    """{index: share} of those with enough right tries of k.
-
-    >>> verified([0, 3, 0, 32], 32)
-    {1: 0.09375, 3: 1.0}
-    """
-    return {index: count / k for index, count in enumerate(right) if count >= needed}
-
-
-def _wrong(batch: Rollouts, correct: float, solutions: Sequence[str | None]) -> Array:
+def wrong_rows(batch: Rollouts, correct: float, solutions: Sequence[str | None]) -> Array:
     """The rows whose first error is looked for: wrong, with a solution, and unlike those before them in the group."""
     rows = own_rows(batch, "intervene", without=NOT_ASKED, needs="reward")
     reward, groups = batch.numbers("reward"), batch.groups.ids
@@ -297,30 +215,38 @@ def _criticised(
 ) -> list[list[Completion]]:  # fmt: skip
     """The critic's answers about each row."""
     sampling = replace(context.sampling, max_tokens=max_tokens)
-    groups = batch.groups.ids
+    groups, names = batch.groups.ids, batch.strings("rollout_id")
     asked = sorted({int(groups[row]) for row in rows})
-    first: dict[int, list[Message]] = {
-        group: asking(problems[group], solver, solution=str(solutions[group])) for group in asked
-    }
+    first = {group: asking(problems[group], solver, solution=str(solutions[group])) for group in asked}
     seeds = [[derived_seed(context.seed, context.round, problems[group].problem_id, "solver")] for group in asked]
     solved = [each for (each,) in replies(context, list(first.values()), seeds, sampling)]
     said = dict(zip(asked, texts_of(context, solved), strict=True))
-    offsets, names = TokenOffsets(context.tokenizer), batch.strings("rollout_id")
-    conversations: list[list[Message]] = []
-    for row in rows.tolist():
-        group = int(groups[row])
-        blocks = offsets(batch.token_ids[row].tolist())[0].split(separator)
-        attempt = "\n\n".join(f"Substep {number}: {block}" for number, block in enumerate(blocks, 1))
-        turns = [
-            {"role": "assistant", "content": said[group]},
-            {"role": "user", "content": filled(critic, attempt=attempt)},
-        ]
-        conversations.append([*first[group], *turns])
+    offsets = TokenOffsets(context.tokenizer)
+    conversations = [
+        critic_question(first[group], said[group], blocks_of(offsets, batch, row, separator), critic)
+        for row in rows.tolist()
+        for group in (int(groups[row]),)
+    ]
     seeds = [
         [derived_seed(context.seed, context.round, names[row], "critic", index) for index in range(proposals)]
         for row in rows.tolist()
     ]
     return replies(context, conversations, seeds, sampling)
+
+
+def blocks_of(offsets: TokenOffsets, batch: Rollouts, row: int, separator: str) -> list[str]:
+    """The blocks of a row's text."""
+    return offsets(batch.token_ids[row].tolist())[0].split(separator)
+
+
+def critic_question(first: Sequence[Message], said: str, blocks: Sequence[str], critic: str) -> list[Message]:
+    """The second turn, behind what was asked and said in the first."""
+    attempt = "\n\n".join(f"Substep {number}: {block}" for number, block in enumerate(blocks, 1))
+    return [
+        *first,
+        {"role": "assistant", "content": said},
+        {"role": "user", "content": filled(critic, attempt=attempt)},
+    ]
 
 
 def _targets(

@@ -17,6 +17,7 @@ from ..options import at_least_one
 from ..progress import progress
 from ..tasks import Problem
 from ._judge import asked, question_of
+from ._revisions import check_template, filled, numbered, step_texts
 from ._rows import derived_seed, sampled_columns
 from ._source import ADDED, own_rows, with_rows
 from ._steps import joined
@@ -52,6 +53,7 @@ def refine(
     threshold: float = 0.5,
     refiner_temperature: float | None = None,
     refiner_tokens: int = 256,
+    refiner: str | None = None,
     replaced: Literal["probe", "keep"] = "probe",
 ) -> Iterator[Rollouts]:
     """Rollouts of --from whose first faulty step, and all after it, is written anew (Search-R2).
@@ -73,12 +75,14 @@ def refine(
         threshold: tau, the share of votes from which a rollout is accepted.
         refiner_temperature: of its answers; None is --temperature, with votes=1 greedy.
         refiner_tokens: budget of an answer. A question beyond the policy's context is refused.
+        refiner: what the policy is asked; {question} and {steps}, numbered from 1, are replaced. None is our wording, in
+            this file.
         replaced: what parents become, or "keep" them as they are. One whose cut is beyond --max-tokens has no successor
             and stays.
 
     Raises:
-        UsageError: an option out of range; a question beyond the model's context. DataError: rows without steps; rows an
-            environment wrote in.
+        UsageError: an option out of range; a template without {steps}; a question beyond the model's context.
+            DataError: rows without steps; rows an environment wrote in.
 
     Departures: 1. Text only: no search is played again. 2. An answer that names neither is taken as accept, and a cut
         outside the steps as the nearest inside: our reading. 3. The refiner's own tokens are not trained. 4. One
@@ -91,13 +95,15 @@ def refine(
         raise UsageError(f"option 'threshold' of strategy 'refine': {threshold}, needed is 0 to 1")
     if refiner_temperature is None:
         refiner_temperature = context.sampling.temperature if votes > 1 else 0.0
+    refiner = refiner or REFINER
+    check_template("refine", "refiner", refiner, "steps")
     require(file, ("step.start", "step.end"), "strategy 'refine'")
     remaining = iter(context.problems)
     with progress(file.num_rows, "refine, rollouts") as advance:
         for batch in context.batches():
             problems = [next(remaining) for _ in range(len(batch.groups))]
             rows = _judged(batch)
-            answers = _asked(context, batch, problems, rows, votes, refiner_tokens, refiner_temperature)
+            answers = _asked(context, batch, problems, rows, refiner, votes, refiner_tokens, refiner_temperature)
             steps = batch.ragged("step.start").segments.sizes
             verdicts = {
                 row: verdict_of(texts, int(steps[row]), threshold)
@@ -134,19 +140,28 @@ def _judged(batch: Rollouts) -> Array:
     return own_rows(batch, "refine", without=(ACCEPTED, ERROR), needs="step.start")
 
 
+def refiner_questions(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array, refiner: str
+) -> list[str]:
+    """What the policy is asked about each of the rows."""
+    groups = batch.groups.ids
+    return [
+        filled(
+            refiner,
+            question=question_of(problems[int(groups[row])]),
+            steps=numbered(step_texts(context.tokenizer, batch, row), first=1),
+        )
+        for row in rows.tolist()
+    ]
+
+
 def _asked(
-    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array, votes: int, max_tokens: int,
-    temperature: float,
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array, refiner: str, votes: int,
+    max_tokens: int, temperature: float,
 ) -> list[list[str]]:  # fmt: skip
     """The refiner's answers about each row."""
-    starts, ends, ids = batch.ragged("step.start"), batch.ragged("step.end"), batch.token_ids
-    names, groups = batch.strings("rollout_id"), batch.groups.ids
-    questions: list[str] = []
-    for row in rows.tolist():
-        parts = [ids[row][start:end].tolist() for start, end in zip(starts[row], ends[row], strict=True)]
-        texts = context.tokenizer.batch_decode(parts, skip_special_tokens=True) if parts else []
-        steps = "\n".join(f"{number}. {text.strip()}" for number, text in enumerate(texts, 1))
-        questions.append(REFINER.format(question=question_of(problems[int(groups[row])]), steps=steps))
+    questions = refiner_questions(context, batch, problems, rows, refiner)
+    names = batch.strings("rollout_id")
     seeds = [
         [derived_seed(context.seed, context.round, names[row], "refiner", vote) for vote in range(votes)]
         for row in rows.tolist()

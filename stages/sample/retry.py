@@ -4,20 +4,21 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from ...formats.errors import DataError
 from ...formats.rollouts import Rollouts
-from ...formats.schema import arrow_type
+from ...formats.schema import ERROR, FIELDS, GUIDED, REFLECTION, arrow_type
 from ...formats.segments import Array
 from ..driver import require
-from ..models.engine import Request
+from ..models.engine import Completion, Request
 from ..models.policy import render_prompt
 from ..options import at_least_one
 from ..progress import progress
-from ..tasks import Problem
+from ..tasks import Message, Problem
 from ._judge import question_of, replies, texts_of
 from ._revisions import (
     NOT_ASKED,
@@ -27,11 +28,13 @@ from ._revisions import (
     filled,
     forks_of,
     names_of,
+    numbered,
     parts,
+    step_texts,
     with_known,
 )
 from ._rows import derived_seed, sampled_columns
-from ._source import ADDED, own_rows, with_rows
+from ._source import ADDED, of_questions, own_rows, with_groups, with_rows
 from ._strategy import CONTINUES, SamplingContext, strategy
 
 REFLECTOR = """\
@@ -81,6 +84,15 @@ class Reflection:
     step: int | None
 
 
+class _Answer(NamedTuple):
+    """What the policy wrote behind a question and, where the answer was begun already, a prefix of it."""
+
+    question: list[Message]
+    prefix: list[int]
+    made: Completion
+    seed: int
+
+
 @strategy(source="arXiv:2601.03715 (R3L, reflect-then-retry)", needs=(CONTINUES,))
 def retry(
     context: SamplingContext,
@@ -89,6 +101,8 @@ def retry(
     guidance: str | None = None,
     reflection_tokens: int = 4096,
     parents: Literal["keep", "suffix"] = "keep",
+    reflections: Literal["keep", "drop"] = "keep",
+    correct: float = 1.0,
     rows_at_once: int = 2048,
 ) -> Iterator[Rollouts]:
     """A second try of the rollouts of --from, from the step at which the policy itself would begin again (R3L).
@@ -104,8 +118,13 @@ def retry(
     "success_but_inefficient" and "failure" for improvement_suggestion and a whole number retry_from_step, 0 to the last
     step. Any other reflection is passed over. So a group has one to two rows for each of its rollouts.
 
+    Reflections that helped, and the tries that they guided, are trained, too, as prompt and response of their own: the
+    reflection on a wrong rollout whose retry is right (flagged `reflection`), that retry behind the prompt with the
+    reflection in it (`guided`), and the reflection that finds nothing to change in a right rollout. Each is a group of
+    one with another `problem_id` and reward 1, to which `assign-credit` gives 1 with `singleton=raw`, and else nothing.
+
     Rows that were reflected on get `reflection` (the JSON, null where it does not count) and `retry_step`. `reward` of
-    the new rows is missing: score them. The step ruler (`score --with steps`) says what a step is; --max-tokens bounds
+    retries is missing: score them. The step ruler (`score --with steps`) says what a step is; --max-tokens bounds
     the whole response, and -n is not used. Probes, evals and earlier retries are not reflected on. How many reflections
     counted is said on standard error.
 
@@ -114,19 +133,22 @@ def retry(
         guidance: the last message of the prompt with the reflection in it; {question} and {reflection} are replaced.
             None is our wording.
         reflection_tokens: budget of a reflection. A question beyond the policy's context is refused.
+        reflections: "drop" leaves out reflections and guided tries as rows of their own.
+        correct: reward from which a rollout is right.
         parents: "suffix" makes the mask of a rollout false before its retry's fork, too, as the paper does; "keep"
             leaves it as it is.
         rows_at_once: rollouts reflected on before a part of the file is written (at least a group's); bounds the
             memory.
 
     Raises:
-        UsageError: a template without a name; a question beyond the model's context. DataError: rows without steps;
-            rows an environment wrote in.
+        UsageError: a template without a name; a question beyond the model's context. DataError: rows without steps, or
+            without reward where reflections are kept; rows an environment wrote in.
 
     Departures: 1. Text only: no environment is played again. 2. The reflection stands at the end of the prompt, not
-        before the step that is done anew, so that prompt and response remain two lists of ids. 3. Paper and code train
-        reflections and guided retries of successes, too, as groups of one; they are not written. 4. `true` is no step:
-        our reading. 5. Their parents are masked before the pivot; here that is an option.
+        before the step that is done anew, so that prompt and response remain two lists of ids. 3. A retry helped where
+        it alone is right, as in the released code for mathematics; in environments one with fewer steps does, too. A
+        guided try is masked before its pivot, which that code leaves out. 4. `true` is no step: our reading. 5. Their
+        parents are masked before the pivot; here that is an option.
     """
     file = context.rollouts
     assert file is not None, "sample opens it for a strategy that needs --from"
@@ -134,26 +156,42 @@ def retry(
     reflector, guidance = reflector or REFLECTOR, guidance or GUIDANCE
     check_template("retry", "reflector", reflector, "steps")
     check_template("retry", "guidance", guidance, "reflection")
-    require(file, ("step.start", "step.end"), "strategy 'retry'")
+    needed = ("step.start", "step.end", *(("reward",) if reflections == "keep" else ()))
+    require(file, needed, "strategy 'retry'")
     remaining = iter(context.problems)
-    asked = sound = tried = 0
+    asked = sound = tried = kept = 0
     with progress(file.num_rows, "retry, rollouts") as advance:
         for batch in context.batches():
             problems = [next(remaining) for _ in range(len(batch.groups))]
             for part, groups in parts(batch, rows_at_once):
                 rows = own_rows(part, "retry", without=NOT_ASKED, needs="step.start")
-                found = _reflected(context, part, problems[groups], rows, reflector, reflection_tokens)
-                asked, sound = asked + len(rows), sound + len(found)
-                starts = part.ragged("step.start")
+                own = problems[groups]
+                answers = _asked(
+                    context, part, rows, reflection_questions(context, part, own, rows, reflector), reflection_tokens
+                )
+                found = _sound(context, part, answers)
+                starts, place = part.ragged("step.start"), part.groups.ids
                 forks = {row: int(starts[row][each.step]) for row, each in found.items() if each.step is not None}
                 forks = {row: fork for row, fork in forks.items() if fork < context.sampling.max_tokens}
-                tried += len(forks)
+                guided = [asking(own[int(place[row])], guidance, reflection=found[row].text) for row in forks]
+                tries = _tried(context, part, forks, guided)
+                asked, sound, tried = asked + len(rows), sound + len(found), tried + len(forks)
                 told = _told(part, rows, found)
                 if parents == "suffix":
                     told = _masked(told, forks)
-                yield _retried(context, told, problems[groups], found, forks, guidance)
+                made = _with_retries(context, told, forks, tries)
+                if reflections == "keep":
+                    better, perfect = _helped(context, part, own, found, tries, correct)
+                    lessons = [(row, REFLECTION, answers[row]) for row in sorted([*better, *perfect])]
+                    lessons += [(row, GUIDED, tries[row]) for row in better]
+                    made = _with_lessons(context, made, part, lessons)
+                    kept += len(lessons)
+                yield made
                 advance(len(part))
-    print(f"retry: {asked:,} reflections, {sound:,} of them sound; {tried:,} rollouts tried again", file=sys.stderr)
+    also = f", {kept:,} rows to learn that from" if reflections == "keep" else ""
+    print(
+        f"retry: {asked:,} reflections, {sound:,} of them sound; {tried:,} rollouts tried again{also}", file=sys.stderr
+    )
 
 
 def reflection_of(text: str, steps: int) -> Reflection | None:
@@ -187,27 +225,40 @@ def reflection_of(text: str, steps: int) -> Reflection | None:
     return Reflection(written, step)
 
 
-def _reflected(
-    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array, reflector: str, max_tokens: int
-) -> dict[int, Reflection]:
-    """The sound reflections on the rows."""
-    starts, ends, ids = batch.ragged("step.start"), batch.ragged("step.end"), batch.token_ids
-    names, groups = batch.strings("rollout_id"), batch.groups.ids
-    conversations: list[list[dict[str, str]]] = []
+def reflection_questions(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array, reflector: str
+) -> list[list[Message]]:
+    """What the policy is asked about each of the rows."""
+    groups = batch.groups.ids
+    found: list[list[Message]] = []
     for row in rows.tolist():
-        spans = [ids[row][start:end].tolist() for start, end in zip(starts[row], ends[row], strict=True)]
-        texts = context.tokenizer.batch_decode(spans, skip_special_tokens=True) if spans else []
-        steps = "\n".join(f"{number}. {text.strip()}" for number, text in enumerate(texts))
+        steps = numbered(step_texts(context.tokenizer, batch, row), first=0)
         content = filled(reflector, question=question_of(problems[int(groups[row])]), steps=steps)
-        conversations.append([{"role": "user", "content": content}])
-    seeds = [[derived_seed(context.seed, context.round, names[row], "reflection")] for row in rows.tolist()]
-    made = [
-        each for (each,) in replies(context, conversations, seeds, replace(context.sampling, max_tokens=max_tokens))
-    ]
-    read = {
-        row: reflection_of(text, len(starts[row]))
-        for row, text in zip(rows.tolist(), texts_of(context, made), strict=True)
+        found.append([{"role": "user", "content": content}])
+    return found
+
+
+def _asked(
+    context: SamplingContext, batch: Rollouts, rows: Array, questions: Sequence[list[Message]], max_tokens: int
+) -> dict[int, _Answer]:
+    """What the policy says of the rows."""
+    names = batch.strings("rollout_id")
+    seeds = [derived_seed(context.seed, context.round, names[row], REFLECTION) for row in rows.tolist()]
+    sampling = replace(context.sampling, max_tokens=max_tokens)
+    made = replies(context, questions, [[seed] for seed in seeds], sampling)
+    return {
+        row: _Answer(question, [], each, seed)
+        for row, question, (each,), seed in zip(rows.tolist(), questions, made, seeds, strict=True)
     }
+
+
+def _sound(context: SamplingContext, batch: Rollouts, answers: Mapping[int, _Answer]) -> dict[int, Reflection]:
+    """Those of the reflections that count."""
+    sizes, texts = (
+        batch.ragged("step.start").segments.sizes,
+        texts_of(context, [each.made for each in answers.values()]),
+    )
+    read = {row: reflection_of(text, int(sizes[row])) for row, text in zip(answers, texts, strict=True)}
     return {row: each for row, each in read.items() if each is not None}
 
 
@@ -227,32 +278,83 @@ def _masked(batch: Rollouts, forks: Mapping[int, int]) -> Rollouts:
     return batch.with_columns({"token.mask": batch.token_ids.with_values(mask)})
 
 
-def _retried(
-    context: SamplingContext,
-    batch: Rollouts,
-    problems: Sequence[Problem],
-    found: Mapping[int, Reflection],
-    forks: Mapping[int, int],
-    guidance: str,
-) -> Rollouts:
-    """The batch with a new row for each of {row: the token from which it is written again}."""
-    names, groups = batch.strings("rollout_id"), batch.groups.ids
-    read = [
-        render_prompt(context.tokenizer, asking(problems[int(groups[row])], guidance, reflection=found[row].text))
-        for row in forks
-    ]
+def _tried(
+    context: SamplingContext, batch: Rollouts, forks: Mapping[int, int], questions: Sequence[list[Message]]
+) -> dict[int, _Answer]:
+    """A second try for each of {row: the token from which it is written again}, behind a prompt with a reflection."""
+    names = batch.strings("rollout_id")
     prefixes = [batch.token_ids[row][:fork].tolist() for row, fork in forks.items()]
     seeds = [derived_seed(context.seed, context.round, names[row], RETRIED) for row in forks]
     requests = [
-        Request([*prompt, *prefix], [seed], context.sampling.max_tokens - len(prefix))
-        for prompt, prefix, seed in zip(read, prefixes, seeds, strict=True)
+        Request(
+            [*render_prompt(context.tokenizer, question), *prefix], [seed], context.sampling.max_tokens - len(prefix)
+        )
+        for question, prefix, seed in zip(questions, prefixes, seeds, strict=True)
     ]
-    made = [each for (each,) in context.engine.generate(requests, context.sampling)] if requests else []
-    columns: dict[str, Any] = sampled_columns(context, prefixes, made, seeds, purpose="train", flags=(RETRIED,))
-    columns |= {
-        "rollout_id": names_of([f"{names[row]}/{RETRIED}@{context.salt}" for row in forks]),
-        "parent_id": names_of([names[row] for row in forks]),
+    made = context.engine.generate(requests, context.sampling) if requests else []
+    return {
+        row: _Answer(question, prefix, each, seed)
+        for row, question, prefix, (each,), seed in zip(forks, questions, prefixes, made, seeds, strict=True)
+    }
+
+
+def _with_retries(
+    context: SamplingContext, batch: Rollouts, forks: Mapping[int, int], tries: Mapping[int, _Answer]
+) -> Rollouts:
+    """The batch with the second tries, in the groups of the first."""
+    names = batch.strings("rollout_id")
+    read = [render_prompt(context.tokenizer, each.question) for each in tries.values()]
+    columns = _sampled(context, list(tries.values()), RETRIED) | {
+        "rollout_id": names_of([f"{names[row]}/{RETRIED}@{context.salt}" for row in tries]),
+        "parent_id": names_of([names[row] for row in tries]),
         "fork": forks_of(list(forks.values())),
         "behaviour_prompt_ids": pa.array(read, arrow_type("behaviour_prompt_ids")),
     }
-    return with_rows(batch, np.array(list(forks), np.int64), columns)
+    return with_rows(batch, np.array(list(tries), np.int64), columns)
+
+
+def _helped(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], found: Mapping[int, Reflection],
+    tries: Mapping[int, _Answer], correct: float,
+) -> tuple[list[int], list[int]]:  # fmt: skip
+    """(wrong rows whose second try is right, right rows in which nothing was found to change)."""
+    reward, groups = batch.numbers("reward"), batch.groups.ids
+    unknown = [row for row in found if np.isnan(reward[row])]
+    if unknown:
+        raise DataError(f"row {unknown[0]}, column 'reward': not a number; run `apportion score IN -o OUT` first")
+    texts = context.tokenizer.batch_decode(
+        [[*each.prefix, *each.made.ids.tolist()] for each in tries.values()], skip_special_tokens=True
+    ) if tries else []  # fmt: skip
+    rewards = {
+        row: 0.0
+        if each.made.finish_reason == ERROR
+        else context.task.verify(text, problems[int(groups[row])].reference)
+        for (row, each), text in zip(tries.items(), texts, strict=True)
+    }
+    better = [row for row, given in rewards.items() if given >= correct and given > reward[row]]
+    return better, [row for row, each in found.items() if each.step is None and reward[row] >= correct]
+
+
+def _with_lessons(
+    context: SamplingContext, batch: Rollouts, part: Rollouts, lessons: Sequence[tuple[int, str, _Answer]]
+) -> Rollouts:
+    """The batch with answers to questions about rows of the part, (row, kind, answer), as groups of one."""
+    names, groups = part.strings("rollout_id"), part.groups.ids
+    columns = _sampled(context, [answer for *_, answer in lessons])
+    columns |= of_questions(
+        context.tokenizer,
+        [f"{names[row]}/{kind}@{context.salt}" for row, kind, _ in lessons],
+        [answer.question for *_, answer in lessons],
+    )
+    flags = zip(lessons, columns["flags"].to_pylist(), strict=True)
+    columns["flags"] = pa.array([[kind, *known] for (_, kind, _), known in flags], arrow_type("flags"))
+    columns["reward"] = pa.array([1.0] * len(lessons), FIELDS["reward"].type)
+    return with_groups(batch, [int(groups[row]) for row, *_ in lessons], columns)
+
+
+def _sampled(context: SamplingContext, answers: Sequence[_Answer], *flags: str) -> dict[str, Any]:
+    """{path: [M]} of what the policy wrote."""
+    return sampled_columns(
+        context, [each.prefix for each in answers], [each.made for each in answers], [each.seed for each in answers],
+        purpose="train", flags=flags,
+    )  # fmt: skip

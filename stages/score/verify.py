@@ -8,6 +8,7 @@ import numpy as np
 
 from ...formats.errors import DataError
 from ...formats.rollouts import Rollouts
+from ...formats.schema import WORTH_ONE
 from ...formats.segments import Array
 from ..environments import is_played
 from ..progress import progress
@@ -19,7 +20,8 @@ from ._scorer import reward_column, scorer
 def verify(rollouts: Rollouts, *, truncated: float | None = None, column: str = "reward") -> Mapping[str, Array]:
     """The reward in [0, 1] that the task's verifier gives the response.
 
-    Rollouts of an environment task keep the rewards that they were given while they were played.
+    Rollouts of an environment task keep the rewards that they were given while they were played, and what is flagged
+    `reflection` or `guided` the one that strategy retry gave it.
 
     Args:
         truncated: reward of a response that was cut by the token limit; None verifies it like any other.
@@ -34,11 +36,11 @@ def verify(rollouts: Rollouts, *, truncated: float | None = None, column: str = 
     """
     texts, references, tasks = (rollouts.strings(path) for path in ("text", "reference", "task"))
     options = rollouts.strings("task_options") if "task_options" in rollouts else [None] * len(rollouts)
-    reward = np.zeros(len(rollouts))
+    reward, given = np.zeros(len(rollouts)), np.any([rollouts.flagged(flag) for flag in WORTH_ONE], axis=0)
     with progress(len(rollouts), "verify") as advance:
         for row, (text, reference, task, option) in enumerate(zip(texts, references, tasks, options, strict=True)):
             opened = _task(task, option)
-            if is_played(opened):
+            if is_played(opened) or given[row]:
                 reward[row] = _given(rollouts, row)
                 advance(1)
                 continue
@@ -56,7 +58,7 @@ def verify(rollouts: Rollouts, *, truncated: float | None = None, column: str = 
 def _given(rollouts: Rollouts, row: int) -> float:
     given = rollouts.arrow("reward")[row].as_py() if "reward" in rollouts else None
     if given is None:
-        raise DataError(f"row {row}, column 'reward': missing, and an environment cannot be asked again; sample anew")
+        raise DataError(f"row {row}, column 'reward': missing, and no verifier can give it; sample anew")
     return given
 
 

@@ -15,7 +15,7 @@ from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit import assign_credit
 from apportion.stages.models.policy import load_tokenizer
 from apportion.stages.sample import sample
-from apportion.stages.sample.inject_errors import (
+from apportion.stages.sample._edits import (
     edit_kinds,
     edit_of,
     edit_ratio,

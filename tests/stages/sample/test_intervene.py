@@ -13,8 +13,8 @@ from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit import assign_credit
 from apportion.stages.models.policy import load_tokenizer
 from apportion.stages.sample import sample
+from apportion.stages.sample._interventions import Intervention, guided, intervention_of, leaks, verified
 from apportion.stages.sample._revisions import Spelling, spelled
-from apportion.stages.sample.intervene import Intervention, guided, intervention_of, leaks, verified
 from apportion.stages.score import score
 from apportion.stages.token_texts import TokenOffsets
 from apportion.stages.train import train

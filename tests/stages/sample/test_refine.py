@@ -147,6 +147,20 @@ def test_parents_may_stay_and_nothing_can_follow_beyond_the_budget(
     assert set(short.strings("purpose")) == {"train"}
 
 
+def test_the_refiner_is_asked_in_other_words(refined: Refined, scripted: Callable[..., Any], stepped: Path) -> None:
+    opened = scripted(lambda text: "CUT 1" if text.startswith("Check") else None)
+    refined(refiner="Check {question}: {steps} {other}", options={"engine": "scripted"})
+    rows = RolloutFile(stepped).read().table.to_pylist()
+    assert opened[0].read == [
+        f"Check {row['prompt'][-1]['content']}: "
+        + "\n".join(f"{number}. {line}" for number, line in enumerate(row["text"].splitlines(), 1))
+        + " {other}"
+        for row in rows
+    ]
+    with pytest.raises(UsageError, match=r"option 'refiner' of strategy 'refine': no \{steps\} in it"):
+        refined(refiner="Check")
+
+
 def test_a_cut_before_the_first_step_begins_at_the_prompt(refined: Refined, scripted: Callable[..., Any]) -> None:
     scripted(lambda text: "CUT 1" if solution(text) else None)
     after = refined(options={"engine": "scripted"})

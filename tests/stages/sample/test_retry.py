@@ -37,7 +37,13 @@ def stepped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def retried(stepped: Path, tmp_path: Path) -> Retried:
     def run(rollouts: Path = stepped, options: dict[str, Any] | None = None, **settings: Any) -> Rollouts:
         sample(
-            **{"strategy": "retry", "rollouts": rollouts, "settings": SHORT | settings, "seed": 4, "max_tokens": 40}
+            **{
+                "strategy": "retry",
+                "rollouts": rollouts,
+                "settings": SHORT | {"reflections": "drop"} | settings,
+                "seed": 4,
+                "max_tokens": 40,
+            }
             | {"device": "cpu", "engine": "scripted", "out": tmp_path / "retried", "force": True}
             | (options or {})
         )
@@ -140,6 +146,104 @@ def test_what_was_shared_has_no_credit_and_parents_may_lose_theirs(
     assert credit.groups.sizes.sum() == 12 + len(made)
     assert not credit.ragged("token.advantage").values[~credit.mask].any()
     assert credit.ragged("token.advantage").values.any()
+
+
+def right_from_the_start(text: str) -> str | None:
+    """A sound reflection on every rollout, that knows whether it is right; every guided try is right."""
+    question = text.split()[0]
+    if "trajectory" in text:
+        return f"1+1={eval(question)}"
+    if "0. " not in text:
+        return None
+    right = text.rpartition("=")[2].strip() == str(eval(question))
+    return json.dumps(BASE | {"trajectory_outcome": "success"}) if right else report(0)
+
+
+def test_reflections_that_helped_are_rows_of_their_own(
+    stepped: Path, retried: Retried, scripted: Callable[..., Any], tmp_path: Path, cli: Callable[..., Result],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    scripted(right_from_the_start)
+    before, after = RolloutFile(stepped).read(), retried(reflections="keep")
+    assert cli("validate", tmp_path / "retried").exit_code == 0
+    rows = {row["rollout_id"]: row for row in after.table.to_pylist()}
+    wrong = {
+        name for name, reward in zip(before.strings("rollout_id"), before.numbers("reward"), strict=True) if not reward
+    }
+    learnt = [row for row in rows.values() if row["flags"] in (["reflection"], ["guided"])]
+    assert 0 < len(wrong) < len(before)
+    assert f"{len(learnt)} rows to learn that from" in capsys.readouterr().err
+    about = {
+        flag: {row["rollout_id"].rpartition("/")[0]: row for row in learnt if row["flags"] == [flag]}
+        for flag in ("reflection", "guided")
+    }
+    assert set(about["reflection"]) == set(before.strings("rollout_id")), (
+        "all wrong ones got better, right ones were let be"
+    )
+    assert set(about["guided"]) == wrong
+    tokenizer = load_tokenizer("builtin:tiny")
+    for row in learnt:
+        assert row["group_id"] == row["problem_id"] == row["rollout_id"]
+        assert (row["reward"], row["purpose"], row["parent_id"], row["behaviour_prompt_ids"]) == (
+            1.0,
+            "train",
+            None,
+            None,
+        )
+        assert all(row["token"]["mask"])
+        assert len(row["token"]["logprob"]) == len(row["token"]["id"])
+        assert tokenizer.decode(row["prompt_ids"], skip_special_tokens=True) == row["prompt"][-1]["content"]
+    for name, row in about["reflection"].items():
+        question = rows[name]["prompt"][-1]["content"]
+        steps = [f"{number}. {line}" for number, line in enumerate(rows[name]["text"].splitlines())]
+        assert row["prompt"] == [{"role": "user", "content": f"{question} " + "\n".join(steps)}]
+        assert row["text"] == right_from_the_start(row["prompt"][0]["content"])
+    for name, row in about["guided"].items():
+        assert row["prompt"][-1]["content"] == f"{rows[name]['prompt'][-1]['content']}\n{report(0)}"
+        twin = next(each for each in rows.values() if each["parent_id"] == name)
+        assert row["token"]["id"] == twin["token"]["id"]
+        assert row["prompt_ids"] == twin["behaviour_prompt_ids"] != twin["prompt_ids"]
+    own = after.take(
+        np.flatnonzero([name in set(before.strings("rollout_id")) for name in after.strings("rollout_id")])
+    )
+    for path in before.paths:
+        assert own.arrow(path).equals(before.arrow(path)), path
+
+
+def test_what_helped_keeps_its_reward_and_is_credited_as_a_group_of_one(
+    retried: Retried, scripted: Callable[..., Any], tmp_path: Path
+) -> None:
+    scripted(right_from_the_start)
+    retried(reflections="keep")
+    score(tmp_path / "retried", out=tmp_path / "scored")
+    for singleton, expected in (("raw", 1.0), ("zero", 0.0)):
+        assign_credit(tmp_path / "scored", method="grpo", settings={"singleton": singleton}, out=tmp_path / singleton)
+        credit = RolloutFile(tmp_path / singleton).read()
+        learnt = np.flatnonzero(credit.flagged("reflection") | credit.flagged("guided"))
+        assert len(learnt) > 12
+        assert set(credit.take(learnt).numbers("reward")) == {1.0}
+        assert set(credit.take(learnt).ragged("token.advantage").values) == {expected}
+        assert credit.take(np.flatnonzero(credit.flagged("retried"))).numbers("reward").all()
+
+
+def test_reflections_that_did_not_help_are_not_kept(retried: Retried, scripted: Callable[..., Any]) -> None:
+    scripted(lambda text: "1+1=1000" if "trajectory" in text else right_from_the_start(text))
+    after = retried(reflections="keep")
+    assert after.flagged("retried").any()
+    assert not after.flagged("guided").any()
+    kept = after.take(np.flatnonzero(after.flagged("reflection")))
+    assert {json.loads(text)["trajectory_outcome"] for text in kept.strings("text")} == {"success"}
+
+
+def test_kept_reflections_need_rewards(
+    stepped: Path, retried: Retried, scripted: Callable[..., Any], tmp_path: Path
+) -> None:
+    scripted(right_from_the_start)
+    sample(prompts=1, n=1, max_tokens=8, device="cpu", out=tmp_path / "bare")
+    score(tmp_path / "bare", scorer="steps", out=tmp_path / "steps")
+    with pytest.raises(DataError, match=r"no column 'reward', which strategy 'retry' needs"):
+        retried(tmp_path / "steps", reflections="keep")
+    assert not retried(tmp_path / "steps").flagged("reflection").any()
 
 
 def test_a_retry_from_the_first_step_begins_at_the_prompt(retried: Retried, scripted: Callable[..., Any]) -> None:
