@@ -66,11 +66,10 @@ class Difference:
         return asdict(self)
 
     def render(self) -> None:
-        from rich.console import Console
-
+        from ..console import WordsConsole
         from ..rows._print import closed_pipe_is_no_error
 
-        console = Console(soft_wrap=False, highlight=False)
+        console = WordsConsole(soft_wrap=False)
         with console.capture() as captured:
             self.draw(console)
         with closed_pipe_is_no_error():

@@ -22,8 +22,8 @@ def draw(console: "Console", found: "Difference") -> None:
     from rich.table import Table
 
     one, other = _labels(found)
-    console.print(f"a: {found.first}  {found.columns[0]}", markup=False)
-    console.print(f"b: {found.second}  {found.columns[1]}", markup=False)
+    console.print(f"a: {found.first}  {found.columns[0]}")
+    console.print(f"b: {found.second}  {found.columns[1]}")
     line = f"{found.rollouts:,} rollouts compared"
     if found.only_first or found.only_second:
         line += f"; {found.only_first:,} only in a, {found.only_second:,} only in b"
@@ -41,7 +41,7 @@ def draw(console: "Console", found: "Difference") -> None:
         reward = "" if each.reward is None else f"reward {each.reward:g}, "
         console.print(
             f"group {each.group_id}, {reward}mean difference {each.mean_difference:.3g}, same sign {each.same_sign:.1%}",
-            style="dim", markup=False,
+            style="dim",
         )  # fmt: skip
         for label, credit, scale in zip((one, other), (each.first, each.second), found.scales, strict=True):
             _draw_tokens(console, each, label, credit, scale)
@@ -79,7 +79,7 @@ def _draw_tokens(
     tokens = Text()
     for text, value in zip(found.texts, credit, strict=True):
         tokens.append_text(_coloured(marked(text), value, scale))
-    console.print(label, style="bold", markup=False)
+    console.print(label, style="bold")
     console.print(Padding(tokens, (0, 0, 0, 2), expand=False))
 
 

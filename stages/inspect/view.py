@@ -48,14 +48,14 @@ class View:
         return {"path": self.path, "statistics": asdict(self.statistics) if self.statistics else None, "rollouts": rows}
 
     def render(self) -> None:
-        from rich.console import Console
+        from ..console import WordsConsole
 
-        console = Console(soft_wrap=False, highlight=False)
+        console = WordsConsole(soft_wrap=False)
         self.draw(console)
         if self.svg is not None:
             import io
 
-            record = Console(record=True, width=110, file=io.StringIO(), highlight=False, force_terminal=True)
+            record = WordsConsole(record=True, width=110, file=io.StringIO(), force_terminal=True)
             self.draw(record)
             picture = record.export_svg(title=f"apportion inspect {Path(self.path).name}")
             with whole_file(self.svg) as temporary:
@@ -137,7 +137,7 @@ def _draw_group(console: "Console", batch: Rollouts, signal: str | None, tree: b
     question = " ".join(message["content"] or "" for message in prompt) if prompt else ""
     console.print(Rule(f"group {batch.strings('group_id')[0]}", align="left", style="dim"))
     if question:
-        console.print(question, style="bold", markup=False)
+        console.print(question, style="bold")
     rewards = batch.numbers("reward") if "reward" in batch else None
     values = batch.ragged(signal) if signal else None
     scale = float(np.abs(values.values).max()) if values is not None and len(values.values) else 0.0
@@ -146,7 +146,7 @@ def _draw_group(console: "Console", batch: Rollouts, signal: str | None, tree: b
     for row in range(len(batch)):
         reward = "" if rewards is None else f"  reward {rewards[row]:g}"
         marks = f"  [{', '.join(flags[row] or ())}]" if flags[row] else ""
-        console.print(f"{names[row]}{reward}{marks}", style="dim", markup=False)
+        console.print(f"{names[row]}{reward}{marks}", style="dim")
         has = values is not None and (values.present is None or values.present[row])
         tokens = _coloured(batch, row, pieces[row], values[row] if has and values is not None else None, scale)
         console.print(Padding(tokens, (0, 0, 0, 2), expand=False))

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from apportion.formats.parquet import write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.ragged import Ragged
@@ -37,3 +38,27 @@ def test_only_groups_that_match_are_shown(cli: Callable[..., Result], tmp_path: 
     none = cli("inspect", tmp_path / "a.parquet", "--where", "reward > 1")
     assert none.exit_code == 2
     assert "true of no rollout" in none.stderr
+
+
+def test_words_of_a_file_are_neither_markup_nor_commands_to_the_terminal(
+    cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    hostile = "[/x]\x1b]0;title\x07\x9b5m\u202e:smile:"
+    shown = "[/x]␛]0;title�5m�:smile:"  # the library leaves the bell out
+    messages = pa.array([[{"role": "user", "content": hostile}]] * 2)
+    batch = rollouts_of([1.0, 0.0]).with_columns(
+        {"group_id": [hostile] * 2, "rollout_id": [f"{hostile}{row}" for row in range(2)], "prompt": messages}
+        | {"flags": [[hostile], []], "token.advantage": Ragged.from_lists([[1.0], [0.5]], np.float32)}
+    )
+    path, other, svg = tmp_path / "hostile.parquet", tmp_path / "other.parquet", tmp_path / "hostile.svg"
+    write_rollouts(path, [batch], Provenance())
+    turned = Ragged.from_lists([[-1.0], [0.5]], np.float32)
+    write_rollouts(other, [batch.with_columns({"token.advantage": turned})], Provenance())
+    for words in (["inspect", path, "--svg", svg], ["diff", path, other]):
+        result = cli(*words)
+        assert result.exit_code == 0, result.output
+        assert not set("\x1b\x07\x9b\u202e") & set(result.stdout)
+        assert shown in result.stdout
+    assert "\x1b" not in svg.read_text()
+    assert f"group {shown}" in cli("inspect", path).stdout
+    assert f"flags: {shown} 1" in cli("inspect", path).stdout
