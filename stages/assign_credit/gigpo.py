@@ -19,6 +19,7 @@ from ._turns import Decisions, Rewards, Siblings, on_own_tokens, rewards_of, sta
     presets={
         "verl-agent": {"scale": "none", "statistics": "steps", "singleton": "raw"},
         "verl-agent-alfworld": {"scale": "std", "statistics": "steps", "singleton": "raw"},
+        "slea": {"scale": "none", "statistics": "steps", "similarity": 0.85},  # arXiv:2603.18079
     },
 )
 def gigpo(
@@ -72,6 +73,7 @@ def gigpo(
         2. There the penalty is on (0.1); here it is 0, since files without an environment have no invalid actions.
         3. There rows that pad a batch enter the statistics; here nothing is padded.
         4. Similar states are matched in the order of rollouts and steps, so that the result depends on nothing else.
+        5. Preset slea is SLEA-RL's credit (arXiv:2603.18079) as its text has it; its released code groups equal states only.
 
     Bias: the state's mean includes the step itself, which shrinks A^S of n siblings by (n-1)/n. Division by a std of
         few steps favours states where returns hardly differ.

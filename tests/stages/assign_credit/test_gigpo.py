@@ -128,6 +128,25 @@ def test_the_presets_are_the_released_defaults() -> None:
     np.testing.assert_allclose(gigpo(example(), **options), [0.85125, 0.875, 0.4, -1.05125, -1.075])
 
 
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [({}, [0.975, 1.0, -0.975, -1.0]), ({"similarity": 1.0}, [0.5, 1.0, -0.5, -1.0])],
+    ids=["paper", "released"],
+)
+def test_worked_example_of_slea(more: dict[str, Any], expected: list[float]) -> None:
+    cup, shelf, bath = (
+        "You are in the kitchen. You see a cup on the table.",
+        "You are in the kitchen. You see a cup on the shelf.",
+        "You are in the bathroom.",
+    )
+    ratios = [SequenceMatcher(None, *pair).ratio() for pair in ((cup, shelf), (cup, bath), (shelf, bath))]
+    np.testing.assert_allclose(ratios, [0.921569, 0.506667, 0.506667], atol=1e-6)
+    credit = stepped([1.0, 0.0], [[1, 1], [1, 1]], states=[[cup, bath], [shelf, bath]], reward=[[0.0, 1.0], [0.0, 0.0]])
+    for rewards in ("outcome", "steps"):
+        options = resolve_options(METHODS["gigpo"], {"rewards": rewards, **more}, "slea")
+        np.testing.assert_allclose(gigpo(credit, **options), expected, atol=1e-12)
+
+
 def oracle(
     credit: Credit, states: list[list[str]], paid: list[list[float]], groups: list[int], threshold: float, **o: Any
 ) -> list[float]:
