@@ -91,7 +91,8 @@ def columns_after(
     purpose: str,
     flags: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """{path: [M]} of rollouts that were played on: the mask is false before the fork, where log-probabilities are 0."""
+    """{path: [M]} of rollouts that were played on. What is before the fork has no part in them: the mask is false there,
+    and log-probabilities are 0. With forks of 0, all of it has."""
     made: list[Completion] = []
     for rollout, fork in zip(played, forks, strict=True):
         whole = rollout.completion

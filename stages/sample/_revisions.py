@@ -58,9 +58,9 @@ def asking(problem: Problem, template: str, **values: str) -> list[Message]:
 
 
 def step_texts(tokenizer: Any, batch: Rollouts, row: int) -> list[str]:
-    """The texts of a row's steps."""
+    """The texts of a row's steps; a turn's with what was answered to it."""
     starts, ends, ids = batch.ragged("step.start")[row], batch.ragged("step.end")[row], batch.token_ids[row]
-    spans = [ids[start:end].tolist() for start, end in zip(starts, ends, strict=True)]
+    spans = [ids[start:end].tolist() for start, end in zip(starts, [*starts[1:], *ends[-1:]], strict=True)]
     return tokenizer.batch_decode(spans, skip_special_tokens=True) if spans else []
 
 

@@ -12,11 +12,13 @@ from ...formats.rollouts import Rollouts
 from ...formats.schema import ERROR, FIELDS
 from ...formats.segments import Array
 from ..driver import require
+from ..environments import is_played
 from ..models.engine import Completion, Request
 from ..options import at_least_one
 from ..progress import progress
 from ..tasks import Problem
 from ._judge import asked, question_of
+from ._replay import Replay, columns_after
 from ._revisions import check_template, filled, numbered, step_texts
 from ._rows import derived_seed, sampled_columns
 from ._source import ADDED, own_rows, with_rows
@@ -45,7 +47,7 @@ class Verdict(NamedTuple):
     cut: int | None
 
 
-@strategy(source="arXiv:2602.03647 (Search-R2)", needs=(CONTINUES,))
+@strategy(source="arXiv:2602.03647 (Search-R2)", needs=(CONTINUES,), turns=True)
 def refine(
     context: SamplingContext,
     *,
@@ -70,6 +72,9 @@ def refine(
     and `cut_step`, the number of steps kept. `reward`, and what else the file knows of its rows, is missing in the new
     ones: score them. The step ruler (`score --with steps`) says what a step is.
 
+    In an environment, a search tool for one, a step is a turn with what was answered to it, and the rest is played anew in
+    a world that is brought back to where the cut is. Rewards are the environment's.
+
     Args:
         votes: times the refiner is asked. The first vote that does not accept says where to cut.
         threshold: tau, the share of votes from which a rollout is accepted.
@@ -82,11 +87,10 @@ def refine(
 
     Raises:
         UsageError: an option out of range; a template without {steps}; a question beyond the model's context.
-            DataError: rows without steps; rows an environment wrote in.
+            DataError: rows without steps; an environment that cannot be brought back.
 
-    Departures: 1. Text only: no search is played again. 2. An answer that names neither is taken as accept, and a cut
-        outside the steps as the nearest inside: our reading. 3. The refiner's own tokens are not trained. 4. One
-        revision, the paper's default.
+    Departures: 1. An answer that names neither is taken as accept, and a cut outside the steps as the nearest inside: our
+        reading. 2. The refiner's own tokens are not trained. 3. One revision, the paper's default.
     """
     file = context.rollouts
     assert file is not None, "sample opens it for a strategy that needs --from"
@@ -102,7 +106,7 @@ def refine(
     with progress(file.num_rows, "refine, rollouts") as advance:
         for batch in context.batches():
             problems = [next(remaining) for _ in range(len(batch.groups))]
-            rows = _judged(batch)
+            rows = _judged(batch, played=is_played(context.task))
             answers = _asked(context, batch, problems, rows, refiner, votes, refiner_tokens, refiner_temperature)
             steps = batch.ragged("step.start").segments.sizes
             verdicts = {
@@ -112,7 +116,8 @@ def refine(
             starts = batch.ragged("step.start")
             cuts = {row: int(starts[row][each.cut]) for row, each in verdicts.items() if each.cut is not None}
             cuts = {row: fork for row, fork in cuts.items() if fork < context.sampling.max_tokens}
-            yield _refined(context, _marked(batch, verdicts, cuts if replaced == "probe" else {}), cuts)
+            marked = _marked(batch, verdicts, cuts if replaced == "probe" else {})
+            yield _refined(context, marked, problems, cuts)
             advance(len(batch))
 
 
@@ -135,9 +140,9 @@ def verdict_of(answers: Sequence[str], steps: int, threshold: float = 0.5) -> Ve
     return Verdict(accept, min(max(named[0] - 1, 0), steps - 1))
 
 
-def _judged(batch: Rollouts) -> Array:
+def _judged(batch: Rollouts, *, played: bool) -> Array:
     """The rows the refiner is asked about."""
-    return own_rows(batch, "refine", without=(ACCEPTED, ERROR), needs="step.start")
+    return own_rows(batch, "refine", without=(ACCEPTED, ERROR), needs="step.start", played=played)
 
 
 def refiner_questions(
@@ -182,7 +187,9 @@ def _marked(batch: Rollouts, verdicts: Mapping[int, Verdict], probes: Container[
     return batch.with_columns(columns).with_flag(ACCEPTED, np.array(accepted, bool))
 
 
-def _refined(context: SamplingContext, batch: Rollouts, cuts: Mapping[int, int]) -> Rollouts:
+def _refined(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], cuts: Mapping[int, int]
+) -> Rollouts:
     """The batch with a new row for each of {row: the token it is cut before}."""
     read, names = batch.ragged("prompt_ids"), batch.strings("rollout_id")
     prompts = [read[row].tolist() for row in cuts]
@@ -192,13 +199,19 @@ def _refined(context: SamplingContext, batch: Rollouts, cuts: Mapping[int, int])
         prompts = [given or prompt for given, prompt in zip(behaviour.to_pylist(), prompts, strict=True)]
         columns["behaviour_prompt_ids"] = behaviour
     seeds = [derived_seed(context.seed, context.round, names[row], REFINED) for row in cuts]
-    requests = [
-        Request([*prompt, *batch.token_ids[row][:fork].tolist()], [seed], context.sampling.max_tokens - fork)
-        for prompt, (row, fork), seed in zip(prompts, cuts.items(), seeds, strict=True)
-    ]
-    made = [each for (each,) in context.engine.generate(requests, context.sampling)] if requests else []
-    whole = [joined(_response(batch, row), fork, new) for (row, fork), new in zip(cuts.items(), made, strict=True)]
-    columns |= sampled_columns(context, [()] * len(whole), whole, seeds, purpose="train", flags=(REFINED,))
+    if is_played(context.task):
+        own = [problems[group] for group in batch.groups.ids[list(cuts)].tolist()]
+        replay = Replay(context, context.task, batch)
+        played = replay.played_on(list(cuts), list(cuts.values()), seeds, own, prompts)
+        columns |= columns_after(context, played, [0] * len(played), purpose="train", flags=(REFINED,))
+    else:
+        requests = [
+            Request([*prompt, *batch.token_ids[row][:fork].tolist()], [seed], context.sampling.max_tokens - fork)
+            for prompt, (row, fork), seed in zip(prompts, cuts.items(), seeds, strict=True)
+        ]
+        made = [each for (each,) in context.engine.generate(requests, context.sampling)] if requests else []
+        whole = [joined(_response(batch, row), fork, new) for (row, fork), new in zip(cuts.items(), made, strict=True)]
+        columns |= sampled_columns(context, [()] * len(whole), whole, seeds, purpose="train", flags=(REFINED,))
     columns |= {
         "rollout_id": pa.array([f"{names[row]}/{REFINED}@{context.salt}" for row in cuts], pa.string()),
         "parent_id": pa.array([names[row] for row in cuts], pa.string()),

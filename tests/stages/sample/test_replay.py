@@ -213,6 +213,46 @@ def test_vine_measures_the_states_of_an_environment(cli: Callable[..., Result], 
     assert (result.exit_code, "an environment is left between turns only" in result.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("replaced", ["probe", "keep"])
+def test_refine_plays_a_cut_rollout_anew(
+    replaced: str, lucky: Path, tmp_path: Path, scripted: Callable[..., Any]
+) -> None:
+    asked: list[str] = []
+
+    def reply(text: str) -> str | None:
+        if "first faulty step" not in text:
+            return None
+        asked.append(text)
+        return "CUT 3" if len(asked) % 2 else "ACCEPT"
+
+    scripted(reply)
+    out = tmp_path / "refined"
+    sample(rollouts=lucky, strategy="refine", settings={"replaced": replaced}, max_tokens=60, device="cpu",
+           engine="scripted", seed=9, out=out)  # fmt: skip
+    before, after = RolloutFile(lucky).read(), RolloutFile(out).read()
+    rows = {name: row for row, name in enumerate(after.strings("rollout_id"))}
+    refined = np.flatnonzero(after.flagged("refined")).tolist()
+    assert len(refined) == 2 == len(after) - len(before)
+    states, rewards = after.arrow("step.state").to_pylist(), after.ragged("step.reward")
+    for row in refined:
+        parent = rows[after.strings("parent_id")[row]]
+        fork = after.table.column("fork").to_pylist()[row]
+        assert fork == after.ragged("step.start")[parent][2]
+        assert after.token_ids[row][:fork].tolist() == after.token_ids[parent][:fork].tolist()
+        assert states[row][:3] == states[parent][:3]
+        assert after.numbers("reward")[row] == pytest.approx(rewards[row].sum())
+        mask = after.ragged("token.mask")[row]
+        assert (
+            mask[:fork].tolist() == after.ragged("token.mask")[parent][:fork].tolist()
+        )  # what is kept is trained, too
+        logprob = after.ragged("token.logprob")
+        assert logprob[row][:fork].tolist() == logprob[parent][:fork].tolist()
+        assert not mask.all()
+        assert after.strings("purpose")[parent] == ("probe" if replaced == "probe" else "train")
+    said = [state.rpartition("/")[2] for state in states[0][1:]]
+    assert all(f"{die}" in asked[0] for die in said)  # the refiner reads what was answered
+
+
 def test_a_world_that_changed_is_one_line_and_writes_nothing(
     cli: Callable[..., Result], lucky: Path, tmp_path: Path
 ) -> None:
