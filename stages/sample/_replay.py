@@ -1,17 +1,17 @@
 """Rollouts of --from that an environment took part in, played on from one of their turns."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
+import pyarrow as pa
 
 from ...formats.errors import DataError
 from ...formats.rollouts import Rollouts
-from ...formats.segments import Array
+from ...formats.schema import arrow_type
 from ..environments import EnvironmentTask
 from ..environments.chat import Chat
 from ..models.engine import Completion
-from ..tasks import Problem
+from ..tasks import Message, Problem
 from ._interact import Play, Rollout, columns_of
 from ._rows import sampled_columns
 from ._strategy import SamplingContext
@@ -55,6 +55,10 @@ class Replay:
         Play(self._context, self._task, self._chat, prompts, found).play(lambda _: None)
         return found
 
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The ids of other messages that the policy reads first."""
+        return self._chat.prompt(messages)[1]
+
     def _at(self, row: int, fork: int, place: int, seed: int, problem: Problem) -> Rollout:
         begun = self._begun[row]
         if begun is None:
@@ -83,6 +87,29 @@ class Replay:
         return found
 
 
+def reward_of(rollout: Rollout) -> float:
+    """What its turns earned, those before the fork too."""
+    return math.fsum(outcome.reward for outcome in rollout.outcomes)
+
+
+def completion_after(rollout: Rollout, fork: int) -> Completion:
+    """The response from its token `fork` on, what the environment wrote included."""
+    whole = rollout.completion
+    logprobs, raw = (None if each is None else each[fork:] for each in (whole.logprobs, whole.raw_logprobs))
+    return Completion(whole.ids[fork:], logprobs, whole.finish_reason, raw, error=whole.error)
+
+
+def told_after(played: Sequence[Rollout], forks: Sequence[int]) -> dict[str, pa.Array]:
+    """{path: [M]} what is known of rollouts that were played on, beside their samples: steps, rewards, what went wrong.
+
+    The mask is false before the fork and on what the environment wrote.
+    """
+    masks = [
+        [*([False] * fork), *rollout.mask[fork:]] for rollout, fork in zip(played, forks, strict=True)
+    ]  # fmt: skip
+    return columns_of(played) | {"token.mask": pa.array(masks, arrow_type("token.mask"))}
+
+
 def columns_after(
     context: SamplingContext,
     played: Sequence[Rollout],
@@ -90,21 +117,11 @@ def columns_after(
     *,
     purpose: str,
     flags: tuple[str, ...] = (),
-) -> dict[str, Any]:
+) -> dict[str, pa.Array]:
     """{path: [M]} of rollouts that were played on. What is before the fork has no part in them: the mask is false there,
     and log-probabilities are 0. With forks of 0, all of it has."""
-    made: list[Completion] = []
-    for rollout, fork in zip(played, forks, strict=True):
-        whole = rollout.completion
-        logprobs, raw = (None if each is None else each[fork:] for each in (whole.logprobs, whole.raw_logprobs))
-        made.append(Completion(whole.ids[fork:], logprobs, whole.finish_reason, raw, error=whole.error))
+    made = [completion_after(rollout, fork) for rollout, fork in zip(played, forks, strict=True)]
     prefixes = [rollout.ids[:fork] for rollout, fork in zip(played, forks, strict=True)]
-    columns: dict[str, Any] = sampled_columns(
-        context, prefixes, made, [rollout.seed for rollout in played], purpose=purpose, flags=flags
-    )
-    later = {path: values for path, values in columns_of(played).items() if path != "token.mask"}
-    mask: list[Array] = [
-        np.array(rollout.mask, bool) & (np.arange(len(rollout.ids)) >= fork)
-        for rollout, fork in zip(played, forks, strict=True)
-    ]
-    return columns | later | {"token.mask": [each.tolist() for each in mask]}
+    seeds = [rollout.seed for rollout in played]
+    columns = sampled_columns(context, prefixes, made, seeds, purpose=purpose, flags=flags)
+    return columns | told_after(played, forks)

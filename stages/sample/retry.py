@@ -8,18 +8,22 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...formats.errors import DataError
 from ...formats.rollouts import Rollouts
 from ...formats.schema import ERROR, FIELDS, GUIDED, REFLECTION, arrow_type
 from ...formats.segments import Array
 from ..driver import require
+from ..environments import is_played
 from ..models.engine import Completion, Request
 from ..models.policy import render_prompt
 from ..options import at_least_one
 from ..progress import progress
 from ..tasks import Message, Problem
+from ._interact import Rollout
 from ._judge import question_of, replies, texts_of
+from ._replay import Replay, completion_after, reward_of, told_after
 from ._revisions import (
     NOT_ASKED,
     RETRIED,
@@ -85,15 +89,20 @@ class Reflection:
 
 
 class _Answer(NamedTuple):
-    """What the policy wrote behind a question and, where the answer was begun already, a prefix of it."""
+    """What the policy wrote behind a question and, where the answer was begun already, a prefix of it.
+
+    prompt: the question's ids. played: the rollout, where an environment answered.
+    """
 
     question: list[Message]
+    prompt: list[int]
     prefix: list[int]
     made: Completion
     seed: int
+    played: Rollout | None = None
 
 
-@strategy(source="arXiv:2601.03715 (R3L, reflect-then-retry)", needs=(CONTINUES,))
+@strategy(source="arXiv:2601.03715 (R3L, reflect-then-retry)", needs=(CONTINUES,), turns=True)
 def retry(
     context: SamplingContext,
     *,
@@ -123,6 +132,10 @@ def retry(
     reflection in it (`guided`), and the reflection that finds nothing to change in a right rollout. Each is a group of
     one with another `problem_id` and reward 1, to which `assign-credit` gives 1 with `singleton=raw`, and else nothing.
 
+    In an environment a step is a turn with what was answered to it. The world is brought back to where the turn of the pivot
+    begins, and played on; rewards are the environment's, and a right retry with fewer turns than a right rollout helped,
+    too.
+
     Rows that were reflected on get `reflection` (the JSON, null where it does not count) and `retry_step`. `reward` of
     retries is missing: score them. The step ruler (`score --with steps`) says what a step is; --max-tokens bounds
     the whole response, and -n is not used. Probes, evals and earlier retries are not reflected on. How many reflections
@@ -142,13 +155,12 @@ def retry(
 
     Raises:
         UsageError: a template without a name; a question beyond the model's context. DataError: rows without steps, or
-            without reward where reflections are kept; rows an environment wrote in.
+            without reward where reflections are kept; an environment that cannot be brought back.
 
-    Departures: 1. Text only: no environment is played again. 2. The reflection stands at the end of the prompt, not
-        before the step that is done anew, so that prompt and response remain two lists of ids. 3. A retry helped where
-        it alone is right, as in the released code for mathematics; in environments one with fewer steps does, too. A
-        guided try is masked before its pivot, which that code leaves out. 4. `true` is no step: our reading. 5. Their
-        parents are masked before the pivot; here that is an option.
+    Departures: 1. The reflection stands at the end of the prompt, not before the step that is done anew, so that prompt and
+        response remain two lists of ids. 2. Without an environment a retry helped where it alone is right, as in the
+        released code for mathematics. A guided try is masked before its pivot, which that code leaves out. 3. `true` is no
+        step: our reading. 4. Their parents are masked before the pivot; here that is an option.
     """
     file = context.rollouts
     assert file is not None, "sample opens it for a strategy that needs --from"
@@ -164,7 +176,7 @@ def retry(
         for batch in context.batches():
             problems = [next(remaining) for _ in range(len(batch.groups))]
             for part, groups in parts(batch, rows_at_once):
-                rows = own_rows(part, "retry", without=NOT_ASKED, needs="step.start")
+                rows = own_rows(part, "retry", without=NOT_ASKED, needs="step.start", played=is_played(context.task))
                 own = problems[groups]
                 answers = _asked(
                     context, part, rows, reflection_questions(context, part, own, rows, reflector), reflection_tokens
@@ -173,8 +185,9 @@ def retry(
                 starts, place = part.ragged("step.start"), part.groups.ids
                 forks = {row: int(starts[row][each.step]) for row, each in found.items() if each.step is not None}
                 forks = {row: fork for row, fork in forks.items() if fork < context.sampling.max_tokens}
-                guided = [asking(own[int(place[row])], guidance, reflection=found[row].text) for row in forks]
-                tries = _tried(context, part, forks, guided)
+                again = {row: own[int(place[row])] for row in forks}
+                guided = [asking(problem, guidance, reflection=found[row].text) for row, problem in again.items()]
+                tries = _tried(context, part, forks, list(again.values()), guided)
                 asked, sound, tried = asked + len(rows), sound + len(found), tried + len(forks)
                 told = _told(part, rows, found)
                 if parents == "suffix":
@@ -247,7 +260,7 @@ def _asked(
     sampling = replace(context.sampling, max_tokens=max_tokens)
     made = replies(context, questions, [[seed] for seed in seeds], sampling)
     return {
-        row: _Answer(question, [], each, seed)
+        row: _Answer(question, render_prompt(context.tokenizer, question), [], each, seed)
         for row, question, (each,), seed in zip(rows.tolist(), questions, made, seeds, strict=True)
     }
 
@@ -279,23 +292,29 @@ def _masked(batch: Rollouts, forks: Mapping[int, int]) -> Rollouts:
 
 
 def _tried(
-    context: SamplingContext, batch: Rollouts, forks: Mapping[int, int], questions: Sequence[list[Message]]
-) -> dict[int, _Answer]:
+    context: SamplingContext, batch: Rollouts, forks: Mapping[int, int], problems: Sequence[Problem],
+    questions: Sequence[list[Message]],
+) -> dict[int, _Answer]:  # fmt: skip
     """A second try for each of {row: the token from which it is written again}, behind a prompt with a reflection."""
+    if not forks:
+        return {}
     names = batch.strings("rollout_id")
     prefixes = [batch.token_ids[row][:fork].tolist() for row, fork in forks.items()]
     seeds = [derived_seed(context.seed, context.round, names[row], RETRIED) for row in forks]
-    requests = [
-        Request(
-            [*render_prompt(context.tokenizer, question), *prefix], [seed], context.sampling.max_tokens - len(prefix)
-        )
-        for question, prefix, seed in zip(questions, prefixes, seeds, strict=True)
-    ]
-    made = context.engine.generate(requests, context.sampling) if requests else []
-    return {
-        row: _Answer(question, prefix, each, seed)
-        for row, question, prefix, (each,), seed in zip(forks, questions, prefixes, made, seeds, strict=True)
-    }
+    played: list[Rollout | None] = [None for _ in forks]
+    if is_played(context.task):
+        replay = Replay(context, context.task, batch)
+        prompts = [replay.prompt(question) for question in questions]
+        played = [*replay.played_on(list(forks), list(forks.values()), seeds, problems, prompts)]
+        made = [completion_after(each, fork) for each, fork in zip(played, forks.values(), strict=True) if each]
+    else:
+        prompts = [render_prompt(context.tokenizer, question) for question in questions]
+        requests = [
+            Request([*prompt, *prefix], [seed], context.sampling.max_tokens - len(prefix))
+            for prompt, prefix, seed in zip(prompts, prefixes, seeds, strict=True)
+        ]
+        made = [each for (each,) in context.engine.generate(requests, context.sampling)]
+    return dict(zip(forks, map(_Answer, questions, prompts, prefixes, made, seeds, played), strict=True))
 
 
 def _with_retries(
@@ -303,7 +322,7 @@ def _with_retries(
 ) -> Rollouts:
     """The batch with the second tries, in the groups of the first."""
     names = batch.strings("rollout_id")
-    read = [render_prompt(context.tokenizer, each.question) for each in tries.values()]
+    read = [each.prompt for each in tries.values()]
     columns = _sampled(context, list(tries.values()), RETRIED) | {
         "rollout_id": names_of([f"{names[row]}/{RETRIED}@{context.salt}" for row in tries]),
         "parent_id": names_of([names[row] for row in tries]),
@@ -325,13 +344,17 @@ def _helped(
     texts = context.tokenizer.batch_decode(
         [[*each.prefix, *each.made.ids.tolist()] for each in tries.values()], skip_special_tokens=True
     ) if tries else []  # fmt: skip
-    rewards = {
-        row: 0.0
-        if each.made.finish_reason == ERROR
-        else context.task.verify(text, problems[int(groups[row])].reference)
-        for (row, each), text in zip(tries.items(), texts, strict=True)
-    }
-    better = [row for row, given in rewards.items() if given >= correct and given > reward[row]]
+    turns = batch.ragged("step.start").segments.sizes
+    better: list[int] = []
+    for (row, each), text in zip(tries.items(), texts, strict=True):
+        if each.made.finish_reason == ERROR:
+            continue
+        if each.played is not None:
+            given, fewer = reward_of(each.played), len(each.played.starts) < turns[row]
+        else:
+            given, fewer = context.task.verify(text, problems[int(groups[row])].reference), False
+        if given >= correct and (given > reward[row] or fewer):
+            better.append(row)
     return better, [row for row, each in found.items() if each.step is None and reward[row] >= correct]
 
 
@@ -346,6 +369,7 @@ def _with_lessons(
         [f"{names[row]}/{kind}@{context.salt}" for row, kind, _ in lessons],
         [answer.question for *_, answer in lessons],
     )
+    columns["prompt_ids"] = pa.array([answer.prompt for *_, answer in lessons], arrow_type("prompt_ids"))
     flags = zip(lessons, columns["flags"].to_pylist(), strict=True)
     columns["flags"] = pa.array([[kind, *known] for (_, kind, _), known in flags], arrow_type("flags"))
     columns["reward"] = pa.array([1.0] * len(lessons), FIELDS["reward"].type)
@@ -354,7 +378,17 @@ def _with_lessons(
 
 def _sampled(context: SamplingContext, answers: Sequence[_Answer], *flags: str) -> dict[str, Any]:
     """{path: [M]} of what the policy wrote."""
-    return sampled_columns(
+    columns: dict[str, Any] = sampled_columns(
         context, [each.prefix for each in answers], [each.made for each in answers], [each.seed for each in answers],
         purpose="train", flags=flags,
     )  # fmt: skip
+    played = [each for each in answers if each.played is not None]
+    if not played:
+        return columns
+    told = told_after([each.played for each in played if each.played], [len(each.prefix) for each in played])
+    numbers = iter(range(len(played)))
+    where = pa.array([None if each.played is None else next(numbers) for each in answers], pa.int64())
+    for path, values in told.items():
+        known = columns.get(path, pa.nulls(len(answers), values.type))
+        columns[path] = pc.call_function("if_else", [where.is_null(), known, values.take(where)])
+    return columns

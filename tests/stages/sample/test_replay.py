@@ -1,5 +1,6 @@
 """Rollouts played on from one of their turns."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from apportion.formats.errors import DataError
+from apportion.formats.invariants import check_batch
 from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.environments import Action, Outcome
 from apportion.stages.models import open_engine
 from apportion.stages.models.engine import Sampling
-from apportion.stages.models.policy import ModelSource
+from apportion.stages.models.policy import ModelSource, load_tokenizer
 from apportion.stages.sample import sample
 from apportion.stages.sample._interact import Rollout
 from apportion.stages.sample._replay import Replay, columns_after
@@ -23,6 +25,7 @@ from apportion.stages.sample._strategy import SamplingContext
 from apportion.stages.tasks import TASKS, Problem, TaskFamily
 from typer.testing import Result
 
+TOKENIZER = load_tokenizer("builtin:tiny")
 LAKE = {"size": 3, "render": "compact", "actions": "modulo", "turn_tokens": 1}
 TASKS_PLAYED: dict[str, dict[str, Any]] = {
     "env/frozen_lake": LAKE | {"slippery": True},
@@ -138,7 +141,7 @@ def test_what_was_there_before_the_fork_is_not_what_was_sampled(played: Path) ->
     columns = columns_after(context, found, forks, purpose="probe", flags=("x",))
     for place, (row, fork) in enumerate(zip(rows, forks, strict=True)):
         mask = batch.ragged("token.mask")[row].tolist()
-        assert columns["token.mask"][place] == [False] * fork + mask[fork:]
+        assert columns["token.mask"][place].as_py() == [False] * fork + mask[fork:]
         logprob = batch.ragged("token.logprob")[row].tolist()
         np.testing.assert_allclose(columns["token.logprob"][place].as_py(), [0.0] * fork + logprob[fork:], atol=1e-4)
     assert columns["purpose"].to_pylist() == ["probe"] * len(rows)
@@ -251,6 +254,67 @@ def test_refine_plays_a_cut_rollout_anew(
         assert after.strings("purpose")[parent] == ("probe" if replaced == "probe" else "train")
     said = [state.rpartition("/")[2] for state in states[0][1:]]
     assert all(f"{die}" in asked[0] for die in said)  # the refiner reads what was answered
+
+
+def reflection(outcome: str, step: int) -> str:
+    return json.dumps(
+        {"trajectory_summary": "s", "root_cause_analysis": "r", "trajectory_outcome": outcome,
+         "improvement_suggestion": "i", "retry_from_step": step}
+    )  # fmt: skip
+
+
+def test_retry_plays_on_from_the_pivot_behind_the_reflection(
+    lucky: Path, tmp_path: Path, scripted: Callable[..., Any]
+) -> None:
+    asked: list[str] = []
+
+    def reply(text: str) -> str | None:
+        if not text.startswith("LOOK"):
+            return None
+        asked.append(text)
+        return reflection("failure", 2) if len(asked) % 2 else reflection("success", 0)
+
+    scripted(reply)
+    out = tmp_path / "retried"
+    settings = {"reflector": "LOOK {steps}", "guidance": "{question}R{reflection}", "correct": 5.0}
+    sample(rollouts=lucky, strategy="retry", settings=settings | {"reflection_tokens": 200}, max_tokens=60, device="cpu",
+           engine="scripted", seed=9, out=out)  # fmt: skip
+    before, after = RolloutFile(lucky).read(), RolloutFile(out).read()
+    check_batch(after, "test")
+    rows = {name: row for row, name in enumerate(after.strings("rollout_id"))}
+    retried, guided, lessons = (
+        np.flatnonzero(after.flagged(flag)).tolist() for flag in ("retried", "guided", "reflection")
+    )
+    assert len(before) == 4
+    assert len(retried) == 2
+    # Every rollout earns more than 5 and has 5 turns: a retry helped if it earned more.
+    names, reward = after.strings("rollout_id"), after.numbers("reward")
+    parents = {row: rows[after.strings("parent_id")[row]] for row in retried}
+    helped = {names[parent] for row, parent in parents.items() if reward[row] > reward[parent]}
+    assert {names[row].partition("/guided@")[0] for row in guided} == helped
+    assert len(lessons) == 2 + len(guided) > 2
+    starts, masks = after.ragged("step.start"), after.ragged("token.mask")
+    for row in retried:
+        parent, fork = rows[after.strings("parent_id")[row]], after.table.column("fork").to_pylist()[row]
+        assert fork == starts[parent][2]
+        assert after.token_ids[row][:fork].tolist() == after.token_ids[parent][:fork].tolist()
+        assert not masks[row][:fork].any()
+        assert masks[row][fork:].tolist() == [
+            any(start <= place < end for start, end in zip(starts[row], after.ragged("step.end")[row], strict=True))
+            for place in range(fork, len(masks[row]))
+        ]
+        read = after.arrow("behaviour_prompt_ids")[row].as_py()
+        assert "retry_from_step" in TOKENIZER.decode(read)
+        assert after.numbers("reward")[row] == pytest.approx(after.ragged("step.reward")[row].sum())
+    for row in guided:
+        (again,) = (each for each, parent in parents.items() if names[parent] == names[row].partition("/guided@")[0])
+        assert after.token_ids[row].tolist() == after.token_ids[again].tolist()
+        assert masks[row].tolist() == masks[again].tolist()
+        assert after.arrow("prompt_ids")[row].as_py() == after.arrow("behaviour_prompt_ids")[again].as_py()
+        assert (reward[row], starts[row].tolist()) == (1.0, starts[again].tolist())
+    for row in lessons:
+        assert len(starts[row]) == 0
+        assert masks[row].all()
 
 
 def test_a_world_that_changed_is_one_line_and_writes_nothing(
