@@ -263,7 +263,11 @@ def _edited(
     names, spellings = batch.strings("rollout_id"), spellings_of(context, batch, steps)
     seeds = [derived_seed(context.seed, context.round, names[step.row], "editor", step.number) for step in steps]
     asked = editor_questions(context, batch, problems, steps, editor)
-    requests = [Request(primed(context.tokenizer, each), [seed]) for each, seed in zip(asked, seeds, strict=True)]
+    fence = opening(context.tokenizer)
+    requests = [
+        Request([*render_prompt(context.tokenizer, each), *fence], [seed])
+        for each, seed in zip(asked, seeds, strict=True)
+    ]
     sampling = replace(context.sampling, max_tokens=max_tokens, stop=(FENCE,))
     made = [each for (each,) in generated(context, requests, sampling)]
     found: list[_Pair] = []
@@ -287,7 +291,7 @@ def spellings_of(context: SamplingContext, batch: Rollouts, steps: Sequence[Step
 def editor_questions(
     context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], steps: Sequence[Step], editor: str
 ) -> list[list[Message]]:
-    """What the policy is asked to edit the steps. What it reads is `primed` with the first of two fences."""
+    """What the policy is asked to edit the steps. `opening` stands behind it."""
     spellings, groups = spellings_of(context, batch, steps), batch.groups.ids
     found: list[list[Message]] = []
     for step in steps:
@@ -303,9 +307,9 @@ def editor_questions(
     return found
 
 
-def primed(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """What an editor reads: the question, and a fenced block that begins."""
-    return [*render_prompt(tokenizer, messages), *tokenizer(f"{FENCE}\n", add_special_tokens=False)["input_ids"]]
+def opening(tokenizer: Any) -> list[int]:
+    """What stands behind the question: the first of two fences."""
+    return tokenizer(f"{FENCE}\n", add_special_tokens=False)["input_ids"]
 
 
 def usable(step: str, edit: str, max_ratio: float) -> bool:

@@ -43,6 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
     "vine": {"rollouts": STEPS, "settings": {"k": 2, "rows_at_once": 1}},
     "vine, played": {"rollouts": PLAYED, "settings": {"k": 2, "rows_at_once": 1}},
     "hint": {"rollouts": SPLIT, "settings": {"hint_from": "demonstration:1", "failed": 0.5}},
+    "critique": {"rollouts": STEPS, "settings": {"of": "verdict", "rows_at_once": 1}},
     "refine": {"rollouts": SPLIT, "engine": "scripted"},
     "retry": {"rollouts": STEPS, "engine": "scripted", "settings": {"reflection_tokens": 64, "rows_at_once": 1}},
     "intervene": {
