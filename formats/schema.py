@@ -104,6 +104,7 @@ FIELDS = {
         Field("step.value", pa.float64(), "expected reward of the state before the step", "reward"),
         Field("step.probes", pa.int32(), "probes that step.value is the mean of", "rollouts"),
         Field("step.valid", pa.bool_(), "whether the environment understood the turn"),
+        Field("step.advice", pa.string(), "ids of the library's entries that were shown before the turn; null: none"),
         Field("edge.src", pa.int32(), "agent that would have been read, from 0"),
         Field("edge.dst", pa.int32(), "agent that would have read it"),
         Field("edge.kept", pa.bool_(), "whether the edge was drawn"),

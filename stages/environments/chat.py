@@ -34,27 +34,27 @@ class Chat:
             self._find_closing()
         self._added = lru_cache(maxsize=4096)(self._render_added)
 
-    def prompt(self, messages: Sequence[Message]) -> tuple[list[Message], list[int]]:
-        """The messages with what the template does not say of the tools, and their ids."""
-        messages = list(messages)
+    def prompt(self, messages: Sequence[Message], advice: str = "") -> tuple[list[Message], list[int]]:
+        """The messages with what the template does not say of the tools, and the advice as a system message; their ids."""
+        messages = self._with_system(list(messages), self._harmless(advice)) if advice else list(messages)
         if self._tools and not self._plain:
             return messages, self._ids(messages, tools=self._tools)
         if self._plain:
-            messages = self._with_told(messages)
+            messages = self._with_system(messages, told(self._tools))
         return messages, render_prompt(self._tokenizer, messages)
 
-    def added(self, observation: str, *, closed: bool) -> list[int]:
-        """The ids after a turn: the end of the turn, if it was not `closed` by a token of the policy's, the observation
-        as a message, and what asks for the next turn.
+    def added(self, observation: str, *, closed: bool, advice: str = "") -> list[int]:
+        """The ids after a turn: the end of the turn, if it was not `closed` by a token of the policy's, the advice as a
+        system message, the observation as a message, and what asks for the next turn.
 
-        What looks like a special token in the observation is text of some document, and is written with a space in it.
+        Where the template has no system message in that place, or writes the observation otherwise after one, the advice
+        stands before the observation in the same message. What looks like a special token in either is text of some
+        document, and is written with a space in it.
         """
-        for mark in self._marks:
-            if mark in observation:
-                observation = observation.replace(mark, f"{mark[0]} {mark[1:]}")
+        observation = self._harmless(observation)
         if self._plain:
             observation = f"<result>{observation}</result>"
-        return [*([] if closed else self._closing), *self._added(observation)]
+        return [*([] if closed else self._closing), *self._added(observation, self._harmless(advice))]
 
     def action(self, ids: Sequence[int], *, closed: bool) -> Action:
         """What the policy says with the ids of a turn; closed: the last of them ends it."""
@@ -70,13 +70,34 @@ class Chat:
             return list(after[: len(self._closing)]) != self._closing
         return bool(turn) and turn[-1] == self._tokenizer.eos_token_id
 
-    def _render_added(self, observation: str) -> list[int]:
+    def _harmless(self, text: str) -> str:
+        for mark in self._marks:
+            if mark in text:
+                text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+        return text
+
+    def _render_added(self, observation: str, advice: str) -> list[int]:
         if not self._templated:
-            return self._tokenizer(f"\n{observation}\n", add_special_tokens=False)["input_ids"]
+            shown = f"{advice}\n{observation}" if advice else observation
+            return self._tokenizer(f"\n{shown}\n", add_special_tokens=False)["input_ids"]
+        if advice:
+            return self._advised(observation, advice) or self._render_added(f"{advice}\n\n{observation}", "")
         whole = self._ids([ASKED, self._turn("1"), self._message(observation)])
         if whole[: len(self._head)] != self._head:
             raise self._broken("what it writes before a message depends on the message")
         return whole[len(self._head) :]
+
+    def _advised(self, observation: str, advice: str) -> list[int] | None:
+        """The ids of a system message and an observation; None where the template does not write both as they are, or
+        writes what the system says as if the policy had said it."""
+        before, after = [ASKED, self._turn("1")], self._message(observation)
+        messages = [*before, {"role": "system", "content": advice}, after]
+        text = self._text(messages)
+        if advice.strip() not in text or text == self._text([*before, {"role": "assistant", "content": advice}, after]):
+            return None
+        whole, alone = self._ids(messages), self._render_added(observation, "")
+        sound = whole[: len(self._head)] == self._head and whole[len(whole) - len(alone) :] == alone
+        return whole[len(self._head) :] if sound else None
 
     def _find_closing(self) -> None:
         """The ids of a small conversation up to the end of the policy's turn, and the token that ends it."""
@@ -106,19 +127,21 @@ class Chat:
             return {"role": "tool", "name": NAME, "tool_call_id": CALL_ID, "content": observation}
         return {"role": "user", "content": observation}
 
-    def _with_told(self, messages: list[Message]) -> list[Message]:
+    def _with_system(self, messages: list[Message], said: str) -> list[Message]:
         """A system message says it; the first message does, where the template leaves system messages out or refuses them."""
-        said = told(self._tools)
         head = messages[0]
         merged = [{**head, "content": f"{said}\n\n{head['content']}"}, *messages[1:]]
-        if head["role"] == "system" or not self._templated:
-            return merged if head["role"] == "system" else [{"role": "system", "content": said}, *messages]
-        system: list[Message] = [{"role": "system", "content": said}, *messages]
-        try:
-            text = self._tokenizer.apply_chat_template(system, tokenize=False, add_generation_prompt=True)
-        except Exception:  # a template raises what it likes
+        if head["role"] == "system":
             return merged
-        return system if said in text else merged
+        system: list[Message] = [{"role": "system", "content": said}, *messages]
+        return system if not self._templated or said.strip() in self._text(system) else merged
+
+    def _text(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """What the template makes of the messages; nothing where it refuses them."""
+        try:
+            return self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except Exception:  # a template raises what it likes
+            return ""
 
     def _ids(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
         try:

@@ -18,6 +18,7 @@ from ..driver import require
 from ..options import as_json, typed_options
 from ..progress import track
 from ..registry import Registry
+from ..score._model import RECORDED, recorded_model
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ def remembered(
         raise UsageError("-: a memory is a file beside the rollouts; name one with -o")
     check_output(out, force=force)
     options = typed_options(chosen.function, settings or {}, f"memory {what!r}")
+    if options.get("model") == RECORDED:
+        options["model"] = recorded_model(rollouts, f"memory {what!r}")
     before = None if earlier is None else MemoryFile(earlier)
     files = [RolloutFile(path) for path in files_of(rollouts)]
     check_names(files)

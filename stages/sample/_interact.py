@@ -3,18 +3,19 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
+from ...formats.schema import FIELDS, arrow_type
 from ..environments import Action, Environment, EnvironmentTask, Outcome
 from ..environments.chat import Chat
 from ..models.engine import Completion, Request
 from ..progress import progress
-from ..tasks import Problem
+from ..tasks import Message, Problem
 from ._rows import derived_seed, row_seeds, to_rollouts
 from ._steps import context_length
 from ._strategy import SamplingContext
@@ -22,12 +23,24 @@ from ._strategy import SamplingContext
 CUT = Outcome(observation="", valid=False)  # of a turn that was never played
 
 
+class Advice(NamedTuple):
+    """What the policy is told before it reads an observation. text: "" for nothing. names: as `step.advice` has them."""
+
+    text: str = ""
+    names: str | None = None
+
+
+UNTOLD = Advice()
+Advise = Callable[[str], Advice]  # from the key of the state that was observed
+
+
 @dataclass
 class Rollout:
     """One rollout while it is played. logprobs, raw: one a token, 0 for what the environment wrote; None if not known.
 
-    problem: its place among those played together. seed: of its samples. begun: what its world was reset with.
-    starts, ends, states, outcomes: of its turns, in response tokens. finish: "" while it goes on.
+    problem: the place of its prompt among those played together. seed: of its samples. begun: what its world was reset with.
+    starts, ends, states, outcomes: of its turns, in response tokens. finish: "" while it goes on. told: what it was
+    told before the turn that comes, and advice, of its turns.
     """
 
     problem: int
@@ -43,6 +56,8 @@ class Rollout:
     ends: list[int] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
+    told: Advice = UNTOLD
+    advice: list[str | None] = field(default_factory=list)
     finish: str = ""
     error: str | None = None
 
@@ -67,6 +82,7 @@ class Rollout:
         self.ends.append(len(self.ids))
         self.states.append(state)
         self.outcomes.append(outcome)
+        self.advice.append(self.told.names)
 
     def guarded(self, act: Callable[[], Any]) -> Any:
         """What the environment answers; None, and the rollout is over, where it raises."""
@@ -90,39 +106,77 @@ class Rollout:
         return Completion(np.array(self.ids, np.int32), logprobs, self.finish, raw, error=self.error)
 
 
-def played(context: SamplingContext, task: EnvironmentTask, *, rows_at_once: int) -> Iterator[Rollouts]:
+def played(
+    context: SamplingContext, task: EnvironmentTask, *, rows_at_once: int, advise: Advise | None = None
+) -> Iterator[Rollouts]:
     """n rollouts of every problem, each played until the environment is done.
 
     A rollout is truncated where its task's turns or the tokens of --max-tokens, observations included, are used up: a
     turn cut off by that is not played and earns nothing, an observation that would leave no token to answer it is left
     out. A turn of the task's `turn_tokens` is ended for the policy and played.
+
+    advise: what the policy is told of each state; that is not done where there is no room for it. Rows then have
+    `step.advice`, and in their prompt what they were told before the first turn.
     """
     chat = Chat(context.tokenizer, task.role, task.tools)
     at_once = max(1, rows_at_once // context.n)
     with progress(len(context.problems) * context.n, "play") as advance:
         for first in range(0, len(context.problems), at_once):
-            yield _played(context, task, chat, context.problems[first : first + at_once], advance)
+            yield _played(context, task, chat, context.problems[first : first + at_once], advise, advance)
 
 
 def _played(
-    context: SamplingContext, task: EnvironmentTask, chat: Chat, problems: Sequence[Problem],
+    context: SamplingContext, task: EnvironmentTask, chat: Chat, problems: Sequence[Problem], advise: Advise | None,
     advance: Callable[[int], None],
 ) -> Rollouts:  # fmt: skip
     """One group a problem, with steps, rewards and what went wrong."""
     asked = [chat.prompt(problem.prompt) for problem in problems]
-    prompts = [ids for _, ids in asked]
     rows: list[Rollout] = []
     for index, problem in enumerate(problems):
         for seed in row_seeds(context, problem):
             rows.append(Rollout(index, seed, task.environment(problem), derived_seed("environment", seed)))
             rows[-1].reset()
-    Play(context, task, chat, prompts, rows).play(advance)
+    read = asked if advise is None else _advised(chat, problems, asked, rows, advise, context_length(context))
+    Play(context, task, chat, [ids for _, ids in read], rows, advise).play(advance)
     groups = [rows[first : first + context.n] for first in range(0, len(rows), context.n)]
     told = [replace(problem, prompt=messages) for problem, (messages, _) in zip(problems, asked, strict=True)]
-    made = to_rollouts(context, told, prompts, [[rollout.completion for rollout in group] for group in groups])
-    made = made.with_columns(columns_of(rows))
+    completions = [[rollout.completion for rollout in group] for group in groups]
+    made = to_rollouts(context, told, [ids for _, ids in asked], completions).with_columns(columns_of(rows))
+    if advise is not None:
+        own = [read[rollout.problem] for rollout in rows]
+        made = made.with_columns(
+            {
+                "prompt": pa.array([messages for messages, _ in own], FIELDS["prompt"].type),
+                "prompt_ids": pa.array([ids for _, ids in own], FIELDS["prompt_ids"].type),
+                "step.advice": pa.array([rollout.advice for rollout in rows], arrow_type("step.advice")),
+            }
+        )
     failed = np.array([rollout.error is not None for rollout in rows], bool)
     return made.with_flag("error", failed) if failed.any() else made
+
+
+Asked = tuple[list[Message], list[int]]  # a prompt as messages and as ids
+
+
+def _advised(
+    chat: Chat, problems: Sequence[Problem], asked: Sequence[Asked], rows: Sequence[Rollout], advise: Advise,
+    context: float,
+) -> list[Asked]:  # fmt: skip
+    """The distinct prompts with what the rows are told in them; each row's `problem` becomes the place of its own."""
+    places: dict[tuple[int, str], int] = {}
+    found: list[Asked] = []
+    for rollout in rows:
+        advice = advise(rollout.state)
+        key = rollout.problem, advice.text
+        if key not in places:
+            places[key] = len(found)
+            found.append(chat.prompt(problems[rollout.problem].prompt, advice.text))
+            if len(found[-1][1]) >= context:
+                found[-1] = asked[rollout.problem]
+        if advice.text and found[places[key]] is not asked[rollout.problem]:
+            rollout.told = advice
+        rollout.problem = places[key]
+    return found
 
 
 class Play:
@@ -130,11 +184,11 @@ class Play:
 
     def __init__(
         self, context: SamplingContext, task: EnvironmentTask, chat: Chat, prompts: Sequence[Sequence[int]],
-        rows: Sequence[Rollout],
+        rows: Sequence[Rollout], advise: Advise | None = None,
     ):  # fmt: skip
         self._context, self._task, self._chat = context, task, chat
         self._context_length, self._turn_tokens = context_length(context), task.turn_tokens
-        self._prompts, self._rows = prompts, rows
+        self._prompts, self._rows, self._advise = prompts, rows, advise
 
     def play(self, advance: Callable[[int], None]) -> None:
         """Turn by turn, one call of the engine for all rollouts that go on."""
@@ -195,13 +249,20 @@ class Play:
         elif len(rollout.starts) >= self._task.max_turns:
             rollout.finish = "length"
         else:
-            added = self._chat.added(outcome.observation, closed=closed)
+            self._answer(rollout, outcome.observation, closed=closed)
+
+    def _answer(self, rollout: Rollout, observation: str, *, closed: bool) -> None:
+        """What the policy reads next; without advice where there is no room for it."""
+        prompt = len(self._prompts[rollout.problem])
+        advice = UNTOLD if self._advise is None else self._advise(rollout.state)
+        for told in (advice, UNTOLD):
+            added = self._chat.added(observation, closed=closed, advice=told.text)
             length = len(rollout.ids) + len(added)
-            prompt = len(self._prompts[rollout.problem])
-            if length >= self._context.sampling.max_tokens or prompt + length >= self._context_length:
-                rollout.finish = "length"
-            else:
+            if length < self._context.sampling.max_tokens and prompt + length < self._context_length:
                 rollout.write(added, own=False)
+                rollout.told = told
+                return
+        rollout.finish = "length"
 
 
 def columns_of(rows: Sequence[Rollout]) -> dict[str, Any]:

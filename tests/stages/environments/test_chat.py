@@ -51,6 +51,57 @@ def test_turn_by_turn_is_what_the_template_renders_as_a_whole(name: str, tokeniz
     assert ids == tokenizer.apply_chat_template(whole, add_generation_prompt=True, tokenize=True, return_dict=False)
 
 
+ADVISED = {
+    "tiny": "look firstwet<answer>",
+    "hermes": "\n<|im_start|>user\nlook first\n\nwet<|im_end|>\n<|im_start|>assistant\n",  # leaves later system messages out
+    "llama": f"<|start_header_id|>system<|end_header_id|>\n\nlook first<|eot_id|>{ADDED['llama']}",
+    "mistral": "[INST]look first\n\nwet[/INST]",  # refuses the role
+    "no-system": "\n<|im_start|>user\nlook first\n\nwet<|im_end|>\n<|im_start|>assistant\n",
+    None: "\nlook first\nwet\n",
+}
+FIRST = {
+    "tiny": "look firstWhat is 2*3?",
+    "hermes": "system\nlook first<|im_end|>\n<|im_start|>user\nWhat is 2*3?",
+    "llama": "look first<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nWhat is 2*3?",
+    "mistral": "[INST]look first\n\nWhat is 2*3?",
+    "no-system": "user\nlook first\n\nWhat is 2*3?",
+    None: "look first\nWhat is 2*3?",
+}
+
+
+@pytest.mark.parametrize("name", ADVISED)
+def test_advice_is_a_system_message_where_the_template_has_one(name: str | None, tokenizer_with: Make) -> None:
+    tokenizer = tokenizer_with(name)
+    chat = Chat(tokenizer, "user")
+    for closed in (True, False):
+        with_advice = tokenizer.decode(chat.added("wet", closed=closed, advice="look first"))
+        without = tokenizer.decode(chat.added("wet", closed=closed))
+        assert with_advice == without.replace(ADDED[name], ADVISED[name])
+    messages, ids = chat.prompt(QUESTION, "look first")
+    assert FIRST[name] in tokenizer.decode(ids)
+    assert len(messages) == (1 if name in ("mistral", "no-system") else 2)
+    assert chat.prompt(QUESTION) == chat.prompt(QUESTION, "")
+
+
+@pytest.mark.parametrize("name", ["hermes", "llama", "mistral", "mistral-args"])
+def test_advice_before_what_a_tool_answers(name: str, tokenizer_with: Make) -> None:
+    tokenizer = tokenizer_with(name)
+    chat = Chat(tokenizer, "tool", [TOOL])
+    written = tokenizer.decode(chat.added("6", closed=True, advice="look first"))
+    if name == "llama":
+        assert written == f"<|start_header_id|>system<|end_header_id|>\n\nlook first<|eot_id|>{ANSWERED[name]}"
+    else:
+        assert written == ANSWERED[name].replace("6", "look first\\n\\n6" if name == "mistral" else "look first\n\n6")
+
+
+def test_special_tokens_in_advice_are_text(tokenizer_with: Make) -> None:
+    tokenizer = tokenizer_with("llama")
+    chat = Chat(tokenizer, "user")
+    end = tokenizer.eos_token
+    assert "a < |eot_id|> b" in tokenizer.decode(chat.added("wet", closed=True, advice=f"a {end} b"))
+    assert "a < |eot_id|> b" in tokenizer.decode(chat.prompt(QUESTION, f"a {end} b")[1])
+
+
 WRITTEN = {
     "hermes": '\n<tool_call>\n{"name": "calculate", "arguments": {"expression": "2*3"}}\n</tool_call>',
     "llama": '{"name": "calculate", "parameters": {"expression": "2*3"}}',

@@ -1,0 +1,133 @@
+"""What a rollout teaches, in words: by rules, or as a language model puts it."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ._library import LEVELS, STRATEGY, WARNING
+
+TEMPLATES = {
+    "principle": "{turns} turns are enough to earn {reward}.",
+    "method": "Turn by turn, this earned {reward}: {actions}",
+    "example": "After reading {state}, {action} earned {paid}.",
+    "mistake": "After reading {state}, {action} ended it with {reward}.",
+    "pattern": "{action} was tried {count} times on reading {state}, and led nowhere.",
+    "diagnostic": "Reading the same thing again, here {count} times {state}, is going in circles.",
+}
+ASKED = {
+    STRATEGY: "It went well, with a reward of {reward}. Write three lines that will help with other tasks of this kind:\n"
+    "PRINCIPLE: a rule that holds for more than this task\n"
+    "METHOD: what to do, in order\n"
+    "EXAMPLE: one observation from above, and the answer that was right there",
+    WARNING: "It went wrong, with a reward of {reward}. Write three lines that will help with other tasks of this kind:\n"
+    "MISTAKE: the turn at which it went wrong, and why\n"
+    "PATTERN: the habit behind it, which may show elsewhere\n"
+    "DIAGNOSTIC: how to notice in time that this is happening",
+}
+Lesson = tuple[str, str]  # level, text
+
+
+@dataclass(frozen=True)
+class Played:
+    """A rollout as it is told. states, actions, paid, valid: of its turns; what was read, answered and earned."""
+
+    rollout_id: str
+    reward: float
+    states: Sequence[str]
+    actions: Sequence[str]
+    paid: Sequence[float]
+    valid: Sequence[bool]
+
+    def shortened(self, characters: int) -> "Played":
+        """The same with at most so many characters of every observation and answer."""
+        states, actions = ([text[:characters] for text in texts] for texts in (self.states, self.actions))
+        return replace(self, states=states, actions=actions)
+
+    def told(self) -> str:
+        """Turn by turn."""
+        turns = zip(self.states, self.actions, self.valid, strict=True)
+        return "\n".join(
+            f"{number}. Observation: {state}\n   Answer: {action}{'' if valid else ' (not understood)'}"
+            for number, (state, action, valid) in enumerate(turns, 1)
+        )
+
+
+def by_rules(played: Played, zone: str, templates: Mapping[str, str]) -> list[Lesson]:
+    """What its templates say of the rollout; a level that the rollout has nothing for, or without a template, is left out.
+
+    A success is told by the turn that earned most (the last of those), a failure by its last turn, by the answer it gave
+    most often to one observation, and by the observation it came back to most often.
+
+    >>> lost = Played("r", 0.0, ["a", "b", "a"], ["go", "turn", "go"], [0, 0, 0], [True] * 3)
+    >>> [text for _, text in by_rules(lost, "warning", {"mistake": "{state} {action}", "pattern": "{action} {count}"})]
+    ['a go', 'go 2']
+    """
+    turns = list(zip(played.states, played.actions, strict=True))
+    if not turns:
+        return []
+    best = max(range(len(turns)), key=lambda turn: (played.paid[turn], turn))
+    pair, pairs = Counter(turns).most_common(1)[0]
+    state, states = Counter(played.states).most_common(1)[0]
+    of_level: dict[str, tuple[str, str, float, int]] = {
+        "principle": (*turns[best], played.paid[best], 1),
+        "method": (*turns[best], played.paid[best], 1),
+        "example": (*turns[best], played.paid[best], 1),
+        "mistake": (*turns[-1], played.paid[-1], 1),
+        "pattern": (*pair, 0.0, pairs),
+        "diagnostic": (state, "", 0.0, states),
+    }
+    found: list[Lesson] = []
+    for level in LEVELS[zone]:
+        state, action, paid, count = of_level[level]
+        if templates.get(level) and (count > 1 or level not in ("pattern", "diagnostic")):
+            values: dict[str, Any] = {
+                "turns": len(turns), "reward": f"{played.reward:g}", "actions": ", ".join(played.actions),
+                "state": state, "action": action, "paid": f"{paid:g}", "count": count,
+            }  # fmt: skip
+            found.append((level, filled(templates[level], values)))
+    return found
+
+
+def filled(template: str, values: Mapping[str, Any]) -> str:
+    """The template with each {name} that there is a value for replaced."""
+    return re.sub(r"\{(" + "|".join(values) + r")\}", lambda found: str(values[found[1]]), template)
+
+
+def by_model(
+    rollouts: Sequence[tuple[str, Played]], model: str, *, engine: str, max_tokens: int, device: str, dtype: str
+) -> list[list[Lesson]]:
+    """What a language model says, greedily, of each (zone, rollout). UsageError for a rollout beyond its context."""
+    from ..models import open_engine
+    from ..models.engine import Request, Sampling
+    from ..models.policy import ModelSource, render_prompt
+
+    source = ModelSource(model, device, dtype)
+    asked = [[{"role": "user", "content": question(zone, played)}] for zone, played in rollouts]
+    requests = [Request(render_prompt(source.tokenizer, messages), [0]) for messages in asked]
+    if not requests:
+        return []
+    made = open_engine(engine, source).generate(requests, Sampling(max_tokens=max_tokens, temperature=0))
+    texts = source.tokenizer.batch_decode([each.ids.tolist() for (each,) in made], skip_special_tokens=True)
+    return [lessons_in(text, zone) for text, (zone, _) in zip(texts, rollouts, strict=True)]
+
+
+def question(zone: str, played: Played) -> str:
+    """What a model is asked."""
+    ask = filled(ASKED[zone], {"reward": f"{played.reward:g}"})
+    return f"An agent and its surroundings took turns:\n\n{played.told()}\n\n{ask}"
+
+
+def lessons_in(text: str, zone: str) -> list[Lesson]:
+    """The first line of each level of the zone in an answer; a level it does not have is left out.
+
+    >>> lessons_in("Sure!\\n**Principle:** look first\\nEXAMPLE: (none)\\nMethod : go left", "strategy")
+    [('principle', 'look first'), ('method', 'go left'), ('example', '(none)')]
+    """
+    found: list[Lesson] = []
+    for level in LEVELS[zone]:
+        line = re.search(rf"^\W*{level}\W*?:\W*?[ \t*]*(\S.*)$", text, re.IGNORECASE | re.MULTILINE)
+        if line:
+            found.append((level, line[1].strip()))
+    return found
