@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._library import LEVELS, STRATEGY, WARNING
 
@@ -26,7 +26,14 @@ ASKED = {
     "PATTERN: the habit behind it, which may show elsewhere\n"
     "DIAGNOSTIC: how to notice in time that this is happening",
 }
-Lesson = tuple[str, str]  # level, text
+
+
+class Lesson(NamedTuple):
+    """An entry to be. turn: that it is about; None where it is about the whole rollout."""
+
+    level: str
+    text: str
+    turn: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ def by_rules(played: Played, zone: str, templates: Mapping[str, str]) -> list[Le
     most often to one observation, and by the observation it came back to most often.
 
     >>> lost = Played("r", 0.0, ["a", "b", "a"], ["go", "turn", "go"], [0, 0, 0], [True] * 3)
-    >>> [text for _, text in by_rules(lost, "warning", {"mistake": "{state} {action}", "pattern": "{action} {count}"})]
+    >>> [each.text for each in by_rules(lost, "warning", {"mistake": "{state} {action}", "pattern": "{action} {count}"})]
     ['a go', 'go 2']
     """
     turns = list(zip(played.states, played.actions, strict=True))
@@ -70,23 +77,22 @@ def by_rules(played: Played, zone: str, templates: Mapping[str, str]) -> list[Le
     best = max(range(len(turns)), key=lambda turn: (played.paid[turn], turn))
     pair, pairs = Counter(turns).most_common(1)[0]
     state, states = Counter(played.states).most_common(1)[0]
-    of_level: dict[str, tuple[str, str, float, int]] = {
-        "principle": (*turns[best], played.paid[best], 1),
-        "method": (*turns[best], played.paid[best], 1),
-        "example": (*turns[best], played.paid[best], 1),
-        "mistake": (*turns[-1], played.paid[-1], 1),
-        "pattern": (*pair, 0.0, pairs),
-        "diagnostic": (state, "", 0.0, states),
+    about: dict[str, tuple[int, int]] = {  # the turn, and how often it was so
+        "example": (best, 1),
+        "mistake": (len(turns) - 1, 1),
+        "pattern": (turns.index(pair), pairs),
+        "diagnostic": (list(played.states).index(state), states),
     }
     found: list[Lesson] = []
     for level in LEVELS[zone]:
-        state, action, paid, count = of_level[level]
+        turn, count = about.get(level, (best, 1))
         if templates.get(level) and (count > 1 or level not in ("pattern", "diagnostic")):
+            state, action = turns[turn]
             values: dict[str, Any] = {
                 "turns": len(turns), "reward": f"{played.reward:g}", "actions": ", ".join(played.actions),
-                "state": state, "action": action, "paid": f"{paid:g}", "count": count,
+                "state": state, "action": action, "paid": f"{played.paid[turn]:g}", "count": count,
             }  # fmt: skip
-            found.append((level, filled(templates[level], values)))
+            found.append(Lesson(level, filled(templates[level], values), turn if level in about else None))
     return found
 
 
@@ -122,12 +128,13 @@ def question(zone: str, played: Played) -> str:
 def lessons_in(text: str, zone: str) -> list[Lesson]:
     """The first line of each level of the zone in an answer; a level it does not have is left out.
 
-    >>> lessons_in("Sure!\\n**Principle:** look first\\nEXAMPLE: (none)\\nMethod : go left", "strategy")
+    >>> found = lessons_in("Sure!\\n**Principle:** look first\\nEXAMPLE: (none)\\nMethod : go left", "strategy")
+    >>> [(each.level, each.text) for each in found]
     [('principle', 'look first'), ('method', 'go left'), ('example', '(none)')]
     """
     found: list[Lesson] = []
     for level in LEVELS[zone]:
         line = re.search(rf"^\W*{level}\W*?:\W*?[ \t*]*(\S.*)$", text, re.IGNORECASE | re.MULTILINE)
         if line:
-            found.append((level, line[1].strip()))
+            found.append(Lesson(level, line[1].strip()))
     return found

@@ -87,8 +87,9 @@ def experience(
         compared: characters of observations that are.
         same_head: characters that have to be equal for that (300 in the released code).
         max_clusters: where there are more, the one that was least often shown something goes, the smallest of those.
-        links: a cluster gets entries that were "shown" in it because it had none of their zone; by "steps", entries of
-            the rollouts with steps in it, too.
+        links: a cluster gets entries that were "shown" in it because it had none of their zone; by "steps", those that
+            were taken from its steps, too: an example, mistake, pattern or diagnostic of the rules from the step it is about, others
+            from all steps of the rollout.
         characters: of an observation and an answer, in what rules say and a model is asked.
         model: whose tokenizer decodes the answers; "recorded" is the model that sampled the file.
         engine: with which the extractor is asked.
@@ -99,9 +100,9 @@ def experience(
     Raises:
         UsageError: an option out of range; a rollout beyond the extractor's context. DataError: a rollout without a reward.
 
-    Departures: 1. The rules and the questions are in our words. 2. A success's score is its reward; the 0.5 of a
-        failure that earned 0 is a guess: it would never be kept by its reward. 3. links=steps and the merging of links of entries
-        that are the same are ours. 4. A batch whose rewards are all equal has failures only, if `success` is None.
+    Departures: 1. The rules and the questions are in our words. 2. The 0.5 of a failure that earned 0 is a guess: by
+        its reward it would be the first to go. 3. Ours are `links=steps`, and that entries which are the same share
+        their clusters. 4. A batch whose rewards are all equal has failures only, unless `success` is given.
     """
     _check(similarity, novelty, max_clusters, {STRATEGY: strategies_per_level, WARNING: warnings_per_level})
     library = Library.of(
@@ -128,11 +129,11 @@ def experience(
         if left[zone] <= 0:
             continue
         left[zone] -= len(found)
-        met = [library.cluster_of(state) for state in played.states] if links == "steps" else []
-        clusters = list(dict.fromkeys(cluster.id for cluster in met if cluster is not None))
         score = played.reward if zone == STRATEGY else abs(played.reward) or warning_score
-        for level, text in found:
-            entry = Entry(zone, level, text, score, [*clusters], iteration=number, rollout_id=played.rollout_id)
+        for level, text, turn in found:
+            about = [] if links == "shown" else played.states if turn is None else [played.states[turn]]
+            clusters = [cluster.id for cluster in map(library.cluster_of, about) if cluster is not None]
+            entry = Entry(zone, level, text, score, list(dict.fromkeys(clusters)), 0, number, played.rollout_id)
             verdicts[library.offer(entry)] += 1
     told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items())) or "none"
     print(f"experience: entries from {len(chosen)} rollouts: {told}", file=sys.stderr)

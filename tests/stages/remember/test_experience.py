@@ -80,9 +80,8 @@ def test_templates_and_lengths_are_options() -> None:
 
 def test_a_failure_that_did_nothing_twice_has_made_one_mistake() -> None:
     played = Played("r", -1.0, ["a", "b"], ["1", "2"], [0.0, -1.0], [True, True])
-    assert [level for level, _ in by_rules(played, "warning", dict.fromkeys(("mistake", "pattern"), "x"))] == [
-        "mistake"
-    ]
+    found = by_rules(played, "warning", dict.fromkeys(("mistake", "pattern", "diagnostic"), "x"))
+    assert [(each.level, each.turn) for each in found] == [("mistake", 1)]
     assert by_rules(Played("r", 0.0, [], [], [], []), "warning", {"mistake": "x"}) == []
     (score,) = {score for *_, score in entries(library(batch_of((-2.0, [("a", "1")]), WON))) if score != 1.0}
     assert score == 2.0  # the reward without its sign
@@ -139,8 +138,8 @@ def test_links_by_steps_join_an_entry_to_where_it_comes_from() -> None:
     table = library(batch_of(WON, LOST), links="steps")
     names = {row["text"]: row["id"] for row in table.to_pylist() if row["kind"] == "cluster"}
     links = {row["level"]: row["clusters"] for row in table.to_pylist()}
-    assert links["method"] == [names["dark"], names["light"]]
-    assert links["mistake"] == [names["dark"]]
+    assert links["method"] == links["principle"] == [names["dark"], names["light"]]
+    assert (links["example"], links["mistake"]) == ([names["light"]], [names["dark"]])
     again = library(batch_of((1.0, [("new place", "7"), ("light", "12")]), LOST), earlier=table, links="steps")
     (method,) = (row for row in again.to_pylist() if row["level"] == "method")
     assert (len(method["clusters"]), method["iteration"]) == (3, 0)  # the entry is the same, and linked there, too

@@ -31,6 +31,7 @@ REFLECTION = (
 CASES: dict[str, dict[str, Any]] = {
     "independent": {"settings": {"rows_at_once": 2}},
     "independent, played": {"task": "env/frozen_lake", "settings": {"rows_at_once": 2}},
+    "experience": {"task": "env/frozen_lake", "settings": {"rows_at_once": 2}},
     "branch": {"settings": {"initial": 2, "rows_at_once": 1}},
     "branch_schedule": {"settings": {"factors": [2, 2], "length": 6, "rows_at_once": 1}},
     "rose": {"settings": {"rows_at_once": 2}},
