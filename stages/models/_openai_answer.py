@@ -18,8 +18,8 @@ class Answer:
     """One choice of the server's, taken apart. None: it did not say.
 
     logprobs: [T] of the tokens; top: at each place, the most likely tokens' ids and log-probabilities.
-    stop_reason: what ended it, where that is known: a stop text or a token id. cached_tokens: of the prompt, those that
-    the server did not compute.
+    stop_reason: what ended it, where that is known: a stop text or a token id. prompt_tokens: that the server read;
+    cached_tokens: those of them that it did not compute.
     """
 
     text: str
@@ -28,6 +28,7 @@ class Answer:
     ids: list[int] | None
     logprobs: list[float] | None
     top: list[dict[int, float]] | None
+    prompt_tokens: int | None = None
     cached_tokens: int | None = None
 
 
@@ -42,12 +43,14 @@ def answer_of(content: Any) -> Answer:
     if not all(map(math.isfinite, logprobs or ())):
         raise ValueError("a log-probability that is no finite number")
     reason = choice.get("stop_reason", choice.get("matched_stop"))
-    cached = ((content.get("usage") or {}).get("prompt_tokens_details") or {}).get("cached_tokens")
+    usage = content.get("usage") or {}
+    read, cached = usage.get("prompt_tokens"), (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
     return Answer(
         text=str(choice.get("text") or ""),
         finish_reason=str(choice.get("finish_reason")),
         stop_reason=reason if isinstance(reason, str | int) else None,
-        ids=ids, logprobs=logprobs, top=top, cached_tokens=None if cached is None else int(cached),
+        ids=ids, logprobs=logprobs, top=top, prompt_tokens=None if read is None else int(read),
+        cached_tokens=None if cached is None else int(cached),
     )  # fmt: skip
 
 

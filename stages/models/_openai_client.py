@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...formats.errors import ApportionError, UsageError
+from .engine import Sampling
 
 if TYPE_CHECKING:
     from openai import APIError, AsyncOpenAI
@@ -15,12 +16,20 @@ if TYPE_CHECKING:
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds before an answer that could not be read is asked for again
 CONNECT_S = 10.0
 
+BEYOND_OPENAI = {
+    "return_token_ids": True,
+    "return_tokens_as_token_ids": True,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "include_stop_str_in_output": True,
+}
+
 _Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where it is and how it is asked. extras: it knows more parameters than OpenAI's own."""
+    """Where it is and how it is asked. extras: it knows more parameters than OpenAI's own. text: it takes no token ids."""
 
     base_url: str
     model: str = ""
@@ -28,6 +37,7 @@ class Server:
     timeout_s: float = 600.0
     retries: int = 6
     extras: bool = True
+    text: bool = False
 
     def client(self) -> "AsyncOpenAI":
         from openai import AsyncOpenAI, Timeout
@@ -114,3 +124,23 @@ def _fault(error: "APIError", server: Server) -> Exception:
 
 def _line(words: object) -> str:
     return " ".join(str(words).split())[:300] or type(words).__name__
+
+
+def body_of(server: Server, sampling: Sampling, prompt: list[int] | str, limit: int) -> dict[str, Any]:
+    """A request's parameters, nothing left to the server's defaults that changes the distribution."""
+    extras = BEYOND_OPENAI if server.extras else {}
+    if server.extras or sampling.top_k:
+        extras = extras | {"top_k": sampling.top_k or -1}
+    return {
+        "model": server.model,
+        "prompt": prompt,
+        "max_tokens": limit,
+        "n": 1,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "logprobs": max(1, sampling.alternatives),
+        **({"stop": list(sampling.stop)} if sampling.stop else {}),
+        "extra_body": extras,
+    }

@@ -1,38 +1,31 @@
 """Sampling with a server that speaks OpenAI's completions API: vLLM, SGLang, llama.cpp …
 
-Prompts are sent as token ids, every sample as a request of its own. Token ids come back where the server can say them
-(vLLM and SGLang with `return_token_ids`, llama.cpp with its log-probabilities); elsewhere the text is encoded again with
-the tokenizer of --model. Which weights a server has is its own word: nothing here verifies it.
+Prompts are sent as token ids, every sample as a request of its own; as text to a server that takes no ids, and then it has
+to read as many tokens as there are. Token ids come back where the server can say them (vLLM and SGLang with
+`return_token_ids`, llama.cpp with its log-probabilities); elsewhere the text is encoded again with the tokenizer of
+--model. Which weights a server has is its own word: nothing here verifies it.
 """
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from ...formats.errors import ApportionError, UsageError, unknown
+from ...formats.errors import UsageError
 from . import ENGINES, EngineEntry
 from ._openai_answer import Answer, alternatives_of, answer_of
-from ._openai_client import Refused, Server, Unanswered, asked, models_of
+from ._openai_client import Server, Unanswered, asked, body_of
+from ._openai_meeting import meet, written
 from .engine import Completion, EngineLost, Floats, Request, Sampling, Usage
 from .policy import ModelSource
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-
-PROBE = "7+2*(5-3) = 11, or is it?\n"
-BEYOND_OPENAI = {
-    "return_token_ids": True,
-    "return_tokens_as_token_ids": True,
-    "min_p": 0.0,
-    "repetition_penalty": 1.0,
-    "include_stop_str_in_output": True,
-}
 
 Reported = Literal["raw", "tempered", "sampling"]
 
@@ -50,15 +43,16 @@ class OpenAIEngine:
     def __init__(
         self, server: Server, tokenizer: Any, first: Answer, *,
         version: str = "", context: int | None = None, concurrency: int = 32, seeds: bool = True,
-        reported: Reported = "raw",
+        reported: Reported = "raw", begins: bool = False,
     ):  # fmt: skip
         self.version = version
         self.identity = f"served:{server.model}"
         self.row_seeds = seeds
-        self.tokens_exact = first.ids is not None
+        self.tokens_exact = first.ids is not None and not server.text
+        self._begins = begins  # it puts the beginning of a sequence before a text itself
         self.context = context
         self._server, self._tokenizer, self._concurrency, self._reported = server, tokenizer, concurrency, reported
-        self._has_logprobs = first.ids is not None and first.logprobs is not None
+        self._has_logprobs = self.tokens_exact and first.logprobs is not None
         self._lost_after = max(8, concurrency)
         self._unanswered = 0  # in a row
         self._usage = Usage()
@@ -103,10 +97,10 @@ class OpenAIEngine:
             await self._check_there(requests)
 
     async def _check_there(self, requests: Sequence[Request]) -> None:
-        prompt = list(requests[0].prefix_ids)
+        prompt = self._prompt(list(requests[0].prefix_ids))
         try:
             async with self._server.client() as client:
-                await asked(client, self._server, _body(self._server, Sampling(), prompt, 1), answer_of)
+                await asked(client, self._server, body_of(self._server, Sampling(), prompt, 1), answer_of)
         except Unanswered as error:
             raise self._lost(error) from error
         self._unanswered = 0
@@ -118,25 +112,35 @@ class OpenAIEngine:
         limit = self._limit(request, sampling)
         if limit < 1:
             return self._empty("length", sampling)
-        body = _body(self._server, sampling, list(request.prefix_ids), limit)
+        prefix = list(request.prefix_ids)
+        body = body_of(self._server, sampling, self._prompt(prefix), limit)
         if self.row_seeds and sampling.temperature > 0:
             body["seed"] = int(request.seeds[row])
 
-        def read(content: Any) -> tuple[Completion, int | None]:
+        def read(content: Any) -> tuple[Completion, Answer]:
             answer = answer_of(content)
-            return self._completion(answer, sampling), answer.cached_tokens
+            return self._completion(answer, sampling), answer
 
         try:
-            completion, cached = await asked(client, self._server, body, read)
+            completion, answer = await asked(client, self._server, body, read)
         except Unanswered as error:
             self._unanswered += 1
             if self._unanswered >= self._lost_after:
                 raise self._lost(error) from error
             return self._empty("error", sampling, str(error))
         self._unanswered = 0
-        self._says_cached |= cached is not None
-        self._usage += Usage(len(request.prefix_ids), cached or 0, len(completion.ids))
+        if self._server.text and answer.prompt_tokens not in (None, len(prefix)):
+            return self._empty("error", sampling, f"it read {answer.prompt_tokens} tokens of a prefix of {len(prefix)}")
+        self._says_cached |= answer.cached_tokens is not None
+        self._usage += Usage(len(prefix), answer.cached_tokens or 0, len(completion.ids))
         return completion
+
+    def _prompt(self, prefix: list[int]) -> list[int] | str:
+        """As the server takes it."""
+        if not self._server.text:
+            return prefix
+        begun = self._begins and prefix[0] == self._tokenizer.bos_token_id
+        return written(self._tokenizer, prefix[1:] if begun else prefix)
 
     def _limit(self, request: Request, sampling: Sampling) -> int:
         size = len(request.prefix_ids)
@@ -201,101 +205,6 @@ class OpenAIEngine:
         return Completion(np.empty(0, np.int32), logprobs, reason, raw, others, error)
 
 
-def _body(server: Server, sampling: Sampling, prompt: list[int] | str, limit: int) -> dict[str, Any]:
-    """A request's parameters, nothing left to the server's defaults that changes the distribution."""
-    extras = BEYOND_OPENAI if server.extras else {}
-    if server.extras or sampling.top_k:
-        extras = extras | {"top_k": sampling.top_k or -1}
-    return {
-        "model": server.model,
-        "prompt": prompt,
-        "max_tokens": limit,
-        "n": 1,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
-        "logprobs": max(1, sampling.alternatives),
-        **({"stop": list(sampling.stop)} if sampling.stop else {}),
-        "extra_body": extras,
-    }
-
-
-@dataclass(frozen=True)
-class _Met:
-    """What the server said of itself when it was asked for one token. kind: who made it, in its own words."""
-
-    server: Server
-    first: Answer
-    kind: str
-    fingerprint: str
-    context: int | None
-
-
-async def _meet(server: Server, served_model: str | None, tokenizer: Any) -> _Met:
-    """The first words with a server: is it there, which model, does it take token ids, and what does it answer?"""
-    async with server.client() as client:
-        cards = await models_of(client, server)
-        card = _chosen(cards, served_model, server)
-        server = replace(server, model=card["id"])
-        prompt = [int(token) for token in tokenizer(PROBE)["input_ids"]]
-        try:
-            said = await _probed(client, server, PROBE)
-        except Refused:
-            server = replace(server, extras=False)
-            said = await _probed(client, server, PROBE)
-        _check_tokenizer(said, prompt, server)
-        said = await _probed(client, server, prompt)
-    counted = (said.get("usage") or {}).get("prompt_tokens")
-    if counted not in (None, len(prompt)):
-        raise UsageError(
-            f"{server.base_url}: of a prompt of {len(prompt)} token ids the server read {counted} tokens; "
-            "needed is one that takes token ids as prompt"
-        )
-    context = card.get("max_model_len")
-    return _Met(
-        server, answer_of(said), str(card.get("owned_by") or ""), str(said.get("system_fingerprint") or ""),
-        context if isinstance(context, int) else None,
-    )  # fmt: skip
-
-
-def _chosen(cards: Sequence[dict[str, Any]], served_model: str | None, server: Server) -> dict[str, Any]:
-    names = [card["id"] for card in cards]
-    if served_model is None:
-        if len(names) == 1:
-            return cards[0]
-        choice = f"choose from {', '.join(names)}" if names else "the server lists none"
-        raise UsageError(f"{server.base_url}: name the model with --engine-set served_model=NAME; {choice}")
-    if names and served_model not in names:
-        raise unknown(f"model of {server.base_url}", served_model, names)
-    return next((card for card in cards if card["id"] == served_model), {"id": served_model})
-
-
-async def _probed(client: "AsyncOpenAI", server: Server, prompt: str | list[int]) -> dict[str, Any]:
-    """One token after the prompt: the whole answer, which can be read."""
-
-    def read(content: Any) -> dict[str, Any]:
-        answer_of(content)
-        return content
-
-    try:
-        return await asked(client, server, _body(server, Sampling(), prompt, 1), read)
-    except Unanswered as error:
-        raise ApportionError(f"{server.base_url}: {error}") from error
-
-
-def _check_tokenizer(said: Mapping[str, Any], ours: list[int], server: Server) -> None:
-    """UsageError where the server makes other tokens of the same text, as far as it says which, or how many."""
-    theirs = said["choices"][0].get("prompt_token_ids")
-    count = (said.get("usage") or {}).get("prompt_tokens")
-    differs = theirs != ours if theirs is not None else count is not None and abs(count - len(ours)) > 1
-    if differs:
-        raise UsageError(
-            f"{server.base_url}: model {server.model!r} makes other tokens of a text than the tokenizer of --model does; "
-            "name the model that is served with --model"
-        )
-
-
 def _open(
     source: ModelSource,
     seed: int,
@@ -341,12 +250,12 @@ def _open(
         if not key:
             raise UsageError(f"option 'api_key_env' of engine 'openai': no environment variable {api_key_env!r} is set")
     server = Server(base_url, api_key=key, timeout_s=timeout_s, retries=retries)
-    met = asyncio.run(_meet(server, served_model, source.tokenizer))
+    met = asyncio.run(meet(server, served_model, source.tokenizer))
     reported: Reported = logprobs if logprobs != "auto" else "tempered" if met.kind == "sglang" else "raw"
     return OpenAIEngine(
         met.server, source.tokenizer, met.first,
         version=" ".join(filter(None, (met.kind, met.fingerprint))) or "server",
-        context=met.context, concurrency=concurrency, seeds=seeds, reported=reported,
+        context=met.context, concurrency=concurrency, seeds=seeds, reported=reported, begins=met.begins,
     )  # fmt: skip
 
 

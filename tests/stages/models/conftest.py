@@ -39,7 +39,8 @@ class CompletionServer:
     """builtin:tiny with OpenAI's completions API. requests: the completions asked for since it was opened.
 
     form: whose answers it gives: vllm, llama.cpp, or text (OpenAI's own, without ids). knows: its model names.
-    strict: refuses parameters that OpenAI does not have. counts: it says how much of a prompt it had seen before; like
+    strict: refuses parameters that OpenAI does not have, with that status. ids: takes token ids; begins: puts a beginning of
+    sequence before a text. counts: it says how much of a prompt it had seen before; like
     vLLM, nothing where that is none. faults: what goes wrong with the next completions, in order;
     fault_of: with this one.
     """
@@ -47,7 +48,9 @@ class CompletionServer:
     policy: Policy
     form: str = "vllm"
     knows: tuple[str, ...] = ("tiny",)
-    strict: bool = False
+    strict: int = 0
+    ids: bool = True
+    begins: bool = False
     counts: bool = False
     key: str | None = None
     owner: str = "vllm"
@@ -123,7 +126,9 @@ class CompletionServer:
         elif body["model"] not in self.knows:
             self.refuse(handler, 404, f"The model `{body['model']}` does not exist.")
         elif self.strict and set(body) & {"return_token_ids", "top_k", "min_p"}:
-            self.refuse(handler, 400, "Unrecognized request arguments")
+            self.refuse(handler, self.strict, "Unrecognized request arguments")
+        elif not self.ids and not isinstance(body["prompt"], str):
+            self.refuse(handler, 500, "Input should be a valid string")
         elif fault == "429":
             self.refuse(handler, 429, "slow down", {"Retry-After": "0.2"})
         elif fault in ("400", "500", "503"):
@@ -145,7 +150,7 @@ class CompletionServer:
         if fault in ("truncated", "cut"):
             data = data[: len(data) // 2]
         if fault == "slow":
-            time.sleep(1.0)
+            time.sleep(3.0)
         handler.send_response(status)
         handler.send_header("Content-Type", "application/json")
         handler.send_header("Content-Length", str(promised if fault == "cut" else len(data)))
@@ -161,7 +166,8 @@ class CompletionServer:
             return {"choices": []}
         prompt, tokenizer = body["prompt"], self.policy.tokenizer
         if isinstance(prompt, str):
-            prompt = tokenizer(prompt)["input_ids"]
+            prompt = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            prompt = [tokenizer.bos_token_id, *prompt] if self.begins else prompt
         sampling = Sampling(
             max_tokens=body["max_tokens"], temperature=body["temperature"], top_p=body["top_p"],
             top_k=max(0, body.get("top_k", 0)),

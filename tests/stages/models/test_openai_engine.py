@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from apportion.formats.errors import UsageError
-from apportion.stages.models import openai_engine
+from apportion.stages.models import _openai_client
 from apportion.stages.models.engine import Completion, Floats, Request, Sampling, Usage
 from apportion.stages.models.policy import Policy
 from apportion.stages.models.transformers_engine import TransformersEngine
@@ -108,11 +108,11 @@ def test_a_server_without_token_ids_gives_text_that_is_encoded_again(
 def test_a_server_that_knows_only_openais_parameters_is_asked_for_no_others(
     serve: Serve, prefixes: list[list[int]]
 ) -> None:
-    server = serve(form="text", strict=True)
+    server = serve(form="text", strict=400)
     engine = server.open()
     [[found]] = engine.generate([Request(prefixes[0], [1])], Sampling(max_tokens=4))
     assert len(found.ids) > 0
-    assert not set(server.requests[0]) & set(openai_engine.BEYOND_OPENAI)
+    assert not set(server.requests[0]) & set(_openai_client.BEYOND_OPENAI)
     with pytest.raises(UsageError, match="Unrecognized request arguments"):
         engine.generate([Request(prefixes[0], [1])], Sampling(max_tokens=4, top_k=2))
 
