@@ -37,12 +37,13 @@ EXCEPT: dict[str, dict[str, str]] = {
     "finite": {},
     "order": {},
     "groups apart": {},
-    "scaling": {},
+    "scaling": {"r3l": "the largest reward is a number"},
     "equal rewards": {
         "gae": MEASURED,
         "groundedprm": "a right answer counts for itself, and so does a checked step",
         "mapo": OF_STEPS,
         "potential_difference": MEASURED,
+        "r3l": "a group that is all as good as can be gets 1",
         "slate": OF_STEPS,
     },
 }
