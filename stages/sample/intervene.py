@@ -35,6 +35,7 @@ from ._revisions import (
 from ._rows import derived_seed, sampled_columns
 from ._solutions import column_of, demonstrator, of_groups, worked
 from ._source import ADDED, own_rows, with_rows
+from ._steps import context_length
 from ._strategy import CONTINUES, SamplingContext, strategy
 
 RATE = "intervention_rate"
@@ -255,6 +256,7 @@ def _targets(
 ) -> list[_Target]:  # fmt: skip
     """What is tried: for each row the first proposal that can be read and gives nothing away."""
     offsets, groups = TokenOffsets(context.tokenizer), batch.groups.ids
+    room = context_length(context) - batch.ragged("prompt_ids").segments.sizes
     counts.attempts += len(rows)
     found: list[_Target] = []
     for row, made in zip(rows.tolist(), answers, strict=True):
@@ -270,7 +272,7 @@ def _targets(
             fork = spelling.tokens_before(own)
             before, rest = spelling.ids[:fork], text[int(spelling.bounds[fork]) :]
             ids = _cut_out(context, offsets, completion, before, rest) or spelled(context.tokenizer, before, rest)
-            if ids and fork + len(ids) < context.sampling.max_tokens:
+            if ids and fork + len(ids) < min(context.sampling.max_tokens, room[row]):
                 found.append(_Target(row, [*before, *ids], fork))
     counts.tried += len(found)
     return found

@@ -78,6 +78,16 @@ def test_a_critic_that_says_nothing_leaves_the_rows_as_they_are(
     assert cli("validate", tmp_path / "intervened").exit_code == 0
 
 
+def test_a_step_that_fills_the_context_is_not_tried(
+    intervened: Intervened, scripted: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """builtin:tiny reads 512 tokens: prompts have some 25, so that the step does not fit, whatever --max-tokens says."""
+    scripted(critic(lambda solution: "x" * 500))
+    after = intervened(options={"max_tokens": 600})
+    assert "; 0 were tried, 0 kept\n" in capsys.readouterr().err
+    assert not after.flagged("intervention").any()
+
+
 def test_verified_interventions_become_targets_and_their_tries_probes(
     scored: Path, intervened: Intervened, scripted: Callable[..., Any], tmp_path: Path, cli: Callable[..., Result]
 ) -> None:
