@@ -1,6 +1,6 @@
 """A library of experience: what worked and what did not, in words, and the clusters of observations it is shown in."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import cached_property
@@ -8,7 +8,10 @@ from hashlib import blake2b
 from itertools import chain
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
+
+from ...formats.segments import Array
 
 STRATEGY, WARNING, CLUSTER = "strategy", "warning", "cluster"
 LEVELS = {STRATEGY: ("principle", "method", "example"), WARNING: ("mistake", "pattern", "diagnostic")}
@@ -88,12 +91,44 @@ class Matching:
         """As a memory's options have it."""
         return cls(settings["similarity"], settings["compared"], settings["same_head"])
 
-    def fits(self, state: str, prototype: str) -> bool:
-        """Whether the observation belongs to the prototype's cluster."""
-        if state[: self.same_head] != prototype[: self.same_head]:
-            return False
-        state, prototype = state[: self.compared], prototype[: self.compared]
-        return state == prototype or all(bound >= self.similarity for bound in alike(state, prototype))
+    def to(self, state: str) -> Callable[[str], bool]:
+        """Whether the observation belongs to a cluster, by the cluster's text."""
+        text = state[: self.compared]
+        masks: dict[str, int] = {}
+        for place, letter in enumerate(text):
+            masks[letter] = masks.get(letter, 0) | 1 << place
+
+        def fits(prototype: str) -> bool:
+            if state[: self.same_head] != prototype[: self.same_head]:
+                return False
+            other = prototype[: self.compared]
+            if text == other:
+                return True
+            if 2.0 * common_letters(masks, len(text), other) / (len(text) + len(other)) < self.similarity:
+                return False
+            return SequenceMatcher(None, text, other).ratio() >= self.similarity
+
+        return fits
+
+    def letters(self, text: str) -> Array:
+        """[256] how often each character is in what is compared of a text; some share a place."""
+        codes = np.frombuffer(text[: self.compared].encode("utf-32-le", "surrogatepass"), np.uint32)
+        return np.bincount(codes % 256, minlength=256).astype(np.int32)
+
+
+def common_letters(masks: Mapping[str, int], size: int, other: str) -> int:
+    """Length of the longest common subsequence of a text and another: difflib never matches more, but takes longer.
+
+    masks: the places of each letter in the text, as bits (Hyyrö, 2004). size: of the text.
+
+    >>> common_letters({"c": 0b0001, "a": 0b0010, "r": 0b0100, "t": 0b1000}, 4, "chart")
+    4
+    """
+    rows = every = (1 << size) - 1
+    for letter in other:
+        hits = rows & masks.get(letter, 0)
+        rows = ((rows + hits) | (rows - hits)) & every
+    return size - rows.bit_count()
 
 
 def alike(text: str, other: str) -> Iterator[float]:
@@ -131,6 +166,7 @@ class Library:
     capacity: Mapping[str, int] = field(default_factory=lambda: {STRATEGY: 100, WARNING: 50})
     novelty: float = 0.85
     _found: dict[str, str] = field(default_factory=dict)  # cluster by observation
+    _letters: Array | None = None  # [C, 256] of the clusters: no two texts are more alike than their letters
 
     @classmethod
     def of(cls, table: pa.Table | None, **options: Any) -> "Library":
@@ -174,8 +210,17 @@ class Library:
         """The first cluster that the observation belongs to."""
         if state in self._found:
             return self.clusters[self._found[state]]
-        for cluster in self.clusters.values():
-            if self.matching.fits(state, cluster.text):
+        if not self.clusters:
+            return None
+        if self._letters is None:
+            self._letters = np.stack([self.matching.letters(cluster.text) for cluster in self.clusters.values()])
+        own = self.matching.letters(state)
+        size = self._letters.sum(1) + own.sum()
+        at_most = np.divide(2.0 * np.minimum(self._letters, own).sum(1), size, out=np.ones(len(size)), where=size > 0)
+        clusters, fits = list(self.clusters.values()), self.matching.to(state)
+        for place in np.flatnonzero(at_most >= self.matching.similarity).tolist():
+            cluster = clusters[place]
+            if fits(cluster.text):
                 self._found[state] = cluster.id
                 return cluster
         return None
@@ -192,6 +237,8 @@ class Library:
             cluster = Cluster(state, iteration=iteration)
             self.clusters[cluster.id] = cluster
             self._found[state] = cluster.id
+            if self._letters is not None:
+                self._letters = np.vstack((self._letters, self.matching.letters(state)))
         cluster.members += 1
         return cluster
 
@@ -207,6 +254,8 @@ class Library:
                         entry.clusters.append(cluster.id)
 
     def _close(self, cluster: Cluster) -> None:
+        if self._letters is not None:
+            self._letters = np.delete(self._letters, list(self.clusters).index(cluster.id), axis=0)
         del self.clusters[cluster.id]
         self._found = {state: name for state, name in self._found.items() if name != cluster.id}
         for entry in self.entries:

@@ -1,6 +1,7 @@
 """The library of experience: what is taken in, what goes, and what is found for an observation."""
 
 from difflib import SequenceMatcher
+from random import Random
 
 import pytest
 from apportion.stages.remember._library import STRATEGY, WARNING, Entry, Library, Matching, words_in_common
@@ -107,6 +108,40 @@ def test_the_cluster_that_was_least_used_goes_with_its_links() -> None:
     assert list(library.clusters) == [*library.entries[0].clusters, library.meet(BATH, 2).id]
     assert [each.text for each in library.clusters.values()] == ["Somewhere else", BATH]
     assert library.entries[0].retrieved == 2
+
+
+@pytest.mark.parametrize("matching", [Matching(), Matching(0.8, compared=40), Matching(0.7, same_head=9)], ids=str)
+def test_clusters_are_those_of_comparing_with_every_one(matching: Matching) -> None:
+    rng = Random(7)
+    things, places = ("cup", "mug", "pan", "Löffel", "𝄞"), ("table", "shelf", "sink")
+    states = [
+        f"On the {rng.choice(places)} you see {', '.join(rng.choices(things, k=rng.randint(0, 4)))}."
+        for _ in range(200)
+    ] + ["", "", "a"]
+    rng.shuffle(states)
+    library = Library(matching=matching, max_clusters=12)
+    for state in states:
+        library.meet(state, 0)
+    slow: list[list[str]] = []  # of each cluster, its members
+    for state in states:
+        head, text = state[: matching.same_head], state[: matching.compared]
+        own = next(
+            (
+                known
+                for known in slow
+                if known[0][: matching.same_head] == head
+                and SequenceMatcher(None, text, known[0][: matching.compared]).ratio() >= matching.similarity
+            ),
+            None,
+        )
+        if own is None:
+            if len(slow) == 12:
+                slow.remove(min(slow, key=len))
+            slow.append([state])
+        else:
+            own.append(state)
+    assert [(each.text, each.members) for each in library.clusters.values()] == [(own[0], len(own)) for own in slow]
+    assert len(slow) > 5
 
 
 def test_the_best_of_the_cluster_or_else_of_the_library() -> None:
