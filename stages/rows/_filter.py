@@ -94,15 +94,16 @@ def filtered(
                 with suppress(_NothingLeft):  # such a file is not written
                     run(file, folder / file.path.name, False)
             if not total["rollouts"]:
-                raise _NothingLeft(source, where, total["others"])
+                raise _nothing_left(source, where, total["others"])
     return Filtered(str(out), **total, dropped=drop, flag=flag)
 
 
 class _NothingLeft(DataError):
     """Every row is to be dropped."""
 
-    def __init__(self, source: Path, where: str, others: int):
-        super().__init__(f"{source}: none of {others:,} rollouts matches {where!r}, nothing is left to write")
+
+def _nothing_left(source: Path, where: str, others: int) -> _NothingLeft:
+    return _NothingLeft(f"{source}: none of {others:,} rollouts matches {where!r}, nothing is left to write")
 
 
 def _parts(
@@ -125,7 +126,7 @@ def _parts(
         else:
             yield batch.with_missing("flags").with_flag(flag, ~matches)
     if flag is None and not counts["matched"]:
-        raise _NothingLeft(file.path, predicate.text, counts["others"])
+        raise _nothing_left(file.path, predicate.text, counts["others"])
 
 
 def whole_groups(batch: Rollouts, matches: Array, groups: Any) -> Array:
