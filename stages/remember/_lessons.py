@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from ..wording import filled
 from ._library import LEVELS, STRATEGY, WARNING
 
 TEMPLATES = {
@@ -92,13 +93,8 @@ def by_rules(played: Played, zone: str, templates: Mapping[str, str]) -> list[Le
                 "turns": len(turns), "reward": f"{played.reward:g}", "actions": ", ".join(played.actions),
                 "state": state, "action": action, "paid": f"{played.paid[turn]:g}", "count": count,
             }  # fmt: skip
-            found.append(Lesson(level, filled(templates[level], values), turn if level in about else None))
+            found.append(Lesson(level, filled(templates[level], **values), turn if level in about else None))
     return found
-
-
-def filled(template: str, values: Mapping[str, Any]) -> str:
-    """The template with each {name} that there is a value for replaced."""
-    return re.sub(r"\{(" + "|".join(values) + r")\}", lambda found: str(values[found[1]]), template)
 
 
 def by_model(
@@ -121,7 +117,7 @@ def by_model(
 
 def question(zone: str, played: Played) -> str:
     """What a model is asked."""
-    ask = filled(ASKED[zone], {"reward": f"{played.reward:g}"})
+    ask = filled(ASKED[zone], reward=f"{played.reward:g}")
     return f"An agent and its surroundings took turns:\n\n{played.told()}\n\n{ask}"
 
 

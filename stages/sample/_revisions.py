@@ -1,17 +1,16 @@
 """Rollouts of --from that the policy is asked about, and what is made of its answers."""
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ...formats.errors import UsageError
 from ...formats.rollouts import Rollouts
 from ...formats.schema import FIELDS, UNTRAINED, WORTH_ONE
 from ..tasks import Message, Problem
 from ..token_texts import TokenOffsets
+from ..wording import filled
 from .truncate import PARTIAL
 
 RETRIED, INTERVENTION, EDITED = "retried", "intervention", "edited"
@@ -33,22 +32,6 @@ def with_known(batch: Rollouts, name: str, kind: pa.DataType, told: dict[int, An
     """The batch with a rollout column that has the values told of its rows, and elsewhere what it had."""
     known: list[Any] = batch.strings(name) if name in batch else [None] * len(batch)
     return batch.with_columns({name: pa.array([told.get(row, each) for row, each in enumerate(known)], kind)})
-
-
-def filled(template: str, **values: str) -> str:
-    """The template with each {name} that there is a value for replaced; other braces stand for themselves.
-
-    >>> filled('{question} {"key": {steps}}', question="{steps}?", steps="1")
-    '{steps}? {"key": 1}'
-    """
-    return re.sub(r"\{(" + "|".join(values) + r")\}", lambda found: values[found[1]], template)
-
-
-def check_template(strategy: str, option: str, template: str, *names: str) -> None:
-    """UsageError for a template that lacks one of the names."""
-    for name in names:
-        if f"{{{name}}}" not in template:
-            raise UsageError(f"option {option!r} of strategy {strategy!r}: no {{{name}}} in it")
 
 
 def asking(problem: Problem, template: str, **values: str) -> list[Message]:

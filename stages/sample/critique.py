@@ -16,11 +16,12 @@ from ..models.engine import Completion
 from ..progress import progress
 from ..tasks import Message, Problem
 from ..token_texts import TokenOffsets
+from ..wording import check_template
 from ._edits import FENCE
 from ._interventions import BLANK_LINE
 from ._judge import reference_of
 from ._reviews import Review, Reviewer, silent
-from ._revisions import NOT_ASKED, asking, check_template, parts, step_texts
+from ._revisions import NOT_ASKED, asking, parts, step_texts
 from ._rows import derived_seed, sampled_columns
 from ._solutions import worked
 from ._source import ADDED, of_questions, own_rows, with_groups

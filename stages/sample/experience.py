@@ -11,8 +11,8 @@ from ..environments import is_played
 from ..options import at_least_one
 from ..remember._library import STRATEGY, WARNING, Library, Matching
 from ..remember._memory import MEMORIES
+from ..wording import check_template, filled
 from ._interact import UNTOLD, Advice, played
-from ._revisions import check_template, filled
 from ._strategy import SamplingContext, strategy
 
 TEMPLATE = "What earlier attempts taught, to be used where it fits:\n{advice}"

@@ -16,6 +16,8 @@ from ..models.policy import render_prompt
 from ..progress import progress
 from ..score.verify import verify
 from ..tasks import Problem
+from ..wording import check_template
+from ._revisions import asking
 from ._rows import derived_seed, to_rollouts
 from ._solutions import column_of, of_groups, worked
 from ._strategy import CONTINUES, SamplingContext, strategy
@@ -60,8 +62,7 @@ def hint(
     file = context.rollouts
     assert file is not None, "sample opens it for a strategy that needs --from"
     column, lines = column_of(hint_from), hint_from.removeprefix("demonstration:")
-    if "{hint}" not in template:
-        raise UsageError("option 'template' of strategy 'hint': no {hint} in it")
+    check_template("hint", "template", template, "hint")
     if column is None and not (lines.isdigit() and lines != hint_from):
         raise UsageError(
             f"option 'hint_from' of strategy 'hint': {hint_from!r}, needed is column:NAME or demonstration:N"
@@ -108,11 +109,10 @@ def _hinted(
     if not problems:
         return None
     tokenizer = context.tokenizer
-    guided: list[list[int]] = []
-    for problem, text in zip(problems, hints, strict=True):
-        *before, last = problem.prompt
-        content = template.replace("{question}", last["content"]).replace("{hint}", text)
-        guided.append(render_prompt(tokenizer, [*before, {**last, "content": content}]))
+    guided = [
+        render_prompt(tokenizer, asking(problem, template, hint=text))
+        for problem, text in zip(problems, hints, strict=True)
+    ]
     requests = [
         Request(
             prefix_ids=prompt,

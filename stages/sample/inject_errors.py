@@ -21,14 +21,13 @@ from ..options import at_least_one
 from ..progress import progress
 from ..tasks import Message, Problem
 from ..token_texts import TokenOffsets
+from ..wording import check_template, filled
 from ._edits import FENCE, HEDGES, edit_kinds, edit_of, edit_ratio, last_sentences, speaks_of_errors, unboxed
 from ._judge import question_of, texts_of
 from ._revisions import (
     EDITED,
     NOT_ASKED,
     Spelling,
-    check_template,
-    filled,
     forks_of,
     names_of,
     parts,

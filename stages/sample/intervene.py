@@ -18,6 +18,7 @@ from ..options import at_least_one
 from ..progress import progress
 from ..tasks import Message, Problem
 from ..token_texts import TokenOffsets
+from ..wording import check_template, filled
 from ._interventions import BLANK_LINE, guided, intervention_of, leaks, verified
 from ._judge import reference_of, replies, texts_of
 from ._revisions import (
@@ -25,8 +26,6 @@ from ._revisions import (
     NOT_ASKED,
     Spelling,
     asking,
-    check_template,
-    filled,
     forks_of,
     names_of,
     parts,

@@ -17,9 +17,10 @@ from ..models.engine import Completion, Request
 from ..options import at_least_one
 from ..progress import progress
 from ..tasks import Problem
+from ..wording import check_template, filled
 from ._judge import asked, question_of
 from ._replay import Replay, columns_after
-from ._revisions import check_template, filled, numbered, step_texts
+from ._revisions import numbered, step_texts
 from ._rows import derived_seed, sampled_columns
 from ._source import ADDED, own_rows, with_rows
 from ._steps import joined

@@ -21,6 +21,7 @@ from ..models.policy import render_prompt
 from ..options import at_least_one
 from ..progress import progress
 from ..tasks import Message, Problem
+from ..wording import check_template, filled
 from ._interact import Rollout
 from ._judge import question_of, replies, texts_of
 from ._replay import Replay, completion_after, reward_of, told_after
@@ -28,8 +29,6 @@ from ._revisions import (
     NOT_ASKED,
     RETRIED,
     asking,
-    check_template,
-    filled,
     forks_of,
     names_of,
     numbered,

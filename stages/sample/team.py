@@ -17,7 +17,8 @@ from ..models.policy import render_prompt
 from ..progress import progress
 from ..remember._memory import MEMORIES
 from ..tasks import Message, Problem
-from ._revisions import asking, check_template, filled
+from ..wording import check_template, filled
+from ._revisions import asking
 from ._rows import derived_seed, row_seeds, to_rollouts
 from ._strategy import SamplingContext, strategy
 

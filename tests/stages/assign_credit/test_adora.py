@@ -14,8 +14,8 @@ def group(rewards: list[float], lengths: list[int], **kwargs: Any) -> Credit:
     return credit_of(rewards, tokens=[[7] * length for length in lengths], **kwargs)
 
 
-def preset(name: str) -> dict[str, Any]:
-    return resolve_options(METHODS["adora"], {}, name)
+def preset(name: str, **others: Any) -> dict[str, Any]:
+    return {**resolve_options(METHODS["adora"], {}, name), **others}
 
 
 def test_worked_example_right_answers_are_shorter_and_what_was_cut_off_does_not_count() -> None:
@@ -41,7 +41,7 @@ def test_worked_example_amplify() -> None:
 
 def test_worked_example_wrong_only_where_it_was_cut_off_in_both_releases() -> None:
     credit = group([1, 0], [5, 5000])
-    weights = [adora(credit, **preset(name) | {"correct": 0.5})[0] / 0.7071 for name in ("llm", "vl")]
+    weights = [adora(credit, **preset(name, correct=0.5))[0] / 0.7071 for name in ("llm", "vl")]
     np.testing.assert_allclose(weights, [1.0, 0.1], rtol=1e-3)
 
 
@@ -50,9 +50,9 @@ def test_worked_example_wrong_only_where_it_was_cut_off_in_both_releases() -> No
 )  # fmt: skip
 def test_groups_without_right_or_without_wrong_answers(name: str, all_right: float, all_wrong: float) -> None:
     """With a format reward beside the outcome they are not constant."""
-    options = preset(name) | {"correct": 0.5}
+    options = preset(name, correct=0.5)
     for rewards, weight in (([1.0, 0.8], all_right), ([0.2, 0.0], all_wrong)):
-        plain = adora(group(rewards, [4, 4]), **options | {"low": 1.0})
+        plain = adora(group(rewards, [4, 4]), **preset(name, correct=0.5, low=1.0))
         np.testing.assert_allclose(adora(group(rewards, [4, 4]), **options), plain * weight, rtol=1e-12)
 
 
