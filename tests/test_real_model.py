@@ -1,6 +1,7 @@
 """A real language model through every stage, with its own tokenizer and chat template, on real problems."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from apportion.formats.parquet import RolloutFile
+from filelock import FileLock
 from typer.testing import Result
 
 pytestmark = pytest.mark.model
@@ -18,19 +20,22 @@ def smollm2(request: pytest.FixtureRequest) -> Path:
     """SmolLM2-135M-Instruct as a Hugging Face directory, made once and kept in pytest's cache."""
     assert request.config.cache is not None
     folder = request.config.cache.mkdir("smollm2") / "SmolLM2-135M-Instruct"
-    if not folder.exists():
-        subprocess.run([sys.executable, str(Path(__file__).parent / "make_smollm2.py"), str(folder)], check=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            subprocess.run([sys.executable, str(Path(__file__).parent / "make_smollm2.py"), str(folder)], check=True)
     return folder
 
 
 @pytest.fixture(scope="module")
 def finished(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the recipe `smollm2`, one small round of it."""
-    folder = tmp_path_factory.mktemp("smollm2")
+    """The folder of the recipe `smollm2`, one small round of it; one for all processes that run tests."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smollm2"
     sizes = {"rounds": 1, "prompts": 3, "n": 4, "max_tokens": 64, "eval_prompts": 2, "eval_n": 2}
     settings = [word for name, value in sizes.items() for word in ("--set", f"{name}={value}")]
     command = ["run", "smollm2", "--dir", str(folder), "--set", f"model={smollm2}", *settings]
-    subprocess.run([sys.executable, "-m", "apportion", *command], check=True)
+    with FileLock(folder.with_suffix(".lock")):  # the second to come finds every step done
+        subprocess.run([sys.executable, "-m", "apportion", *command], check=True)
     return folder
 
 
