@@ -32,7 +32,7 @@ class GrowingLayer(DynamicLayer):
         self.show(window + added)
         return self.keys, self.values  # pyright: ignore[reportReturnType]
 
-    def put(self, rows: Tensor, states: tuple[Tensor, Tensor], count: int, window: int) -> None:
+    def put(self, rows: Tensor | slice, states: tuple[Tensor, Tensor], count: int, window: int) -> None:
         """These of `count` rows end with the keys and values [heads, tokens, head_dim]; `window` columns are needed."""
         end = self._reserve(states, count, window, 0)
         for buffer, each in zip(self._held, states, strict=True):
@@ -101,7 +101,7 @@ class RowCache:
         window = int(self.lengths.max())
         for each, state, length in zip(rows, states, lengths, strict=True):
             if length:
-                index = torch.tensor(each, device=state[0][0].device)
+                index = _index_of(each, state[0][0].device)
                 for layer, layer_states in zip(self._layers, state, strict=True):
                     layer.put(index, layer_states, count, window)
 
@@ -152,6 +152,13 @@ class RowCache:
     @property
     def _layers(self) -> list[GrowingLayer]:
         return self._cache.layers  # pyright: ignore[reportReturnType]
+
+
+def _index_of(rows: Sequence[int], device: torch.device) -> Tensor | slice:
+    """What names the rows; a slice, which is many times as fast, where they stand side by side."""
+    if list(rows) == list(range(rows[0], rows[0] + len(rows))):
+        return slice(rows[0], rows[0] + len(rows))
+    return torch.tensor(rows, device=device)
 
 
 def empty_cache(model: Any) -> DynamicCache:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...formats.errors import ApportionError
 from ._cache import RowCache, States
-from ._prefixes import Trunk, compute
+from ._prefixes import Tokens, Trunk, compute
 from ._record import Record
 from ._stop import StopTexts
 from .engine import Completion, Sampling
@@ -24,7 +24,8 @@ SHRINK_BELOW = 0.75  # places leave when fewer than this share of them is live
 @dataclass(frozen=True, eq=False)
 class Row:
     """One sample to make. last: the prefix's last token; trunk: what begins with all before it. limit: tokens it may
-    have."""
+    have. continued: see `Request`.
+    """
 
     request: int
     sample: int
@@ -33,6 +34,7 @@ class Row:
     last: int
     length: int
     trunk: Trunk
+    continued: bool = False
 
     @property
     def width(self) -> int:
@@ -69,15 +71,15 @@ class Places:
     """The places of a batch, what is sampled in them, and the queue they are filled from.
 
     There are as many as the rows in them leave room for: few while a long row is there, more when it has ended.
-    computed: tokens of prefixes that were put through the model so far.
+    keep: gets tokens and states of continued rows as they end. computed: tokens of prefixes that were put through the model so far.
     """
 
     def __init__(
         self, model: Any, is_end: Tensor, texts: Callable[[], StopTexts], sampling: Sampling, rows: Sequence[Row],
-        room: Room, tokens_at_once: int,
+        room: Room, tokens_at_once: int, keep: Callable[[Tokens, States], None],
     ):  # fmt: skip
         self._model, self._is_end, self._sampling = model, is_end, sampling
-        self._texts, self._tokens_at_once = texts(), tokens_at_once
+        self._texts, self._tokens_at_once, self._to_keep = texts(), tokens_at_once, keep
         self._queue, self._room = deque(rows), room
         self._cache = RowCache(model)
         self._record = Record(sampling, is_end.device)
@@ -191,5 +193,8 @@ class Places:
             assert row is not None
             self._rows[place] = None
             self._texts.forget(place)
+            if row.continued:
+                tokens = np.concatenate((row.trunk.tokens[: row.length], [row.last], completion.ids[:-1]))
+                self._to_keep(tokens, self._cache.states(place, len(tokens), 0))
             yield row, completion
         self._cache.forget(ended)

@@ -1,7 +1,7 @@
 """The keys and values of what rows begin with, computed once for all that begin alike."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -26,7 +26,6 @@ class Trunk:
     stem: "Trunk | None" = None
     waiting: int = 0
     states: States | None = None
-    family: list["Trunk"] = field(default_factory=list["Trunk"])
 
     @property
     def computed_before(self) -> int:
@@ -49,7 +48,7 @@ def trunks_of(prefixes: Sequence[Tokens], rows: Sequence[int]) -> list[Trunk]:
         trunk = found[index] if found[index].waiting else Trunk(prefixes[index])
         trunk.waiting += rows[index]
         found[index] = trunk
-        if behind >= 0 and _common(prefixes[behind], trunk.tokens) == len(prefixes[behind]):
+        if behind >= 0 and common(prefixes[behind], trunk.tokens) == len(prefixes[behind]):
             found[behind] = trunk
     _find_stems(list(dict.fromkeys(found[index] for index in order)))
     return found
@@ -59,19 +58,19 @@ def _find_stems(trunks: Sequence[Trunk]) -> None:
     """Neighbours in sorted order that share a good part of their tokens get a stem of what they share."""
     family, shared = [trunks[0]], len(trunks[0].tokens)
     for trunk in [*trunks[1:], None]:
-        common = 0 if trunk is None else min(shared, _common(family[-1].tokens, trunk.tokens))
-        if trunk is not None and common >= max(SHARED_AT_LEAST, shared // 2):
+        still = 0 if trunk is None else min(shared, common(family[-1].tokens, trunk.tokens))
+        if trunk is not None and still >= max(SHARED_AT_LEAST, shared // 2):
             family.append(trunk)
-            shared = common
+            shared = still
             continue
         stem = Trunk(family[0].tokens[:shared], waiting=len(family)) if len(family) > 1 else None
         for member in family:
-            member.stem, member.family = stem, family
+            member.stem = stem
         if trunk is not None:
             family, shared = [trunk], len(trunk.tokens)
 
 
-def _common(first: Tokens, second: Tokens) -> int:
+def common(first: Tokens, second: Tokens) -> int:
     """How many tokens both begin with."""
     size = min(len(first), len(second))
     differ = np.flatnonzero(first[:size] != second[:size])

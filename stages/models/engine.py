@@ -16,12 +16,14 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 class Request:
     """Continue `prefix_ids` once for every seed. Row seeds make a sample independent of its neighbours in the batch.
 
-    max_tokens: this request's budget, where it is smaller than the sampling's.
+    max_tokens: this request's budget, where it is smaller than the sampling's. continued: later requests may begin with
+    this one's prefix and what is sampled now, so that an engine does well to keep what it computes.
     """
 
     prefix_ids: Sequence[int]
     seeds: Sequence[int]
     max_tokens: int | None = None
+    continued: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,8 @@ class Usage:
     """What an engine has done since it was opened, in tokens of the samples it gave.
 
     prompt_tokens: of their prefixes, each sample's counted. cached_tokens: those of them that were not computed for it,
-    since another sample's served; None where the engine does not know. generated_tokens: of their continuations.
+    since what was computed for another sample, or before, served; None where the engine does not know.
+    generated_tokens: of their continuations.
     """
 
     prompt_tokens: int = 0
@@ -122,6 +125,11 @@ def usage_of(engine: "Engine") -> Usage | None:
     return getattr(engine, "usage", None)
 
 
+def forget(engine: "Engine") -> None:
+    """What the engine keeps of earlier requests is needed no more."""
+    getattr(engine, "forget", lambda: None)()
+
+
 class Engine(Protocol):
     """Makes completions with the weights of one policy.
 
@@ -130,7 +138,8 @@ class Engine(Protocol):
     row_seeds: a request's seeds decide its samples. Where they cannot, the engine's own seed decides those of a whole
         run, and equal runs give equal samples only as a whole.
     tokens_exact: ids are those the model made. An engine that gets only text from its server encodes it again.
-    One that counts what it does has a property `usage`, too (see `usage_of`).
+    One that counts what it does has a property `usage`, too (see `usage_of`), and one that keeps what continued requests
+    computed a method `forget` (see there).
     """
 
     name: str

@@ -10,7 +10,9 @@ import transformers
 
 from ...formats.errors import ApportionError, UsageError
 from . import ENGINES, EngineEntry
+from ._cache import States
 from ._decode import Places, Room, Row
+from ._kept import KeptStates
 from ._prefixes import CHUNK, Tokens, Trunk, trunks_of
 from ._record import bytes_kept, nothing
 from ._stop import StopTexts
@@ -18,6 +20,7 @@ from .engine import Completion, Request, Sampling, Usage
 from .policy import ModelSource, Policy
 
 CACHE_BYTES = 2 << 30  # keys and values of one batch, on the CPU; on CUDA it is a share of the free memory
+KEPT_BYTES = 1 << 30  # those of continued rows that ended, on the CPU; on CUDA as above
 LOGIT_BYTES = 1 << 30  # logits of one step and what is computed from them
 PREFILL_TOKENS = 16_384
 MAX_ROWS = 1024
@@ -31,7 +34,8 @@ class TransformersEngine:
     """Samples many rows side by side; where one has ended, the next one takes its place.
 
     How many there are depends on those that are in: the longest come first, a few at a time where the memory holds no
-    more, and shorter ones are more. What prefixes begin with in common is computed once, long ones in chunks. A row's
+    more, and shorter ones are more. What prefixes begin with in common is computed once, long ones in chunks, and what
+    continued requests computed is kept for those that begin with it, as far as there is room. A row's
     uniform numbers come from its own seed (Philox), so what else is in the batch changes a sample only where
     floating-point rounding does. Where memory runs out, what is not finished is made again in half of it.
     """
@@ -49,7 +53,12 @@ class TransformersEngine:
         self._context: int | None = getattr(self._config, "max_position_embeddings", None)
         self._is_end = torch.zeros(self._config.vocab_size, dtype=torch.bool, device=self._device)
         self._is_end[end_ids(policy)] = True
+        self._kept = KeptStates()
         self.usage = Usage()
+
+    def forget(self) -> None:
+        """Nothing is kept of earlier requests."""
+        self._kept.clear()
 
     def generate(
         self,
@@ -79,6 +88,7 @@ class TransformersEngine:
 
         if found and on_progress is not None:
             on_progress(len(found))
+        self._kept.begin()
         while missing := [each for each in wanted if each not in found]:
             room = replace(room, rows=min(room.rows, len(missing)))
             tokens, room = self._decode(self._rows(missing, requests, prefixes, limits), room, sampling, note)
@@ -101,7 +111,7 @@ class TransformersEngine:
         """
         places = Places(
             self._model, self._is_end, lambda: StopTexts(self._tokenizer, sampling.stop), sampling, rows, room,
-            self._tokens_at_once(),
+            self._tokens_at_once(), self._keep,
         )  # fmt: skip
         ended = 0
         try:
@@ -116,6 +126,7 @@ class TransformersEngine:
                 raise ApportionError(
                     f"out of memory on {self._device} with a single rollout; lower --max-tokens or use a smaller model"
                 ) from error
+            self._kept.clear()
             room = half
         return places.computed + ended, room  # with every row's last token, from which it goes on
 
@@ -136,10 +147,11 @@ class TransformersEngine:
                 strict=True,
             )
         )
+        self._kept.begin_trunks(list(trunks.values()))
         rows = [
             Row(
                 index, sample, requests[index].seeds[sample], limits[index], int(prefixes[index][-1]),
-                len(prefixes[index]) - 1, trunks[index],
+                len(prefixes[index]) - 1, trunks[index], requests[index].continued,
             )
             for index, sample in wanted
         ]  # fmt: skip
@@ -170,6 +182,12 @@ class TransformersEngine:
     def _tokens_at_once(self) -> int:
         """Tokens of prefixes computed in one pass."""
         return max(CHUNK, min(PREFILL_TOKENS, self._cache_bytes() // (4 * self._bytes_per_token())))
+
+    def _keep(self, tokens: Tokens, states: States) -> None:
+        room = KEPT_BYTES
+        if self._device.type == "cuda":
+            room = self._kept.bytes + torch.cuda.mem_get_info(self._device)[0] // 3
+        self._kept.add(tokens, states, room)
 
     def _cache_bytes(self) -> int:
         if self._device.type == "cuda":

@@ -91,6 +91,7 @@ class Forest:
                     prefix_ids=[*self.prompts[fork.problem], *prefix],
                     seeds=[self._seed(fork, row) for row in places[-1]],
                     max_tokens=room if length is None else min(length, room),
+                    continued=True,
                 )
             )
         sampling = self.context.sampling

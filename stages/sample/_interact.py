@@ -212,6 +212,7 @@ class Play:
                 prefix_ids=[*self._prompts[problem], *ids],
                 seeds=[self._turn_seed(live[place]) for place in each],
                 max_tokens=min(budget - len(ids), self._turn_tokens or budget),
+                continued=True,
             )
             for (problem, ids), each in places.items()
         ]

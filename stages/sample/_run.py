@@ -1,7 +1,7 @@
 """`sample` behind its signature: open what is named, go on from what was kept, sample, write."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -11,9 +11,10 @@ from ... import __version__
 from ...formats.errors import UsageError
 from ...formats.parquet import STREAM, RolloutFile, check_output, partial_name, write_rollouts
 from ...formats.provenance import Provenance, Record, digest_of_file
+from ...formats.rollouts import Rollouts
 from ..driver import Written
 from ..models import open_engine
-from ..models.engine import Engine, Sampling, usage_of
+from ..models.engine import Engine, Sampling, forget, usage_of
 from ..models.policy import ModelSource
 from ..options import as_json, at_least, typed_options
 from ..tasks import Problem, Task, open_task
@@ -121,6 +122,14 @@ def _groups_done(kept: RolloutFile, source: RolloutFile | None) -> int:
     return kept.provenance.history[-1].counts["groups"] if source is None else groups_of(source, kept)
 
 
+def _apart(batches: Iterator[Rollouts], engine: Engine | None) -> Iterator[Rollouts]:
+    """The batches; to each the engine comes as to the first one, so that a run that goes on with one is no other."""
+    for batch in batches:
+        if engine is not None:
+            forget(engine)
+        yield batch
+
+
 def _written(
     context: SamplingContext, chosen: Strategy, options: Mapping[str, Any], provenance: Provenance, out: Path, *,
     force: bool,
@@ -128,7 +137,7 @@ def _written(
     """What was kept, and the batches that the strategy makes, as a file; as far as it comes, where it is stopped."""
     kept = () if context.kept is None else context.kept.batches()
     with Stopping() as stopping:
-        batches = chosen.function(context, **options)
+        batches = _apart(chosen.function(context, **options), context.opened)
         made = context.failures.checked(stopping.until(batches, out, kept=context.kept is not None))
         counts = write_rollouts(out, chain(kept, made), provenance, force=force, is_partial=lambda: stopping.early)
     if stopping.early:

@@ -202,6 +202,7 @@ class Search:
                     [*forest.prompts[problem], *node.response.ids.tolist()],
                     [_seed(forest, problem, "step", first + index) for index in range(self.children)],
                     room if self.step_tokens is None else min(self.step_tokens, room),
+                    continued=True,
                 )
             )
         made = generated(context, requests, replace(context.sampling, stop=self.stop))
