@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,16 @@ def test_a_run_in_parts_makes_the_same_file(
     assert not (tmp_path / "parts.partial").exists()
     if "rollouts" in options:
         assert whole.num_rows > RolloutFile(options["rollouts"]).num_rows, "it makes rows in this case"
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vllm is not installed")
+@pytest.mark.parametrize("case", ["independent, played", "branch"])
+def test_with_vllm_whose_prefix_cache_is_warm_or_not(case: str, sources: Path, tmp_path: Path) -> None:
+    options = resolved(case, sources) | {"engine": "vllm", "engine_settings": {"kv_cache_gib": 0.25}}
+    sample(**options, out=tmp_path / "whole")
+    assert in_parts(**options, out=tmp_path / "parts")[1] >= 3
+    assert RolloutFile(tmp_path / "parts").read().table.equals(RolloutFile(tmp_path / "whole").read().table)
 
 
 @pytest.mark.parametrize("case", ["independent", "independent, played", "mcts", "team", "vine"])
