@@ -17,6 +17,7 @@ FILTERED = "filtered"  # what `filter` flags
 UNTRAINED = (ERROR, FILTERED)  # flags of rows that are never trained on
 REFLECTION, GUIDED = "reflection", "guided"
 WORTH_ONE = (REFLECTION, GUIDED)  # flags of rows whose reward of 1 is no verifier's: what they led to was right
+CHOSEN, REJECTED = "chosen", "rejected"  # what `pair_role` can be
 REQUIRED = ("rollout_id", "group_id", "token.id", "token.mask")
 
 

@@ -27,6 +27,7 @@ PRODUCED_BY = {
     "token.entropy": "run `apportion score IN --with entropy -o OUT` first",
     "token.value": "a critic writes it: one value a response token, before the token is chosen",
     "token.logprob": "sample with an engine that reports log-probabilities",
+    "pair_id": "run `apportion sample --from IN --strategy inject_errors -o OUT` first",
     "token.advantage": "run `apportion assign-credit IN --method grpo -o OUT` first",
 }
 

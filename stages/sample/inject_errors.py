@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ...formats.errors import DataError, UsageError
 from ...formats.rollouts import Rollouts
-from ...formats.schema import arrow_type
+from ...formats.schema import CHOSEN, REJECTED, arrow_type
 from ..driver import require
 from ..models.engine import Request
 from ..models.policy import render_prompt
@@ -40,7 +40,6 @@ from ._steps import generated
 from ._strategy import CONTINUES, SamplingContext, strategy
 from .truncate import PARTIAL
 
-CHOSEN, REJECTED = "chosen", "rejected"
 SPOKEN_OF = ("wrong", "correct")  # a question about these may be answered with them
 HEADER = r"\s*Step \d+:"
 

@@ -32,7 +32,9 @@ def train(
         "How token losses become one number.",
     ] = "token-mean",
     norm_length: Annotated[int, "Constant of seq-mean-token-sum-norm, tokens; 0 is the file's longest response."] = 0,
-    reference: Annotated[str | None, "Frozen policy a KL penalty is measured to."] = None,
+    reference: Annotated[
+        str | None, "Frozen policy that a KL penalty or a preference is measured to; of preferences, else --model."
+    ] = None,
     old_logprobs: Annotated[
         Literal["recorded", "recompute"], "Sampling log-probabilities: as recorded, or by the starting policy."
     ] = "recorded",
@@ -57,7 +59,7 @@ def train(
     out: Annotated[Path, "Checkpoint directory to write.", OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Trained":
-    """Update a policy on rollouts with credit (ppo), or on demonstrations (sft).
+    """Update a policy on rollouts with credit (ppo), on demonstrations (sft), or on preference pairs (dpo).
 
     Writes a Hugging Face checkpoint with the optimizer's state, metrics.jsonl and the history that led to it. Probes,
     evals and rows flagged `error` or `filtered` are never trained on.

@@ -20,7 +20,8 @@ class Examples:
     """R rollouts to train on. sequences: prompt and response ids of each; prompt_sizes: [R] tokens before the response.
 
     On the response tokens [T]: mask (trained), old_logprob, advantage, reference_logprob (None where the objective
-    needs none). On rollouts [R]: group, weight, temperature.
+    needs none). On rollouts [R]: group, weight, temperature. Of preference pairs, row 2p is the chosen half of the
+    p-th, row 2p + 1 the rejected one.
     """
 
     sequences: Ragged
@@ -68,9 +69,10 @@ class MicroBatch:
     """B sequences, padded on the right to their longest, where a causal model's attention needs no mask.
 
     ids: [B, L]; row, position: [N] where the trained tokens stand;
-    place: [N] their index on the flat response axis of the examples; coefficient: [N]."""
+    place: [N] their index on the flat response axis of the examples; coefficient: [N]. rows: [B] of the examples."""
 
     ids: Array
+    rows: Array
     row: Array
     position: Array
     place: Array
@@ -78,20 +80,24 @@ class MicroBatch:
     keep: int  # logits of the last `keep` positions are needed
 
 
-def micro_batches(examples: Examples, rows: Array, coefficient: Array, budget: int) -> Iterator[MicroBatch]:
-    """The given rows in micro-batches of at most `budget` padded tokens (or one row), like lengths together.
+def micro_batches(
+    examples: Examples, rows: Array, coefficient: Array, budget: int, *, together: int = 1
+) -> Iterator[MicroBatch]:
+    """The given rows in micro-batches of at most `budget` padded tokens (or one unit), like lengths together.
 
-    coefficient: [T of rows]. Rows whose coefficients are all zero are left out: they have no gradient.
+    coefficient: [T of rows]. together: rows of a unit, which stand side by side and stay so; 2 of a pair. Units whose
+    coefficients are all zero are left out: they have no gradient.
     """
     responses = Segments.of_sizes(examples.responses.sizes[rows])
-    live = np.flatnonzero(responses.any(coefficient != 0))
-    sizes = examples.sequences.segments.sizes[rows]
-    order = live[np.argsort(-sizes[live], kind="stable")]
+    live = np.flatnonzero(responses.any(coefficient != 0).reshape(-1, together).any(1))
+    widths = examples.sequences.segments.sizes[rows].reshape(-1, together).max(1)
+    order = live[np.argsort(-widths[live], kind="stable")]
     first = 0
     while first < len(order):
-        width = int(sizes[order[first]])
-        count = max(1, budget // max(width, 1))
-        yield _pad(examples, rows, order[first : first + count], width, coefficient, responses)
+        width = int(widths[order[first]])
+        count = max(1, budget // max(width * together, 1))
+        chosen = (order[first : first + count, None] * together + np.arange(together)).ravel()
+        yield _pad(examples, rows, chosen, width, coefficient, responses)
         first += count
 
 
@@ -110,13 +116,16 @@ def _pad(
     position = tokens.positions + tokens.spread(prompts)
     place = tokens.positions + tokens.spread(examples.responses.starts[rows[chosen]])
     return MicroBatch(
-        ids, tokens.ids[trained], position[trained], place[trained], weights[trained],
+        ids, rows[chosen], tokens.ids[trained], position[trained], place[trained], weights[trained],
         keep=width - int(prompts.min()) + 1,
     )  # fmt: skip
 
 
-def to_examples(rollouts: Rollouts, *, credit: str | None, old_logprobs: bool) -> Examples:
-    """All rollouts of a batch as examples: prompt_ids and response ids joined."""
+def to_examples(rollouts: Rollouts, *, credit: str | None, old_logprobs: bool, tempered: bool = True) -> Examples:
+    """All rollouts of a batch as examples: prompt_ids and response ids joined.
+
+    tempered: log-probabilities are those at the temperature at which a row was sampled; else those of the policy.
+    """
     prompts, responses = rollouts.ragged("prompt_ids"), rollouts.token_ids
     sizes = prompts.segments.sizes + responses.segments.sizes
     joined = Segments.of_sizes(sizes)
@@ -137,7 +146,7 @@ def to_examples(rollouts: Rollouts, *, credit: str | None, old_logprobs: bool) -
         mask=responses.with_values(rollouts.mask),
         group=rollouts.groups.ids,
         weight=per_row("weight", 1.0),
-        temperature=per_row("temperature", 1.0),
+        temperature=per_row("temperature", 1.0) if tempered else np.ones(len(rollouts)),
         old_logprob=rollouts.ragged("token.logprob").values if old_logprobs else None,
         advantage=rollouts.ragged(credit).values if credit else None,
     )

@@ -12,7 +12,7 @@ from ...formats.errors import ApportionError
 from ...formats.segments import Array
 from ..progress import progress
 from ._examples import Aggregation, Examples, MicroBatch, micro_batches
-from ._objective import Objective, TokenBatch
+from ._objective import Objective, PairBatch, TokenBatch
 
 if TYPE_CHECKING:
     import torch
@@ -38,8 +38,8 @@ class Settings:
     seed: int
 
 
-def token_logprobs(model: Any, batch: MicroBatch, temperature: Array, autocast: Any) -> "Tensor":
-    """[N] log-probability of the trained tokens at their rows' sampling temperature (1 where that was 0)."""
+def token_logprobs(model: Any, examples: Examples, batch: MicroBatch, autocast: Any) -> "Tensor":
+    """[N] log-probability of the trained tokens at their rows' temperature (1 where that was 0)."""
     import torch
 
     device = next(model.parameters()).device
@@ -54,6 +54,7 @@ def token_logprobs(model: Any, batch: MicroBatch, temperature: Array, autocast: 
         ).logits
     first = ids.shape[1] - logits.shape[1]
     chosen = logits[row, position - 1 - first].float()
+    temperature = examples.temperature[batch.rows]
     heat = torch.from_numpy(np.where(temperature > 0, temperature, 1.0)[batch.row]).to(device, torch.float32)
     if bool((heat != 1).any()):
         chosen = chosen / heat[:, None]
@@ -84,27 +85,22 @@ def all_logprobs(model: Any, examples: Examples, micro_tokens: int, dtype: "torc
     with torch.inference_mode():
         everything = examples.mask.values.astype(np.float64)
         for batch in micro_batches(examples, rows, everything, micro_budget(model, micro_tokens)):
-            temperature = _temperature_of(examples, batch)
-            out[batch.place] = token_logprobs(model, batch, temperature, autocast).cpu().numpy()
+            out[batch.place] = token_logprobs(model, examples, batch, autocast).cpu().numpy()
     return out
 
 
-def _temperature_of(examples: Examples, batch: MicroBatch) -> Array:
-    """[B] per row of the micro-batch, found through its tokens."""
-    owner = np.searchsorted(examples.responses.offsets, batch.place, side="right") - 1
-    temperature = np.ones(len(batch.ids))
-    temperature[batch.row] = examples.temperature[owner]
-    return temperature
+def minibatches(size: int, wanted: int, epochs: int, seed: int, *, together: int = 1) -> Iterator[Array]:
+    """Row indices of each update: every epoch goes through all rows once, in a new order.
 
-
-def minibatches(size: int, wanted: int, epochs: int, seed: int) -> Iterator[Array]:
-    """Row indices of each update: every epoch goes through all rows once, in a new order."""
+    together: rows of a unit, which stand side by side; no minibatch has a part of one.
+    """
     rng = np.random.default_rng(seed)
-    wanted = min(wanted or size, size)
+    units = size // together
+    wanted = min(max(1, wanted // together) if wanted else units, units)
     for _ in range(epochs):
-        order = rng.permutation(size)
-        count = math.ceil(size / wanted)
-        yield from (np.sort(part) for part in np.array_split(order, count))
+        order = rng.permutation(units)
+        for part in np.array_split(order, math.ceil(units / wanted)):
+            yield (np.sort(part)[:, None] * together + np.arange(together)).ravel()
 
 
 def learning_rate(settings: Settings, update: int, updates: int, done_before: int) -> float:
@@ -128,7 +124,8 @@ def update_policy(
     """Yields one dictionary of metrics per optimizer update. ApportionError when the loss stops being finite."""
     import torch
 
-    plan = list(minibatches(len(examples), settings.minibatch, settings.epochs, settings.seed))
+    together = 2 if objective.of == "pairs" else 1
+    plan = list(minibatches(len(examples), settings.minibatch, settings.epochs, settings.seed, together=together))
     updates = math.ceil(len(plan) / settings.accumulate)
     budget = micro_budget(model, settings.micro_tokens)
     autocast = autocast_for(model, dtype)
@@ -140,20 +137,25 @@ def update_policy(
                 group["lr"] = learning_rate(settings, update, updates, done_before)
             optimizer.zero_grad(set_to_none=True)
             sums: dict[str, float] = {}
-            tokens, loss_sum = 0, 0.0
+            tokens, trained, measured, loss_sum = 0, 0, 0, 0.0
             for rows in parts:
                 coefficient = examples.coefficients(rows, settings.aggregation, settings.longest) / len(parts)
                 tokens += int((coefficient != 0).sum())
                 if examples.advantage is not None and not options.get("kl_coef"):
                     coefficient = np.where(_on_rows(examples, rows, examples.advantage) != 0, coefficient, 0.0)
-                for batch in micro_batches(examples, rows, coefficient, budget):
-                    logprob = token_logprobs(model, batch, _temperature_of(examples, batch), autocast)
-                    loss, metrics = objective.function(_token_batch(examples, batch, logprob), **options)
-                    weight = torch.from_numpy(batch.coefficient).to(loss.device, torch.float32)
-                    total = (loss * weight).sum()
+                for batch in micro_batches(examples, rows, coefficient, budget, together=together):
+                    logprob = token_logprobs(model, examples, batch, autocast)
+                    if objective.of == "pairs":
+                        share = examples.weight[batch.rows[::2]] * together / (len(rows) * len(parts))
+                        loss, metrics = objective.function(_pair_batch(examples, batch, logprob), **options)
+                    else:
+                        share = batch.coefficient
+                        loss, metrics = objective.function(_token_batch(examples, batch, logprob), **options)
+                    total = (loss * torch.from_numpy(share).to(loss.device, torch.float32)).sum()
                     total.backward()
                     loss_sum += total.item()
-                    sums["trained_tokens"] = sums.get("trained_tokens", 0) + len(loss)
+                    trained += len(batch.place)
+                    measured += len(loss)
                     for name, values in metrics.items():
                         sums[name] = sums.get(name, 0.0) + values.sum().item()
                 advance(1)
@@ -163,7 +165,6 @@ def update_policy(
                     f"update {update}: loss {loss_sum}, gradient norm {norm}; lower --lr, or check the credit with inspect"
                 )
             optimizer.step()
-            trained = sums.pop("trained_tokens", 0)
             yield {
                 "update": done_before + update,
                 "loss": loss_sum,
@@ -171,7 +172,7 @@ def update_policy(
                 "lr": optimizer.param_groups[0]["lr"],
                 "tokens": tokens,
                 "trained_tokens": trained,
-                **{name: value / max(trained, 1) for name, value in sums.items()},
+                **{name: value / max(measured, 1) for name, value in sums.items()},
             }
 
 
@@ -188,6 +189,21 @@ def _token_batch(examples: Examples, batch: MicroBatch, logprob: "Tensor") -> To
     return TokenBatch(
         logprob, constant(examples.old_logprob), constant(examples.reference_logprob), constant(examples.advantage)
     )
+
+
+def _pair_batch(examples: Examples, batch: MicroBatch, logprob: "Tensor") -> PairBatch:
+    """Sums over the tokens of each row; rows alternate between chosen and rejected."""
+    import torch
+
+    assert examples.reference_logprob is not None, "the objective is told what the frozen reference says"
+    row = torch.from_numpy(batch.row).to(logprob.device)
+
+    def of_rows(values: "Tensor") -> "Tensor":
+        return values.new_zeros(len(batch.rows)).index_add(0, row, values)
+
+    own = of_rows(logprob)
+    reference = of_rows(torch.from_numpy(examples.reference_logprob[batch.place]).to(logprob))
+    return PairBatch(own[::2], own[1::2], reference[::2], reference[1::2], of_rows(torch.ones_like(logprob))[::2])
 
 
 def with_reference(examples: Examples, model: Any, micro_tokens: int, dtype: "torch.dtype") -> Examples:

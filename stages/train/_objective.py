@@ -1,8 +1,8 @@
-"""What an objective is: a per-token loss."""
+"""What an objective is: a loss of every token, or of every preference pair."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..registry import Registry
 
@@ -25,13 +25,33 @@ class TokenBatch:
 
 
 @dataclass(frozen=True)
+class PairBatch:
+    """P preference pairs of a micro-batch. chosen, rejected: [P] summed log-probabilities of the response tokens that
+    the mask includes, which carry the gradient.
+
+    reference_chosen, reference_rejected: [P] the same under the frozen reference. chosen_tokens: [P] how many there are.
+    """
+
+    chosen: "Tensor"
+    rejected: "Tensor"
+    reference_chosen: "Tensor"
+    reference_rejected: "Tensor"
+    chosen_tokens: "Tensor"
+
+
+@dataclass(frozen=True)
 class Objective:
-    """`function(tokens, **options)` returns (loss [N], {metric: [N]}); metrics are averaged over tokens and logged."""
+    """`function(batch, **options)` returns (loss [N], {metric: [N]}); metrics are averaged and logged.
+
+    of: "tokens" where the batch is a `TokenBatch` of N tokens, whose losses are aggregated as `train` is told; "pairs"
+    where it is a `PairBatch` of N pairs, whose mean counts.
+    """
 
     name: str
     function: "Callable[..., tuple[Tensor, Mapping[str, Tensor]]]"
     needs: tuple[str, ...]
     source: str
+    of: Literal["tokens", "pairs"] = "tokens"
 
     @property
     def summary(self) -> str:
@@ -41,11 +61,13 @@ class Objective:
 OBJECTIVES: Registry[Objective] = Registry("objective", __package__ or "", "objectives")
 
 
-def objective(*, needs: tuple[str, ...], source: str) -> Callable[[Any], Any]:
+def objective(
+    *, needs: tuple[str, ...], source: str, of: Literal["tokens", "pairs"] = "tokens"
+) -> Callable[[Any], Any]:
     """Register the function under its own name; its keyword-only parameters become `--set` options."""
 
     def register(function: Any) -> Any:
-        OBJECTIVES.add(Objective(function.__name__, function, needs, source))
+        OBJECTIVES.add(Objective(function.__name__, function, needs, source, of))
         return function
 
     return register

@@ -1,6 +1,7 @@
 """`train` behind its signature: read, check, update, save."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from ...formats.invariants import Names
 from ...formats.parquet import RolloutFile, files_of
 from ...formats.provenance import Provenance, Record
 from ...formats.rollouts import Rollouts
-from ...formats.schema import UNTRAINED
+from ...formats.schema import CHOSEN, REJECTED, UNTRAINED
 from ..driver import require
 from ..models import close_engines
 from ..models.policy import Policy, load_policy
@@ -23,7 +24,7 @@ from ..options import at_least, typed_options
 from . import HISTORY_FILE
 from ._examples import Examples, to_examples
 from ._loop import Settings, update_policy, with_old, with_reference
-from ._objective import OBJECTIVES
+from ._objective import OBJECTIVES, Objective
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 METRICS_FILE = "metrics.jsonl"
@@ -40,8 +41,6 @@ class Trained:
     last: Mapping[str, float]
 
     def render(self) -> None:
-        import sys
-
         shown = "  ".join(
             f"{name} {value:.4g}" for name, value in self.last.items() if name not in ("update", "tokens")
         )
@@ -72,18 +71,23 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
     credit = f"token.{_credit_name(given['credit'])}" if "token.advantage" in chosen.needs else None
     recorded = "token.logprob" in chosen.needs and given["old_logprobs"] == "recorded"
     files = [RolloutFile(path) for path in files_of(rollouts)]
-    batch = _trainable(files, credit, recorded, chosen.name, given["allow_retokenized"])
-    examples = to_examples(batch, credit=credit, old_logprobs=recorded)
+    batch = _trainable(files, chosen, credit, recorded, given["allow_retokenized"])
+    if chosen.of == "pairs":
+        batch = _in_pairs(batch, files[0].path)
+    sampled = "token.logprob" in chosen.needs
+    examples = to_examples(batch, credit=credit, old_logprobs=recorded, tempered=sampled)
 
     close_engines()  # what they hold is needed here
     policy = load_policy(given["model"], device=given["device"], dtype="float32", seed=given["seed"], shared=False)
     model = policy.model
     dtype = _forward_dtype(given["dtype"], next(model.parameters()).device)
     _check_tokens(examples, policy, rollouts)
-    if "token.logprob" in chosen.needs and not recorded:
+    if sampled and not recorded:
         examples = with_old(examples, model, given["micro_tokens"], dtype)
     reference_identity = {}
-    if given["reference"] and options.get("kl_coef"):
+    if chosen.of == "pairs" and not given["reference"]:
+        examples = with_reference(examples, model, given["micro_tokens"], dtype)
+    elif given["reference"] and (chosen.of == "pairs" or options.get("kl_coef")):
         reference = load_policy(given["reference"], device=given["device"], dtype="auto")
         examples = with_reference(examples, reference.model, given["micro_tokens"], dtype)
         reference_identity = {"reference": reference.identity}
@@ -122,14 +126,15 @@ def _credit_name(name: str) -> str:
 
 
 def _trainable(
-    files: list[RolloutFile], credit: str | None, recorded: bool, who: str, allow_retokenized: bool
+    files: list[RolloutFile], chosen: Objective, credit: str | None, recorded: bool, allow_retokenized: bool
 ) -> Rollouts:
     """The rows to train on: purpose train, no flag of UNTRAINED, credit assigned."""
     needs = ["prompt_ids"] + ([credit] if credit else []) + (["token.logprob"] if recorded else [])
+    needs += [path for path in chosen.needs if not path.startswith("token.")]
     batches: list[Rollouts] = []
     names = Names()
     for file in files:
-        require(file, tuple(needs), who)
+        require(file, tuple(needs), chosen.name)
         if file.provenance.facts.get("tokens_exact") is False and not allow_retokenized:
             raise DataError(
                 f"{file.path}: its token ids were made from text and may not be what the policy sampled; "
@@ -171,6 +176,32 @@ def _trainable(
             f"{files[0].path}: all credit in {credit!r} is 0, there is nothing to learn; sample more groups or harder prompts"
         )
     return batch
+
+
+def _in_pairs(batch: Rollouts, path: Path) -> Rollouts:
+    """The rows that are a preference pair with another one: chosen, rejected, chosen, rejected …
+
+    DataError for rows that say of a pair what cannot be, and where there is no pair.
+    """
+    ids, roles = batch.strings("pair_id"), batch.strings("pair_role")
+    pairs: dict[str, dict[str, int]] = {}
+    for row, (name, role) in enumerate(zip(ids, roles, strict=True)):
+        if name is None:
+            continue
+        if role not in (CHOSEN, REJECTED):
+            raise DataError(f"{path}: pair {name!r}: pair_role {role!r}, needed is {CHOSEN!r} or {REJECTED!r}")
+        if role in pairs.setdefault(name, {}):
+            raise DataError(f"{path}: pair {name!r} has more than one row of pair_role {role!r}")
+        pairs[name][role] = row
+    whole = [row for halves in pairs.values() if len(halves) == 2 for row in (halves[CHOSEN], halves[REJECTED])]
+    if not whole:
+        raise DataError(
+            f"{path}: no preference pair in it whose both rows can be trained (pair_id, pair_role); "
+            "run `apportion sample --from IN --strategy inject_errors -o OUT` first"
+        )
+    if left := sum(len(halves) == 1 for halves in pairs.values()):
+        print(f"{path}: {left:,} of {len(pairs):,} pairs left out, since one half cannot be trained", file=sys.stderr)
+    return batch.take(np.array(whole, np.int64))
 
 
 def _check_untruncated(batch: Rollouts, path: Path) -> None:
