@@ -1,5 +1,6 @@
 """Experience: what the best and the worst rollouts of every batch taught, in words, and where it was of use."""
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -10,9 +11,10 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from ...formats.errors import DataError, UsageError
+from ...formats.errors import DataError, UsageError, unknown
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array
+from ..driver import PRODUCED_BY
 from ..score._model import RECORDED
 from ._lessons import TEMPLATES, Played, by_model, by_rules
 from ._library import SCHEMA, STRATEGY, WARNING, Entry, Library, Matching
@@ -98,13 +100,24 @@ def experience(
         dtype: auto (bfloat16 on CUDA, float32 on CPU), float32, bfloat16.
 
     Raises:
-        UsageError: an option out of range; a rollout beyond the extractor's context. DataError: a rollout without a reward.
+        UsageError: an option out of range; a template of no level; a rollout beyond the extractor's context. DataError: a
+            rollout without a reward or observations.
 
     Departures: 1. The rules and the questions are in our words. 2. The 0.5 of a failure that earned 0 is a guess: by
         its reward it would be the first to go. 3. Ours are `links=steps`, and that entries which are the same share
         their clusters. 4. A batch whose rewards are all equal has failures only, unless `success` is given.
     """
     _check(similarity, novelty, max_clusters, {STRATEGY: strategies_per_level, WARNING: warnings_per_level})
+    for name, value in {
+        "successes": successes, "failures": failures, "max_strategies": max_strategies, "max_warnings": max_warnings,
+        "compared": compared, "same_head": same_head, "characters": characters, "warning_score": warning_score,
+        "max_tokens": max_tokens - 1,
+    }.items():  # fmt: skip
+        if not 0 <= value < math.inf:
+            raise UsageError(f"option {name!r} of memory 'experience': {value}, needed is 0 or more")
+    for level in templates or {}:
+        if level not in TEMPLATES:
+            raise unknown("level of option 'templates' of memory 'experience':", level, TEMPLATES)
     library = Library.of(
         earlier,
         matching=Matching(similarity, compared, same_head),
@@ -164,6 +177,9 @@ class _Seen:
         missing = rows[~np.isfinite(reward[rows])]
         if len(missing):
             raise DataError(f"row {int(missing[0])}, column 'reward': missing; run `apportion score IN -o OUT` first")
+        unseen = rows[batch.arrow("step.state").is_null().to_numpy(zero_copy_only=False)[rows]]
+        if len(unseen):
+            raise DataError(f"row {int(unseen[0])}, column 'step.state': missing; {PRODUCED_BY['step.state']}")
         self.rewards.append(reward[rows])
         self.best = self._first(self.best, batch, rows, reward, self.successes, -1)
         self.worst = self._first(self.worst, batch, rows, reward, self.failures, 1)

@@ -1,5 +1,6 @@
 """A graph policy: how likely each edge of a team's communication graph is, learnt from how the teams did."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow as pa
 from ...formats.errors import DataError, UsageError
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array
-from ..score.edges import Drawn
+from ..score.edges import Drawn, check_spread
 from ._memory import memory
 
 BETAS, DIVIDED_BY_AT_LEAST = (0.9, 0.999), 1e-8  # Adam's
@@ -67,8 +68,9 @@ def graph(
     Departures: 1. The paper's policy is a graph attention network over embeddings of roles and question; this is a table
         of logits, the same for all problems. 2. Division by |E_k|, edges present only, and beta are guesses.
     """
-    if not (lr > 0 and beta >= 0):
+    if not (0 < lr < math.inf and 0 <= beta < math.inf):
         raise UsageError(f"memory 'graph': lr {lr}, beta {beta}; needed are more than 0, and 0 or more")
+    check_spread("memory 'graph'", ddof, eps)
     state, parts = earlier, []
     for batch in batches:
         drawn = Drawn.of(batch, correct)

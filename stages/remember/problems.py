@@ -8,11 +8,13 @@ import pyarrow as pa
 
 from ...formats.errors import DataError, UsageError
 from ...formats.rollouts import Rollouts
-from ...formats.schema import ERROR
+from ...formats.schema import ERROR, WORTH_ONE
 from ...formats.segments import Array, Segments
 from ._memory import memory
 
-NOT_FROM_THE_PROMPT = (ERROR, "hinted", "retried", "refined", "intervention", "edited", "partial", "demonstration")
+NOT_FROM_THE_PROMPT = (
+    ERROR, "hinted", "retried", *WORTH_ONE, "refined", "intervention", "edited", "partial", "demonstration",
+)  # fmt: skip
 
 
 @memory(
@@ -32,8 +34,8 @@ def problems(batches: Iterator[Rollouts], earlier: pa.Table | None, *, iteration
     """Reward and length of every rollout of a problem, in the latest iterations that had it.
 
     A row a rollout: `problem_id`, `iteration` (counted from 0, one for each time something is remembered), `reward`,
-    `length` in tokens the policy wrote, `truncated`. Only what the policy made of the prompt alone counts: no probes and evals, nothing
-    flagged error, demonstration, hinted, retried, refined, intervention, edited or partial.
+    `length` in tokens the policy wrote, `truncated`. Only what the policy made of the prompt alone counts: no probes and
+    evals, nothing flagged error, demonstration, hinted, retried, reflection, guided, refined, intervention, edited or partial.
 
     It is read by `score --with problems`, which gives it to methods such as `adora`, and by the strategy `budget`.
 

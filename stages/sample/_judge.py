@@ -70,6 +70,20 @@ def reference_of(problem: Problem) -> str:
     )
 
 
+def answers_of(problem: Problem) -> list[str]:
+    """The final answers that are right, as far as the reference names them: it is one, a list of them, or has one as
+    "answer"; its JSON otherwise.
+
+    >>> [answers_of(Problem("", [], each)) for each in (7, ["a", "b"], {"answer": "c", "metadata": {}}, None)]
+    [['7'], ['a', 'b'], ['c'], []]
+    """
+    named = problem.reference
+    if isinstance(named, dict):
+        named = named.get("answer", named)
+    every = named if isinstance(named, list) else [] if named is None else [named]
+    return [each if isinstance(each, str) else json.dumps(each, ensure_ascii=False) for each in every]
+
+
 def score_of(text: str) -> float:
     """The score in a judge's answer, -1 to 1: the first <score> tag, else "Score: x" or "Rating: x", else the first
     number, else 0.

@@ -32,6 +32,7 @@ class Replay:
                 raise DataError(f"no column {path!r}, without which an environment cannot be brought back; sample anew")
         self._context, self._task, self._batch = context, task, batch
         self._chat = Chat(context.tokenizer, task.role, task.tools)
+        self._names = batch.strings("rollout_id")
         self._begun = batch.arrow("environment_seed").to_pylist()
         self._starts, self._ends, self._mask = (batch.ragged(path) for path in ("step.start", "step.end", "token.mask"))
         self._signals = {
@@ -60,13 +61,15 @@ class Replay:
         return self._chat.prompt(messages)[1]
 
     def _at(self, row: int, fork: int, place: int, seed: int, problem: Problem) -> Rollout:
-        begun = self._begun[row]
+        begun, name = self._begun[row], self._names[row]
         if begun is None:
-            raise DataError(f"row {row}, column 'environment_seed': missing; sample the rollout anew")
+            raise DataError(f"rollout {name!r}, column 'environment_seed': missing; sample it anew")
         ids = self._batch.token_ids[row].tolist()
         starts, ends = self._starts[row].tolist(), self._ends[row].tolist()
         if fork not in starts:
-            raise DataError(f"row {row}: no turn begins at token {fork}, and an environment is left between turns only")
+            raise DataError(
+                f"rollout {name!r}: no turn begins at token {fork}, and an environment is left between turns only"
+            )
         found = Rollout(place, seed, self._task.environment(problem), int(begun))
         found.reset()
         for turn in range(starts.index(fork)):
@@ -76,7 +79,7 @@ class Replay:
             seen = [] if outcome is None else self._chat.added(outcome.observation, closed=True)
             if outcome is None or outcome.done or answered[len(answered) - len(seen) :] != seen:
                 why = found.error or "it answers otherwise than in the file"
-                raise DataError(f"row {row}: its environment cannot be brought back to turn {turn + 1} ({why})")
+                raise DataError(f"rollout {name!r}: its environment cannot be brought back to turn {turn + 1} ({why})")
             found.ids = ids[: ends[turn]]
             found.turn(starts[turn], found.state, outcome)
             found.state = outcome.state

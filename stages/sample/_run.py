@@ -54,13 +54,15 @@ def run(*, out: Path, resume: bool, force: bool, **given: Any) -> Written:
             f"engine {engine.name!r} has no seeds of rows: what is sampled now is not what would have been",
             file=sys.stderr,
         )
+    tally = {} if kept is None else _tally_of(kept)
     context = SamplingContext(
         task=task, problems=problems[done:], tokenizer=weights.tokenizer, source=weights, opened=engine,
         sampling=Sampling(**{name: given[name] for name in SAMPLING}), n=given["n"], seed=given["seed"],
         round=given["round"], purpose=given["purpose"], policy=policy, rollouts=source, finished=problems[:done],
-        kept=kept, failures=Failures() if kept is None else Failures.of(kept, source),
+        kept=kept, failures=Failures() if kept is None else Failures.of(kept, source), tally=tally,
     )  # fmt: skip
-    return _written(context, chosen, options, _provenance(record, source, engine), out, force=force)
+    provenance = _provenance(replace(record, counts=tally), source, engine)  # read when all batches are written
+    return _written(context, chosen, options, provenance, out, force=force)
 
 
 def _check(given: Mapping[str, Any], out: Path, *, resume: bool, force: bool) -> None:
@@ -128,6 +130,12 @@ def _apart(batches: Iterator[Rollouts], engine: Engine | None) -> Iterator[Rollo
         if engine is not None:
             forget(engine)
         yield batch
+
+
+def _tally_of(kept: RolloutFile) -> dict[str, int]:
+    """What the strategy counted of the kept part."""
+    counts = kept.provenance.history[-1].counts
+    return {name: count for name, count in counts.items() if name not in ("rollouts", "groups", "tokens")}
 
 
 def _written(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ...formats.errors import UsageError
@@ -28,6 +29,14 @@ def worked(context: SamplingContext, problems: Sequence[Problem], otherwise: str
     """One solution a problem, the same in every run with the context's seed."""
     write = demonstrator(context.task, otherwise)
     return [write(each, Random(derived_seed(context.seed, each.problem_id))) for each in problems]
+
+
+def worked_of(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array, otherwise: str
+) -> dict[int, str]:
+    """{group: a solution} of the groups that the rows [M] are in. What others are about may be no problem of the task."""
+    groups = np.unique(batch.groups.ids[rows]).tolist()
+    return dict(zip(groups, worked(context, [problems[group] for group in groups], otherwise), strict=True))
 
 
 def column_of(source: str) -> str | None:

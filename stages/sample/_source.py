@@ -41,39 +41,58 @@ def opened(path: Path | None, chosen: Strategy) -> RolloutFile | None:
 
 def problems_of(file: RolloutFile, spec: str, options: Mapping[str, Any] | None) -> tuple[Task, list[Problem]]:
     """The task of the file's rows, and their problems, one a group. The given spec and options stand in for columns
-    that another tool left out."""
+    that another tool left out. DataError for rows of two tasks: one verifier is no judge of both."""
     columns = [path for path in ("rollout_id", "group_id", *OF_THE_PROBLEM) if path in paths_of(file.schema)]
     problems: list[Problem] = []
     task: Task | None = None
+    opened: tuple[str | None, str | None] | None = None
     for batch in file.row_groups(columns):
-        if task is None and "task" in batch:
-            recorded = batch.arrow("task_options")[0].as_py() if "task_options" in batch else None
-            task = open_task(batch.arrow("task")[0].as_py() or spec, json.loads(recorded) if recorded else None)
+        for found in _tasks_of(batch):
+            if opened is None:
+                task = open_task(found[0] or spec, json.loads(found[1]) if found[1] else None)
+                opened = found
+            elif found != opened:
+                one, other = (f"{name} {options or ''}".strip() for name, options in (opened, found))
+                raise DataError(
+                    f"{file.path}: rows of two tasks, {one} and {other}; continue those of one, which "
+                    "`apportion filter --drop --where` leaves"
+                )
         for row in batch.table.take(pa.array(batch.groups.starts)).to_pylist():
             reference = json.loads(row["reference"]) if row["reference"] is not None else None
             problems.append(Problem(row["problem_id"], row["prompt"], reference))
     return task or open_task(spec, options), problems
 
 
+def _tasks_of(batch: Rollouts) -> list[tuple[str | None, str | None]]:
+    """The tasks of a batch with their options, as they are recorded; none where it does not say."""
+    if "task" not in batch:
+        return []
+    columns = [batch.strings(path) if path in batch else [None] * len(batch) for path in ("task", "task_options")]
+    return list(dict.fromkeys(zip(*columns, strict=True)))
+
+
 def own_rows(
-    batch: Rollouts, who: str, *, without: Collection[str], needs: str | None = None, played: bool = False
+    batch: Rollouts, who: str, *, without: Collection[str], needs: Sequence[str] = (), played: bool = False
 ) -> Array:
     """[M] the rows a strategy looks at: rollouts to train on, not flagged `without`, and the policy's own.
 
-    needs: a column in which they have a value. played: an environment may have written a part. DataError otherwise.
+    needs: columns in which they have a value. played: an environment may have written a part. DataError otherwise.
     """
+    names = batch.strings("rollout_id")
     own = batch.for_training & ~np.any([batch.flagged(flag) for flag in without], axis=0)
     foreign = own & batch.tokens.any(~batch.mask) & (not played)
     if foreign.any():
         row = int(np.flatnonzero(foreign)[0])
         raise DataError(
-            f"row {row}, column 'token.mask': false on a part of it, which the policy did not write; {who} needs whole "
-            "responses of the policy"
+            f"rollout {names[row]!r}, column 'token.mask': false on a part of it, which the policy did not write; {who} "
+            "needs whole responses of the policy"
         )
-    if needs is not None:
-        missing = own & batch.arrow(needs).is_null().to_numpy(zero_copy_only=False)
+    for path in needs:
+        column = batch.arrow(path)
+        missing = own & column.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
         if missing.any():
-            raise DataError(f"row {int(np.flatnonzero(missing)[0])}, column {needs!r}: missing; {PRODUCED_BY[needs]}")
+            row = int(np.flatnonzero(missing)[0])
+            raise DataError(f"rollout {names[row]!r}, column {path!r}: missing; {PRODUCED_BY[path]}")
     return np.flatnonzero(own)
 
 
@@ -86,6 +105,7 @@ def with_rows(batch: Rollouts, parents: Any, columns: Mapping[str, pa.Array]) ->
     copied = batch.table.select([path for path in ("group_id", "prompt_ids", *OF_THE_PROBLEM) if path in batch])
     made = Rollouts(copied.take(pa.array(parents))).with_columns(columns).like(batch)
     groups = batch.groups.ids
+    _check_new(batch, made)
     order = np.argsort(np.concatenate((groups, groups[parents])), kind="stable")
     return Rollouts(pa.concat_tables([batch.table, made.table])).take(order)
 
@@ -116,8 +136,20 @@ def with_groups(batch: Rollouts, of: Sequence[int], columns: Mapping[str, pa.Arr
     copied = batch.table.select([path for path in ("group_id", *OF_THE_PROBLEM) if path in batch])
     groups = np.asarray(of, np.int64)
     made = Rollouts(copied.take(pa.array(batch.groups.starts[groups]))).with_columns(columns).like(batch)
+    _check_new(batch, made)
     order = np.argsort(np.concatenate((batch.groups.ids, groups)), kind="stable")
     return Rollouts(pa.concat_tables([batch.table, made.table])).take(order)
+
+
+def _check_new(batch: Rollouts, made: Rollouts) -> None:
+    """DataError for a row that an earlier run made already."""
+    known = set(batch.strings("rollout_id"))
+    twice = next((name for name in made.strings("rollout_id") if name in known), None)
+    if twice is not None:
+        raise DataError(
+            f"rollout {twice!r} is there already: the same policy, --seed and --round made it; give another --seed or "
+            "--round, or the file before that run"
+        )
 
 
 def groups_of(source: RolloutFile, part: RolloutFile) -> int:

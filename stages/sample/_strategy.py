@@ -26,7 +26,7 @@ class SamplingContext:
     engine: None for a strategy that is registered with engine=False. policy: digest of the weights.
     rollouts: what `--from` names; then task and problems are those of its rows.
     kept: what an earlier run wrote before it was stopped, and finished, its problems; `problems` and `batches` are what
-    is left. failures: of this run's rollouts.
+    is left. failures: of this run's rollouts. tally: see `count`.
     """
 
     task: Task
@@ -44,6 +44,13 @@ class SamplingContext:
     finished: Sequence[Problem] = ()
     kept: RolloutFile | None = None
     failures: Failures = field(default_factory=Failures)
+    tally: dict[str, int] = field(default_factory=dict)
+
+    def count(self, **more: int) -> None:
+        """Add to what the strategy counts of its run, from its beginning, however often it was stopped; the history
+        gets it. To be called right before the rows that it is about are yielded: they are kept together."""
+        for name, number in more.items():
+            self.tally[name] = self.tally.get(name, 0) + number
 
     @property
     def engine(self) -> Engine:

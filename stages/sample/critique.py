@@ -2,13 +2,14 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ...formats.errors import DataError, UsageError
+from ...formats.errors import UsageError
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array
 from ..driver import require
@@ -19,11 +20,11 @@ from ..token_texts import TokenOffsets
 from ..wording import check_template
 from ._edits import FENCE
 from ._interventions import BLANK_LINE
-from ._judge import reference_of
+from ._judge import answers_of
 from ._reviews import Review, Reviewer, silent
 from ._revisions import NOT_ASKED, asking, parts, step_texts
 from ._rows import derived_seed, sampled_columns
-from ._solutions import worked
+from ._solutions import worked_of
 from ._source import ADDED, of_questions, own_rows, with_groups
 from ._strategy import CONTINUES, SamplingContext, strategy
 from .inject_errors import (
@@ -136,21 +137,26 @@ def critique(
     }  # fmt: skip
     options = _options(of, given)
     reviewer = Reviewer(context.task, "strategy 'critique'")
-    require(file, ("reward", *(() if of == "intervention" else ("step.start", "step.end"))), "strategy 'critique'")
+    needed = ("reward",) if of == "intervention" else ("reward", "step.start")
+    require(file, needed, "strategy 'critique'")
     write = _MAKERS[of]
     remaining = iter(context.problems)
-    asked = told = 0
     with progress(file.num_rows, "critique, rollouts") as advance:
         for batch in context.batches():
             all_problems = [next(remaining) for _ in range(len(batch.groups))]
             for part, groups in parts(batch, rows_at_once):
-                rows = _scored(part)
+                rows = own_rows(part, "critique", without=NOT_ASKED, needs=needed)
                 work = _Work(context, part, all_problems[groups], rows, reviewer, correct)
                 lessons = write(work, **options)
-                asked, told = asked + len(rows), told + len(lessons)
-                yield _with_lessons(context, part, lessons, opening(context.tokenizer) if of == "edit" else ())
+                made = _with_lessons(context, part, lessons, opening(context.tokenizer) if of == "edit" else ())
+                context.count(looked_at=len(rows), answers=len(lessons))
+                yield made
                 advance(len(part))
-    print(f"critique: {asked:,} rollouts, {told:,} answers about them (of={of})", file=sys.stderr)
+    counts = Counter(context.tally)
+    print(
+        f"critique: {counts['looked_at']:,} rollouts, {counts['answers']:,} answers about them (of={of})",
+        file=sys.stderr,
+    )
 
 
 def _options(of: Of, given: dict[str, Any]) -> dict[str, Any]:
@@ -172,15 +178,6 @@ def _options(of: Of, given: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _scored(batch: Rollouts) -> Array:
-    """[M] the rows that are looked at. DataError for one without reward."""
-    rows = own_rows(batch, "critique", without=NOT_ASKED, needs="reward")
-    missing = rows[np.isnan(batch.numbers("reward")[rows])]
-    if len(missing):
-        raise DataError(f"row {missing[0]}, column 'reward': not a number; run `apportion score IN -o OUT` first")
-    return rows
-
-
 class _Work:
     """A part of the file with its problems, one a group, their solutions, and reviews of its rows [M]."""
 
@@ -190,7 +187,7 @@ class _Work:
     ) -> None:  # fmt: skip
         self.context, self.batch, self.problems, self.rows = context, batch, problems, rows
         self.reviewer, self.correct = reviewer, correct
-        self.solutions = worked(context, problems, "strategy 'critique' needs some")
+        self.solutions = worked_of(context, batch, problems, rows, "strategy 'critique' needs some")
         self.names, self.groups = batch.strings("rollout_id"), batch.groups.ids
 
     def steps(self, row: int) -> list[str]:
@@ -202,7 +199,6 @@ class _Work:
 
     def decided(self) -> tuple[Array, list[Review]]:
         """The rows of which there is something to say, and what: a wrong step, or none in a right one."""
-        own_rows(self.batch, "critique", without=NOT_ASKED, needs="step.start")
         reward = self.batch.numbers("reward")
         reviews = {row: self.review(row, self.steps(row)) for row in self.rows.tolist()}
         known = {
@@ -265,12 +261,14 @@ def _verdicts(work: _Work, refiner: str) -> list[Lesson]:
 
 def _interventions(work: _Work, solver: str, critic: str, separator: str) -> list[Lesson]:
     offsets, found, solved = TokenOffsets(work.context.tokenizer), list[Lesson](), set[int]()
-    for row in wrong_rows(work.batch, work.correct, work.solutions).tolist():
+    for row in wrong_rows(work.batch, work.correct).tolist():
         group = int(work.groups[row])
         problem, solution = work.problems[group], work.solutions[group]
         blocks = blocks_of(offsets, work.batch, row, separator)
         review = work.review(row, blocks, separator)
-        content = None if review.right is None else silent(review.right, reference_of(problem))
+        content = review.right
+        for answer in answers_of(problem):
+            content = content and silent(content, answer)
         if review.wrong is None or content is None:
             continue
         first = asking(problem, solver, solution=solution)

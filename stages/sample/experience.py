@@ -62,7 +62,8 @@ def experience(
         rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
 
     Raises:
-        UsageError: a task that is not played; a template without its name; a file that is no such memory.
+        UsageError: a task that is not played; a template without its name; an option out of range; no such file.
+            DataError: a file that is no such memory.
 
     Departures: 1. In the paper every step has a prompt of its own, whose system message changes; here a rollout is one
         sequence, in which earlier advice remains readable. 2. Where the chat template has no system message in
@@ -73,6 +74,12 @@ def experience(
     if not is_played(context.task):
         raise UsageError(f"--strategy experience plays environment tasks, which {context.task.spec!r} is not")
     at_least_one("experience", rows_at_once=rows_at_once)
+    for name, number in {
+        "strategies": strategies, "warnings": warnings, "warmup": warmup, "min_entries": min_entries,
+        "strategy_characters": strategy_characters, "warning_characters": warning_characters, "characters": characters,
+    }.items():  # fmt: skip
+        if number < 0:
+            raise UsageError(f"option {name!r} of strategy 'experience': {number}, needed is 0 or more")
     for option, text, name in (
         ("template", template, "advice"), ("strategy", strategy, "text"), ("warning", warning, "text"),
     ):  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...formats.errors import DataError, UsageError
+from ...formats.errors import UsageError
 from ...formats.rollouts import Rollouts
 from ...formats.schema import CHOSEN, REJECTED, arrow_type
 from ..driver import require
@@ -164,7 +164,7 @@ def inject_errors(
     check_template("inject_errors", "editor", editor, "step", "instruction")
     heads = compiled("inject_errors", header)
     require(file, ("reward", "step.start", "step.end"), "strategy 'inject_errors'")
-    remaining, counts = iter(context.problems), Counter[str]()
+    remaining = iter(context.problems)
     with progress(file.num_rows, "inject_errors, rollouts") as advance:
         for batch in context.batches():
             all_problems = [next(remaining) for _ in range(len(batch.groups))]
@@ -175,14 +175,20 @@ def inject_errors(
                 steps = steps_of(context, part, right, coins, heads)
                 found = _edited(context, part, problems, steps, editor, editor_tokens, max_edit_ratio, unbox)
                 pairs = _chosen(found, part, coins, edits)
-                yield _with_pairs(context, part, whole, pairs)
-                counts.update(
-                    groups=len(problems), whole=len(whole), asked=len(steps), sound=len(found), pairs=len(pairs)
+                made = _with_pairs(context, part, whole, pairs)
+                context.count(
+                    prompts=len(problems),
+                    whole_pairs=len(whole),
+                    edits=len(steps),
+                    sound=len(found),
+                    step_pairs=len(pairs),
                 )
+                yield made
                 advance(len(part))
+    counts = Counter(context.tally)
     print(
-        f"inject_errors: {counts['groups']:,} groups, {counts['whole']:,} whole pairs; {counts['asked']:,} edits, "
-        f"{counts['sound']:,} of them sound, {counts['pairs']:,} step pairs",
+        f"inject_errors: {counts['prompts']:,} groups, {counts['whole_pairs']:,} whole pairs; {counts['edits']:,} edits, "
+        f"{counts['sound']:,} of them sound, {counts['step_pairs']:,} step pairs",
         file=sys.stderr,
     )
 
@@ -205,12 +211,8 @@ def drawn(
     need_wrong: bool,
 ) -> tuple[dict[int, int], dict[int, int]]:  # fmt: skip
     """({group: a right row}, {a right row: a wrong one})."""
-    own = own_rows(batch, "inject_errors", without=NOT_ASKED, needs="reward")
-    own_rows(batch, "inject_errors", without=NOT_ASKED, needs="step.start")
+    own = own_rows(batch, "inject_errors", without=NOT_ASKED, needs=("reward", "step.start"))
     reward, texts = batch.numbers("reward"), TokenOffsets(context.tokenizer)
-    if np.isnan(reward[own]).any():
-        row = int(own[np.isnan(reward[own])][0])
-        raise DataError(f"row {row}, column 'reward': not a number; run `apportion score IN -o OUT` first")
     right: dict[int, int] = {}
     whole: dict[int, int] = {}
     for group, (problem, coin) in enumerate(zip(problems, coins, strict=True)):
@@ -274,7 +276,7 @@ def _edited(
         edit = edit_of(f"{FENCE}\n{answer}")
         if edit is None or not usable(step.target(spelling.text), edit, max_ratio):
             continue
-        pair = _pair(context.tokenizer, spelling, step, unboxed(edit) if unbox else edit)
+        pair = _pair(context.tokenizer, spelling, step, edit, unbox)
         if pair is not None:
             found.append(pair)
     return found
@@ -315,14 +317,19 @@ def usable(step: str, edit: str, max_ratio: float) -> bool:
     return not speaks_of_errors(edit) and edit_ratio(step, edit) <= max_ratio
 
 
-def _pair(tokenizer: Any, spelling: Spelling, step: Step, edit: str) -> _Pair | None:
+def _pair(tokenizer: Any, spelling: Spelling, step: Step, edit: str, unbox: bool) -> _Pair | None:
     """The two responses; None where they are the same, or the edit has no tokens."""
     text = spelling.text
     if edit == step.target(text):
         return None
-    kept = spelling.tokens_before(step.begin)
+    first, last = int(spelling.bounds[step.fork]), int(spelling.bounds[step.end])
+    head, tail = text[first : step.begin], text[step.stop : last]
+    if unbox:
+        head, edit, tail = unboxed(head), unboxed(edit), unboxed(tail)
+    unchanged = head == text[first : step.begin]
+    kept = spelling.tokens_before(step.begin) if unchanged else step.fork
     before = spelling.ids[:kept]
-    rest = text[int(spelling.bounds[kept]) : step.begin] + edit + text[step.stop : int(spelling.bounds[step.end])]
+    rest = head[int(spelling.bounds[kept]) - first :] + edit + tail
     ids = spelled(tokenizer, before, rest)
     return _Pair(step, spelling.ids[: step.end], [*before, *ids]) if ids else None
 

@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ...formats.errors import DataError, UsageError
+from ...formats.errors import UsageError
 from ...formats.rollouts import Rollouts
 from ...formats.schema import arrow_type
 from ...formats.segments import Array
@@ -20,7 +20,7 @@ from ..tasks import Message, Problem
 from ..token_texts import TokenOffsets
 from ..wording import check_template, filled
 from ._interventions import BLANK_LINE, guided, intervention_of, leaks, verified
-from ._judge import reference_of, replies, texts_of
+from ._judge import answers_of, reference_of, replies, texts_of
 from ._revisions import (
     INTERVENTION,
     NOT_ASKED,
@@ -32,7 +32,7 @@ from ._revisions import (
     spelled,
 )
 from ._rows import derived_seed, sampled_columns
-from ._solutions import column_of, demonstrator, of_groups, worked
+from ._solutions import column_of, demonstrator, of_groups, worked_of
 from ._source import ADDED, own_rows, with_rows
 from ._steps import context_length
 from ._strategy import CONTINUES, SamplingContext, strategy
@@ -67,6 +67,8 @@ End with a dictionary inside of tags, location being the number of the substep:
 
 @dataclass
 class _Counts:
+    """How far attempts and what was proposed for them got. leaks, tried, kept: of the proposals."""
+
     attempts: int = 0
     proposals: int = 0
     leaks: int = 0
@@ -106,7 +108,7 @@ def intervene(
         target = block 1 … block L-1, content        separator between them, and for every newline of the content
 
     An L behind the last block keeps the whole rollout. A proposal that cannot be read is dropped, and so is one whose
-    content has the reference in it. The first that is left is tried: k responses begin with the target, and if `needed`
+    content has the final answer in it. The first that is left is tried: k responses begin with the target, and if `needed`
     of them are verified, it becomes a row of the group, flagged `intervention`, with `parent_id`, `fork` and
     `intervention_rate`, the share that was right. The tries are probes beside it, with their rewards. Rollouts stay
     as they are. How many proposals got how far is said on standard error.
@@ -166,25 +168,29 @@ def intervene(
     if solution_from == "demonstration":
         demonstrator(context.task, OTHERWISE)
     require(file, ("reward", *((column,) if column else ())), "strategy 'intervene'")
-    remaining, counts = iter(context.problems), _Counts()
+    remaining = iter(context.problems)
     with progress(file.num_rows, "intervene, rollouts") as advance:
         for batch in context.batches():
             all_problems = [next(remaining) for _ in range(len(batch.groups))]
             for part, groups in parts(batch, rows_at_once):
-                problems = all_problems[groups]
+                problems, wrong = all_problems[groups], wrong_rows(part, correct)
                 if column is not None:
-                    solutions = of_groups(part, column)
+                    solutions = dict(enumerate(of_groups(part, column)))
                 elif solution_from == "reference":
-                    solutions = [reference_of(problem) for problem in problems]
+                    solutions = dict(enumerate(map(reference_of, problems)))
                 else:
-                    solutions = worked(context, problems, OTHERWISE)
-                wrong = wrong_rows(part, correct, solutions)
+                    solutions = worked_of(context, part, problems, wrong, OTHERWISE)
+                wrong = wrong[[bool(solutions[group]) for group in part.groups.ids[wrong].tolist()]]
+                counts = _Counts(attempts=len(wrong))
                 answers = _criticised(
                     context, part, problems, wrong, solutions, separator, proposals, solver, critic, critic_tokens
                 )
                 targets = _targets(context, part, problems, wrong, answers, separator, counts)
-                yield _with_kept(context, part, problems, targets, k, needed, correct, counts)
+                made = _with_kept(context, part, problems, targets, k, needed, correct, counts)
+                context.count(**asdict(counts))
+                yield made
                 advance(len(part))
+    counts = _Counts(**context.tally)
     print(
         f"intervene: {counts.attempts:,} wrong rollouts; {counts.proposals:,} proposals could be read, "
         f"{counts.leaks:,} of them gave the answer away; {counts.tried:,} were tried, {counts.kept:,} kept",
@@ -192,18 +198,15 @@ def intervene(
     )
 
 
-def wrong_rows(batch: Rollouts, correct: float, solutions: Sequence[str | None]) -> Array:
-    """The rows whose first error is looked for: wrong, with a solution, and unlike those before them in the group."""
-    rows = own_rows(batch, "intervene", without=NOT_ASKED, needs="reward")
+def wrong_rows(batch: Rollouts, correct: float) -> Array:
+    """[M] the rows whose first error is looked for: wrong, and unlike those before them in the group."""
+    rows = own_rows(batch, "intervene", without=NOT_ASKED, needs=("reward",))
     reward, groups = batch.numbers("reward"), batch.groups.ids
-    if np.isnan(reward[rows]).any():
-        row = int(rows[np.isnan(reward[rows])][0])
-        raise DataError(f"row {row}, column 'reward': not a number; run `apportion score IN -o OUT` first")
     seen: set[tuple[int, bytes]] = set()
     kept: list[int] = []
     for row in rows[reward[rows] < correct].tolist():
         key = int(groups[row]), batch.token_ids[row].tobytes()
-        if solutions[key[0]] and key not in seen:
+        if key not in seen:
             kept.append(row)
             seen.add(key)
     return np.array(kept, np.int64)
@@ -211,7 +214,7 @@ def wrong_rows(batch: Rollouts, correct: float, solutions: Sequence[str | None])
 
 def _criticised(
     context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array,
-    solutions: Sequence[str | None], separator: str, proposals: int, solver: str, critic: str, max_tokens: int,
+    solutions: Mapping[int, Any], separator: str, proposals: int, solver: str, critic: str, max_tokens: int,
 ) -> list[list[Completion]]:  # fmt: skip
     """The critic's answers about each row."""
     sampling = replace(context.sampling, max_tokens=max_tokens)
@@ -256,13 +259,14 @@ def _targets(
     """What is tried: for each row the first proposal that can be read and gives nothing away."""
     offsets, groups = TokenOffsets(context.tokenizer), batch.groups.ids
     room = context_length(context) - batch.ragged("prompt_ids").segments.sizes
-    counts.attempts += len(rows)
     found: list[_Target] = []
     for row, made in zip(rows.tolist(), answers, strict=True):
         read = [(each, intervention_of(text)) for each, text in zip(made, texts_of(context, made), strict=True)]
         sound = [(each, proposal) for each, proposal in read if proposal is not None]
-        answer = reference_of(problems[int(groups[row])])
-        silent = [(each, proposal) for each, proposal in sound if not leaks(proposal.content, answer)]
+        right = answers_of(problems[int(groups[row])])
+        silent = [
+            (each, proposal) for each, proposal in sound if not any(leaks(proposal.content, one) for one in right)
+        ]
         counts.proposals += len(sound)
         counts.leaks += len(sound) - len(silent)
         for completion, proposal in silent[:1]:

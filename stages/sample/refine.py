@@ -1,5 +1,6 @@
 """Search-R2's sampling: rollouts that a refiner cuts at their first faulty step, and the policy writes on from there."""
 
+import math
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from ...formats.errors import UsageError
 from ...formats.rollouts import Rollouts
-from ...formats.schema import ERROR, FIELDS
+from ...formats.schema import FIELDS
 from ...formats.segments import Array
 from ..driver import require
 from ..environments import is_played
@@ -20,7 +21,7 @@ from ..tasks import Problem
 from ..wording import check_template, filled
 from ._judge import asked, question_of
 from ._replay import Replay, columns_after
-from ._revisions import numbered, step_texts
+from ._revisions import NOT_ASKED, numbered, step_texts
 from ._rows import derived_seed, sampled_columns
 from ._source import ADDED, own_rows, with_rows
 from ._steps import joined
@@ -66,8 +67,9 @@ def refine(
     flagged `refined`, with `parent_id` and `fork`, its mask true on all of its response and its kept tokens with the
     log-probabilities they have. It takes the place of its parent, whether it is better or not; the parent stays in the
     file as a probe, which is scored and never trained on. -n is not used, and --max-tokens bounds the whole response.
-    Probes, evals and rows that are flagged accepted already are not looked at, so that running it on its own output,
-    split into steps again, is a second revision.
+    Not looked at are rows that are accepted already, so that running it on its own output, split into steps again, is a
+    second revision; and, as nothing that the policy wrote from the prompt alone, probes, evals, and rows flagged
+    filtered, error, retried, reflection, guided, intervention, edited, partial or demonstration.
 
     The refiner's verdict stands in the rows that it judged: `accept_probability`, the share of its votes that accept,
     and `cut_step`, the number of steps kept. `reward`, and what else the file knows of its rows, is missing in the new
@@ -98,6 +100,10 @@ def refine(
     at_least_one("refine", votes=votes, refiner_tokens=refiner_tokens)
     if not 0 <= threshold <= 1:
         raise UsageError(f"option 'threshold' of strategy 'refine': {threshold}, needed is 0 to 1")
+    if refiner_temperature is not None and not 0 <= refiner_temperature < math.inf:
+        raise UsageError(
+            f"option 'refiner_temperature' of strategy 'refine': {refiner_temperature}, needed is 0 or more"
+        )
     if refiner_temperature is None:
         refiner_temperature = context.sampling.temperature if votes > 1 else 0.0
     refiner = refiner or REFINER
@@ -143,7 +149,7 @@ def verdict_of(answers: Sequence[str], steps: int, threshold: float = 0.5) -> Ve
 
 def _judged(batch: Rollouts, *, played: bool) -> Array:
     """The rows the refiner is asked about."""
-    return own_rows(batch, "refine", without=(ACCEPTED, ERROR), needs="step.start", played=played)
+    return own_rows(batch, "refine", without=(ACCEPTED, *NOT_ASKED), needs=("step.start",), played=played)
 
 
 def refiner_questions(

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -10,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...formats.errors import DataError
 from ...formats.rollouts import Rollouts
 from ...formats.schema import ERROR, FIELDS, GUIDED, REFLECTION, arrow_type
 from ...formats.segments import Array
@@ -108,7 +108,7 @@ def retry(
     reflector: str | None = None,
     guidance: str | None = None,
     reflection_tokens: int = 4096,
-    parents: Literal["keep", "suffix"] = "keep",
+    parents: Literal["suffix", "keep"] = "suffix",
     reflections: Literal["keep", "drop"] = "keep",
     correct: float = 1.0,
     rows_at_once: int = 2048,
@@ -119,7 +119,8 @@ def retry(
     to be different. The tokens before that step are kept, and the rest is sampled again with the reflection in the
     prompt. The new row, flagged `retried`, is the copy without it: `prompt_ids` is its parent's, `behaviour_prompt_ids`
     what the policy read, and `token.logprob` is under that, so that a ratio of the two corrects for the reflection. It
-    has `parent_id` and `fork`, and its mask is false before the fork: trained is what follows the pivot.
+    has `parent_id` and `fork`, and its mask is false before the fork, as its parent's then is: trained is what follows the
+    pivot.
 
     A reflection is what stands between the first { and the last }. It counts where that is JSON with
     trajectory_summary, root_cause_analysis and trajectory_outcome; the outcome "success" asks for no second try,
@@ -137,8 +138,9 @@ def retry(
 
     Rows that were reflected on get `reflection` (the JSON, null where it does not count) and `retry_step`. `reward` of
     retries is missing: score them. The step ruler (`score --with steps`) says what a step is; --max-tokens bounds
-    the whole response, and -n is not used. Probes, evals and earlier retries are not reflected on. How many reflections
-    counted is said on standard error.
+    the whole response, and -n is not used. Passed over are probes, evals, and rows flagged filtered, error, retried,
+    reflection, guided, intervention, edited, partial or demonstration. How many reflections counted is said on standard
+    error.
 
     Args:
         reflector: what the policy is asked; {question} and {steps} are replaced. None is our wording, in this file.
@@ -147,19 +149,20 @@ def retry(
         reflection_tokens: budget of a reflection. A question beyond the policy's context is refused.
         reflections: "drop" leaves out reflections and guided tries as rows of their own.
         correct: reward from which a rollout is right.
-        parents: "suffix" makes the mask of a rollout false before its retry's fork, too, as the paper does; "keep"
-            leaves it as it is.
+        parents: "suffix" makes the mask of a rollout false before its retry's fork, too, so that both are compared by
+            what follows the pivot alone; "keep" leaves it as it is.
         rows_at_once: rollouts reflected on before a part of the file is written (at least a group's); bounds the
             memory.
 
     Raises:
         UsageError: a template without a name; a question beyond the model's context. DataError: rows without steps, or
-            without reward where reflections are kept; an environment that cannot be brought back.
+            without reward where reflections are kept; an environment that cannot be brought back; a file that has these
+            retries already.
 
     Departures: 1. The reflection stands at the end of the prompt, not before the step that is done anew, so that prompt and
         response remain two lists of ids. 2. Without an environment a retry helped where it alone is right, as in the
         released code for mathematics. A guided try is masked before its pivot, which that code leaves out. 3. `true` is no
-        step: our reading. 4. Their parents are masked before the pivot; here that is an option.
+        step: our reading.
     """
     file = context.rollouts
     assert file is not None, "sample opens it for a strategy that needs --from"
@@ -170,12 +173,14 @@ def retry(
     needed = ("step.start", "step.end", *(("reward",) if reflections == "keep" else ()))
     require(file, needed, "strategy 'retry'")
     remaining = iter(context.problems)
-    asked = sound = tried = kept = 0
     with progress(file.num_rows, "retry, rollouts") as advance:
         for batch in context.batches():
             problems = [next(remaining) for _ in range(len(batch.groups))]
             for part, groups in parts(batch, rows_at_once):
-                rows = own_rows(part, "retry", without=NOT_ASKED, needs="step.start", played=is_played(context.task))
+                rows = own_rows(
+                    part, "retry", without=NOT_ASKED, needs=[path for path in needed if path != "step.end"],
+                    played=is_played(context.task),
+                )  # fmt: skip
                 own = problems[groups]
                 answers = _asked(
                     context, part, rows, reflection_questions(context, part, own, rows, reflector), reflection_tokens
@@ -187,22 +192,27 @@ def retry(
                 again = {row: own[int(place[row])] for row in forks}
                 guided = [asking(problem, guidance, reflection=found[row].text) for row, problem in again.items()]
                 tries = _tried(context, part, forks, list(again.values()), guided)
-                asked, sound, tried = asked + len(rows), sound + len(found), tried + len(forks)
                 told = _told(part, rows, found)
                 if parents == "suffix":
-                    told = _masked(told, forks)
+                    told = _masked(
+                        told, {row: forks[row] for row, each in tries.items() if each.made.finish_reason != ERROR}
+                    )
                 made = _with_retries(context, told, forks, tries)
+                lessons: list[tuple[int, str, _Answer]] = []
                 if reflections == "keep":
                     better, perfect = _helped(context, part, own, found, tries, correct)
                     lessons = [(row, REFLECTION, answers[row]) for row in sorted([*better, *perfect])]
                     lessons += [(row, GUIDED, tries[row]) for row in better]
                     made = _with_lessons(context, made, part, lessons)
-                    kept += len(lessons)
+                context.count(reflections=len(rows), sound=len(found), retries=len(forks), lessons=len(lessons))
                 yield made
                 advance(len(part))
-    also = f", {kept:,} rows to learn that from" if reflections == "keep" else ""
+    counts = Counter(context.tally)
+    also = f", {counts['lessons']:,} rows to learn that from" if reflections == "keep" else ""
     print(
-        f"retry: {asked:,} reflections, {sound:,} of them sound; {tried:,} rollouts tried again{also}", file=sys.stderr
+        f"retry: {counts['reflections']:,} reflections, {counts['sound']:,} of them sound; "
+        f"{counts['retries']:,} rollouts tried again{also}",
+        file=sys.stderr,
     )
 
 
@@ -337,9 +347,6 @@ def _helped(
 ) -> tuple[list[int], list[int]]:  # fmt: skip
     """(wrong rows whose second try is right, right rows in which nothing was found to change)."""
     reward, groups = batch.numbers("reward"), batch.groups.ids
-    unknown = [row for row in found if np.isnan(reward[row])]
-    if unknown:
-        raise DataError(f"row {unknown[0]}, column 'reward': not a number; run `apportion score IN -o OUT` first")
     texts = context.tokenizer.batch_decode(
         [[*each.prefix, *each.made.ids.tolist()] for each in tries.values()], skip_special_tokens=True
     ) if tries else []  # fmt: skip

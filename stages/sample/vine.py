@@ -95,7 +95,7 @@ def _states(
     environment that is `played`, took part in."""
     needs = "step.start" if at == "steps" else "token.logprob"
     own = np.zeros(len(batch), bool)
-    own[own_rows(batch, "vine", without=(ERROR,), needs=needs, played=played)] = True
+    own[own_rows(batch, "vine", without=(ERROR,), needs=(needs,), played=played)] = True
     if at == "steps":
         starts = batch.ragged("step.start")
         rows, forks = starts.segments.ids, starts.values.astype(np.int64)

@@ -1,11 +1,12 @@
 """Edges: what each edge of a team's communication graph did for its success."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from ...formats.errors import DataError
+from ...formats.errors import DataError, UsageError
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.schema import ERROR
@@ -24,25 +25,34 @@ def edges(rollouts: Rollouts, *, correct: float = 0.5, ddof: int = 0, eps: float
 
     Args:
         correct: a team succeeded if its reward is above.
-        ddof: divisor n - ddof of the std.
-        eps: added to the std.
+        ddof: 0 or 1; the std's divisor is n - ddof.
+        eps: added to the std, 0 or more.
 
     Returns:
         {"edge.success": S_ij, "edge.advantage": A_ij}: the same in all rows of a group, whether the edge is in their graph
         or not. An edge never drawn has 0 for both; if all succeed equally often, A is 0.
 
     Raises:
-        DataError: a team without a reward; lists of unequal length.
+        UsageError: an option out of range. DataError: a team without a reward; lists of unequal length.
 
     Departures: that the std is the population's, and what happens to edges never drawn, is known second-hand; ddof=1 is the
         other reading.
     """
+    check_spread("scorer 'edges'", ddof, eps)
     drawn = Drawn.of(rollouts, correct)
     success, advantage = drawn.credit(ddof, eps)
     return {
         "edge.success": drawn.leaf(success.astype(np.float32)),
         "edge.advantage": drawn.leaf(advantage.astype(np.float32)),
     }
+
+
+def check_spread(who: str, ddof: int, eps: float) -> None:
+    """UsageError for what no std can be divided by."""
+    if ddof not in (0, 1):
+        raise UsageError(f"option 'ddof' of {who}: {ddof}, needed is 0 or 1")
+    if not 0 <= eps < math.inf:
+        raise UsageError(f"option 'eps' of {who}: {eps}, needed is a number, 0 or more")
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +118,10 @@ class Drawn:
         success = won / np.maximum(count, 1)
         met = np.flatnonzero(count > 0)
         each = Segments.of_runs(distinct[0][met])  # sorted by group
-        centred = np.where(
-            each.spread(each.constant(success[met])), 0.0, success[met] - each.spread(each.mean(success[met]))
-        )
+        centred = success[met] - each.spread(each.mean(success[met]))
+        std = each.spread(each.std(success[met], ddof=ddof))  # exactly 0 where all are equal, and nowhere else
         advantage = np.zeros(len(success))
-        advantage[met] = centred / (each.spread(each.std(success[met], ddof=ddof)) + eps)
+        advantage[met] = np.divide(centred, std + eps, out=np.zeros(len(std)), where=std > 0)
         return success[place], advantage[place]
 
     def leaf(self, values: Array) -> Ragged:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from apportion.formats.errors import DataError, UsageError
@@ -150,12 +151,24 @@ def test_only_what_the_policy_made_of_the_prompt_is_looked_at() -> None:
     assert library(batch).equals(library(batch_of(WON, LOST)))
     nothing = library(batch.with_columns({"purpose": ["probe"] * 3}))
     assert nothing.num_rows == 0
+    reflected = batch_of(WON, LOST, (1.0, [("asked", "1")])).with_flag("reflection", np.array([False, False, True]))
+    assert library(reflected).equals(library(batch_of(WON, LOST)))
 
 
 def test_faults() -> None:
     with pytest.raises(DataError, match="row 1, column 'reward': missing"):
         library(batch_of(WON, (float("nan"), LOST[1])))
-    for options in ({"similarity": 0.0}, {"novelty": 1.5}, {"max_clusters": 0}, {"warnings_per_level": 0}):
+    unseen = batch_of(WON, LOST).with_columns({"step.state": [["dark", "light"], None]})
+    with pytest.raises(DataError, match=r"row 1, column 'step\.state': missing"):
+        library(unseen)
+    with pytest.raises(
+        UsageError, match=r"unknown level of option 'templates' .* 'principel'; did you mean 'principle'"
+    ):
+        library(batch_of(WON), templates={"principel": "x"})
+    for options in (
+        {"similarity": 0.0}, {"novelty": 1.5}, {"max_clusters": 0}, {"warnings_per_level": 0}, {"successes": -1},
+        {"failures": -1}, {"compared": -1}, {"characters": -1}, {"warning_score": float("nan")}, {"max_tokens": 0},
+    ):  # fmt: skip
         with pytest.raises(UsageError, match="memory 'experience'"):
             library(batch_of(WON), **options)
 

@@ -63,6 +63,30 @@ def test_where_there_is_nothing_to_compare_it_is_exactly_0() -> None:
     assert advantages(teams([({(0, 1)}, 1.0), ({(0, 1)}, 0.0), (set(), 1.0)])) == [0.0] * 4  # one edge
 
 
+def test_a_group_with_nothing_to_compare_is_no_division_by_zero_without_eps() -> None:
+    alike = teams([(kept, 1.0) for kept, _ in WORKED])
+    assert advantages(alike, eps=0.0) == [0.0] * 4
+    np.testing.assert_allclose(advantages(teams(WORKED), eps=0.0), [-0.267261, -1.069045, 1.336306, 0], atol=2e-6)
+    learnt = graph(iter([alike]), None, eps=0.0)
+    np.testing.assert_allclose(learnt["probability"].to_pylist(), [0.6, 0.5, 0.2, 0.4], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ddof": 2}, "option 'ddof' of scorer 'edges': 2, needed is 0 or 1"),
+        ({"ddof": -1}, "option 'ddof' of scorer 'edges': -1"),
+        ({"eps": -1.0}, r"option 'eps' of scorer 'edges': -1\.0, needed is a number, 0 or more"),
+        ({"eps": float("nan")}, "option 'eps' of scorer 'edges': nan"),
+    ],
+)
+def test_what_no_std_can_be_divided_by(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        edges(teams(WORKED), **options)
+    with pytest.raises(UsageError, match=message.replace("scorer 'edges'", "memory 'graph'")):
+        graph(iter([teams(WORKED)]), None, **options)
+
+
 def test_groups_are_apart_and_their_order_does_not_matter() -> None:
     other: Teams = [({(0, 3)}, 1.0), ({(0, 1)}, 0.0), (set(), 0.0)]
     both = edges(teams(WORKED, other))["edge.advantage"]
@@ -174,8 +198,9 @@ def test_what_cannot_be_learnt_from_is_refused() -> None:
     fewer = {pair: CHANCES[pair] for pair in PAIRS[:3]}
     with pytest.raises(DataError, match="edge 0-3 was drawn by another graph"):
         graph(iter([teams(WORKED)]), graph(iter([teams(WORKED, chances=fewer)]), None, lr=1e-9))
-    with pytest.raises(UsageError, match="lr 0"):
-        graph(iter([teams(WORKED)]), None, lr=0.0)
+    for lr in (0.0, float("inf"), float("nan")):
+        with pytest.raises(UsageError, match=f"lr {lr}"):
+            graph(iter([teams(WORKED)]), None, lr=lr)
 
 
 def test_no_graphs_drawn_is_no_division_by_zero() -> None:

@@ -82,6 +82,19 @@ def test_only_what_the_policy_made_of_the_prompt_counts() -> None:
     batch = rollouts({"a": [1, 0, 1, 0, 1]}).with_columns({"purpose": ["train", "probe", "eval", None, "train"]})
     batch = batch.with_flag("hinted", np.array([False] * 4 + [True]))
     assert remembered(batch)["reward"].to_pylist() == [1.0, 0.0]
+    for flag in (
+        "error",
+        "retried",
+        "reflection",
+        "guided",
+        "refined",
+        "intervention",
+        "edited",
+        "partial",
+        "demonstration",
+    ):
+        flagged = batch.with_flag(flag, np.array([True] + [False] * 4))
+        assert remembered(flagged)["reward"].to_pylist() == [0.0], flag
     nothing = remembered(batch.take(np.array([1, 2])))
     assert nothing.num_rows == 0
     assert remembered(batch.take(np.array([1])), rollouts({"a": [1]}))["iteration"].to_pylist() == [0]

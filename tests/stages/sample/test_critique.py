@@ -279,3 +279,17 @@ def test_a_task_that_cannot_tell_steps(criticised: Criticised, tmp_path: Path) -
     sample(task=str(tmp_path / "problems.jsonl"), prompts=1, n=1, max_tokens=8, device="cpu", out=tmp_path / "other")
     with pytest.raises(UsageError, match=r"problems\.jsonl' cannot tell right steps from wrong ones, which strategy"):
         criticised("verdict", tmp_path / "other")
+
+
+def test_lessons_are_not_criticised(criticised: Criticised, tmp_path: Path) -> None:
+    """Nor are their questions problems that the task would have solutions of."""
+    first = criticised("verdict")
+    (tmp_path / "verdict").rename(tmp_path / "first")
+    both = criticised("reflection", tmp_path / "first")
+    alone = criticised("reflection")
+    names = [row["rollout_id"] for row in lessons(first)]
+    assert sorted(row["rollout_id"] for row in lessons(both)) == sorted(
+        names + [row["rollout_id"] for row in lessons(alone)]
+    )
+    with pytest.raises(DataError, match="is there already: the same policy, --seed and --round made it"):
+        criticised("verdict", tmp_path / "first")

@@ -195,6 +195,8 @@ def test_from_round_to_round(cli: Cli, tmp_path: Path) -> None:
         (["library=none"], "none: no such file"),
         (["template=text"], "no {advice} in it"),
         (["warning=text"], "no {text} in it"),
+        (["strategies=-1"], "option 'strategies' of strategy 'experience': -1, needed is 0 or more"),
+        (["characters=-1"], "option 'characters' of strategy 'experience': -1, needed is 0 or more"),
     ],
 )
 def test_faults(options: list[str], message: str, cli: Cli, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit import assign_credit
+from apportion.stages.models import ENGINES
 from apportion.stages.models.policy import load_tokenizer
 from apportion.stages.sample import sample
 from apportion.stages.sample._edits import (
@@ -197,6 +198,33 @@ def test_a_far_edit_may_be_kept(injected: Injected, scripted: Callable[..., Any]
     scripted(lambda text: "something else\n```" if step_in(text) else None)
     assert not injected(max_edit_ratio=0.5).flagged("edited").any()
     assert injected(max_edit_ratio=1.0).flagged("edited").any()
+
+
+def test_boxes_of_the_whole_rejected_step_may_be_opened(
+    stepped: Path, injected: Injected, scripted: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Those of the sentences before the edit, too; and an edit that only opens one changes nothing."""
+    tokenizer, batch = load_tokenizer("builtin:tiny"), RolloutFile(stepped).read()
+    text = "So \\boxed{1}. a. b. c. d=\\boxed{2}"
+    ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    row = batch.take(np.array([0])).with_columns({
+        "token.id": [ids], "token.mask": [[True] * len(ids)], "reward": [1.0], "step.start": [[0]],
+        "step.end": [[len(ids)]],
+    })  # fmt: skip
+    bare = Rollouts(row.table.select([name for name in row.table.column_names if name not in ("token", "step")]))
+    bare = bare.with_columns({path: row.arrow(path) for path in ("token.id", "token.mask", "step.start", "step.end")})
+    write_rollouts(tmp_path / "boxed", [bare], Provenance())
+    for answer, unbox, expected in (
+        ("a. b. c. d=\\boxed{3}", True, "So 1. a. b. c. d=3"),
+        ("a. b. c. d=\\boxed{3}", False, "So \\boxed{1}. a. b. c. d=\\boxed{3}"),
+        ("a. b. c. d=\\boxed{2}", True, None),
+    ):
+        scripted(lambda read, answer=answer: f"{answer}\n```" if step_in(read) else None)
+        after = injected(tmp_path / "boxed", need_wrong=False, unbox=unbox)
+        made = after.take(np.flatnonzero(after.flagged("edited"))).strings("text")
+        assert made == ([] if expected is None else [expected])
+        ENGINES.remove("scripted")
+    scripted(lambda read: None)
 
 
 def test_headers_are_no_part_of_the_step(injected: Injected, scripted: Callable[..., Any]) -> None:

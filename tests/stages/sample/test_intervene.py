@@ -1,5 +1,6 @@
 """InT's sampling: what a critic's answer means, and which interventions are kept."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,59 @@ def test_what_gives_the_answer_away_is_not_tried(
     after = intervened()
     assert not after.flagged("intervention").any()
     assert "0 were tried, 0 kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("reference", "kept"),
+    [
+        ({"answer": "A", "metadata": {"from": "elsewhere"}}, False),
+        (["of no use", "A"], False),
+        (["of no use", 10**9], True),
+        ({"answer": "of no use", "metadata": {"from": "A"}}, True),
+        (None, True),
+    ],
+)
+def test_the_final_answer_is_found_in_references_of_any_kind(
+    scored: Path, intervened: Intervened, scripted: Callable[..., Any], capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, reference: Any, kept: bool,
+) -> None:  # fmt: skip
+    """Those of reasoning_gym are an answer and what belongs to it, those of a table may be several. A: what is proposed."""
+    batch = RolloutFile(scored).read()
+    batch = batch.take(np.flatnonzero(batch.groups.ids == batch.groups.ids[batch.numbers("reward") < 1][0]))
+    answer = str(json.loads(batch.strings("reference")[0]))
+    proposed = json.dumps(reference).replace('"A"', '"12345"')
+    columns = {"reference": [proposed] * len(batch), "task": [str(tmp_path / "t.jsonl")] * len(batch)}
+    (tmp_path / "t.jsonl").write_text('{"question": "1+1", "answer": "2"}\n')
+    write_rollouts(
+        tmp_path / "other", [batch.with_columns(columns | {"task_options": ["{}"] * len(batch)})], Provenance()
+    )
+    assert answer != "12345"
+    scripted(critic(lambda solution: "it is 12345"))
+    intervened(tmp_path / "other", solution_from="reference", correct=1.0)
+    said = capsys.readouterr().err
+    proposals = int(said.partition(" proposals could be read, ")[0].rpartition(" ")[2])
+    leaked = int(said.partition(" of them gave the answer away")[0].rpartition(" ")[2])
+    assert proposals > 0
+    assert leaked == (0 if kept else proposals)
+
+
+def test_groups_that_are_no_problems_of_the_task_are_passed_over(
+    scored: Path, intervened: Intervened, scripted: Callable[..., Any], tmp_path: Path
+) -> None:
+    """As `critique` and `retry` leave them behind their groups: the task has no solution of those."""
+    settings = {
+        "of": "intervention",
+        "solver": "SOLVED {question} {solution}",
+        "critic": "CHECKED {attempt}",
+        "separator": "\n",
+    }
+    sample(strategy="critique", rollouts=scored, settings=settings, out=tmp_path / "lessons")
+    scripted(critic(first_line))
+    plain, after = intervened(), intervened(tmp_path / "lessons")
+    made = [each.take(np.flatnonzero(each.flagged("intervention"))) for each in (plain, after)]
+    assert RolloutFile(tmp_path / "lessons").read().flagged("demonstration").any()
+    assert made[0].strings("rollout_id") == made[1].strings("rollout_id") != []
+    assert made[0].strings("text") == made[1].strings("text")
 
 
 def test_interventions_can_be_learnt(

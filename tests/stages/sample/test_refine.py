@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.formats.invariants import broken_invariants
-from apportion.formats.parquet import RolloutFile
+from apportion.formats.parquet import RolloutFile, write_rollouts
+from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit import assign_credit
 from apportion.stages.sample import sample
@@ -212,6 +213,28 @@ def test_what_is_needed(refined: Refined, stepped: Path, tmp_path: Path) -> None
         refined(threshold=2.0)
     with pytest.raises(UsageError, match="option 'votes' of strategy 'refine': 0, needed is 1 or more"):
         refined(votes=0)
+    for temperature in (-1.0, float("nan")):
+        with pytest.raises(UsageError, match=f"option 'refiner_temperature' .*: {temperature}, needed is 0 or more"):
+            refined(refiner_temperature=temperature)
     sample(prompts=1, n=1, max_tokens=8, device="cpu", out=tmp_path / "bare")
     with pytest.raises(DataError, match=r"step\.start"):
         refined(tmp_path / "bare")
+
+
+@pytest.mark.parametrize("flag", ["filtered", "error", "retried", "guided", "intervention", "partial", "demonstration"])
+def test_what_the_policy_did_not_write_from_the_prompt_alone_is_not_looked_at(
+    refined: Refined, scripted: Callable[..., Any], stepped: Path, tmp_path: Path, flag: str
+) -> None:
+    """Nor is it refused: its mask may be false on a part of it."""
+    opened = scripted(lambda text: "CUT 1" if solution(text) is not None else None)
+    batch = RolloutFile(stepped).read()
+    mask = batch.mask.copy()
+    mask[: len(batch.token_ids[0]) // 2] = False
+    batch = batch.with_columns({"token.mask": batch.token_ids.with_values(mask)})
+    write_rollouts(tmp_path / "flagged", [batch.with_flag(flag, np.arange(12) == 0)], Provenance())
+    after = refined(tmp_path / "flagged", options={"engine": "scripted"})
+    assert len(opened[0].read) == 11
+    name = batch.strings("rollout_id")[0]
+    assert name not in after.strings("parent_id")
+    (row,) = (each for each in after.table.to_pylist() if each["rollout_id"] == name)
+    assert (row["purpose"], row["accept_probability"], row["flags"]) == ("train", None, [flag])

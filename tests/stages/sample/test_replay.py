@@ -158,9 +158,9 @@ def lucky(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("columns", "fork", "message"),
     [
-        ({"environment_seed": [1, 2, 3, 4]}, 2, "row 0: its environment cannot be brought back to turn 1"),
-        ({"environment_seed": [None, 2, 3, 4]}, 2, "row 0, column 'environment_seed': missing"),
-        ({}, None, "row 0: no turn begins at token 1"),
+        ({"environment_seed": [1, 2, 3, 4]}, 2, "rollout 'p0@.*/0': its environment cannot be brought back to turn 1"),
+        ({"environment_seed": [None, 2, 3, 4]}, 2, "rollout 'p0@.*/0', column 'environment_seed': missing"),
+        ({}, None, "rollout 'p0@.*/0': no turn begins at token 1"),
     ],
 )
 def test_what_cannot_be_brought_back_is_refused(

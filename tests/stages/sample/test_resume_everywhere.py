@@ -144,12 +144,19 @@ def test_every_strategy_has_a_case() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_in_parts_makes_the_same_file(
-    case: str, sources: Path, tmp_path: Path, scripted: Callable[..., Any]
+    case: str, sources: Path, tmp_path: Path, scripted: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     scripted(reply)
     options = resolved(case, sources)
+
+    def told() -> list[str]:
+        return [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"{options['strategy']}: ")]
+
     sample(**options, out=tmp_path / "whole")
+    summary = told()
     assert in_parts(**options, out=tmp_path / "parts")[1] >= 3
+    assert told()[-1:] == summary, "the last part tells of all of it"
+    assert len(summary) == (options["strategy"] in ("retry", "intervene", "inject_errors", "critique"))
     whole, parts = RolloutFile(tmp_path / "whole"), RolloutFile(tmp_path / "parts")
     assert parts.read().table.equals(whole.read().table)
     assert parts.provenance == whole.provenance

@@ -1,7 +1,7 @@
 """R3L's sampling: which reflections count, and what is tried again."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,19 @@ import numpy as np
 import pytest
 import torch
 from apportion.formats.errors import DataError, UsageError
-from apportion.formats.parquet import RolloutFile
+from apportion.formats.parquet import RolloutFile, write_rollouts
+from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit import assign_credit
+from apportion.stages.models import ENGINES, EngineEntry
+from apportion.stages.models.engine import Completion, Request, Sampling
 from apportion.stages.models.policy import load_policy, load_tokenizer
 from apportion.stages.sample import sample
 from apportion.stages.sample.retry import reflection_of
 from apportion.stages.score import score
 from typer.testing import Result
+
+from .conftest import ScriptedEngine
 
 Retried = Callable[..., Rollouts]
 BASE = {"trajectory_summary": "a", "root_cause_analysis": "b", "trajectory_outcome": "failure"}
@@ -40,7 +45,7 @@ def retried(stepped: Path, tmp_path: Path) -> Retried:
             **{
                 "strategy": "retry",
                 "rollouts": rollouts,
-                "settings": SHORT | {"reflections": "drop"} | settings,
+                "settings": SHORT | {"reflections": "drop", "parents": "keep"} | settings,
                 "seed": 4,
                 "max_tokens": 40,
             }
@@ -288,6 +293,9 @@ def test_the_same_seed_makes_the_same_rows_in_any_parts(retried: Retried, script
         (report(2, "success_but_inefficient"), 2),
         (f"I see. {report(1)} That is all", 1),
         (f"```json\n{report(1)}\n```", 1),
+        (json.dumps(json.loads(report(1)) | {"trajectory_summary": {"a": "{{}", "b": ["}{"]}}), 1),
+        (json.dumps(json.loads(report(1)) | {"trajectory_summary": "ü \ud83d\ude00 \ud800"}), 1),
+        (report(2).replace('"c"', '"NaN, \\u007b"'), 2),
         (report(7, "success"), None),
         (json.dumps(BASE | {"trajectory_outcome": "success"}), None),
     ],
@@ -303,6 +311,8 @@ def test_sound_reflections(text: str, expected: int | None) -> None:
     "text",
     [
         "",
+        '{"retry_from_step": ' + "9" * 5_000 + "}",
+        report(10**30),
         "no braces",
         "} {",
         "{not json}",
@@ -337,3 +347,93 @@ def test_what_is_needed(retried: Retried, scripted: Callable[..., Any], tmp_path
     sample(prompts=1, n=1, max_tokens=8, device="cpu", out=tmp_path / "bare")
     with pytest.raises(DataError, match="score IN --with steps"):
         retried(tmp_path / "bare")
+
+
+def test_parents_lose_the_mask_of_what_they_share_unless_they_are_kept(
+    retried: Retried, scripted: Callable[..., Any], stepped: Path, tmp_path: Path
+) -> None:
+    scripted(from_second)
+    sample(
+        strategy="retry", rollouts=stepped, settings=SHORT, seed=4, max_tokens=40, device="cpu", engine="scripted",
+        out=tmp_path / "default",
+    )  # fmt: skip
+    default = RolloutFile(tmp_path / "default").read()
+    suffix, keep = (retried(parents=each, reflections="keep") for each in ("suffix", "keep"))
+    assert (
+        default.token_ids.with_values(default.mask)
+        .to_arrow()
+        .equals(suffix.token_ids.with_values(suffix.mask).to_arrow())
+    )
+    assert suffix.mask.sum() < keep.mask.sum()
+
+
+class FailingTries(ScriptedEngine):
+    """Every other second try fails."""
+
+    can_fail = True
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, on_progress: Callable[[int], None] | None = None
+    ) -> list[list[Completion]]:
+        failed = Completion(np.empty(0, np.int32), np.empty(0, np.float32), "error", error="the server is busy")
+        tries = ["trajectory" in self._policy.tokenizer.decode(list(request.prefix_ids)) for request in requests]
+        return [
+            [failed if is_try and seed % 2 else each for seed, each in zip(request.seeds, made, strict=True)]
+            for is_try, request, made in zip(tries, requests, super().generate(requests, sampling), strict=True)
+        ]
+
+
+def test_a_parent_whose_second_try_failed_keeps_its_mask(retried: Retried) -> None:
+    ENGINES.add(EngineEntry("failing", "for tests", (), lambda source, seed: FailingTries(source, from_second)))
+    try:
+        after = retried(options={"engine": "failing"}, parents="suffix")
+    finally:
+        ENGINES.remove("failing")
+    rows = {row["rollout_id"]: row for row in after.table.to_pylist()}
+    masked = {True: 0, False: 0}
+    for row in rows.values():
+        if "retried" in row["flags"]:
+            failed = "error" in row["flags"]
+            assert all(rows[row["parent_id"]]["token"]["mask"]) == failed
+            masked[failed] += 1
+    assert masked[True] > 0 < masked[False]
+
+
+def test_every_rollout_needs_a_reward_before_anything_is_asked(
+    stepped: Path, retried: Retried, scripted: Callable[..., Any], tmp_path: Path
+) -> None:
+    opened = scripted(lambda text: "nothing sound" if "0. " in text else None)
+    batch = RolloutFile(stepped).read()
+    reward = [None if row == 7 else each for row, each in enumerate(batch.numbers("reward"))]
+    write_rollouts(tmp_path / "torn", [batch.with_columns({"reward": reward})], Provenance())
+    with pytest.raises(DataError, match=f"rollout '{batch.strings('rollout_id')[7]}', column 'reward': missing"):
+        retried(tmp_path / "torn", reflections="keep")
+    assert opened[0].read == []
+    assert len(retried(tmp_path / "torn")) == 12
+
+
+def test_the_same_retries_are_not_made_twice(retried: Retried, scripted: Callable[..., Any], tmp_path: Path) -> None:
+    scripted(from_second)
+    once = retried()
+    (tmp_path / "retried").rename(tmp_path / "once")
+    name = once.strings("rollout_id")[int(np.flatnonzero(once.flagged("retried"))[0])]
+    with pytest.raises(DataError, match=f"rollout '{name}' is there already: .* give another --seed or --round"):
+        retried(tmp_path / "once")
+
+
+def test_rows_of_two_tasks_are_refused(
+    retried: Retried, scripted: Callable[..., Any], stepped: Path, tmp_path: Path
+) -> None:
+    """Whose verifier would have said what helped?"""
+    scripted(from_second)
+    batch = RolloutFile(stepped).read()
+    for columns, message in (
+        ({"task": ["arithmetic"] * 4 + ["other"] * 8}, "rows of two tasks, arithmetic .* and other"),
+        (
+            {"task_options": ["{}"] * 4 + ['{"terms": 2}'] * 8},
+            'rows of two tasks, arithmetic {} and arithmetic {"terms": 2}',
+        ),
+    ):
+        write_rollouts(tmp_path / "two", [batch.with_columns(columns)], Provenance(), force=True)
+        with pytest.raises(DataError, match=message):
+            retried(tmp_path / "two")
