@@ -18,6 +18,7 @@ from apportion.formats.rollouts import Rollouts
 from apportion.formats.schema import FILTERED, UNTRAINED
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.rows._filter import recounted
+from apportion.stages.train._objective import OBJECTIVES
 from apportion.stages.train._run import _trainable
 from apportion.stages.tree_build.prefix_tree import add_prefix_tree
 from apportion.stages.tree_build.state_groups import add_state_groups
@@ -156,11 +157,11 @@ def test_train_leaves_out_what_is_filtered(cli: Cli, four: Path, tmp_path: Path)
     rollouts = rollouts.with_columns({"prompt_ids": [[1]] * len(rollouts)})
     pq.write_table(rollouts.table, tmp_path / "ready.parquet")
     assert cli("filter", tmp_path / "ready.parquet", "--where", "reward > 0", "-o", out).exit_code == 0
-    used = _trainable([RolloutFile(out)], "token.advantage", False, "ppo", False)
+    used = _trainable([RolloutFile(out)], OBJECTIVES["ppo"], "token.advantage", False, False)
     assert used.strings("rollout_id") == ["r0", "r2", "r4", "r6"]
     assert cli("filter", out, "--where", "reward < 0", "-o", none).exit_code == 0
     with pytest.raises(DataError, match=r"no row to train on .purpose train, not flagged error or filtered, credit"):
-        _trainable([RolloutFile(none)], "token.advantage", False, "ppo", False)
+        _trainable([RolloutFile(none)], OBJECTIVES["ppo"], "token.advantage", False, False)
 
 
 FAULTS = {
