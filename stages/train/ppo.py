@@ -1,15 +1,13 @@
 """The clipped policy gradient."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from ...formats.errors import UsageError
+from ._kl import MAX_LOG_RATIO, Estimator, kl_penalty
 from ._objective import TokenBatch, objective
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-MAX_LOG_RATIO = 20.0  # e^20 is far beyond any clip; keeps exp finite
 
 
 @objective(
@@ -23,7 +21,7 @@ def ppo(
     clip_high: float = 0.2,
     dual_clip: float | None = None,
     kl_coef: float = 0.0,
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3",
+    kl_estimator: Estimator = "k3",
 ) -> "tuple[Tensor, Mapping[str, Tensor]]":
     """PPO's clipped surrogate per token, with an optional KL penalty to a reference policy.
 
@@ -64,14 +62,7 @@ def ppo(
         "kl_old": (torch.exp(-log_ratio) - 1 + log_ratio).detach(),
     }
     if kl_coef:
-        if tokens.reference_logprob is None:
-            raise UsageError("kl_coef needs the policy to stay near to; add --reference MODEL")
-        difference = tokens.reference_logprob - tokens.logprob
-        penalty = {
-            "k1": lambda: -difference,
-            "k2": lambda: difference.square() / 2,
-            "k3": lambda: torch.exp(difference.clamp(max=MAX_LOG_RATIO)) - difference - 1,
-        }[kl_estimator]()
+        penalty = kl_penalty(tokens, kl_estimator)
         loss = loss + kl_coef * penalty
         metrics["kl_reference"] = penalty.detach()
     return loss, metrics
