@@ -90,7 +90,8 @@ class Rollout:
             return act()
         except Exception as error:  # an environment may raise anything, and the other rollouts go on
             self.finish = "error"
-            self.error = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            self.error = said.encode("utf-8", "backslashreplace").decode()
             return None
 
     def act(self, action: Action) -> Outcome | None:
@@ -134,7 +135,7 @@ def _played(
     rows: list[Rollout] = []
     for index, problem in enumerate(problems):
         for seed in row_seeds(context, problem):
-            rows.append(Rollout(index, seed, task.environment(problem), derived_seed("environment", seed)))
+            rows.append(Rollout(index, seed, _world(task, problem), derived_seed("environment", seed)))
             rows[-1].reset()
     read = asked if advise is None else _advised(chat, problems, asked, rows, advise, context_length(context))
     Play(context, task, chat, [ids for _, ids in read], rows, advise).play(advance)
@@ -287,17 +288,42 @@ def columns_of(rows: Sequence[Rollout]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class NoWorld:
+    """Stands where an environment could not be had: to begin raises what that raised."""
+
+    why: Exception
+
+    def reset(self, seed: int) -> str:
+        raise self.why
+
+    def step(self, action: Action) -> Outcome:
+        raise self.why
+
+
+def _world(task: EnvironmentTask, problem: Problem) -> Environment:
+    try:
+        return task.environment(problem)
+    except Exception as error:  # as in `guarded`: the other rollouts go on
+        return NoWorld(error)
+
+
 def _key(state: Any) -> str:
     if not isinstance(state, str):
         raise TypeError(f"reset gave {state!r:.60}, needed is the key of a state, a text")
+    state.encode()
     return state
 
 
 def _checked(outcome: Any) -> Outcome:
+    """The outcome in plain Python's types. TypeError, ValueError (UnicodeEncodeError is one) for what cannot be kept."""
     if not isinstance(outcome, Outcome):
         raise TypeError(f"step gave {outcome!r:.60}, needed is an Outcome")
-    if not (isinstance(outcome.observation, str) and isinstance(outcome.state, str)):
-        raise TypeError("step gave an observation or a state that is no text")
-    if not math.isfinite(outcome.reward):
-        raise ValueError(f"step gave the reward {outcome.reward}")
-    return outcome
+    for text in (outcome.observation, outcome.state, outcome.kind):
+        if not isinstance(text, str):
+            raise TypeError("step gave an observation, a state or a kind that is no text")
+        text.encode()
+    reward = float(outcome.reward)
+    if not math.isfinite(reward):
+        raise ValueError(f"step gave the reward {reward}")
+    return replace(outcome, reward=reward, done=bool(outcome.done), valid=bool(outcome.valid))

@@ -1,7 +1,8 @@
 """Rollouts in which a policy and an environment take turns."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,13 @@ def ids_of(text: str) -> list[int]:
     return TOKENIZER(text, add_special_tokens=False)["input_ids"]
 
 
+# What worlds of others may answer: half a character (JSON can hold one), numbers of other libraries.
+ODD: Mapping[str, Mapping[str, Any]] = {
+    "1+1": {"observation": "\ud800"}, "2+2": {"state": "\ud800"}, "3+3": {"kind": 3}, "4+4": {"reward": None},
+    "5+5": {"reward": Decimal("0.5")}, "6+6": {"reward": torch.tensor(0.5), "done": np.bool_(True), "valid": 1},
+}  # fmt: skip
+
+
 @dataclass
 class Counting:
     """Say "1" to count up; at `goal` it is done. "boom" raises, "nonsense" answers nonsense."""
@@ -47,6 +55,8 @@ class Counting:
             raise RuntimeError("the world\nbroke")
         if "nonsense" in action.text:
             return Outcome(observation="", reward=float("nan"))
+        if action.text in ODD:
+            return replace(Outcome(observation="at 0"), **ODD[action.text])
         valid = action.text == "1"
         self.at += valid
         done = self.at == self.goal
@@ -74,6 +84,8 @@ class CountingTask:
         raise AssertionError("nothing to verify")
 
     def environment(self, problem: Problem) -> Counting:
+        if problem.reference == 98:
+            raise OSError("no server for \ud800")
         return Counting(problem.reference)
 
 
@@ -245,6 +257,27 @@ def test_an_environment_that_cannot_begin_gives_an_empty_flagged_row() -> None:
     row = row_of(run(Scripted(lambda *_: "1"), task=CountingTask(goal=99)))
     assert (row["token.id"], row["step.start"], row["flags"]) == ([], [], ["error"])
     assert row["error"] == "OSError: no world to be had"
+
+
+def test_what_cannot_be_kept_ends_its_own_rollout_and_other_numbers_are_numbers() -> None:
+    asked = list(ODD)
+    rollouts = run(Scripted(lambda row, turn: "1" if turn else asked[row]), n=len(asked), max_tokens=100)
+    rows = [row_of(rollouts, row) for row in range(len(asked))]
+    errors = [row["error"] for row in rows]
+    assert all("surrogates not allowed" in error for error in errors[:2])
+    assert errors[2] == "TypeError: step gave an observation, a state or a kind that is no text"
+    assert errors[3].startswith("TypeError: ")
+    assert [row["flags"] for row in rows[:4]] == [["error"]] * 4
+    assert [row["step.reward"][0] for row in rows[4:]] == [0.5, 0.5]
+    assert [(row["finish_reason"], row["error"]) for row in rows[4:]] == [("stop", None)] * 2
+    assert rows[5]["step.valid"] == [True]
+
+
+def test_a_world_that_cannot_be_had_is_an_error_of_its_rollout() -> None:
+    rollouts = run(Scripted(lambda *_: "1"), task=CountingTask(goal=98), n=2)
+    rows = [row_of(rollouts, row) for row in range(2)]
+    assert [row["error"] for row in rows] == ["OSError: no server for \\ud800"] * 2
+    assert [row["flags"] for row in rows] == [["error"]] * 2
 
 
 @pytest.fixture
