@@ -49,7 +49,9 @@ def train(
     beta2: Annotated[float, "AdamW's second-moment decay."] = 0.999,
     weight_decay: Annotated[float, "AdamW's decoupled weight decay."] = 0.0,
     max_grad_norm: Annotated[float, "Gradient norm is clipped to this; 0 is off."] = 1.0,
-    fresh_optimizer: Annotated[bool, "Start with an empty optimizer state even where the model has one."] = False,
+    fresh_optimizer: Annotated[
+        bool, "Start with an empty optimizer state even where the model has one of this objective."
+    ] = False,
     allow_retokenized: Annotated[bool, "Train on a file whose token ids were made from text afterwards."] = False,
     seed: Annotated[int, "Seed of the order of minibatches and of blank weights."] = 0,
     device: Annotated[str, "auto, cpu, cuda, cuda:1 …"] = "auto",
@@ -59,10 +61,11 @@ def train(
     out: Annotated[Path, "Checkpoint directory to write.", OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Trained":
-    """Update a policy on rollouts with credit (ppo), on demonstrations (sft), or on preference pairs (dpo).
+    """Update a policy on rollouts with credit (ppo, opmd), on demonstrations (sft), or on preference pairs (dpo).
 
-    Writes a Hugging Face checkpoint with the optimizer's state, metrics.jsonl and the history that led to it. Probes,
-    evals and rows flagged `error` or `filtered` are never trained on.
+    Writes a Hugging Face checkpoint with the optimizer's state, metrics.jsonl and the history that led to it. The next
+    training of that checkpoint goes on with the state; with another objective, whose gradients are of another size, it
+    begins anew. Probes, evals and rows flagged `error` or `filtered` are never trained on.
     """
     given = dict(locals())
     from ._run import run

@@ -96,7 +96,7 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=given["lr"], betas=(given["beta1"], given["beta2"]), weight_decay=given["weight_decay"]
     )
-    done_before = 0 if given["fresh_optimizer"] else _load_optimizer(optimizer, model, policy.directory)
+    done_before = 0 if given["fresh_optimizer"] else _load_optimizer(optimizer, policy, chosen.name)
     names = ("lr", "epochs", "minibatch", "micro_tokens", "accumulate", "aggregation", "warmup", "schedule",
              "max_grad_norm", "seed")  # fmt: skip
     longest = given["norm_length"] or int(examples.responses.sizes.max())
@@ -116,7 +116,8 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
         counts={"rollouts": len(examples), "tokens": len(examples.mask.values), "updates": len(log)},
     )
     before = files[0].provenance.history if len(files) == 1 else ()
-    _save(out, policy, optimizer, done_before + len(log), log, Provenance(history=(*before, record)))
+    facts = {"updates": str(done_before + len(log)), "objective": chosen.name}
+    _save(out, policy, optimizer, facts, log, Provenance(history=(*before, record)))
     return Trained(str(out), len(examples), len(examples.mask.values), len(log), log[-1])
 
 
@@ -232,19 +233,27 @@ def _forward_dtype(name: str, device: Any) -> Any:
     return known[name]
 
 
-def _load_optimizer(optimizer: Any, model: Any, directory: Path | None) -> int:
-    """Restore AdamW's moments saved beside the weights; returns the updates they have seen (0 without any)."""
+def _load_optimizer(optimizer: Any, policy: Policy, objective: str) -> int:
+    """Restore AdamW's moments saved beside the weights, if they are of this objective; returns the updates they have
+    seen (0 without any)."""
     import torch
     from safetensors import safe_open
 
-    path = directory / OPTIMIZER_FILE if directory else None
+    path = policy.directory / OPTIMIZER_FILE if policy.directory else None
     if path is None or not path.is_file():
         return 0
-    updates = 0
     with safe_open(path, framework="pt") as stored:
-        updates = int((stored.metadata() or {}).get("updates", 0))
+        facts = stored.metadata() or {}
+        earlier = facts.get("objective", objective)
+        if earlier != objective:
+            print(
+                f"train: the optimizer's state beside the model is of objective {earlier!r}; {objective!r} begins anew",
+                file=sys.stderr,
+            )
+            return 0
+        updates = int(facts.get("updates", 0))
         keys = set(stored.keys())
-        for name, parameter in model.named_parameters():
+        for name, parameter in policy.model.named_parameters():
             if f"{name}.exp_avg" in keys:
                 optimizer.state[parameter] = {
                     "step": torch.tensor(float(updates)),
@@ -255,7 +264,12 @@ def _load_optimizer(optimizer: Any, model: Any, directory: Path | None) -> int:
 
 
 def _save(
-    out: Path, policy: Policy, optimizer: Any, updates: int, log: list[dict[str, float]], provenance: Provenance
+    out: Path,
+    policy: Policy,
+    optimizer: Any,
+    facts: dict[str, str],
+    log: list[dict[str, float]],
+    provenance: Provenance,
 ) -> None:
     from safetensors.torch import save_file
 
@@ -267,6 +281,6 @@ def _save(
     }
     with whole_directory(out) as folder:
         policy.save(folder)
-        save_file(moments, folder / OPTIMIZER_FILE, metadata={"updates": str(updates)})
+        save_file(moments, folder / OPTIMIZER_FILE, metadata=facts)
         (folder / METRICS_FILE).write_text("".join(json.dumps(entry) + "\n" for entry in log))
         (folder / HISTORY_FILE).write_text(provenance.to_json() + "\n")

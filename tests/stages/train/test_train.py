@@ -254,6 +254,20 @@ def test_a_fresh_optimizer_forgets(credit_file: Path, trained: Train, metrics_of
         assert stored.metadata()["updates"] == "1"
 
 
+def test_moments_of_another_objective_are_left(
+    credit_file: Path, trained: Train, weights_of: Weights, metrics_of: Metrics, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = trained(credit_file, "first", objective="sft")
+    second = trained(credit_file, "second", model=str(first))
+    assert "state beside the model is of objective 'sft'; 'ppo' begins anew" in capsys.readouterr().err
+    assert metrics_of(second)[0]["update"] == 0
+    anew = trained(credit_file, "anew", model=str(first), fresh_optimizer=True)
+    assert_close(weights_of(second), weights_of(anew), atol=0)
+    third = trained(credit_file, "third", model=str(second))
+    assert metrics_of(third)[0]["update"] == 1
+    assert capsys.readouterr().err == ""
+
+
 def test_the_checkpoint_loads_with_transformers(credit_file: Path, trained: Train, weights_of: Weights) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
