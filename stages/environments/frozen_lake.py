@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
+from ...formats.errors import UsageError
 from . import needed
 from .grids import Actions, GridTask, Render, grid_options
 from .gym_text import GymText
@@ -14,6 +15,7 @@ RULES = (
     "Move one cell at a time. Answer with one word: left, down, right or up."
 )
 REMINDER = "That names no move: left, down, right or up.\n"
+PATIENCE = 20_000  # maps drawn in a row without a way to the goal, about a second
 OPTIONS: Mapping[str, tuple[Any, Any]] = {
     "size": (int, 4),
     "ice": (float, 0.8),
@@ -43,8 +45,19 @@ def _shown(rows: Sequence[str], cell: int, options: Mapping[str, Any]) -> str:
 
 
 def _draw(rng: Random, options: Mapping[str, Any]) -> list[str]:
-    maps = needed("gymnasium.envs.toy_text.frozen_lake", "env/frozen_lake")
-    return maps.generate_random_map(size=options["size"], p=options["ice"], seed=rng.getrandbits(31))
+    """The map Gymnasium's generator gives for a seed. It draws until there is a way, which may be never: UsageError."""
+    size, ice = options["size"], options["ice"]
+    has_way = needed("gymnasium.envs.toy_text.frozen_lake", "env/frozen_lake").is_valid
+    chance = needed("gymnasium.utils.seeding", "env/frozen_lake").np_random(rng.getrandbits(31))[0]
+    for _ in range(PATIENCE):
+        cells = chance.choice(["F", "H"], (size, size), p=[ice, 1 - ice])
+        cells[0][0], cells[-1][-1] = "S", "G"
+        if has_way(cells, size):
+            return ["".join(row) for row in cells]
+    raise UsageError(
+        f"task 'env/frozen_lake': no way to the goal on any of {PATIENCE:,} maps drawn with size={size} and ice={ice}; "
+        "ask for more ice, or for smaller maps"
+    )
 
 
 def _play(rows: Sequence[str], options: Mapping[str, Any]) -> GymText:

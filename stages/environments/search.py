@@ -9,7 +9,7 @@ import numpy as np
 
 from ...formats.errors import DataError, UsageError
 from ..options import typed_values
-from ..tasks.file import READERS
+from ..tasks.file import READERS, rows_of
 from . import needed
 from .tools import ToolBox
 
@@ -61,20 +61,22 @@ def read_corpus(path: Path) -> tuple[list[str], list[str]]:
 
     UsageError when it is not there, DataError when a row has no text.
     """
-    if path.suffix.lower() not in READERS or not path.is_file():
+    if path.suffix.lower() not in READERS:
         raise UsageError(f"corpus {path}: needed is a file that ends in {', '.join(READERS)}")
     ids: list[str] = []
     texts: list[str] = []
     try:
-        for row in READERS[path.suffix.lower()](path):
+        for row in rows_of(path):
             text = row.get("text")
             if not isinstance(text, str) or not text.strip():
-                raise DataError(f"corpus {path}: row {len(ids)}, column 'text': {text!r:.40}, needed is a text")
+                raise DataError(f"{path}: row {len(ids)}, column 'text': {text!r:.40}, needed is a text")
             name = row.get("id")
             ids.append(str(len(ids) if name is None else name))
             texts.append(text)
-    except ValueError as error:
-        raise DataError(f"corpus {path}: {' '.join(str(error).split())}") from error
+    except UsageError as error:
+        raise UsageError(f"corpus {error}") from error
+    except DataError as error:
+        raise DataError(f"corpus {error}") from error
     if not ids:
         raise DataError(f"corpus {path}: no rows in it")
     return ids, texts
@@ -99,7 +101,9 @@ def search_box(spec: str, given: Mapping[str, Any]) -> tuple[ToolBox, dict[str, 
     needed("bm25s", spec)
     options = typed_values(OPTIONS, {name: given[name] for name in OPTIONS if name in given}, f"task {spec!r}")
     if not options["corpus"]:
-        raise UsageError(f"task {spec!r} needs the option 'corpus', a file with the columns id and text")
+        raise UsageError(
+            f"task {spec!r} needs the option 'corpus', a file with the columns id and text: --task-set corpus=texts.jsonl"
+        )
     for name in ("results", "characters"):
         if options[name] < 1:
             raise UsageError(f"option {name!r} of task {spec!r}: {options[name]}, needed is 1 or more")

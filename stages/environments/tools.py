@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from hashlib import blake2b
 from typing import Any
 
-from ...formats.errors import UsageError
+from ...formats.errors import UsageError, unknown
 from ..tasks import Problem, Task, open_task
 from . import Action, Outcome, Role, Tool, is_played
 
@@ -106,7 +107,14 @@ def open_tool(spec: str, given: Mapping[str, Any], box: ToolBox, own: Mapping[st
             continue
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise UsageError(f"option {name!r} of task {spec!r}: {limit!r}, needed is a whole number from 1 on")
-    inner = open_task(of, {name: value for name, value in given.items() if name not in (*OPTIONS, *own)})
+    rest = {name: value for name, value in given.items() if name not in (*OPTIONS, *own)}
+    try:
+        inner = open_task(of, rest)
+    except UsageError:
+        meant = next((name for name in rest if get_close_matches(name, (*OPTIONS, *own), cutoff=0.8)), None)
+        if meant is None:
+            raise
+        raise unknown(f"option of task {spec!r}:", meant, (*OPTIONS, *own)) from None
     if is_played(inner):
         raise UsageError(f"task {spec!r}: option 'of' is {of!r}, which is played already; name one that has answers")
     return ToolTask(spec, inner, box, limits["max_turns"], limits["turn_tokens"], own)

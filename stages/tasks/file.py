@@ -27,14 +27,24 @@ def open_file(spec: str, options: Mapping[str, Any]) -> TableTask:
 
 def _rows(path: Path) -> Iterator[Row]:
     """Raises UsageError when the file is not there and DataError when its content is not what its name says."""
+    for row in rows_of(path):
+        named = next((value for field in SPLIT_FIELDS if (value := lookup(row, field))), None)
+        yield row, None if named is None else "train" if str(named).lower().startswith("train") else "test"
+
+
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file that ends in one of READERS, column by name.
+
+    UsageError when it is not there, DataError when its content is not what its name says; the file is in the message.
+    """
     if not path.is_file():
-        raise UsageError(f"{path}: no such file")
+        raise UsageError(f"{path}: {'a directory, needed is a file' if path.is_dir() else 'no such file'}")
     try:
-        for row in READERS[path.suffix.lower()](path):
-            named = next((value for field in SPLIT_FIELDS if (value := lookup(row, field))), None)
-            yield row, None if named is None else "train" if str(named).lower().startswith("train") else "test"
+        yield from READERS[path.suffix.lower()](path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: lists or objects within one another, too many to read") from error
     except (ValueError, csv.Error) as error:  # UnicodeDecodeError and pyarrow's ArrowInvalid are ValueErrors
         raise DataError(f"{path}: {' '.join(str(error).split())}") from error
 
@@ -42,14 +52,24 @@ def _rows(path: Path) -> Iterator[Row]:
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
     """One list of objects, or an object a line."""
     text = path.read_text(encoding="utf-8-sig")
+    halves = "\\ud" in text.lower()  # only an escape can be half a character, which no tokenizer takes
     if text.lstrip().startswith("["):
         rows = enumerate(json.loads(text), start=1)
     else:
         rows = ((number, _json_line(number, line)) for number, line in enumerate(text.split("\n"), 1) if line.strip())
     for number, row in rows:
         if not isinstance(row, dict):
-            raise ValueError(f"row {number} is {row!r:.60}, needed is an object with a question and an answer")
+            raise ValueError(f"row {number} is {row!r:.60}, needed is an object")
+        if halves:
+            _check_whole(number, row)
         yield row
+
+
+def _check_whole(number: int, row: Any) -> None:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"row {number}: {error.object[error.start]!r} is half a character") from error
 
 
 def _json_line(number: int, line: str) -> Any:
@@ -60,6 +80,7 @@ def _json_line(number: int, line: str) -> Any:
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(1 << 30)  # a passage may well be longer than Python's 131,072 characters
     with path.open(encoding="utf-8-sig", newline="") as file:
         yield from csv.DictReader(file, strict=True)
 

@@ -1,13 +1,16 @@
 """FrozenLake and the key and door, played in text."""
 
 import sys
+from random import Random
 from typing import Any
 
 import pytest
 from apportion.formats.errors import UsageError
 from apportion.stages.environments import Action, EnvironmentTask, is_played
+from apportion.stages.environments.frozen_lake import _draw
 from apportion.stages.environments.key_door import KeyDoor
 from apportion.stages.tasks import Problem, open_task
+from gymnasium.envs.toy_text.frozen_lake import generate_random_map
 from gymnasium.utils.env_checker import check_env
 
 LAKE = ["SFF", "FHF", "FFG"]
@@ -31,6 +34,18 @@ def test_a_lake_is_crossed() -> None:
         ("FFF/FHF/FFP", 1.0, True, True),
     ]
     assert steps[0].observation == "F F F\nP H F\nF F G"
+
+
+@pytest.mark.parametrize(("size", "ice"), [(2, 0.8), (4, 0.8), (5, 0.5), (8, 1.0)])
+def test_maps_are_those_of_gymnasiums_generator(size: int, ice: float) -> None:
+    for seed in range(20):
+        expected = generate_random_map(size=size, p=ice, seed=Random(seed).getrandbits(31))
+        assert _draw(Random(seed), {"size": size, "ice": ice}) == expected
+
+
+def test_a_lake_without_a_way_is_not_waited_for() -> None:
+    with pytest.raises(UsageError, match=r"no way to the goal on any of .* size=16 and ice=0\.2; ask for more ice"):
+        next(iter(open_task("env/frozen_lake", {"size": 16, "ice": 0.2}).problems("train", 1, 0)))
 
 
 def test_a_hole_ends_the_game_without_a_reward() -> None:

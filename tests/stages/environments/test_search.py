@@ -101,21 +101,40 @@ def test_a_parquet_corpus_without_ids_gets_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("name", "content", "message"),
     [
-        ("", "no rows in it"),
-        ('{"id": "a"}\n', "row 0, column 'text': None, needed is a text"),
-        ("not json\n", "line 1"),
-        ('{"text": "?!"}\n', "not one word in all its texts"),
+        ("a.jsonl", "", r"corpus \S*a\.jsonl: no rows in it"),
+        ("a.jsonl", '{"id": "a"}\n', "row 0, column 'text': None, needed is a text"),
+        ("a.jsonl", "not json\n", "line 1"),
+        ("a.jsonl", '{"text": "?!"}\n', "not one word in all its texts"),
+        ("a.json", "[" * 100_000, r"corpus \S*a\.json: lists or objects within one another"),
+        ("a.json", "[1, 2]", "row 1 is 1, needed is an object$"),
+        ("a.csv", 'id,text\n1,"abc', r"corpus \S*a\.csv: unexpected end of data"),
+        ("a.jsonl", r'{"text": "a\ud83d"}', "row 1: .* is half a character"),
     ],
 )
-def test_a_corpus_that_cannot_be_used(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / "corpus.jsonl"
+def test_a_corpus_that_cannot_be_used(tmp_path: Path, name: str, content: str, message: str) -> None:
+    path = tmp_path / name
     path.write_text(content)
     with pytest.raises(DataError, match=message):
         open_task("tool/search", {"of": "arithmetic", "corpus": str(path)})
 
 
-def test_a_corpus_that_is_not_there() -> None:
-    with pytest.raises(UsageError, match=r"corpus nowhere\.jsonl"):
-        open_task("tool/search", {"of": "arithmetic", "corpus": "nowhere.jsonl"})
+def test_a_long_passage_in_a_csv(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.csv"
+    path.write_text(f"id,text\n1,{'a ' * 100_000}\n")
+    assert len(read_corpus(path)[1][0]) == 200_000
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere.jsonl", r"corpus \S*nowhere\.jsonl: no such file"),
+        ("folder.jsonl", "a directory"),
+        ("a.txt", r"ends in \.jsonl"),
+    ],
+)
+def test_a_corpus_that_is_not_there(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(UsageError, match=message):
+        open_task("tool/search", {"of": "arithmetic", "corpus": str(tmp_path / name)})

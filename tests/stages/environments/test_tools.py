@@ -68,6 +68,10 @@ def test_a_call_that_fails_is_told_to_the_policy_and_not_valid(action: Action, s
         ({"of": "arithmetic", "max_turns": "many"}, "option 'max_turns'"),
         ({"of": "arithmetic", "turn_tokens": 0}, "option 'turn_tokens'"),
         ({"of": "arithmetic", "term": 2}, "did you mean 'terms'"),
+        (
+            {"of": "arithmetic", "max_turn": 3},
+            "unknown option of task 'tool/calculator': 'max_turn'; did you mean 'max_turns'",
+        ),
         ({"of": "env/key_door"}, "played already"),
         ({"of": "aritmetic"}, "did you mean 'arithmetic'"),
     ],

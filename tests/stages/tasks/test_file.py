@@ -66,6 +66,15 @@ def test_line_separators_within_a_text_and_a_byte_order_mark(tmp_path: Path, suf
     assert contents(task, "train", 1) == ["Zeile\u2028\nzwei, „drei“"]
 
 
+def test_a_long_text_in_a_csv_and_a_character_of_two_escapes(tmp_path: Path) -> None:
+    long = "a " * 100_000
+    (tmp_path / "a.csv").write_text(f"question,answer,split\n{long},b,train\n")
+    (tmp_path / "a.jsonl").write_text(r'{"question": "\ud83d\ude00?", "answer": "b", "split": "train"}')
+    for name, question in (("a.csv", long.rstrip()), ("a.jsonl", "\U0001f600?")):
+        (problem,) = open_task(str(tmp_path / name)).problems("train", 1, 0)
+        assert problem.prompt[0]["content"].startswith(question)
+
+
 def test_without_a_split_column_the_question_decides(tmp_path: Path) -> None:
     task = task_of(tmp_path / "a.jsonl", ROWS)
     with pytest.raises(UsageError, match=r"200 test problems asked for.*by split: train (\d+), test (\d+)"):
@@ -160,6 +169,8 @@ def test_answers_are_verified_without_the_file(tmp_path: Path) -> None:
         ("a.jsonl", b'{"question": "a", "answer": "b"}\n{oops', DataError, "line 2: Expecting property name"),
         ("a.json", b"[1, 2", DataError, "Expecting ',' delimiter"),
         ("a.jsonl", b"5\n", DataError, "row 1 is 5, needed is an object"),
+        ("a.json", b"[" * 100_000, DataError, "lists or objects within one another, too many to read"),
+        ("a.jsonl", rb'{"question": "a\ud83d?", "answer": "b"}', DataError, r"row 1: '\\ud83d' is half a character"),
         ("a.jsonl", b"\xff\xfe{}", DataError, "can't decode byte 0xff"),
         ("a.csv", b'question,answer\n"a"b,c\n', DataError, "expected after"),
         ("a.csv", b"question,answer\nwhy\n", DataError, "row 1: column 'answer' is None, needed is a text"),
