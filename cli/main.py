@@ -1,13 +1,16 @@
 """`apportion`: the commands assembled, and the one place where a user's fault becomes a line and an exit code."""
 
 import atexit
+import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +23,9 @@ from .typed import as_typer
 
 # What a wrong command line raises, in whichever click this typer brings.
 _WrongUse: Any = typer.BadParameter.mro()[1]
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a write to a full disk raises
 
 
 class Commands(TyperGroup):
@@ -63,6 +69,16 @@ def _faults_as_lines() -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
+    except OSError as error:
+        if error.errno not in FULL or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        typer.echo(_not_written(error), err=True)
+        raise typer.Exit(1) from None
+
+
+def _not_written(error: OSError) -> str:
+    return f"error: standard output: not written ({error.strerror or error})"
 
 
 def _near_choice(message: str) -> str:
@@ -133,19 +149,35 @@ def main() -> None:
     """Entry point of the console script."""
     # Read when torch is imported. Threads that spin while they wait halve the speed of a machine with other work to do.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started the command
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end)
     try:
         app()
     except SystemExit as ended:
         _leave(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
 
 
+def _end(number: int, frame: FrameType | None) -> None:
+    """As Ctrl-C does: whatever is being written is taken away."""
+    raise SystemExit(128 + number)
+
+
 def _leave(code: int) -> None:
     """End the process at once. On the ordinary way out pyarrow's threads are taken down with the libraries, and one that
     is just starting aborts the process ("terminate called without an active exception"), seldom, when all is done."""
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        print(_not_written(error), file=sys.stderr)
+        code = code or 1
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
     os._exit(code)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ...formats.errors import DataError
+from ...formats.errors import DataError, Stopped
 from ..options import OUT, Flag
 
 if TYPE_CHECKING:
@@ -53,11 +53,14 @@ def policy(
             check_output(target, force=force)
     with TemporaryDirectory() as folder:
         raw, scored = Path(folder, "raw.parquet"), keep or Path(folder, "scored.parquet")
-        sample(
-            model=model, task=task, prompts=prompts, n=n, seed=seed, split=split, task_settings=task_settings,
-            max_tokens=max_tokens, temperature=temperature, top_p=top_p, purpose="eval", engine=engine, device=device,
-            dtype=dtype, out=raw,
-        )  # fmt: skip
+        try:
+            sample(
+                model=model, task=task, prompts=prompts, n=n, seed=seed, split=split, task_settings=task_settings,
+                max_tokens=max_tokens, temperature=temperature, top_p=top_p, purpose="eval", engine=engine,
+                device=device, dtype=dtype, out=raw,
+            )  # fmt: skip
+        except Stopped as stopped:
+            raise Stopped("stopped, nothing kept; an evaluation begins anew", stopped.exit_code) from stopped
         score(raw, scorer="verify", out=scored, force=force)
         rollouts = RolloutFile(scored).read(
             ["group_id", "problem_id", "rollout_id", "reward", "flags", "policy", "token.id"]

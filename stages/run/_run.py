@@ -122,7 +122,11 @@ def _call(step: Planned, label: str, *, overwrite: bool) -> Any:
             **{option.name: values[key] for key, option in options.items() if not option.positional},
         )
     except ApportionError as error:
-        raise type(error)(f"{step.where}: {error}") from error
+        told = str(error).replace(
+            "--resume goes on", "the same run goes on"
+        )  # which has no such option, and needs none
+        error.args = (f"{step.where}: {told}",)
+        raise
     if sys.stderr.isatty() or step.command.name.startswith("eval policy"):
         shown = getattr(result, "pass_at", None)
         note = f"  pass@1 {shown[1].value:.3f}" if shown and 1 in shown else ""
