@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ class Answer:
 
     logprobs: [T] of the tokens; top: at each place, the most likely tokens' ids and log-probabilities.
     stop_reason: what ended it, where that is known: a stop text or a token id. prompt_tokens: that the server read;
-    cached_tokens: those of them that it did not compute.
+    cached_tokens: those of them that it did not compute; made: that it made. listed: ids are in llama.cpp's list of
+    log-probabilities, which leaves out the tokens of a stop text, and those that end within a character.
     """
 
     text: str
@@ -30,12 +31,20 @@ class Answer:
     top: list[dict[int, float]] | None
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
+    made: int | None = None
+    listed: bool = False
+
+    def cut(self, size: int) -> "Answer":
+        """Its first tokens only."""
+        ids, logprobs, top = (None if each is None else each[:size] for each in (self.ids, self.logprobs, self.top))
+        return replace(self, ids=ids, logprobs=logprobs, top=top)  # pyright: ignore[reportArgumentType]
 
 
 def answer_of(content: Any) -> Answer:
     """The first choice. Raises ValueError, LookupError, TypeError or AttributeError for what is none."""
     choice = content["choices"][0]
-    tokens, logprobs, top = _per_token(choice.get("logprobs") or {})
+    said = choice.get("logprobs") or {}
+    tokens, logprobs, top = _per_token(said)
     ids = choice.get("token_ids")
     ids = tokens if ids is None else [int(token) for token in ids]
     if ids is not None and logprobs is not None and len(ids) != len(logprobs):
@@ -44,13 +53,15 @@ def answer_of(content: Any) -> Answer:
         raise ValueError("a log-probability that is no finite number")
     reason = choice.get("stop_reason", choice.get("matched_stop"))
     usage = content.get("usage") or {}
-    read, cached = usage.get("prompt_tokens"), (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    read, made = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
     return Answer(
         text=str(choice.get("text") or ""),
         finish_reason=str(choice.get("finish_reason")),
         stop_reason=reason if isinstance(reason, str | int) else None,
         ids=ids, logprobs=logprobs, top=top, prompt_tokens=None if read is None else int(read),
-        cached_tokens=None if cached is None else int(cached),
+        cached_tokens=None if cached is None else int(cached), made=None if made is None else int(made),
+        listed=ids is not None and ids is tokens and "content" in said,
     )  # fmt: skip
 
 

@@ -3,7 +3,9 @@
 Prompts are sent as token ids, every sample as a request of its own; as text to a server that takes no ids, and then it has
 to read as many tokens as there are. Token ids come back where the server can say them (vLLM and SGLang with
 `return_token_ids`, llama.cpp with its log-probabilities); elsewhere the text is encoded again with the tokenizer of
---model. Which weights a server has is its own word: nothing here verifies it.
+--model. llama.cpp's list of log-probabilities leaves out the tokens of a stop text, and those that end within a
+character: it is not told of stop texts, its answers are cut here, and one that lacks tokens is an error. Which weights a
+server has is its own word: nothing here verifies it.
 """
 
 import asyncio
@@ -21,6 +23,7 @@ from . import ENGINES, EngineEntry
 from ._openai_answer import Answer, alternatives_of, answer_of
 from ._openai_client import Server, Unanswered, asked, body_of
 from ._openai_meeting import meet, written
+from ._stop import StopTexts
 from .engine import Completion, EngineLost, Floats, Request, Sampling, Usage
 from .policy import ModelSource
 
@@ -49,6 +52,7 @@ class OpenAIEngine:
         self.identity = f"served:{server.model}"
         self.row_seeds = seeds
         self.tokens_exact = first.ids is not None and not server.text
+        self._stops_here = first.listed  # such a server would leave out the tokens of a stop text
         self._begins = begins  # it puts the beginning of a sequence before a text itself
         self.context = context
         self._server, self._tokenizer, self._concurrency, self._reported = server, tokenizer, concurrency, reported
@@ -113,7 +117,8 @@ class OpenAIEngine:
         if limit < 1:
             return self._empty("length", sampling)
         prefix = list(request.prefix_ids)
-        body = body_of(self._server, sampling, self._prompt(prefix), limit)
+        asked_for = replace(sampling, stop=()) if self._stops_here else sampling
+        body = body_of(self._server, asked_for, self._prompt(prefix), limit)
         if self.row_seeds and sampling.temperature > 0:
             body["seed"] = int(request.seeds[row])
 
@@ -131,6 +136,8 @@ class OpenAIEngine:
         self._unanswered = 0
         if self._server.text and answer.prompt_tokens not in (None, len(prefix)):
             return self._empty("error", sampling, f"it read {answer.prompt_tokens} tokens of a prefix of {len(prefix)}")
+        if self.tokens_exact and answer.made not in (None, len(answer.ids or ())):
+            return self._empty("error", sampling, f"it made {answer.made} tokens and names {len(answer.ids or ())}")
         self._says_cached |= answer.cached_tokens is not None
         self._usage += Usage(len(prefix), answer.cached_tokens or 0, len(completion.ids))
         return completion
@@ -157,6 +164,8 @@ class OpenAIEngine:
         """ValueError for an answer that says less than the server's first one did."""
         if answer.finish_reason not in ("stop", "length"):
             raise ValueError(f"it ended with finish_reason {answer.finish_reason!r}")
+        if self._stops_here:
+            answer = self._stopped(answer, sampling.stop)
         by_text = answer.finish_reason == "stop" and self._ended_by_text(answer, sampling)
         reason = "stop_text" if by_text else answer.finish_reason
         if not self.tokens_exact:
@@ -171,6 +180,16 @@ class OpenAIEngine:
         if sampling.alternatives and answer.top is not None:
             others = alternatives_of(answer.top, sampling.alternatives)
         return Completion(np.array(answer.ids, np.int32), logprobs, reason, raw, others)
+
+    def _stopped(self, answer: Answer, stop: tuple[str, ...]) -> Answer:
+        """The answer as far as the token that completes one of the stop texts."""
+        if answer.ids is None and answer.made:  # it leaves the list out where nothing is in it
+            return replace(answer, ids=[], logprobs=[], top=[])
+        texts = StopTexts(self._tokenizer, stop)
+        for size, token in enumerate(answer.ids or (), 1):
+            if texts.completed([0], [token])[0]:
+                return replace(answer.cut(size), finish_reason="stop")
+        return answer
 
     def _ended_by_text(self, answer: Answer, sampling: Sampling) -> bool:
         if isinstance(answer.stop_reason, str):

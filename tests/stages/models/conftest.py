@@ -38,7 +38,8 @@ def prefixes(policy: Policy) -> list[list[int]]:
 class CompletionServer:
     """builtin:tiny with OpenAI's completions API. requests: the completions asked for since it was opened.
 
-    form: whose answers it gives: vllm, llama.cpp, or text (OpenAI's own, without ids). knows: its model names.
+    form: whose answers it gives: vllm, llama.cpp (which leaves out the tokens of a stop text, and those that end within a
+    character), or text (OpenAI's own, without ids). knows: its model names.
     strict: refuses parameters that OpenAI does not have, with that status. ids: takes token ids; begins: puts a beginning of
     sequence before a text. counts: it says how much of a prompt it had seen before; like
     vLLM, nothing where that is none. faults: what goes wrong with the next completions, in order;
@@ -199,9 +200,19 @@ class CompletionServer:
                 ],
             }}  # fmt: skip
         if self.form == "llama.cpp":
-            places = [{"id": token, "token": "?", "logprob": float(top[at, token])} for at, token in enumerate(ids)]
-            choice["logprobs"] = {"content": places}
-        usage: dict[str, Any] = {"prompt_tokens": len(prompt), "prompt_tokens_details": None}
+            listed = range(len(ids) - (len(tokenizer(stop_reason)["input_ids"]) if stop_reason else 0))
+            choice["logprobs"] = {
+                "content": [
+                    {"id": ids[at], "token": "?", "logprob": float(top[at, ids[at]])}
+                    for at in listed
+                    if not tokenizer.decode(ids[: at + 1]).endswith("\ufffd")
+                ]
+            }
+            if not choice["logprobs"]["content"]:
+                choice["logprobs"] = None
+        usage: dict[str, Any] = {
+            "prompt_tokens": len(prompt), "completion_tokens": len(ids), "prompt_tokens_details": None,
+        }  # fmt: skip
         if self.counts and sum(asked["prompt"] == prompt for asked in self.requests) > 1:
             usage["prompt_tokens_details"] = {"cached_tokens": len(prompt) - 1}
         return {"choices": [choice], "system_fingerprint": "fp-1", "usage": usage}

@@ -125,6 +125,43 @@ def test_llama_cpp_says_ids_with_its_logprobs(serve: Serve, raw: Raw, prefixes: 
     np.testing.assert_allclose(known(found.raw_logprobs), expected.numpy(), atol=1e-4)
 
 
+def test_a_stop_text_is_whole_with_a_server_that_leaves_its_tokens_out(
+    serve: Serve, policy: Policy, prefixes: list[list[int]]
+) -> None:
+    server, plain = serve(form="llama.cpp", owner="llamacpp"), TransformersEngine(policy)
+    engine = server.open()
+    [[whole]] = plain.generate([Request(prefixes[1], [1])], GREEDY)
+    for first in (0, 2):  # the first token, and one within
+        cut = Sampling(max_tokens=24, temperature=0, stop=("§", policy.tokenizer.decode(whole.ids[first : first + 2])))
+        found, expected = (each.generate(requests_of(prefixes, 1), cut) for each in (engine, plain))
+        assert ids_of(found) == ids_of(expected)
+        reasons = [[each.finish_reason for [each] in made] for made in (found, expected)]
+        assert reasons[0] == reasons[1]
+        assert "stop_text" in reasons[0]
+        for [each] in found:
+            assert len(known(each.raw_logprobs)) == len(each.ids)
+
+
+def test_a_response_of_which_tokens_are_left_out_is_no_completion(serve: Serve, prefixes: list[list[int]]) -> None:
+    """A hot policy writes bytes that are no characters, and llama.cpp names only tokens that end one."""
+    server = serve(form="llama.cpp", owner="llamacpp")
+    engine = server.open(retries=4)
+    found = engine.generate(requests_of(prefixes, 8), Sampling(max_tokens=24, temperature=8.0))
+    expected = serve().open().generate(requests_of(prefixes, 8), Sampling(max_tokens=24, temperature=8.0))
+    wrong = 0
+    for group, wanted in zip(found, expected, strict=True):
+        for each, whole in zip(group, wanted, strict=True):
+            if each.finish_reason == "error":
+                wrong += 1
+                assert each.error is not None
+                assert each.error.startswith(f"it made {len(whole.ids)} tokens and names ")
+                assert len(each.ids) == 0
+            else:
+                assert each.ids.tolist() == whole.ids.tolist()
+    assert wrong > 0
+    assert len(server.requests) == 32, "asking again would help nobody"
+
+
 def test_alternatives_are_the_most_likely(serve: Serve, raw: Raw, prefixes: list[list[int]]) -> None:
     [[found]] = serve().open().generate([Request(prefixes[0], [4])], Sampling(max_tokens=8, alternatives=3))
     expected = raw(prefixes[0], found.ids.tolist()).topk(3, -1)
