@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds before an answer that could not be read is asked for again
 CONNECT_S = 10.0
+NO_KEY = "none"  # the client wants one
 
 BEYOND_OPENAI = {
     "return_token_ids": True,
@@ -33,7 +34,7 @@ class Server:
 
     base_url: str
     model: str = ""
-    api_key: str = "none"
+    api_key: str = NO_KEY
     timeout_s: float = 600.0
     retries: int = 6
     extras: bool = True
@@ -44,6 +45,13 @@ class Server:
 
         timeout = Timeout(self.timeout_s, connect=min(self.timeout_s, CONNECT_S))
         return AsyncOpenAI(base_url=self.base_url, api_key=self.api_key, timeout=timeout, max_retries=self.retries)
+
+    def line(self, words: object) -> str:
+        """What it said, or a fault, on one line and without the key."""
+        said = " ".join(str(words).split())
+        if self.api_key != NO_KEY:
+            said = said.replace(self.api_key, "***")
+        return said[:300] or type(words).__name__
 
 
 class Refused(UsageError):
@@ -97,7 +105,7 @@ async def asked(client: "AsyncOpenAI", server: Server, body: Mapping[str, Any], 
             return read(json.loads(raw.content))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             if left <= 0:
-                raise Unanswered(f"an answer that cannot be read: {error}") from error
+                raise Unanswered(f"an answer that cannot be read: {server.line(error)}") from error
         left -= 1
         await asyncio.sleep(wait * random.uniform(0.75, 1.0))
         wait = min(2 * wait, LONGEST_WAIT)
@@ -110,20 +118,16 @@ def _fault(error: "APIError", server: Server) -> Exception:
     if isinstance(error, openai.APITimeoutError):
         return Unanswered(f"no answer in {server.timeout_s:g} s")
     if not isinstance(error, openai.APIStatusError):
-        return Unanswered(f"{_line(error.__cause__ or error)}")
+        return Unanswered(server.line(error.__cause__ or error))
     status, body = error.status_code, error.body
     said = body.get("message") if isinstance(body, dict) else None
-    seen = f"HTTP {status}: {_line(said or error)}"
+    seen = f"HTTP {status}: {server.line(said or error)}"
     if status in (408, 409, 429) or status >= 500:
         return Unanswered(seen)
     remedy = ""
     if status in (401, 403):
         remedy = "; name the environment variable that holds the key with --engine-set api_key_env=NAME"
     return Refused(f"{server.base_url}: the server refuses a request, {seen}{remedy}")
-
-
-def _line(words: object) -> str:
-    return " ".join(str(words).split())[:300] or type(words).__name__
 
 
 def body_of(server: Server, sampling: Sampling, prompt: list[int] | str, limit: int) -> dict[str, Any]:

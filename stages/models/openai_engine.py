@@ -21,7 +21,7 @@ import numpy as np
 from ...formats.errors import UsageError
 from . import ENGINES, EngineEntry
 from ._openai_answer import Answer, alternatives_of, answer_of
-from ._openai_client import Server, Unanswered, asked, body_of
+from ._openai_client import NO_KEY, Server, Unanswered, asked, body_of
 from ._openai_meeting import meet, written
 from ._stop import StopTexts
 from .engine import Completion, EngineLost, Floats, Request, Sampling, Usage
@@ -263,11 +263,15 @@ def _open(
             raise UsageError(f"option {name!r} of engine 'openai': {value}, needed is {least} or more")
     if not timeout_s > 0:
         raise UsageError(f"option 'timeout_s' of engine 'openai': {timeout_s}, needed is more than 0")
-    key = "none"
+    key = NO_KEY
     if api_key_env is not None:
-        key = os.environ.get(api_key_env, "")
+        key = os.environ.get(api_key_env, "").strip()
         if not key:
             raise UsageError(f"option 'api_key_env' of engine 'openai': no environment variable {api_key_env!r} is set")
+        if not (key.isascii() and key.isprintable()):
+            raise UsageError(
+                f"option 'api_key_env' of engine 'openai': what {api_key_env!r} holds has characters that no header can have"
+            )
     server = Server(base_url, api_key=key, timeout_s=timeout_s, retries=retries)
     met = asyncio.run(meet(server, served_model, source.tokenizer))
     reported: Reported = logprobs if logprobs != "auto" else "tempered" if met.kind == "sglang" else "raw"

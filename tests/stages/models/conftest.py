@@ -123,7 +123,7 @@ class CompletionServer:
             fault = (self.faults.pop(0) if self.faults else None) or self.fault_of(body)
         time.sleep(self.delay_s)
         if self.key is not None and handler.headers["Authorization"] != f"Bearer {self.key}":
-            self.refuse(handler, 401, "no such key")
+            self.refuse(handler, 401, f"no such key: {handler.headers['Authorization']}")
         elif body["model"] not in self.knows:
             self.refuse(handler, 404, f"The model `{body['model']}` does not exist.")
         elif self.strict and set(body) & {"return_token_ids", "top_k", "min_p"}:
@@ -133,7 +133,7 @@ class CompletionServer:
         elif fault == "429":
             self.refuse(handler, 429, "slow down", {"Retry-After": "0.2"})
         elif fault in ("400", "500", "503"):
-            self.refuse(handler, int(fault), "told to fail")
+            self.refuse(handler, int(fault), "told to fail" if self.key is None else f"told to fail {self.key}")
         elif fault == "drop":
             handler.close_connection = True
             handler.connection.shutdown(socket.SHUT_RDWR)

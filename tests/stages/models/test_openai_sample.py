@@ -161,3 +161,38 @@ def test_the_key_is_sent_and_not_recorded(
     assert {request["authorization"] for request in server.requests} == {"Bearer sesame"}
     assert b"sesame" not in out.read_bytes()
     assert b"sesame" not in pq.read_metadata(out).metadata[b"apportion"]
+
+
+@pytest.mark.parametrize("held", ["sesame-1", "sesame-1\n"])
+def test_a_key_that_a_server_repeats_is_neither_shown_nor_written(
+    serve: Serve, cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    monkeypatch.setenv("SERVER_KEY", held)
+    line = ("--engine-set", "api_key_env=SERVER_KEY", "--engine-set", "concurrency=1")
+    refused = sampled(cli, serve(key="another"), tmp_path / "none", *line)
+    assert (refused.exit_code, "no such key: Bearer ***" in refused.output) == (2, True), refused.output
+    assert "sesame" not in refused.output
+    server, out = serve(key="sesame-1"), tmp_path / "rollouts.parquet"
+    seeds: list[int] = []
+
+    def second_row(body: dict[str, Any]) -> str | None:
+        if "seed" in body and body["seed"] not in seeds:
+            seeds.append(body["seed"])
+        return "500" if body.get("seed") in seeds[1:2] else None
+
+    server.fault_of = second_row
+    partly = sampled(cli, server, out, *line)
+    assert (partly.exit_code, "told to fail ***" in partly.output) == (4, True), partly.output
+    assert "sesame" not in partly.output
+    assert RolloutFile(out).read().strings("error")[1] == "HTTP 500: told to fail ***"
+    assert b"sesame" not in out.read_bytes()
+
+
+@pytest.mark.parametrize("held", ["zq-1\nzq-2", "zqé", "“zq”"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(
+    serve: Serve, cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    monkeypatch.setenv("SERVER_KEY", held)
+    result = sampled(cli, serve(), tmp_path / "none", "--engine-set", "api_key_env=SERVER_KEY")
+    assert (result.exit_code, "'SERVER_KEY' holds has characters" in result.output) == (2, True), result.output
+    assert "zq" not in result.output
