@@ -27,7 +27,8 @@ FEW_DISTINCT = 0.25  # of the values; above, a dictionary costs more than it sav
 class RolloutFile:
     """One rollout file, opened for reading. Only its footer is read until `batches` is called.
 
-    Raises DataError for a file that is not Parquet, is truncated, or is not a rollout file; UsageError when missing.
+    Raises DataError for a file that is not Parquet, is truncated, or is not a rollout file; UsageError when missing
+    or a directory.
     """
 
     def __init__(self, path: Path):
@@ -44,6 +45,8 @@ class RolloutFile:
             source = pa.BufferReader(content)
         elif not os.path.exists(path):
             raise UsageError(f"{path}: no such file")
+        elif os.path.isdir(path):
+            raise UsageError(f"{path}: a directory, needed is one file; `apportion merge` makes one of several")
         try:
             self._file = pq.ParquetFile(source, page_checksum_verification=True)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -72,6 +72,17 @@ class Recipe:
     path: Path
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key stands once; PyYAML takes the last of several and is silent about the others."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def recipe_names() -> list[str]:
     """The recipes that ship with the package."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -85,7 +96,7 @@ def load_recipe(name_or_file: str) -> Recipe:
         if not path.is_file():
             raise unknown("recipe", name_or_file, recipe_names())
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _Loader)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file") from error
     except OSError as error:

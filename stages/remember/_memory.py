@@ -95,6 +95,8 @@ def remembered(
         inputs["earlier"] = before.digest()
     for file in files:
         require(file, chosen.needs, f"memory {what!r}")
+        if not file.num_rows:
+            raise DataError(f"{file.path}: no rollouts in it")
     read = _Batches(files, chosen.needs)
     old = None if before is None else before.read(what, chosen.schema)
     try:

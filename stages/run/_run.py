@@ -122,9 +122,8 @@ def _call(step: Planned, label: str, *, overwrite: bool) -> Any:
             **{option.name: values[key] for key, option in options.items() if not option.positional},
         )
     except ApportionError as error:
-        told = str(error).replace(
-            "--resume goes on", "the same run goes on"
-        )  # which has no such option, and needs none
+        # `run` has no --resume, and needs none.
+        told = str(error).replace("--resume goes on", "the same run goes on")
         error.args = (f"{step.where}: {told}",)
         raise
     if sys.stderr.isatty() or step.command.name.startswith("eval policy"):

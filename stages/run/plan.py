@@ -10,6 +10,7 @@ from ...formats.recipes import Loop, Recipe, Step, expand
 from ..commands import Command, commands
 from ..options import typed_values
 from ..shell import command_line
+from ._chosen import check_chosen
 
 MAX_STEPS = 100_000
 NO_DEFAULT = object()
@@ -31,8 +32,8 @@ class Planned:
 
 
 def plan_of(recipe: Recipe, variables: Mapping[str, Any], folder: Path) -> list[Planned]:
-    """Every step in order, loops unrolled. UsageError with the step's place for anything wrong: an unknown command or
-    option, a value of another type, a missing option, an output written twice."""
+    """Every step in order, loops unrolled. UsageError with the step's place for anything wrong: an unknown command,
+    method or option, a value of another type, a missing option, an output written twice."""
     known = commands()
     made: list[tuple[str, str]] = []  # command and output, in order
     seen_from = 0  # what `latest` and `every` see of it
@@ -107,6 +108,7 @@ def _planned(
         resolved = typed_values(
             {key: (option.type, option.default) for key, option in parameters.items()}, options, step.command
         )
+        check_chosen(step.command, resolved)
     except UsageError as error:
         raise UsageError(f"{step.where}: {error}") from error
     plain = {key: _plain(value) for key, value in resolved.items() if key != "force"}

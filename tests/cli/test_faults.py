@@ -31,7 +31,8 @@ def place(tmp_path: Path, scored_file: Path, monkeypatch: pytest.MonkeyPatch) ->
     pq.write_table(rollouts_of([1.0, float("inf")]).table, tmp_path / "infinite.parquet")
     null = pa.array([1.0, None], pa.float64())
     pq.write_table(rollouts_of([1.0, 0.0]).with_columns({"reward": null}).table, tmp_path / "null.parquet")
-    pq.write_table(rollouts_of([1.0], groups=[0]).table.slice(0, 0), tmp_path / "rowless.parquet")
+    alone = rollouts_of([1.0], groups=[0]).with_columns({"problem_id": pa.array(["p"])})
+    pq.write_table(alone.table.slice(0, 0), tmp_path / "rowless.parquet")
     pq.write_table(pa.table({"x": [1, 2]}), tmp_path / "foreign.parquet")
     (tmp_path / "text.parquet").write_text("rollout_id,reward\nr0,1\n")
     (tmp_path / "bytes0.parquet").touch()
@@ -44,6 +45,12 @@ def place(tmp_path: Path, scored_file: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "value.yaml").write_text("steps:\n  - sample: {prompts: many, out: a.parquet}\n")
     (tmp_path / "tabs.yaml").write_text("steps:\n\t- sample: {}\n")
     (tmp_path / "list.yaml").write_text("- sample\n")
+    (tmp_path / "twice.yaml").write_text("steps:\n  - sample: {out: a.parquet, set: {}, set: {x: 1}}\n")
+    (tmp_path / "chosen.yaml").write_text(
+        "steps:\n"
+        "  - sample: {out: a.parquet}\n"
+        "  - assign-credit: {rollouts: a.parquet, method: grpo, set: {scal: none}, out: b.parquet}\n"
+    )
     (tmp_path / "report.json").write_text("{}")
     os.mkfifo(tmp_path / "pipe")
     tokens = pa.array([{"id": [1, 2], "mask": [True]}, {"id": [1], "mask": [True]}])
@@ -104,6 +111,9 @@ FAULTS: dict[str, tuple[str, int, str]] = {
     "recipe with an unknown option": ("run option.yaml", 2, "option.yaml, step 1 (sample): unknown option of sample 'promts'; did you mean 'prompts'?"),
     "recipe with an unknown command": ("run command.yaml", 2, "unknown command 'smple'; did you mean 'sample'?"),
     "recipe with a value of another type": ("run value.yaml", 2, "value.yaml, step 1 (sample): option 'prompts' of sample: 'many'"),
+    "recipe with an unknown option of a method": ("run chosen.yaml", 2, "chosen.yaml, step 2 (assign-credit): unknown option of credit method 'grpo' 'scal'; did you mean 'scale'?"),
+    "recipe with a method that is none": ("run quickstart --set method=tmpo", 2, "(assign-credit): unknown credit method 'tmpo'; did you mean 'tempo'?"),
+    "recipe that says a key twice": ("run twice.yaml", 2, "twice.yaml: not YAML (the key 'set' stands twice"),
     "recipe that is not YAML": ("run tabs.yaml", 2, "tabs.yaml: not YAML"),
     "recipe that is a list": ("run list.yaml", 2, "list.yaml: a recipe is a mapping"),
     "recipe variable": ("run quickstart --set promts=3", 2, "did you mean 'prompts'?"),
@@ -120,6 +130,8 @@ FAULTS: dict[str, tuple[str, int, str]] = {
     "no rows to look at": ("inspect rowless.parquet", 3, "rowless.parquet: no rollouts in it"),
     "no rows to validate": ("validate rowless.parquet", 3, "rowless.parquet: no rollouts in it"),
     "no rows to evaluate": ("eval rollouts rowless.parquet", 3, "rowless.parquet: no rollouts in it"),
+    "no rows to remember": ("remember rowless.parquet -o new", 3, "rowless.parquet: no rollouts in it"),
+    "folder where one file is needed": ("inspect bare", 2, "bare: a directory, needed is one file; `apportion merge`"),
     "no rows to train on": ("train rowless.parquet -o new", 3, "rowless.parquet: no "),
     "table of something else": ("tree-build foreign.parquet -o new", 3, "foreign.parquet: not a rollout file: no column 'rollout_id' (columns: x)"),
     "not a report": ("eval curve report.json", 3, "report.json: not a report of `apportion eval`"),
