@@ -28,6 +28,8 @@ MAX_ROWS = 1024
 # of a queue at once made 0.8 times the tokens/s of 256 (builtin:tiny), all 128 made 0.8 times those of 64 (SmolLM2-135M).
 CPU_LOGIT_BYTES = 50 << 20
 CPU_MAX_ROWS = 256
+COLDEST = 1e-6  # below it logits may exceed what float32 holds
+MEMORY_FAULTS = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
 class TransformersEngine:
@@ -70,6 +72,10 @@ class TransformersEngine:
 
         A response ends with "length" where the model's context does, too.
         """
+        if 0 < sampling.temperature < COLDEST:
+            raise UsageError(
+                f"--temperature {sampling.temperature}: needed is {COLDEST:g} or more, or 0, which is greedy"
+            )
         prefixes = [np.asarray(request.prefix_ids, np.int64) for request in requests]
         limits = [self._limit(request, sampling) for request in requests]
         found = {
@@ -122,12 +128,12 @@ class TransformersEngine:
             if not _out_of_memory(error):
                 raise
             half = places.halved()
-            if half is None:
+            if half is None and not self._kept.bytes:
                 raise ApportionError(
                     f"out of memory on {self._device} with a single rollout; lower --max-tokens or use a smaller model"
                 ) from error
             self._kept.clear()
-            room = half
+            room = half or room
         return places.computed + ended, room  # with every row's last token, from which it goes on
 
     def _rows(
@@ -186,8 +192,13 @@ class TransformersEngine:
     def _keep(self, tokens: Tokens, states: States) -> None:
         room = KEPT_BYTES
         if self._device.type == "cuda":
-            room = self._kept.bytes + torch.cuda.mem_get_info(self._device)[0] // 3
-        self._kept.add(tokens, states, room)
+            room = _share(self._kept.bytes, torch.cuda.mem_get_info(self._device)[0])
+        try:
+            self._kept.add(tokens, states, room)
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            self._kept.clear()
 
     def _cache_bytes(self) -> int:
         if self._device.type == "cuda":
@@ -202,18 +213,27 @@ class TransformersEngine:
 
 
 def end_ids(policy: Policy) -> list[int]:
-    """The tokens that end a response: those of the generation config, else of the model's, and the tokenizer's."""
+    """The tokens that end a response: those that the generation config, the model's config or the tokenizer name, as far
+    as the model has them."""
     found: set[int] = set()
     for owner in (getattr(policy.model, "generation_config", None), policy.model.config, policy.tokenizer):
         ids = getattr(owner, "eos_token_id", None)
         found.update([ids] if isinstance(ids, int) else ids or [])
+    size = policy.model.config.get_text_config(decoder=True).vocab_size
+    found = {token for token in found if 0 <= token < size}
     if not found:
-        raise UsageError(f"model {policy.spec!r} names no end-of-sequence token, in config or tokenizer")
+        raise UsageError(f"model {policy.spec!r} names no end-of-sequence token that it has, in config or tokenizer")
     return sorted(found)
 
 
+def _share(kept: int, free: int) -> int:
+    """Bytes that may be kept of earlier requests: a third of what there would be if none were."""
+    return (kept + free) // 3
+
+
 def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    words = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(each in words for each in MEMORY_FAULTS)
 
 
 def _open(source: ModelSource, seed: int) -> TransformersEngine:

@@ -237,6 +237,53 @@ def test_memory_that_runs_out_takes_what_is_kept(policy: Policy, prompts: list[l
     same(before, after)
 
 
+def test_a_single_rollout_gets_the_memory_of_what_is_kept(policy: Policy, prompts: list[list[int]]) -> None:
+    """Where nothing else can be given up."""
+    engine, plain = TransformersEngine(policy), TransformersEngine(policy)
+    engine.generate([Request(prompt, [1], continued=True) for prompt in prompts], SAMPLING)
+    assert engine._kept.bytes > 0
+
+    def hook(*_: object) -> None:
+        if engine._kept.bytes:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    handle = policy.model.register_forward_pre_hook(hook)
+    try:
+        [after] = engine.generate([Request([1, 30, 31], [2])], SAMPLING)
+    finally:
+        handle.remove()
+    same(plain.generate([Request([1, 30, 31], [2])], SAMPLING)[0], after)
+    assert engine._kept.bytes == 0
+
+
+def test_what_cannot_be_copied_is_not_kept_and_fails_no_rollout(
+    policy: Policy, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, _ = turns(TransformersEngine(policy), prompts, 3, continued=False)
+    engine, stack, tried = TransformersEngine(policy), torch.stack, list[int]()
+
+    def refused(tensors: Any, *given: Any, **named: Any) -> torch.Tensor:
+        if tensors[0].ndim == 3:
+            tried.append(engine._kept.bytes)
+            if len(tried) % 5 == 4:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+        return stack(tensors, *given, **named)
+
+    monkeypatch.setattr(torch, "stack", refused)
+    after, _ = turns(engine, prompts, 3)
+    same(before, after)
+    assert max(tried) > 0
+    assert len(tried) <= 2 * len(after), "keys and values of each row once: none was made twice"
+
+
+def test_what_is_kept_never_takes_more_than_a_third_of_the_memory() -> None:
+    """As more comes in, less is free: a share of what is free alone would end with nothing free."""
+    memory, each, kept = 3_000, 10, 0
+    while kept + each <= transformers_engine._share(kept, memory - kept):
+        kept += each
+    assert kept == 1_000
+
+
 LAKE = (
     "sample", "--task", "env/frozen_lake", "--task-set", "size=3", "--task-set", "render=compact", "--task-set",
     "actions=modulo", "--task-set", "turn_tokens=1", "--prompts", 4, "-n", 3, "--max-tokens", 200, "--temperature", 2,

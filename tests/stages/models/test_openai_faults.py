@@ -120,7 +120,7 @@ def test_after_an_interrupt_the_engine_can_be_used_again(serve: Serve, prefixes:
     [
         ({}, {"served_model": "tinny"}, "'tinny'; did you mean 'tiny'"),
         ({"knows": ("a", "b")}, {}, "name the model with --engine-set served_model=NAME; choose from a, b"),
-        ({"key": "sesame"}, {}, "HTTP 401: no such key; name the environment variable"),
+        ({"key": "sesame"}, {}, "HTTP 401: no such key: Bearer none; name the environment variable"),
         ({}, {"api_key_env": "NO_SUCH_VARIABLE"}, "no environment variable 'NO_SUCH_VARIABLE' is set"),
         ({}, {"base_url": "http://me:secret@localhost/v1"}, "a key does not belong there"),
         ({}, {"base_url": "localhost:8000"}, "needed is http://HOST:PORT/v1"),

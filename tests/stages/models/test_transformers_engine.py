@@ -426,6 +426,53 @@ def test_one_rollout_that_does_not_fit_the_memory_is_a_fault_of_one_line(
     assert "\n" not in str(fault.value)
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+     "[enforce fail at alloc_cpu.cpp:125] DefaultCPUAllocator: can't allocate memory"],
+)  # fmt: skip
+def test_memory_runs_out_under_many_names(policy: Policy, prefixes: list[list[int]], words: str) -> None:
+    def hook(shape: torch.Size) -> None:
+        if shape[0] > 4:
+            raise RuntimeError(words)
+
+    engine, sampling = TransformersEngine(policy), Sampling(max_tokens=4)
+    expected = engine.generate(requests_of(prefixes, 2), sampling)
+    with watched(policy.model, hook):
+        assert ids_of(engine.generate(requests_of(prefixes, 2), sampling)) == ids_of(expected)
+
+
+@pytest.mark.parametrize("temperature", [1e-40, 1e-60])
+def test_a_temperature_beyond_what_numbers_hold_is_refused(
+    policy: Policy, prefixes: list[list[int]], temperature: float
+) -> None:
+    with pytest.raises(UsageError, match=r"needed is 1e-06 or more, or 0, which is greedy"):
+        TransformersEngine(policy).generate(requests_of(prefixes, 1), Sampling(temperature=temperature))
+    cold, greedy = (
+        TransformersEngine(policy).generate(requests_of(prefixes, 1), Sampling(max_tokens=8, temperature=each))
+        for each in (1e-6, 0)
+    )
+    assert ids_of(cold) == ids_of(greedy)
+
+
+def test_ends_that_the_model_does_not_have_are_left_out(prefixes: list[list[int]]) -> None:
+    """As where a tokenizer was given tokens that the model was not resized for; several ends are fine."""
+    model, tokenizer = blank_model(0)
+    own: int = tokenizer.eos_token_id  # pyright: ignore[reportAssignmentType]
+    model.generation_config.eos_token_id = [own, 21, 550, 99_999]
+    policy = Policy(model.eval(), tokenizer, "odd", "0", None)
+    found = TransformersEngine(policy).generate(requests_of(prefixes, 16), Sampling(max_tokens=200))
+    ended = {
+        int(each.ids[-1]) for group in found for each in group if each.finish_reason == "stop"
+    }  # a model of random weights writes any token
+    assert ended == {own, 21}
+    assert not any({own, 21} & set(each.ids[:-1].tolist()) for group in found for each in group)
+    tokenizer.eos_token = None
+    model.generation_config.eos_token_id, model.config.eos_token_id = 550, None
+    with pytest.raises(UsageError, match="model 'odd' names no end-of-sequence token that it has"):
+        TransformersEngine(policy)
+
+
 def test_weights_that_are_nan_are_a_fault_of_one_line() -> None:
     model, tokenizer = blank_model(0)
     with torch.no_grad():
