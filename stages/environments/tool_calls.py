@@ -53,7 +53,7 @@ class CallFormat:
             places.append(("", first))
             try:
                 first = first[json.JSONDecoder().raw_decode(first)[1] :].lstrip(" ;,\n")
-            except ValueError:
+            except (ValueError, RecursionError):
                 break
         return places
 

@@ -147,6 +147,7 @@ def test_an_answer_is_no_call(name: str, tokenizer_with: Make) -> None:
         ("hermes", '<tool_call>{"name": "calculate", "arguments": [1]}</tool_call>', "no JSON object"),
         ("hermes", "<tool_call>" + "[" * 100_000, "not JSON"),
         ("llama", '{"name": "calculate", "parameters": {', "not JSON"),
+        ("llama", '{"name":' * 20_000, "not JSON"),
         ("mistral-args", "[TOOL_CALLS]calculate[ARGS]oops", "not JSON"),
     ],
 )
