@@ -98,9 +98,13 @@ def load_policy(spec: str, *, device: str = "auto", dtype: str = "auto", seed: i
 def _identity(spec: str, directory: Path | None, *, seed: int = 0, commit: str | None = None) -> str:
     if directory is None:
         return digest_of([spec, seed, commit])
-    return digest_of(
-        [digest_of_file(path) for path in sorted(directory.glob("*.safetensors")) if path.stem != "optimizer"]
-    )
+    return digest_of([digest_of_file(path) for path in _weights(directory)])
+
+
+def _weights(directory: Path) -> list[Path]:
+    """The files that are read: safetensors, or PyTorch's own where there are none."""
+    found = [path for path in sorted(directory.glob("*.safetensors")) if path.stem != "optimizer"]
+    return found or sorted(directory.glob("pytorch_model*.bin"))
 
 
 def load_tokenizer(spec: str) -> Any:
@@ -160,7 +164,7 @@ def _device(name: str) -> Any:
 def _stamp(directory: Path | None) -> Any:
     if directory is None:
         return None
-    return tuple((path.name, path.stat().st_mtime_ns) for path in sorted(directory.glob("*.safetensors")))
+    return tuple((path.name, path.stat().st_mtime_ns) for path in _weights(directory))
 
 
 def _blank(seed: int) -> tuple[Any, Any]:
@@ -171,7 +175,13 @@ def _blank(seed: int) -> tuple[Any, Any]:
 
 def _pretrained(spec: str, directory: Path | None, dtype: Any) -> tuple[Any, Any]:
     tokenizer = _hugging_face("AutoTokenizer", spec, directory)
-    return _hugging_face("AutoModelForCausalLM", spec, directory, dtype=dtype), tokenizer
+    model, report = _hugging_face("AutoModelForCausalLM", spec, directory, dtype=dtype, output_loading_info=True)
+    if missing := sorted(report["missing_keys"]):  # the library has made them up
+        raise ApportionError(
+            f"model {spec!r}: {len(missing)} of its weights are missing, e.g. {missing[0]}; needed is a whole checkpoint "
+            "of a causal language model"
+        )
+    return model, tokenizer
 
 
 def _quiet_transformers() -> Any:
