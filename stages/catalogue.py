@@ -1,5 +1,6 @@
 """What there is: every registered name with what it needs and where it comes from."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import Parameter
@@ -43,8 +44,13 @@ def catalogue(kind: Annotated[Kind, "What to list."]) -> Catalogue:
 
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
-        return " ".join(f"{name}={each}" for name, each in value.items())
+        return " ".join(f"{name}={_quoted(each)}" for name, each in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _quoted(value: Any) -> Any:
+    """A text of several lines as `--set` reads it, in one."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) and "\n" in value else value
 
 
 def _options(function: Callable[..., Any]) -> dict[str, Any]:

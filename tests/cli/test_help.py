@@ -122,5 +122,6 @@ def test_a_listing_as_json_is_objects_with_name_and_summary(kind: str, cli: Cli)
 @pytest.mark.parametrize("kind", ["methods", "scorers", "strategies", "objectives", "recipes"])
 def test_a_listing_on_a_terminal_has_every_name(kind: str, cli: Cli) -> None:
     shown = cli("list", kind).stdout
+    assert all(line.strip() for line in shown.splitlines())  # an option's text of several lines stays in its own
     for entry in listing(cli, kind):
         assert entry["name"] in shown
