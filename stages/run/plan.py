@@ -116,9 +116,10 @@ def _planned(
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """Every text in an option's value, lists and settings opened: the values that may name a file."""
+    """Every text in an option's value, lists and settings opened: the values that may name a file. An empty one names none."""
     if isinstance(value, str):
-        yield value
+        if value:
+            yield value
     elif isinstance(value, Mapping | list):
         for each in value.values() if isinstance(value, Mapping) else value:
             yield from texts_in(each)

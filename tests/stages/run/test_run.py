@@ -104,6 +104,22 @@ steps:
     assert json_of(cli(*command, "--set", "iterations=3"))["ran"] == 2
 
 
+def test_an_empty_text_names_no_file(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where the run's own outputs appear
+    (tmp_path / "problems.jsonl").write_text('{"question": "1+1", "answer": "2", "split": "train"}\n')
+    (tmp_path / "small.yaml").write_text(
+        """
+steps:
+  - sample: {task: problems.jsonl, task_set: {instruction: ""}, prompts: 1, n: 2, max_tokens: 8, device: cpu, out: a.parquet}
+  - eval policy: {prompts: 1, n: 1, max_tokens: 8, device: cpu, out: report.json}
+"""
+    )
+    assert json_of(cli("run", "small.yaml", "--json"))["ran"] == 2
+    assert json_of(cli("run", "small.yaml", "--json"))["ran"] == 0
+    (tmp_path / "problems.jsonl").write_text('{"question": "1+2", "answer": "3", "split": "train"}\n')
+    assert json_of(cli("run", "small.yaml", "--json"))["ran"] == 1
+
+
 def test_a_deleted_output_is_made_again_and_is_the_same(cli: Cli, copied: Path, recipe_file: Path) -> None:
     target = copied / "round-0/scored.parquet"
     before = pq.read_table(target)
