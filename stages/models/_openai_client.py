@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...formats.errors import ApportionError, UsageError
@@ -41,10 +42,26 @@ class Server:
     text: bool = False
 
     def client(self) -> "AsyncOpenAI":
-        from openai import AsyncOpenAI, Timeout
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
 
-        timeout = Timeout(self.timeout_s, connect=min(self.timeout_s, CONNECT_S))
-        return AsyncOpenAI(base_url=self.base_url, api_key=self.api_key, timeout=timeout, max_retries=self.retries)
+        limit = self.timeout_s
+
+        class Bounded(DefaultAsyncHttpxClient):
+            """The client's own time limit is one between bytes, which an answer that trickles in never exceeds."""
+
+            async def send(self, request: Any, **named: Any) -> Any:
+                try:
+                    async with asyncio.timeout(limit):
+                        return await super().send(request, **named)
+                except TimeoutError as error:
+                    http = import_module(type(request).__module__.partition(".")[0])  # httpx or httpx2
+                    raise http.ReadTimeout("no answer in time", request=request) from error
+
+        timeout = Timeout(limit, connect=min(limit, CONNECT_S))
+        return AsyncOpenAI(
+            base_url=self.base_url, api_key=self.api_key, timeout=timeout, max_retries=self.retries,
+            http_client=Bounded(timeout=timeout),
+        )  # fmt: skip
 
     def line(self, words: object) -> str:
         """What it said, or a fault, on one line and without the key."""

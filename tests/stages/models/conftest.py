@@ -152,12 +152,18 @@ class CompletionServer:
             data = data[: len(data) // 2]
         if fault == "slow":
             time.sleep(3.0)
+        if fault == "trickle":
+            promised = len(data := b" " * 30 + data)
         handler.send_response(status)
         handler.send_header("Content-Type", "application/json")
         handler.send_header("Content-Length", str(promised if fault == "cut" else len(data)))
         for name, value in (headers or {}).items():
             handler.send_header(name, value)
         handler.end_headers()
+        while fault == "trickle" and data.startswith(b" "):  # as proxies do that keep a connection open
+            handler.wfile.write(data[:1])
+            data = data[1:]
+            time.sleep(0.1)
         handler.wfile.write(data)
         if fault == "cut":
             handler.close_connection = True

@@ -23,7 +23,7 @@ def requests_of(prefixes: list[list[int]], samples: int) -> list[Request]:
 
 def patience(*faults: str) -> float:
     """Seconds to wait for an answer: few where one will not come, many elsewhere, since the machine may be busy."""
-    return 1.5 if "slow" in faults else 30.0
+    return 1.5 if {"slow", "trickle"} & set(faults) else 30.0
 
 
 def ids_of(completions: list[list[Completion]]) -> list[list[list[int]]]:
@@ -32,7 +32,7 @@ def ids_of(completions: list[list[Completion]]) -> list[list[list[int]]]:
 
 @pytest.mark.parametrize(
     "faults",
-    [["429"], ["500", "500"], ["503"], ["slow"], ["truncated", "truncated"], ["cut"], ["drop"], ["abort"], ["empty"],
+    [["429"], ["500", "500"], ["503"], ["slow"], ["trickle"], ["truncated", "truncated"], ["cut"], ["drop"], ["abort"], ["empty"],
      ["500", "truncated", "drop", "429"]],
     ids=",".join,
 )  # fmt: skip
