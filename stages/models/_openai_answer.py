@@ -10,6 +10,7 @@ import numpy as np
 from .engine import Alternatives
 
 LOWEST = -9999.0  # what vLLM says for -inf, which JSON does not have
+ROUNDING = 0.01  # a probability may come out above 1 by so much, as a logarithm, in a server's small floats
 TOKEN_ID = "token_id:"  # how vLLM writes a token when it is told to
 
 
@@ -42,6 +43,8 @@ class Answer:
 
 def answer_of(content: Any) -> Answer:
     """The first choice. Raises ValueError, LookupError, TypeError or AttributeError for what is none."""
+    if "choices" not in content and "error" in content:
+        raise ValueError(str(content["error"]))
     choice = content["choices"][0]
     said = choice.get("logprobs") or {}
     tokens, logprobs, top = _per_token(said)
@@ -51,6 +54,10 @@ def answer_of(content: Any) -> Answer:
         raise ValueError(f"{len(ids)} token ids but {len(logprobs)} log-probabilities")
     if not all(map(math.isfinite, logprobs or ())):
         raise ValueError("a log-probability that is no finite number")
+    if max(logprobs or (0.0,)) > ROUNDING:
+        raise ValueError(f"a log-probability of {max(logprobs or ()):g}")
+    if min(ids or (0,)) < 0:
+        raise ValueError(f"a token id of {min(ids or ())}")
     reason = choice.get("stop_reason", choice.get("matched_stop"))
     usage = content.get("usage") or {}
     read, made = usage.get("prompt_tokens"), usage.get("completion_tokens")

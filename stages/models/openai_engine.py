@@ -124,6 +124,8 @@ class OpenAIEngine:
 
         def read(content: Any) -> tuple[Completion, Answer]:
             answer = answer_of(content)
+            if len(answer.ids or ()) > limit:
+                raise ValueError(f"{len(answer.ids or ())} tokens where {limit} were asked for")
             return self._completion(answer, sampling), answer
 
         try:

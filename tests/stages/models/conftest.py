@@ -171,6 +171,8 @@ class CompletionServer:
     def answer(self, body: dict[str, Any], fault: str | None) -> dict[str, Any]:
         if fault == "empty":
             return {"choices": []}
+        if fault == "excuse":
+            return {"error": {"message": "overloaded"}}
         prompt, tokenizer = body["prompt"], self.policy.tokenizer
         if isinstance(prompt, str):
             prompt = tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -205,6 +207,15 @@ class CompletionServer:
                     )
                 ],
             }}  # fmt: skip
+            if fault == "probabilities":
+                choice["logprobs"]["token_logprobs"] = [0.5 for _ in ids]
+            if fault == "negative":
+                choice["token_ids"] = [-1 for _ in ids]
+            if fault == "more":
+                choice["token_ids"] = [*ids, *[20] * body["max_tokens"]]
+                choice["logprobs"]["token_logprobs"] = [-1.0 for _ in choice["token_ids"]]
+            if fault == "silent":
+                choice["logprobs"] = None
         if self.form == "llama.cpp":
             listed = range(len(ids) - (len(tokenizer(stop_reason)["input_ids"]) if stop_reason else 0))
             choice["logprobs"] = {

@@ -76,6 +76,25 @@ def test_a_rollout_whose_retries_are_used_up_fails_alone(
     assert sum(reported) == 8
 
 
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("probabilities", "a log-probability of 0.5"), ("negative", "a token id of -1"), ("more", "tokens where 8 were asked for"),
+     ("silent", "it lacks token ids or log-probabilities"), ("excuse", "overloaded")],
+)  # fmt: skip
+def test_an_answer_that_cannot_be_is_no_completion(
+    serve: Serve, prefixes: list[list[int]], fault: str, words: str
+) -> None:
+    server = serve()
+    engine = server.open(retries=1)
+    server.faults = [fault, fault]
+    [[found]] = engine.generate([Request(prefixes[0], [1])], Sampling(max_tokens=8))
+    assert (found.finish_reason, len(found.ids)) == ("error", 0)
+    assert found.error is not None
+    assert words in found.error
+    [[again]] = engine.generate([Request(prefixes[0], [1])], Sampling(max_tokens=8))
+    assert again.finish_reason != "error"
+
+
 def test_no_more_requests_are_under_way_than_allowed(serve: Serve, prefixes: list[list[int]]) -> None:
     server = serve(delay_s=0.02)
     engine = server.open(concurrency=5)
