@@ -67,6 +67,23 @@ def test_a_command_that_is_told_to_end_leaves_nothing_half_written(scored_file: 
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_an_import_swallows_is_not_lost(number: signal.Signals, scored_file: Path) -> None:
+    (scored_file.parent / "swallows.py").write_text(
+        "import os, time\n"
+        "from apportion.stages.score._scorer import scorer\n"
+        "try:\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "except BaseException:\n"
+        "    pass\n"
+        "@scorer(needs=(), granularity='rollout', source='test')\n"
+        "def waits(rollouts):\n"
+        "    time.sleep(50)\n"
+    )
+    result = process("--plugin swallows.py score scored.parquet --with waits -o new.parquet", scored_file.parent)
+    assert (result.returncode, result.stdout, "Traceback" in result.stderr) == (128 + number, "", False)
+
+
 STOPS = """
 import os, signal
 from apportion.stages.environments import Outcome
