@@ -12,7 +12,7 @@ import numpy as np
 from ...formats.errors import DataError, UsageError, unknown
 from ...formats.files import check_output, whole_file
 from ...formats.invariants import is_credit
-from ...formats.parquet import RolloutFile
+from ...formats.parquet import STREAM, RolloutFile
 from ...formats.rollouts import Rollouts
 from ..options import at_least
 from ..progress import track
@@ -79,6 +79,12 @@ def view(
     for output in (svg, html):
         if output is not None:
             check_output(output, force=force)
+            if path != STREAM and output.resolve() == path.resolve():
+                raise UsageError(
+                    f"{output}: these are the rollouts, which --force does not replace; choose another name"
+                )
+    if svg is not None and html is not None and svg.resolve() == html.resolve():
+        raise UsageError(f"{svg}: named for the picture and for the page; choose two names")
     if limit is not None:
         at_least(0 if html is None else 1, limit=limit)
     file = RolloutFile(path)
