@@ -40,7 +40,7 @@ class Stopping:
         print(f"{self.by.name}: stopping after this batch; once more stops at once", file=sys.stderr, flush=True)
 
     def until(self, batches: Iterable[Rollouts], out: Path, *, kept: bool = False) -> Iterator[Rollouts]:
-        """The batches up to the signal, the one in work included, or until something fails at run time.
+        """The batches up to the signal, the one in work included, or until something fails.
 
         kept: an earlier run kept some. Where there is none to keep, and on standard output, which is whole or nothing,
         Stopped, or what failed.
@@ -52,7 +52,7 @@ class Stopping:
                 if self.by is not None:
                     break
         except ApportionError as lost:
-            if not kept or isinstance(lost, UsageError | DataError):
+            if not kept:
                 raise
             self.lost = lost
         if self.by is not None and not kept:
@@ -66,8 +66,11 @@ class Stopping:
     def stopped(self, out: Path, groups: int) -> ApportionError:
         """What to tell."""
         what = f"{groups:,} groups are in {partial_name(out)}; --resume goes on with them" if groups else "nothing kept"
+        if isinstance(self.lost, UsageError | DataError):
+            what += ", once the same command can"
         if self.lost is not None:
-            return ApportionError(f"{self.lost}; {what}")
+            self.lost.args = (f"{self.lost}; {what}",)
+            return self.lost
         assert self.by is not None
         return Stopped(f"{out}: stopped by {self.by.name}, {what}", 128 + self.by)
 

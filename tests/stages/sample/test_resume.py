@@ -1,5 +1,6 @@
 """Sampling that is told to stop, and goes on; test_resume_everywhere.py has every strategy."""
 
+import json
 import os
 import signal
 import subprocess
@@ -131,6 +132,28 @@ def test_a_run_that_fails_keeps_what_was_whole(run: Callable[..., None], tmp_pat
     assert len(RolloutFile(tmp_path / "parts.partial").read()) == 8
     run("parts", stop=False, resume=True)
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def test_what_was_whole_is_kept_where_a_prompt_cannot_be_read(tmp_path: Path) -> None:
+    questions = ["1+1", "2+1", "1+" * 900 + "1"]
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text("".join(json.dumps({"question": each, "answer": "2"}) + "\n" for each in questions))
+
+    def run(out: str, **options: Any) -> None:
+        sample(
+            task=str(problems), prompts=3, n=2, settings={"rows_at_once": 2}, max_tokens=8, device="cpu",
+            out=tmp_path / out, **options,
+        )  # fmt: skip
+
+    with pytest.raises(
+        UsageError, match=r"1,8\d\d tokens does not fit .*; 1 groups are in .*; --resume .*, once the same command can"
+    ) as fault:
+        run("parts")
+    assert fault.value.exit_code == UsageError.exit_code
+    assert len(RolloutFile(tmp_path / "parts.partial").read()) == 2
+    with pytest.raises(UsageError, match="does not fit"):
+        run("parts", resume=True)
+    assert len(RolloutFile(tmp_path / "parts.partial").read()) == 2
 
 
 def test_a_signal_when_all_is_there_loses_nothing(run: Callable[..., None], tmp_path: Path) -> None:
