@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
-from ...formats.errors import DataError, UsageError
+from ...formats.errors import ApportionError, DataError, UsageError
 from ...formats.files import check_output, whole_directory
 from ...formats.invariants import Names
 from ...formats.parquet import RolloutFile, files_of
@@ -271,6 +271,7 @@ def _save(
     log: list[dict[str, float]],
     provenance: Provenance,
 ) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     moments = {
@@ -279,8 +280,11 @@ def _save(
         if parameter in optimizer.state
         for moment in ("exp_avg", "exp_avg_sq")
     }
-    with whole_directory(out) as folder:
-        policy.save(folder)
-        save_file(moments, folder / OPTIMIZER_FILE, metadata=facts)
-        (folder / METRICS_FILE).write_text("".join(json.dumps(entry) + "\n" for entry in log))
-        (folder / HISTORY_FILE).write_text(provenance.to_json() + "\n")
+    try:
+        with whole_directory(out) as folder:
+            policy.save(folder)
+            save_file(moments, folder / OPTIMIZER_FILE, metadata=facts)
+            (folder / METRICS_FILE).write_text("".join(json.dumps(entry) + "\n" for entry in log))
+            (folder / HISTORY_FILE).write_text(provenance.to_json() + "\n")
+    except SafetensorError as error:  # a full disk, which is no OSError there
+        raise ApportionError(f"{out}: not written ({error})") from error

@@ -1,6 +1,8 @@
 """One update and many, on rollouts of the built-in model."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -457,3 +459,27 @@ def test_an_existing_checkpoint_is_kept_without_force(credit_file: Path, trained
     with pytest.raises(UsageError, match="exists already"):
         trained(credit_file, lr=1e-2)
     assert_close(weights_of(trained(credit_file, "other")), before, atol=0)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(credit_file: Path, tmp_path: Path) -> None:
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+        "from apportion.cli.main import main; main()"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        limited,
+        "train",
+        str(credit_file),
+        "--device",
+        "cpu",
+        "-o",
+        str(tmp_path / "full"),
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'full'}: not written (")
+    assert "Traceback" not in ended.stderr
+    assert not list(tmp_path.glob("*full*"))
