@@ -1,5 +1,6 @@
 """Options given as text or YAML, typed by the signature of the function they go to."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ def parameter_hints(function: Callable[..., Any]) -> dict[str, Any]:
 def typed_options(function: Callable[..., Any], given: Mapping[str, Any], whose: str) -> dict[str, Any]:
     """Every keyword-only option of `function`: its default, or the given value converted to its annotated type.
 
-    Raises UsageError for an unknown name (with a did-you-mean), a value of another type, or a missing one.
+    Raises UsageError for an unknown name (with a did-you-mean), a value of another type, NaN, or a missing one.
     """
     hints = parameter_hints(function)
     return typed_values(
@@ -66,6 +67,8 @@ def typed_values(wanted: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any]
             raise UsageError(
                 f"option {name!r} of {whose}: {given[name]!r}: {problem[0].lower()}{problem[1:]}{QUOTES if text else ''}"
             ) from error
+        if isinstance(resolved[name], float) and math.isnan(resolved[name]):
+            raise UsageError(f"option {name!r} of {whose}: nan, needed is a number")
     return resolved
 
 

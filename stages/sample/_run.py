@@ -16,7 +16,7 @@ from ..driver import Written
 from ..models import open_engine
 from ..models.engine import Engine, Sampling, forget, usage_of
 from ..models.policy import ModelSource
-from ..options import as_json, at_least, typed_options
+from ..options import as_json, at_least, at_least_one, typed_options
 from ..tasks import Problem, Task, open_task
 from ._failures import Failures
 from ._resume import Stopping, begun
@@ -33,6 +33,7 @@ def run(*, out: Path, resume: bool, force: bool, **given: Any) -> Written:
     _check(given, out, resume=resume, force=force)
     chosen = STRATEGIES[given["strategy"]]
     options = typed_options(chosen.function, given["settings"] or {}, f"strategy {given['strategy']!r}")
+    at_least_one(chosen.name, rows_at_once=options.get("rows_at_once", 1))
     source = opened_rollouts(given["rollouts"], chosen)
     task, problems = _problems(given, source)
     check_turns(chosen, task)

@@ -57,7 +57,9 @@ def budget(
     Departures: the released code takes prompts without a history for prompts that never succeed when it divides what is
         left; here they stay apart.
     """
-    at_least_one("budget", min_n=min_n, max_n=max_n - min_n + 1, negative_n=negative_n, positive_n=positive_n)
+    at_least_one("budget", min_n=min_n, negative_n=negative_n, positive_n=positive_n)
+    if max_n < min_n:
+        raise UsageError(f"option 'max_n' of strategy 'budget': {max_n}, needed is min_n ({min_n}) or more")
     if not 0 < confidence < 1:
         raise UsageError(f"option 'confidence' of strategy 'budget': {confidence}, needed is between 0 and 1")
     rates = _rates(history)

@@ -8,7 +8,6 @@ from ...formats.errors import UsageError
 from ...formats.memories import MemoryFile
 from ...formats.rollouts import Rollouts
 from ..environments import is_played
-from ..options import at_least_one
 from ..remember._library import STRATEGY, WARNING, Library, Matching
 from ..remember._memory import MEMORIES
 from ..wording import check_template, filled
@@ -73,7 +72,6 @@ def experience(
     """
     if not is_played(context.task):
         raise UsageError(f"--strategy experience plays environment tasks, which {context.task.spec!r} is not")
-    at_least_one("experience", rows_at_once=rows_at_once)
     for name, number in {
         "strategies": strategies, "warnings": warnings, "warmup": warmup, "min_entries": min_entries,
         "strategy_characters": strategy_characters, "warning_characters": warning_characters, "characters": characters,

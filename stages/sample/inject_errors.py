@@ -157,7 +157,7 @@ def inject_errors(
     """
     file = context.rollouts
     assert file is not None, "sample opens it for a strategy that needs --from"
-    at_least_one("inject_errors", edits=edits, editor_tokens=editor_tokens, rows_at_once=rows_at_once)
+    at_least_one("inject_errors", edits=edits, editor_tokens=editor_tokens)
     if not 0 <= max_edit_ratio <= 1:
         raise UsageError(f"option 'max_edit_ratio' of strategy 'inject_errors': {max_edit_ratio}, needed is 0 to 1")
     editor = editor or EDITOR

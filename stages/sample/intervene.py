@@ -148,9 +148,7 @@ def intervene(
     """
     file = context.rollouts
     assert file is not None, "sample opens it for a strategy that needs --from"
-    at_least_one(
-        "intervene", proposals=proposals, k=k, needed=needed, critic_tokens=critic_tokens, rows_at_once=rows_at_once
-    )
+    at_least_one("intervene", proposals=proposals, k=k, needed=needed, critic_tokens=critic_tokens)
     separator = BLANK_LINE if separator is None else separator
     solver, critic = solver or SOLVER, critic or CRITIC
     if not separator:

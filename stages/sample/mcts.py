@@ -122,6 +122,9 @@ def mcts(
         "mcts", rounds=rounds, children=children, depth=depth, verify_tokens=verify_tokens,
         step_tokens=1 if step_tokens is None else step_tokens,
     )  # fmt: skip
+    for name, value in {"enough": enough, "exploration": exploration, "verify_temperature": verify_temperature}.items():
+        if not 0 <= value < math.inf:
+            raise UsageError(f"option {name!r} of strategy 'mcts': {value}, needed is 0 or more")
     if not 0 <= decay <= 1:
         raise UsageError(f"option 'decay' of strategy 'mcts': {decay}, needed is 0 to 1")
     if not stop or not all(stop):

@@ -166,7 +166,7 @@ def retry(
     """
     file = context.rollouts
     assert file is not None, "sample opens it for a strategy that needs --from"
-    at_least_one("retry", reflection_tokens=reflection_tokens, rows_at_once=rows_at_once)
+    at_least_one("retry", reflection_tokens=reflection_tokens)
     reflector, guidance = reflector or REFLECTOR, guidance or GUIDANCE
     check_template("retry", "reflector", reflector, "steps")
     check_template("retry", "guidance", guidance, "reflection")

@@ -14,7 +14,6 @@ from ...formats.rollouts import Rollouts
 from ...formats.schema import FIELDS
 from ..models.engine import Completion, Request
 from ..models.policy import render_prompt
-from ..options import at_least_one
 from ..progress import progress
 from ..remember._memory import MEMORIES
 from ..tasks import Message, Problem
@@ -84,7 +83,6 @@ def team(
         UsageError: fewer than two roles; a probability or threshold outside 0 to 1; a template without its names; a graph
             of another number of agents. DataError: a file that is no graph.
     """
-    at_least_one("team", rows_at_once=rows_at_once)
     if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"option 'threshold' of strategy 'team': {threshold}, needed is 0 to 1")
     for option, text, needed in (

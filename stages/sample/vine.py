@@ -60,9 +60,7 @@ def vine(
     file = context.rollouts
     assert file is not None, "sample opens it for a strategy that needs --from"
     every = every if every is not None else (1 if at == "steps" else 5)
-    at_least_one(
-        "vine", k=k, every=every, max_states=1 if max_states is None else max_states, rows_at_once=rows_at_once
-    )
+    at_least_one("vine", k=k, every=every, max_states=1 if max_states is None else max_states)
     task = context.task if is_played(context.task) else None
     if task is not None and at != "steps":
         raise UsageError(f"option 'at' of strategy 'vine': {at!r}, but an environment is left between turns only")

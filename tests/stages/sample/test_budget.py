@@ -85,6 +85,12 @@ def test_more_than_there_is_to_begin_with_is_refused() -> None:
         allocation([0.5, 0.5], 2, least=4)
 
 
+def test_no_more_at_most_than_at_least_is_refused(sampled: Sampled, tmp_path: Path) -> None:
+    (tmp_path / "history").write_text("")
+    with pytest.raises(UsageError, match=r"option 'max_n' of strategy 'budget': 1, needed is min_n \(2\) or more"):
+        sampled("budget", history=[str(tmp_path / "history")], min_n=2, max_n=1)
+
+
 @pytest.mark.parametrize(
     ("epochs", "expected"),
     [

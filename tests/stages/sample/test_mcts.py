@@ -354,6 +354,9 @@ def test_what_is_refused(sampled: Sampled, tmp_path: Path) -> None:
     for name in ("rounds", "children", "depth", "verify_tokens", "step_tokens"):
         with pytest.raises(UsageError, match=f"option '{name}' of strategy 'mcts': 0, needed is 1 or more"):
             sampled("mcts", **{name: 0})
+    for name in ("enough", "exploration", "verify_temperature"):
+        with pytest.raises(UsageError, match=f"option '{name}' of strategy 'mcts': -1.*, needed is 0 or more"):
+            sampled("mcts", **{name: -1})
     with pytest.raises(UsageError, match=r"option 'decay' of strategy 'mcts': 1\.5, needed is 0 to 1"):
         sampled("mcts", decay=1.5)
     with pytest.raises(UsageError, match="needed are texts that end a step"):

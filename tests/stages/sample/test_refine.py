@@ -213,8 +213,8 @@ def test_what_is_needed(refined: Refined, stepped: Path, tmp_path: Path) -> None
         refined(threshold=2.0)
     with pytest.raises(UsageError, match="option 'votes' of strategy 'refine': 0, needed is 1 or more"):
         refined(votes=0)
-    for temperature in (-1.0, float("nan")):
-        with pytest.raises(UsageError, match=f"option 'refiner_temperature' .*: {temperature}, needed is 0 or more"):
+    for temperature, needed in ((-1.0, "0 or more"), (float("nan"), "a number")):
+        with pytest.raises(UsageError, match=f"option 'refiner_temperature' .*: {temperature}, needed is {needed}"):
             refined(refiner_temperature=temperature)
     sample(prompts=1, n=1, max_tokens=8, device="cpu", out=tmp_path / "bare")
     with pytest.raises(DataError, match=r"step\.start"):

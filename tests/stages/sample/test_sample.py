@@ -1,6 +1,7 @@
 """What `sample` writes."""
 
 from collections.abc import Callable
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from apportion.formats.errors import UsageError
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.models.policy import load_tokenizer
+from apportion.stages.registry import options_of
 from apportion.stages.sample import sample
+from apportion.stages.sample._strategy import STRATEGIES
 from apportion.stages.score import score
 from apportion.stages.tasks import open_task
 
@@ -45,6 +48,24 @@ def test_rollouts_of_a_prompt_are_neighbours_in_one_group(sampled: Sampled) -> N
     assert rollouts.groups.sizes.tolist() == [3, 3, 3, 3]
     assert len(set(rollouts.strings("group_id"))) == 4
     assert len(set(rollouts.strings("rollout_id"))) == len(set(rollouts.numbers("seed").tolist())) == 12
+
+
+REQUIRED = {"budget": {"history": ["none"]}, "dynamic": {"live": 1}}
+
+
+@pytest.mark.parametrize("name", [each.name for each in STRATEGIES])
+def test_options_of_no_meaning(name: str, tmp_path: Path) -> None:
+    options = options_of(STRATEGIES[name].function)
+    required = REQUIRED.get(name, {})
+    assert set(required) == {key for key, option in options.items() if option.default is Parameter.empty}
+    wrong = {
+        key: (float("nan"), "nan, needed is a number") for key in options if isinstance(options[key].default, float)
+    }
+    if "rows_at_once" in options:
+        wrong["rows_at_once"] = (0, "0, needed is 1 or more")
+    for key, (value, message) in wrong.items():
+        with pytest.raises(UsageError, match=f"option '{key}' of strategy '{name}': {message}"):
+            sample(strategy=name, settings={**required, key: value}, out=tmp_path / "out")
 
 
 def test_parts_written_one_after_another_are_the_same_file(sampled: Sampled) -> None:

@@ -80,7 +80,7 @@ def test_the_answer_is_verified_like_any_other(sampled: Sampled) -> None:
         ({"roles": ROLES, "edges": {"2-0": 0.5}}, "'2-0', needed is one of 0-1, 0-2, 1-2"),
         ({"roles": ROLES, "edge": 1.5}, r"edge 0-1 has the probability 1\.5"),
         ({"roles": ROLES, "edges": {"0-2": -1}}, "edge 0-2 has the probability -1"),
-        ({"roles": ROLES, "threshold": float("nan")}, "option 'threshold' of strategy 'team': nan, needed is 0 to 1"),
+        ({"roles": ROLES, "threshold": float("nan")}, "option 'threshold' of strategy 'team': nan, needed is a number"),
         ({"roles": ROLES, "rows_at_once": 0}, "option 'rows_at_once' of strategy 'team': 0, needed is 1 or more"),
     ],
 )
