@@ -105,7 +105,7 @@ def with_rows(batch: Rollouts, parents: Any, columns: Mapping[str, pa.Array]) ->
     copied = batch.table.select([path for path in ("group_id", "prompt_ids", *OF_THE_PROBLEM) if path in batch])
     made = Rollouts(copied.take(pa.array(parents))).with_columns(columns).like(batch)
     groups = batch.groups.ids
-    _check_new(batch, made)
+    check_new(batch, made)
     order = np.argsort(np.concatenate((groups, groups[parents])), kind="stable")
     return Rollouts(pa.concat_tables([batch.table, made.table])).take(order)
 
@@ -136,12 +136,12 @@ def with_groups(batch: Rollouts, of: Sequence[int], columns: Mapping[str, pa.Arr
     copied = batch.table.select([path for path in ("group_id", *OF_THE_PROBLEM) if path in batch])
     groups = np.asarray(of, np.int64)
     made = Rollouts(copied.take(pa.array(batch.groups.starts[groups]))).with_columns(columns).like(batch)
-    _check_new(batch, made)
+    check_new(batch, made)
     order = np.argsort(np.concatenate((batch.groups.ids, groups)), kind="stable")
     return Rollouts(pa.concat_tables([batch.table, made.table])).take(order)
 
 
-def _check_new(batch: Rollouts, made: Rollouts) -> None:
+def check_new(batch: Rollouts, made: Rollouts) -> None:
     """DataError for a row that an earlier run made already."""
     known = set(batch.strings("rollout_id"))
     twice = next((name for name in made.strings("rollout_id") if name in known), None)

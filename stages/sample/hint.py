@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from ...formats.errors import DataError, UsageError
 from ...formats.rollouts import Rollouts
-from ...formats.schema import FIELDS, FILTERED, arrow_type
+from ...formats.schema import ERROR, FIELDS, FILTERED, arrow_type
 from ...formats.segments import Array
 from ..driver import require
 from ..models.engine import Request
@@ -17,13 +17,16 @@ from ..progress import progress
 from ..score.verify import verify
 from ..tasks import Problem
 from ..wording import check_template
-from ._revisions import asking
+from ._revisions import NOT_ASKED, asking
 from ._rows import derived_seed, to_rollouts
 from ._solutions import column_of, of_groups, worked
+from ._source import check_new, own_rows
 from ._strategy import CONTINUES, SamplingContext, strategy
 
 TEMPLATE = "{question}\n\nSome guidance: {hint}"
 HINTED = "hinted"
+# What was filtered is looked at: `dynamic` flags the groups that failed, too.
+PASSED_OVER = (HINTED, *(flag for flag in NOT_ASKED if flag != FILTERED))
 
 
 @strategy(source="arXiv:2506.13923 (Guide)", needs=(CONTINUES,))
@@ -44,6 +47,10 @@ def hint(
     scored here by the task's verifier (`reward`), and flagged `hinted`. Groups that nothing is to be learnt from are
     flagged `filtered`, which is never trained on: the failed ones and those above `solved`, as they are and with a hint.
 
+    A group's mean is that of what the policy wrote from its prompt alone: probes, evals, and rows flagged error, hinted,
+    retried, reflection, guided, intervention, edited, partial or demonstration do not count, and groups of such rows
+    alone are left as they are.
+
     Args:
         hint_from: where hints come from. "column:NAME" is a text column of the file, the same in all rows of a group;
             "demonstration:N" the first N lines of the task's own worked solution.
@@ -54,7 +61,7 @@ def hint(
 
     Raises:
         UsageError: a template without {hint}; a task without worked solutions. DataError: no rewards; a group that failed
-            and has no hint.
+            and has no hint; a file that has these rollouts already.
 
     Departures: 1. The paper throws flagged groups away. 2. Its released code hints only where enough groups failed to
         fill its workers. 3. Its `mixin`, plain failures in place of hinted ones, is not there.
@@ -72,10 +79,8 @@ def hint(
     with progress(file.num_rows, "hint, rollouts") as advance:
         for batch in context.batches():
             problems = [next(remaining) for _ in range(len(batch.groups))]
-            mean = batch.groups.mean(batch.numbers("reward"))
-            if np.isnan(mean).any():
-                row = int(batch.groups.starts[np.flatnonzero(np.isnan(mean))[0]])
-                raise DataError(f"row {row}: a rollout of its group has no reward; run `apportion score` first")
+            rows = own_rows(batch, "hint", without=PASSED_OVER, needs=("reward",), played=True)
+            mean = _means(batch, rows)
             lost = np.flatnonzero(mean <= failed)
             plain = batch.with_missing("behaviour_prompt_ids", "flags")
             if replaced == "flag":
@@ -137,14 +142,23 @@ def _hinted(
         columns["seed"] = pa.array(seeds, FIELDS["seed"].type)
     made = made.with_columns(columns)
     if replaced == "flag":
-        mean = made.groups.mean(made.numbers("reward"))
-        made = made.with_flag(FILTERED, made.groups.spread((mean < failed) | (mean > solved)))
+        mean = _means(made, np.flatnonzero(~made.flagged(ERROR)))
+        made = made.with_flag(FILTERED, made.groups.spread((mean <= failed) | (mean > solved)))
     return made
+
+
+def _means(batch: Rollouts, rows: Array) -> Array:
+    """[G] mean reward of those rows [M] in each group; NaN where there is none."""
+    count, total = np.zeros(len(batch.groups)), np.zeros(len(batch.groups))
+    np.add.at(count, batch.groups.ids[rows], 1)
+    np.add.at(total, batch.groups.ids[rows], batch.numbers("reward")[rows])
+    return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
 
 
 def _interleaved(plain: Rollouts, lost: Array, hinted: Rollouts | None) -> Rollouts:
     """Each hinted group behind the group that it is for. Other columns of the file are missing (null) in it."""
     if hinted is None:
         return plain
+    check_new(plain, hinted)
     order = np.argsort(np.concatenate((plain.groups.ids, hinted.groups.spread(lost))), kind="stable")
     return Rollouts.concat([plain, hinted.like(plain)]).take(order)

@@ -112,3 +112,32 @@ def test_hints_of_a_column(scored: Path, hinted: Hinted, tmp_path: Path) -> None
 def test_bad_options_are_refused(hinted: Hinted, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         hinted(**settings)
+
+
+def test_only_what_the_policy_made_of_the_prompt_counts(scored: Path, hinted: Hinted, tmp_path: Path) -> None:
+    """Half of each group is right: what becomes of it is up to the wrong half's being looked at."""
+    batch = RolloutFile(scored).read()
+    second = np.arange(len(batch)) % 2 == 1
+    batch = batch.with_columns({"reward": np.where(second, 1.0, 0.0).tolist()})
+    none, every = 0, len(batch.groups)
+    probes = batch.with_columns({"purpose": ["probe" if each else "train" for each in second]})
+    unknown = [None if each else 0.0 for each in second]
+    for name, changed, failed in (
+        ("plain", batch, none),
+        ("probes", probes, every),
+        ("errors", batch.with_flag("error", second).with_columns({"reward": unknown}), every),
+        ("demonstrations", batch.with_flag("demonstration", second), every),
+        ("filtered", batch.with_flag("filtered", second), none),
+        ("hinted", batch.with_flag("hinted", second | True), none),
+    ):
+        write_rollouts(tmp_path / f"{name}.parquet", [changed], Provenance())
+        after = hinted(tmp_path / f"{name}.parquet")
+        assert len(after.groups) - len(batch.groups) == failed, name
+        assert list(broken_invariants(after)) == []
+
+
+def test_the_same_hints_are_not_given_twice(hinted: Hinted, tmp_path: Path) -> None:
+    hinted()
+    (tmp_path / "hinted").rename(tmp_path / "once")
+    with pytest.raises(DataError, match=r"/hinted@.*/0' is there already: .* give another --seed or --round"):
+        hinted(tmp_path / "once")
