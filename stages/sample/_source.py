@@ -96,6 +96,16 @@ def own_rows(
     return np.flatnonzero(own)
 
 
+def rewards_of(batch: Rollouts, rows: Array) -> Array:
+    """[M] the rewards of these rows. DataError for one without."""
+    reward = batch.numbers("reward")[rows]
+    missing = rows[np.isnan(reward)]
+    if len(missing):
+        name = batch.strings("rollout_id")[int(missing[0])]
+        raise DataError(f"rollout {name!r}, column 'reward': missing; {PRODUCED_BY['reward']}")
+    return reward
+
+
 def with_rows(batch: Rollouts, parents: Any, columns: Mapping[str, pa.Array]) -> Rollouts:
     """The batch with new rows at the end of their groups, and every column it has.
 

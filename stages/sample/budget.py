@@ -14,8 +14,10 @@ from ..models.policy import render_prompt
 from ..options import at_least_one
 from ..progress import progress
 from ..remember._memory import MEMORIES
+from ..remember.problems import of_the_prompt
 from ._knapsack import Mode, allocation, success_rate
 from ._rows import row_seeds, to_rollouts
+from ._source import rewards_of
 from ._strategy import SamplingContext, strategy
 
 Epoch = dict[str, list[float]]  # rewards by problem
@@ -45,7 +47,8 @@ def budget(
     Args:
         history: scored rollout files or directories, the oldest first, one an epoch, or the last memory that `remember
             --what problems` made of them; matched by `problem_id`. p is the mean success (reward above 0) of the last
-            epoch, or of the latest 16 where that has fewer; none below 8.
+            epoch, or of the latest 16 where that has fewer; none below 8. What was not made of the prompt alone (probes,
+            hinted, retried …) or failed does not count.
         min_n: rollouts of a prompt that is sometimes solved, at least.
         max_n: at most.
         negative_n: of a prompt that never was.
@@ -95,14 +98,16 @@ def _rates(history: Sequence[Path]) -> dict[str, float | None]:
 
 
 def _scored(path: Path) -> Epoch:
-    """The rewards of rollout files."""
+    """The rewards of rollout files, of what the policy made of the prompt alone, as the memory of problems has them."""
     found: Epoch = defaultdict(list)
     for name in files_of(path):
         file = RolloutFile(name)
         require(file, ("problem_id", "reward"), "strategy 'budget'")
-        for batch in file.batches(["rollout_id", "group_id", "problem_id", "reward", "token.id", "token.mask"]):
-            for problem, reward in zip(batch.strings("problem_id"), batch.numbers("reward").tolist(), strict=True):
-                found[problem].append(reward)
+        there = [name for name in ("purpose", "flags") if name in file.schema.names]
+        for batch in file.batches(["rollout_id", "group_id", "problem_id", "reward", "token.id", "token.mask", *there]):
+            rows, names = of_the_prompt(batch), batch.strings("problem_id")
+            for row, reward in zip(rows.tolist(), rewards_of(batch, rows).tolist(), strict=True):
+                found[names[row]].append(reward)
     return found
 
 

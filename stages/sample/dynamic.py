@@ -7,6 +7,8 @@ from math import ceil
 import numpy as np
 
 from ...formats.rollouts import Rollouts
+from ...formats.schema import ERROR
+from ...formats.segments import Array, Segments
 from ..options import at_least_one
 from ..progress import progress
 from ..score.verify import verify
@@ -39,7 +41,7 @@ def dynamic(context: SamplingContext, *, live: int, rows_at_once: int = 2048) ->
             some, problems = problems[:count], problems[count:]
             for batch in STRATEGIES["independent"].function(context.of(some), rows_at_once=rows_at_once):
                 batch = batch.with_columns(verify(batch))
-                dead = batch.groups.constant(batch.numbers("reward"))
+                dead = _dead(batch)
                 yield batch.with_flag("dead_group", batch.groups.spread(dead))
                 tried, found = tried + len(dead), found + int(np.sum(~dead))
                 advance(int(np.sum(~dead)))
@@ -54,5 +56,14 @@ def _kept(context: SamplingContext) -> tuple[int, int]:
     """(groups, live groups) of a run that was stopped and is gone on with."""
     if context.kept is None:
         return 0, 0
-    dead = np.concatenate([batch.groups.constant(batch.numbers("reward")) for batch in context.kept.batches()])
+    dead = np.concatenate([_dead(batch) for batch in context.kept.batches()])
     return len(dead), int(np.sum(~dead))
+
+
+def _dead(batch: Rollouts) -> Array:
+    """[G] whether there is nothing to compare in a group: all that did not fail earned the same."""
+    rows = np.flatnonzero(~batch.flagged(ERROR))
+    reward, groups = batch.numbers("reward")[rows], Segments.of_runs(batch.groups.ids[rows])
+    dead = np.ones(len(batch.groups), bool)
+    dead[batch.groups.ids[rows][groups.starts]] = groups.constant(reward)
+    return dead

@@ -14,19 +14,18 @@ from ..driver import require
 from ..models.engine import Request
 from ..models.policy import render_prompt
 from ..progress import progress
+from ..remember.problems import of_the_prompt
 from ..score.verify import verify
 from ..tasks import Problem
 from ..wording import check_template
-from ._revisions import NOT_ASKED, asking
+from ._revisions import asking
 from ._rows import derived_seed, to_rollouts
 from ._solutions import column_of, of_groups, worked
-from ._source import check_new, own_rows
+from ._source import check_new, rewards_of
 from ._strategy import CONTINUES, SamplingContext, strategy
 
 TEMPLATE = "{question}\n\nSome guidance: {hint}"
 HINTED = "hinted"
-# What was filtered is looked at: `dynamic` flags the groups that failed, too.
-PASSED_OVER = (HINTED, *(flag for flag in NOT_ASKED if flag != FILTERED))
 
 
 @strategy(source="arXiv:2506.13923 (Guide)", needs=(CONTINUES,))
@@ -48,7 +47,7 @@ def hint(
     flagged `filtered`, which is never trained on: the failed ones and those above `solved`, as they are and with a hint.
 
     A group's mean is that of what the policy wrote from its prompt alone: probes, evals, and rows flagged error, hinted,
-    retried, reflection, guided, intervention, edited, partial or demonstration do not count, and groups of such rows
+    retried, reflection, guided, refined, intervention, edited, partial or demonstration do not count, and groups of such rows
     alone are left as they are.
 
     Args:
@@ -79,8 +78,7 @@ def hint(
     with progress(file.num_rows, "hint, rollouts") as advance:
         for batch in context.batches():
             problems = [next(remaining) for _ in range(len(batch.groups))]
-            rows = own_rows(batch, "hint", without=PASSED_OVER, needs=("reward",), played=True)
-            mean = _means(batch, rows)
+            mean = _means(batch, of_the_prompt(batch))
             lost = np.flatnonzero(mean <= failed)
             plain = batch.with_missing("behaviour_prompt_ids", "flags")
             if replaced == "flag":
@@ -149,9 +147,9 @@ def _hinted(
 
 def _means(batch: Rollouts, rows: Array) -> Array:
     """[G] mean reward of those rows [M] in each group; NaN where there is none."""
-    count, total = np.zeros(len(batch.groups)), np.zeros(len(batch.groups))
-    np.add.at(count, batch.groups.ids[rows], 1)
-    np.add.at(total, batch.groups.ids[rows], batch.numbers("reward")[rows])
+    groups, size = batch.groups.ids[rows], len(batch.groups)
+    count = np.bincount(groups, minlength=size)
+    total = np.bincount(groups, weights=rewards_of(batch, rows), minlength=size)
     return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from apportion.formats.errors import UsageError
-from apportion.formats.parquet import RolloutFile
+from apportion.formats.errors import DataError, UsageError
+from apportion.formats.parquet import RolloutFile, write_rollouts
+from apportion.formats.provenance import Provenance
 from apportion.stages.sample import sample
 from apportion.stages.sample._knapsack import allocation, needed, success_rate, value
 from apportion.stages.score import score
@@ -120,3 +121,17 @@ def test_rollouts_go_where_they_are_worth_most(sampled: Sampled, tmp_path: Path)
     assert sampled("budget", history=[str(tmp_path / "scored")], rows_at_once=1, options=options).strings("text") == found.strings("text")  # fmt: skip
     unknown = sampled("budget", history=[str(tmp_path / "scored")], options=options | {"seed": 99})
     assert unknown.groups.sizes.tolist() == [8] * 6
+    half = np.arange(len(earlier)) % 2 == 1
+    rates = [float(np.mean(each)) for each in np.split(earlier.numbers("reward")[~half], 6)]
+    reward = [None if each else value for each, value in zip(half, earlier.numbers("reward").tolist(), strict=True)]
+    changed = earlier.with_columns({"reward": reward})
+    for name, batch in (
+        ("failed", changed.with_flag("error", half)),
+        ("probes", changed.with_columns({"purpose": ["probe" if each else "train" for each in half]})),
+    ):
+        write_rollouts(tmp_path / name, [batch], Provenance())
+        found = sampled("budget", history=[str(tmp_path / name)], options=options)
+        assert found.groups.sizes.tolist() == allocation(rates, 8)
+    write_rollouts(tmp_path / "torn", [changed], Provenance())
+    with pytest.raises(DataError, match=r"rollout '.*', column 'reward': missing; run `apportion score"):
+        sampled("budget", history=[str(tmp_path / "torn")], options=options)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from apportion.formats.errors import UsageError
+from apportion.stages.sample.dynamic import _dead
 from apportion.stages.score.verify import verify
 
 from .conftest import Sampled
@@ -32,6 +33,14 @@ def test_all_prompts_and_still_not_enough(sampled: Sampled, capsys: pytest.Captu
     assert len(rollouts.groups) == 5
     live = int(np.sum(~rollouts.groups.constant(rollouts.numbers("reward"))))
     assert f"dynamic: {live} of 50 groups are live after all 5 prompts" in capsys.readouterr().err
+
+
+def test_what_failed_makes_no_group_live(sampled: Sampled) -> None:
+    batch = sampled("independent", options={"prompts": 3, "n": 3})
+    batch = batch.with_columns({"reward": [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0]})
+    assert _dead(batch).tolist() == [False, False, True]
+    assert _dead(batch.with_flag("error", np.arange(9) == 1)).tolist() == [True, False, True]
+    assert _dead(batch.with_flag("error", np.arange(9) < 3)).tolist() == [True, False, True]
 
 
 def test_none_is_refused(sampled: Sampled, tmp_path: Path) -> None:
