@@ -1,5 +1,6 @@
 """The keys and values of a batch whose rows come and go."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,6 +90,7 @@ class RowCache:
     def __init__(self, model: Any):
         self._model = model
         self._cache = empty_cache(model)
+        self._given = {cache_argument(model): self._cache}
         self.lengths = np.zeros(0, np.int64)
 
     def put(self, rows: Sequence[Sequence[int]], states: Sequence[States], lengths: Sequence[int]) -> None:
@@ -136,7 +138,7 @@ class RowCache:
             mask = torch.arange(window + added, device=device) >= first[:, None]  # [rows, window + Q]
         output = self._model(
             input_ids=ids, attention_mask=mask, position_ids=torch.from_numpy(positions).to(device),
-            past_key_values=self._cache, use_cache=True, logits_to_keep=1,
+            use_cache=True, logits_to_keep=1, **self._given,
         )  # fmt: skip
         self.lengths = self.lengths + added
         return output.logits[:, -1].float()
@@ -159,6 +161,11 @@ def _index_of(rows: Sequence[int], device: torch.device) -> Tensor | slice:
     if list(rows) == list(range(rows[0], rows[0] + len(rows))):
         return slice(rows[0], rows[0] + len(rows))
     return torch.tensor(rows, device=device)
+
+
+def cache_argument(model: Any) -> str:
+    """What the model's forward pass calls its cache: `cache` since transformers 5.24, `past_key_values` before it."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def empty_cache(model: Any) -> DynamicCache:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from apportion.stages.models import transformers_engine
+from apportion.stages.models._cache import cache_argument
 from apportion.stages.models._decode import Room
 from apportion.stages.models._record import Record, bytes_kept
 from apportion.stages.models.engine import Completion, Request, Sampling, Usage
@@ -65,7 +66,7 @@ def watched(policy: Policy, refuse_above: int | None = None) -> Iterator[Passes]
 
     def hook(_module: Any, _args: Any, given: dict[str, Any]) -> None:
         rows, added = given["input_ids"].shape
-        layer = given["past_key_values"].layers[0]
+        layer = given[cache_argument(policy.model)].layers[0]
         seen = layer.get_seq_length() + added
         if refuse_above is not None and rows * seen > refuse_above:
             raise torch.OutOfMemoryError("CUDA out of memory.")

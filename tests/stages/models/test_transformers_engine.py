@@ -10,6 +10,7 @@ import pytest
 import torch
 from apportion.formats.errors import ApportionError, UsageError
 from apportion.stages.models import _prefixes, transformers_engine
+from apportion.stages.models._cache import cache_argument
 from apportion.stages.models._draw import draw
 from apportion.stages.models._stop import StopTexts
 from apportion.stages.models.engine import Completion, Request, Sampling
@@ -337,7 +338,7 @@ def test_the_cache_is_no_longer_than_the_rows_in_it(
     seen: list[tuple[int, int]] = []
 
     def look(_module: Any, _args: Any, given: dict[str, Any]) -> None:
-        layer = given["past_key_values"].layers[0]
+        layer = given[cache_argument(policy.model)].layers[0]
         if given["input_ids"].shape == (16, 1):
             seen.append((layer.get_seq_length(), layer._buffers[0].shape[2]))
 
