@@ -128,21 +128,39 @@ class Siblings:
         return cls(order, Segments.of_runs(np.cumsum(changed)))
 
     def compared(
-        self, values: Array, scale: Literal["std", "none"], ddof: int, eps: float, singleton: Singleton = "zero"
+        self,
+        values: Array,
+        scale: Literal["std", "none"],
+        ddof: int,
+        eps: float,
+        singleton: Singleton = "zero",
+        owner: Array | None = None,
     ) -> Array:
         """[N] value - mean of its set, over its std + eps with scale="std"; exactly 0 in a set of equal values.
 
-        A set of one gets 0, its raw value or a DataError, as `singleton` says.
+        owner: [N] whose value it is; the mean is then over the values that others have in the set (leave-one-out). A value
+        without any other to be compared with gets 0, itself or a DataError, as `singleton` says.
         """
         values = values[self.order]
         sets = self.sets
-        result = np.where(sets.spread(sets.constant(values)), 0.0, values - sets.spread(sets.mean(values)))
+        mean, alone = sets.spread(sets.mean(values)), sets.spread(sets.sizes == 1)
+        if owner is not None:
+            mean, alone = self._of_others(values, owner[self.order])
+        result = np.where(sets.spread(sets.constant(values)) | alone, 0.0, values - mean)
         if scale == "std":
             result = result / (sets.spread(sets.std(values, ddof=ddof)) + eps)
-        if singleton != "zero" and (sets.sizes == 1).any():
+        if singleton != "zero" and alone.any():
             if singleton == "error":
                 raise DataError("a step or rollout has no sibling to be compared with; sample more, or singleton=zero")
-            result = np.where(sets.spread(sets.sizes == 1), values, result)
+            result = np.where(alone, values, result)
         out = np.empty(len(values))
         out[self.order] = result
         return out
+
+    def _of_others(self, values: Array, owner: Array) -> tuple[Array, Array]:
+        """([N] mean of what others have in the set, [N] bool whether there is nothing), both in sorted order."""
+        sets = self.sets
+        own = np.unique(sets.ids * (owner.max(initial=0) + 1) + owner, return_inverse=True)[1]
+        total = sets.spread(sets.sum(values)) - np.bincount(own, weights=values)[own]
+        count = sets.spread(sets.sizes) - np.bincount(own)[own]
+        return total / np.maximum(count, 1), count == 0
