@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from ...formats.errors import DataError
 from ...formats.segments import Array, Segments
 from ..tree_build import state_groups
 from ._method import Credit, Singleton
-from ._steps import Steps, on_tokens
+from ._steps import Steps, on_tokens, steps_of
 
 Rewards = Literal["outcome", "steps", "both"]
 MADE_BY = {
@@ -109,6 +109,33 @@ def _same_length(credit: Credit, steps: Steps, found: Segments, path: str) -> No
         raise DataError(
             f"row {row}, column {path!r}: {found.sizes[row]} values for {steps.rows.sizes[row]} steps; score it again"
         )
+
+
+def remark_on_length(credit: Credit, *, rewards: Rewards = "both", **_: Any) -> str | None:
+    """What to tell where the number of turns decides over the sum of a judge's rewards, with rewards="both".
+
+    A rollout of c turns has the sum Σ r = r̄ · c + Σ (r - r̄), with r̄ the mean over all turns. It is told of where, within
+    groups, the std of the first part is half that of the second at least.
+    """
+    if rewards != "both" or "step.reward" not in credit.rollouts:
+        return None
+    steps = steps_of(credit)
+    decisions, reward = Decisions.of(credit, steps), step_column(credit, steps, "step.reward")
+    judged = decisions.own & np.isfinite(reward)
+    if not judged.any():
+        return None
+    mean = float(reward[judged].mean())
+    length = mean * steps.rows.sum(judged)
+    rest = steps.rows.sum(np.where(judged, reward - mean, 0.0))
+    of_length, of_rest = (
+        float(np.square(part - credit.groups.spread(credit.groups.mean(part))).sum()) for part in (length, rest)
+    )
+    if of_length <= 1e-12 * mean * mean or of_length < of_rest / 4:
+        return None
+    return (
+        f"step.reward averages {mean:.3g} a turn and rollouts of a prompt differ in their number of turns, so longer ones get "
+        f"{'more' if mean > 0 else 'less'} credit whatever they are worth; take the mean off step.reward first"
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from ...formats.errors import DataError
 from ...formats.segments import Array
 from ._method import Credit, credit_method
 from ._steps import steps_of
-from ._turns import Decisions, Siblings, on_own_tokens, step_column
+from ._turns import Decisions, Siblings, on_own_tokens, remark_on_length, step_column
 
 
 @credit_method(
@@ -18,6 +18,7 @@ from ._turns import Decisions, Siblings, on_own_tokens, step_column
     evidence="second-hand",
     scope="batch",
     presets={"v1-ablation": {"alpha": 0.4, "beta": 0.6}},
+    remark=remark_on_length,
 )
 def mapo(
     credit: Credit,
@@ -63,6 +64,12 @@ def mapo(
 
     Bias: per-turn-index comparison, which is biased when the policy decides when to stop: the few rollouts that are left
         at a late turn are no fair sample, and A^batch takes the mean reward off every further turn. See `turn_return`.
+
+        It maximises the sum of the judge's rewards, so their zero matters: of scores that are not centred (0.6 a turn on
+        average, say) longer rollouts collect more, whatever their turns are worth and however they end, and credit can be
+        worse than none. The paper's reward is a difference of distances, which has a zero of its own. Of another judge take the
+        mean off `step.reward` first; `assign-credit` remarks on it where the number of turns makes for much of what rollouts
+        differ in.
 
     >>> from apportion.stages.assign_credit._step_examples import stepped
     >>> mapo(stepped([0.0, 0.0], [[1, 1], [1]], reward=[[1.0, 0.0], [0.5]])).round(3).tolist()

@@ -7,7 +7,7 @@ import numpy as np
 from ...formats.segments import Array
 from ._method import Credit, Singleton, credit_method
 from ._steps import steps_of
-from ._turns import Decisions, Rewards, Siblings, on_own_tokens, rewards_of, states_of
+from ._turns import Decisions, Rewards, Siblings, on_own_tokens, remark_on_length, rewards_of, states_of
 
 
 @credit_method(
@@ -15,6 +15,7 @@ from ._turns import Decisions, Rewards, Siblings, on_own_tokens, rewards_of, sta
     granularity="turn",
     source="arXiv:2505.11821 (MT-GRPO); verl#7244 for the bias",
     evidence="second-hand",
+    remark=remark_on_length,
 )
 def turn_return(
     credit: Credit,
@@ -60,29 +61,31 @@ def turn_return(
         DataError: rollouts without steps; a missing reward or state; a turn without siblings with singleton="error".
 
     Departures: 1. MT-GRPO normalises rewards; here returns are the default, whose bias is the smaller one.
-        2. Which baseline it has is not known; baseline="others" is ours.
+        2. baseline="others" is ours.
 
     Bias: per-turn-index normalisation is biased when the policy decides when to stop.
 
-        Of rewards: normalise="rewards" with siblings="turn" (or "group") takes off as many means as there are turns, and that
-        was the policy's choice. Every decision to go on loses the mean reward of the turns it leads to, -E[R_intermediate].
-        Costs of turns vanish (a hidden bonus for length), and gains of turns too.
+        Of rewards: normalise="rewards" with siblings="turn" (or "group") takes off as many means as there are turns, and
+        that was the policy's choice. Every decision to go on loses the mean reward of the turns it leads to,
+        -E[R_intermediate]. Costs of turns vanish (a hidden bonus for length), and gains of turns too.
 
-        Of returns: normalise="returns" takes one mean off each turn that was reached. With baseline="mean" the turn itself is in it, and
-        of n siblings the expected gradient keeps the share (n-1)/n. How many siblings a turn has depends on the policy: if
-        it reaches a turn with probability p, a group of N keeps 1 - (1 - (1-p)^N) / (N·p) of that turn's gradient on
-        average, less the later the turn (N = 2: a half at the first turn, p/2 further on). So the direction changes:
-        what late turns teach counts too little. baseline="others" keeps 1 - (1-p)^(N-1), the chance that another rollout
-        came so far; with singleton="raw" besides, which gives the return to a turn that no other rollout reached, the expected
-        gradient is exactly the true one, and late turns are noisier.
+        Of returns: normalise="returns" takes one mean off each turn that was reached. With baseline="mean" the turn itself
+        is in it, and of n siblings the expected gradient keeps the share (n-1)/n. How many siblings a turn has depends on
+        the policy: if it reaches a turn with probability p, a group of N keeps 1 - (1 - (1-p)^N) / (N·p) of that turn's
+        gradient on average, less the later the turn (N = 2: a half at the first turn, p/2 further on). So the direction
+        changes: what late turns teach counts too little. baseline="others" keeps 1 - (1-p)^(N-1), the chance that another
+        rollout came so far; with singleton="raw" besides, which gives the return to a turn that no other rollout reached,
+        the expected gradient is exactly the true one, and late turns are noisier.
 
-        Of other siblings: siblings="group" mixes early and late turns, and the "mean" holds the rollout's own other turns, so the decision that
-        is judged is in its own baseline; "others" leaves them out. So it is with siblings="state" where a rollout comes to a
-        state twice. scale="std" weighs turns by 1/std, which moves the optimum where turns share parameters.
+        Of other siblings: siblings="group" mixes early and late turns, and the "mean" holds the rollout's own other turns,
+        so the decision that is judged is in its own baseline; "others" leaves them out. So it is with siblings="state"
+        where a rollout comes to a state twice. scale="std" weighs turns by 1/std, which moves the optimum where turns share
+        parameters.
 
-        Of judges: rewards="both" (or "steps") pays by the turn. If a judge's scores are not centred (0.6 a turn on average, say), a
-        further turn pays whatever it is worth, the policy learns length before the outcome, and credit can be worse than
-        none. Take the judge's mean off `step.reward` first; with "both", `assign-credit` remarks on it where length decides.
+        Of judges: rewards="both" (or "steps") pays by the turn. If a judge's scores are not centred (0.6 a turn on average,
+        say), a further turn pays whatever it is worth, the policy learns length before the outcome, and credit can be worse
+        than none. Take the judge's mean off `step.reward` first; with "both", `assign-credit` remarks on it where the number
+        of turns makes for much of what rollouts differ in.
 
         `tests/stages/assign_credit/test_turn_return.py` has the bandit that shows the first, and enumerates all groups of a
         policy of two turns for the second.
