@@ -93,6 +93,28 @@ def rewards_of(credit: Credit, steps: Steps, rewards: Rewards) -> Array:
     return paid
 
 
+def token_rewards(credit: Credit, inside: Segments, rewards: Rewards) -> Array:
+    """[N] float64 reward of every policy token; `inside`: the policy tokens [N] of each rollout.
+
+    "outcome" is the rollout's reward on its last policy token; "steps" is `step.reward` on the last policy token of each
+    step (of a step without one, on the last before it; on the first where there is none); "both" adds them.
+    """
+    out = np.zeros(int(inside.offsets[-1]))
+    filled = inside.sizes > 0
+    if rewards != "steps":
+        out[inside.offsets[1:][filled] - 1] += credit.reward[filled]
+    if rewards != "outcome":
+        if "step.reward" not in credit.rollouts:  # nor, perhaps, steps
+            raise DataError(f"no column 'step.reward'; {MADE_BY['step.reward']}")
+        steps = steps_of(credit)
+        paid, rows = rewards_of(credit, steps, "steps"), steps.rows.ids
+        before = np.concatenate(([0], np.cumsum(credit.mask)))  # policy tokens before each place of the flat axis
+        upto = before[credit.tokens.starts[rows] + steps.end] - before[credit.tokens.starts[rows]]
+        place, live = inside.starts[rows] + np.maximum(upto - 1, 0), filled[rows]
+        np.add.at(out, place[live], paid[live])
+    return out
+
+
 def states_of(credit: Credit, steps: Steps) -> tuple[Array, list[str]]:
     """`step.state` as [S] int64 codes, and the texts they stand for. DataError for a step without one."""
     if "step.state" not in credit.rollouts:
