@@ -68,15 +68,15 @@ def gigpo(
         similarity: 1 groups equal states; below, a state joins the first one seen in its group whose difflib ratio with
             it is at least this.
         penalty: taken off R and Q of a step whose `step.valid` is false, of that step alone (0.1 in the released code).
-        unjudged: with a penalty, a file without `step.valid`, as no environment made it, is an "error", or all its steps are
-            "valid".
+        unjudged: with a penalty, a file without `step.valid`, which an environment writes, is an "error", or all its steps
+            count as "valid".
         singleton: A^E of a group of one: "zero", its "raw" reward (released code), or an "error".
 
     Returns:
         [T] advantages: in standard deviations ("std") or reward units ("none"); 0 where the mask is false or in no step.
 
     Raises:
-        DataError: rollouts without steps, steps without a state, a missing reward.
+        DataError: rollouts without steps, steps without a state, a missing reward, a penalty without `step.valid`.
 
     Departures: 1. Statistics over steps are the released code's default; the paper's equation 3 is over rollouts.
         2. There the penalty is on (0.1); here it is 0 but in its presets, since files without an environment have no
@@ -85,7 +85,8 @@ def gigpo(
         4. Similar states are matched in the order of rollouts and steps, so that the result depends on nothing else.
         5. Preset slea is SLEA-RL's credit (arXiv:2603.18079) as its text has it; its released code groups equal states only.
 
-    Bias: the state's mean includes the step itself, which shrinks A^S of n siblings by (n-1)/n. Division by a std of
+    Bias: the state's mean includes the step itself, which shrinks A^S of n siblings by (n-1)/n; n depends on how often the
+        policy comes to the state, so what rarely met states teach counts less (see `turn_return`). Division by a std of
         few steps favours states where returns hardly differ.
 
     >>> from apportion.stages.assign_credit._step_examples import stepped

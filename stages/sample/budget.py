@@ -45,6 +45,7 @@ def budget(
     A prompt with 0 < p < 1 gets min_n to max_n rollouts, such that Σ V over those prompts is largest (exact dynamic
     programming over the whole budget). Prompts of p = 0 and p = 1 get negative_n and positive_n, prompts without a
     history n. Where the first kind needs less than what is left, those of p = 0 share the rest.
+    The release trains GRPO on these groups with credit cut off at ±5: `assign-credit --clip 5`.
 
     Args:
         history: scored rollout files or directories, the oldest first, one an epoch, or the last memory that `remember
@@ -62,8 +63,6 @@ def budget(
         unknown: whether prompts without a history share what is left over with those of p = 0 ("as_zero", the released code)
             or not ("exclude").
         rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
-
-    The release trains GRPO on these groups with credit cut off at ±5: `assign-credit --clip 5`.
 
     Departures: the released code takes prompts without a history for prompts that never succeed when it divides what is
         left; here they stay apart, unless unknown="as_zero".
