@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from apportion.formats.errors import DataError, UsageError
@@ -31,7 +33,8 @@ def test_all_live_is_the_centred_reward_or_grpo() -> None:
 
 def test_f_norm_divides() -> None:
     credit = credit_of([*REWARDS, 1.0], groups=[*GROUPS, 3])
-    for options in ({}, {"scale": "std"}, {"live": "nonzero", "singleton": "raw"}):
+    choices: list[dict[str, Any]] = [{}, {"scale": "std"}, {"live": "nonzero", "singleton": "raw"}]
+    for options in choices:
         np.testing.assert_allclose(gpg(credit, f_norm=2.5, **options), gpg(credit, **options) / 2.5, rtol=1e-12)
     with pytest.raises(UsageError, match="gpg: f_norm must be above 0, got 0"):
         gpg(credit, f_norm=0.0)

@@ -56,11 +56,10 @@ def test_the_kl_of_a_token_counts_for_it_and_those_before() -> None:
 def test_rewards_of_steps_are_paid_at_their_last_token() -> None:
     # Steps of 2 and 1 tokens with rewards 1 and 2, and of 1 token with 4; outcomes 8 and 0.
     credit = stepped([8.0, 0.0], [[2, 1], [1]], reward=[[1.0, 2.0], [4.0]])
-    for rewards, returns in (
-        ("steps", [3.0, 3, 2, 4]), ("both", [11.0, 11, 10, 4]), ("outcome", [8.0, 8, 8, 0]),
-    ):  # fmt: skip
+    expected: dict[Any, list[float]] = {"steps": [3, 3, 2, 4], "both": [11, 11, 10, 4], "outcome": [8, 8, 8, 0]}
+    for rewards, returns in expected.items():
         found = reinforce_plus_plus(credit, rewards=rewards, ddof=0, eps=0.0)
-        np.testing.assert_allclose(found, (returns - np.mean(returns)) / np.std(returns), rtol=1e-12)
+        np.testing.assert_allclose(found, (np.array(returns) - np.mean(returns)) / np.std(returns), rtol=1e-12)
     discounted = np.array([0.5 * 1 + 0.25 * 2, 1 + 0.5 * 2, 2, 4])
     found = reinforce_plus_plus(credit, rewards="steps", gamma=0.5, ddof=0, eps=0.0)
     np.testing.assert_allclose(found, (discounted - discounted.mean()) / discounted.std(), rtol=1e-12)
