@@ -4,6 +4,7 @@ python docs/regenerate.py
 """
 
 import inspect
+import re
 from pathlib import Path
 
 from apportion.stages.assign_credit._method import METHODS, Method
@@ -74,7 +75,7 @@ def page(method: Method) -> str:
     if "Raises" in parts:
         lines += [f"Refused: {flat(parts['Raises'])}"]
     if "Bias" in parts:
-        lines += ["## Bias", sentence(parts["Bias"])]
+        lines += ["## Bias", *map(sentence, re.split(r"\n\s*\n", parts["Bias"]))]
     lines += ["## Where it departs from its source", numbered(parts.get("Departures", "none."))]
     if "Example" in parts:
         lines += ["## Example", f"```python\n{parts['Example']}\n```"]

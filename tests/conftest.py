@@ -15,6 +15,10 @@ from typer.testing import CliRunner, Result
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "peers: compares with another library's own functions, where it is installed")
+
+
 @pytest.fixture
 def cli() -> Callable[..., Result]:
     """Run a command line in this process. A fault gives its exit code and line; a bug is raised."""

@@ -31,6 +31,7 @@ def assign_credit(
     column: Annotated[
         str, "Column the credit gets: token.advantage, or token.advantage_NAME beside it.", Flag(("--as",))
     ] = "advantage",
+    clip: Annotated[float | None, "Cut credit off at plus and minus this, after the method; above 0."] = None,
     workers: Annotated[int, "Files of a directory processed at the same time."] = 1,
     out: Annotated[Path, "Rollout file to write, or - for standard output.", OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
@@ -40,11 +41,9 @@ def assign_credit(
     Writes `token.advantage` (with --as NAME, `token.advantage_NAME`): 0 where the mask is false. Groups whose rewards are all
     equal get the flag dead_group, groups of one the flag singleton.
     """
-    from functools import partial
-
     from ...formats.errors import UsageError
     from ..driver import map_rollouts
-    from ._apply import credited
+    from ._apply import Assigning
     from ._method import METHODS, resolve_options
 
     chosen = METHODS[method]
@@ -53,8 +52,11 @@ def assign_credit(
         column = f"advantage_{column}"
     if not column.replace("_", "").isalnum():
         raise UsageError(f"--as {column}: needed are letters, digits and underscores")
+    if clip is not None and not clip > 0:
+        raise UsageError(f"--clip must be above 0, got {clip:g}")
+    parameters = {"method": method, "settings": options, "column": column, "clip": clip}
     return map_rollouts(
-        partial(credited, method=method, column=column, options=options), rollouts, out,
-        stage="assign-credit", parameters={"method": method, "settings": options, "column": column}, needs=chosen.needs,
+        Assigning(method, column, options, clip), rollouts, out,
+        stage="assign-credit", parameters=parameters, needs=chosen.needs,
         who=method, force=force, workers=workers, whole=chosen.scope == "batch",
     )  # fmt: skip

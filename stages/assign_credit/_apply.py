@@ -1,6 +1,8 @@
 """A credit method applied to a batch: its values as a column, and the flags that say where there was nothing to learn."""
 
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,33 @@ from ._method import METHODS, Credit, Method
 FLAGS = ("singleton", "dead_group")
 
 
-def credited(batch: Rollouts, method: str, column: str, options: Mapping[str, Any]) -> Rollouts:
+@dataclass
+class Assigning:
+    """`credited` for every batch of a file; what a method remarks goes to standard error, once."""
+
+    method: str
+    column: str
+    options: Mapping[str, Any]
+    clip: float | None = None
+    told: bool = field(default=False, init=False)
+
+    def __call__(self, batch: Rollouts) -> Rollouts:
+        result = credited(batch, self.method, self.column, self.options, self.clip)
+        remark = METHODS[self.method].remark
+        if remark is not None and not self.told:
+            said = remark(credit_of_batch(batch.with_missing("flags"))[0], **self.options)
+            if said is not None:
+                print(f"{self.method}: {said}", file=sys.stderr)
+                self.told = True
+        return result
+
+
+def credited(
+    batch: Rollouts, method: str, column: str, options: Mapping[str, Any], clip: float | None = None
+) -> Rollouts:
     """The batch with `token.{column}`, 0 where the mask is false, and the flags dead_group and singleton.
+
+    clip: credit is cut off at ± this.
 
     Probes, evals and rows flagged `error` take no part in any group's statistics and get no credit (null); a method that
     wants probes finds them in `credit.probes`. DataError when the method gives a value that is not finite.
@@ -26,12 +53,12 @@ def credited(batch: Rollouts, method: str, column: str, options: Mapping[str, An
     batch = batch.with_missing("flags")
     credit, trained = credit_of_batch(batch)
     if trained.all():
-        return _credited(batch, credit, method, column, options)
+        return _credited(batch, credit, method, column, options, clip)
     if not trained.any():
         empty = batch.token_ids.with_values(np.zeros(batch.num_tokens, np.float32))
         return batch.with_columns({f"token.{column}": _only(empty, trained)})
     rows = np.flatnonzero(trained)
-    result = _credited(credit.rollouts, credit, method, column, options)
+    result = _credited(credit.rollouts, credit, method, column, options, clip)
     values = np.zeros(batch.num_tokens, np.float32)
     values[batch.tokens.spread(trained)] = result.ragged(f"token.{column}").values
     whole = batch.with_columns({f"token.{column}": _only(batch.token_ids.with_values(values), trained)})
@@ -82,12 +109,17 @@ def on_tokens(method: Method, batch: Rollouts, values: Array) -> Array:
     return values if batch.mask.all() else np.where(batch.mask, values, np.float32(0.0))
 
 
-def _credited(batch: Rollouts, credit: Credit, method: str, column: str, options: Mapping[str, Any]) -> Rollouts:
+def _credited(
+    batch: Rollouts, credit: Credit, method: str, column: str, options: Mapping[str, Any], clip: float | None
+) -> Rollouts:
     chosen = METHODS[method]
     values = on_tokens(chosen, batch, chosen.function(credit, **options))
     if not np.isfinite(values).all():
         row = int(np.searchsorted(batch.tokens.offsets, np.flatnonzero(~np.isfinite(values))[0], "right") - 1)
         raise DataError(f"row {row}: {method} gave credit that is not finite; check its reward and options")
+    if clip is not None:
+        bound = np.float32(min(clip, float(np.finfo(np.float32).max)))
+        values = np.clip(values, -bound, bound)
     result = batch.with_columns({f"token.{column}": batch.token_ids.with_values(values)})
     groups = batch.groups
     alone = groups.spread(groups.sizes == 1)

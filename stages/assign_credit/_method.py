@@ -28,7 +28,8 @@ class Method:
     `function(batch, **options)` returns credit on the ruler of its granularity's output: [R] for `rollout` (broadcast
     to the rollout's own tokens) or [T] for anything finer. `needs` are columns; `scope` says whether statistics run
     over one group or over the whole batch (then the file is read at once). `presets` are options by the name of the
-    library whose conventions they are.
+    library whose conventions they are. `remark(credit, **options)` says in a line what whoever reads the result should know
+    of this batch, or None.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Method:
     evidence: Evidence
     scope: Literal["group", "batch"] = "group"
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    remark: Callable[..., str | None] | None = None
 
     @property
     def summary(self) -> str:
@@ -58,12 +60,24 @@ def credit_method(
     evidence: Evidence,
     scope: Literal["group", "batch"] = "group",
     presets: Mapping[str, Mapping[str, Any]] | None = None,
+    remark: Callable[..., str | None] | None = None,
 ) -> Callable[[Function], Function]:
     """Register the function under its own name; its keyword-only parameters become `--set` options."""
 
     def register(function: Function) -> Function:
         METHODS.add(
-            Method(function.__name__, function, needs, granularity, methodology, source, evidence, scope, presets or {})
+            Method(
+                function.__name__,
+                function,
+                needs,
+                granularity,
+                methodology,
+                source,
+                evidence,
+                scope,
+                presets or {},
+                remark,
+            )
         )
         return function
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from ...formats.errors import DataError
 from ...formats.segments import Array, Segments
 from ..tree_build import state_groups
 from ._method import Credit, Singleton
-from ._steps import Steps, on_tokens
+from ._steps import Steps, on_tokens, steps_of
 
 Rewards = Literal["outcome", "steps", "both"]
 MADE_BY = {
@@ -93,6 +93,28 @@ def rewards_of(credit: Credit, steps: Steps, rewards: Rewards) -> Array:
     return paid
 
 
+def token_rewards(credit: Credit, inside: Segments, rewards: Rewards) -> Array:
+    """[N] float64 reward of every policy token; `inside`: the policy tokens [N] of each rollout.
+
+    "outcome" is the rollout's reward on its last policy token; "steps" is `step.reward` on the last policy token of each
+    step (of a step without one, on the last before it; on the first where there is none); "both" adds them.
+    """
+    out = np.zeros(int(inside.offsets[-1]))
+    filled = inside.sizes > 0
+    if rewards != "steps":
+        out[inside.offsets[1:][filled] - 1] += credit.reward[filled]
+    if rewards != "outcome":
+        if "step.reward" not in credit.rollouts:  # nor, perhaps, steps
+            raise DataError(f"no column 'step.reward'; {MADE_BY['step.reward']}")
+        steps = steps_of(credit)
+        paid, rows = rewards_of(credit, steps, "steps"), steps.rows.ids
+        before = np.concatenate(([0], np.cumsum(credit.mask)))  # policy tokens before each place of the flat axis
+        upto = before[credit.tokens.starts[rows] + steps.end] - before[credit.tokens.starts[rows]]
+        place, live = inside.starts[rows] + np.maximum(upto - 1, 0), filled[rows]
+        np.add.at(out, place[live], paid[live])
+    return out
+
+
 def states_of(credit: Credit, steps: Steps) -> tuple[Array, list[str]]:
     """`step.state` as [S] int64 codes, and the texts they stand for. DataError for a step without one."""
     if "step.state" not in credit.rollouts:
@@ -109,6 +131,33 @@ def _same_length(credit: Credit, steps: Steps, found: Segments, path: str) -> No
         raise DataError(
             f"row {row}, column {path!r}: {found.sizes[row]} values for {steps.rows.sizes[row]} steps; score it again"
         )
+
+
+def remark_on_length(credit: Credit, *, rewards: Rewards = "both", **_: Any) -> str | None:
+    """What to tell where the number of turns decides over the sum of a judge's rewards, with rewards="both".
+
+    A rollout of c turns has the sum Σ r = r̄ · c + Σ (r - r̄), with r̄ the mean over all turns. It is told of where, within
+    groups, the std of the first part is half that of the second at least.
+    """
+    if rewards != "both" or "step.reward" not in credit.rollouts:
+        return None
+    steps = steps_of(credit)
+    decisions, reward = Decisions.of(credit, steps), step_column(credit, steps, "step.reward")
+    judged = decisions.own & np.isfinite(reward)
+    if not judged.any():
+        return None
+    mean = float(reward[judged].mean())
+    length = mean * steps.rows.sum(judged)
+    rest = steps.rows.sum(np.where(judged, reward - mean, 0.0))
+    of_length, of_rest = (
+        float(np.square(part - credit.groups.spread(credit.groups.mean(part))).sum()) for part in (length, rest)
+    )
+    if of_length <= 1e-12 * mean * mean or of_length < of_rest / 4:
+        return None
+    return (
+        f"step.reward averages {mean:.3g} a turn and rollouts of a prompt differ in their number of turns, so longer ones get "
+        f"{'more' if mean > 0 else 'less'} credit whatever they are worth; take the mean off step.reward first"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,21 +177,39 @@ class Siblings:
         return cls(order, Segments.of_runs(np.cumsum(changed)))
 
     def compared(
-        self, values: Array, scale: Literal["std", "none"], ddof: int, eps: float, singleton: Singleton = "zero"
+        self,
+        values: Array,
+        scale: Literal["std", "none"],
+        ddof: int,
+        eps: float,
+        singleton: Singleton = "zero",
+        owner: Array | None = None,
     ) -> Array:
         """[N] value - mean of its set, over its std + eps with scale="std"; exactly 0 in a set of equal values.
 
-        A set of one gets 0, its raw value or a DataError, as `singleton` says.
+        owner: [N] whose value it is; the mean is then over the values that others have in the set (leave-one-out). A value
+        without any other to be compared with gets 0, itself or a DataError, as `singleton` says.
         """
         values = values[self.order]
         sets = self.sets
-        result = np.where(sets.spread(sets.constant(values)), 0.0, values - sets.spread(sets.mean(values)))
+        mean, alone = sets.spread(sets.mean(values)), sets.spread(sets.sizes == 1)
+        if owner is not None:
+            mean, alone = self._of_others(values, owner[self.order])
+        result = np.where(sets.spread(sets.constant(values)) | alone, 0.0, values - mean)
         if scale == "std":
             result = result / (sets.spread(sets.std(values, ddof=ddof)) + eps)
-        if singleton != "zero" and (sets.sizes == 1).any():
+        if singleton != "zero" and alone.any():
             if singleton == "error":
                 raise DataError("a step or rollout has no sibling to be compared with; sample more, or singleton=zero")
-            result = np.where(sets.spread(sets.sizes == 1), values, result)
+            result = np.where(alone, values, result)
         out = np.empty(len(values))
         out[self.order] = result
         return out
+
+    def _of_others(self, values: Array, owner: Array) -> tuple[Array, Array]:
+        """([N] mean of what others have in the set, [N] bool whether there is nothing), both in sorted order."""
+        sets = self.sets
+        own = np.unique(sets.ids * (owner.max(initial=0) + 1) + owner, return_inverse=True)[1]
+        total = sets.spread(sets.sum(values)) - np.bincount(own, weights=values)[own]
+        count = sets.spread(sets.sizes) - np.bincount(own)[own]
+        return total / np.maximum(count, 1), count == 0

@@ -7,7 +7,7 @@ import numpy as np
 from ...formats.errors import DataError
 from ...formats.segments import Array, Segments
 from ._method import Credit, credit_method
-from ._steps import steps_of
+from ._turns import Rewards, token_rewards
 from ._values import discounted_sums, token_signal, whitened
 
 
@@ -28,7 +28,7 @@ def gae(
     *,
     gamma: float = 1.0,
     lam: float = 0.95,
-    rewards: Literal["outcome", "steps", "both"] = "outcome",
+    rewards: Rewards = "outcome",
     value: str = "token.value",
     whiten: Literal["none", "batch"] = "none",
     eps: float = 1e-8,
@@ -79,7 +79,7 @@ def gae(
     own = slice(None) if everywhere else np.flatnonzero(credit.mask)
     inside = credit.tokens if everywhere else Segments.of_sizes(credit.tokens.sum(credit.mask))
     values = token_signal(credit, value)[own]
-    reward = _token_rewards(credit, inside, rewards)
+    reward = token_rewards(credit, inside, rewards)
     following = np.zeros(len(values))
     following[:-1] = values[1:]
     following[inside.offsets[1:][inside.sizes > 0] - 1] = 0.0
@@ -94,27 +94,4 @@ def gae(
         return advantage
     out = np.zeros(len(credit.mask))
     out[own] = advantage
-    return out
-
-
-def _token_rewards(credit: Credit, inside: Segments, rewards: str) -> Array:
-    """[N] reward of every policy token; `inside` are the policy tokens [N] of each rollout."""
-    out = np.zeros(int(inside.offsets[-1]))
-    filled = inside.sizes > 0
-    if rewards in ("outcome", "both"):
-        out[inside.offsets[1:][filled] - 1] += credit.reward[filled]
-    if rewards in ("steps", "both"):
-        if "step.reward" not in credit.rollouts:
-            raise DataError("no column 'step.reward', which gae needs for rewards=steps; run a scorer of steps first")
-        steps = steps_of(credit)
-        given = credit.rollouts.ragged("step.reward")
-        if given.present is not None and not given.present.all():
-            row = int(np.flatnonzero(~given.present)[0])
-            raise DataError(f"row {row}, column 'step.reward': missing, needed is a reward per step")
-        rows = steps.rows.ids
-        before = np.concatenate(([0], np.cumsum(credit.mask)))  # policy tokens before each place of the flat axis
-        upto = before[credit.tokens.starts[rows] + steps.end] - before[credit.tokens.starts[rows]]
-        place = inside.starts[rows] + np.maximum(upto - 1, 0)
-        live = filled[rows]
-        np.add.at(out, place[live], given.values[live])
     return out

@@ -17,11 +17,17 @@ from ._turns import Decisions, Rewards, Siblings, on_own_tokens, rewards_of, sta
     source="arXiv:2505.10978, eq. 3–8",
     evidence="code",
     presets={
-        "verl-agent": {"scale": "none", "statistics": "steps", "singleton": "raw"},
-        "verl-agent-alfworld": {"scale": "std", "statistics": "steps", "singleton": "raw"},
-        "slea": {"scale": "none", "statistics": "steps", "similarity": 0.85},  # arXiv:2603.18079
+        "verl-agent": {
+            "scale": "none", "statistics": "steps", "penalty": 0.1, "unjudged": "valid", "singleton": "raw",
+        },
+        "verl-agent-alfworld": {
+            "scale": "std", "statistics": "steps", "penalty": 0.1, "unjudged": "valid", "singleton": "raw",
+        },
+        "slea": {  # arXiv:2603.18079
+            "scale": "none", "statistics": "steps", "similarity": 0.85, "penalty": 0.1, "unjudged": "valid",
+        },
     },
-)
+)  # fmt: skip
 def gigpo(
     credit: Credit,
     *,
@@ -34,6 +40,7 @@ def gigpo(
     statistics: Literal["trajectories", "steps"] = "trajectories",
     similarity: float = 1.0,
     penalty: float = 0.0,
+    unjudged: Literal["error", "valid"] = "error",
     singleton: Singleton = "zero",
 ) -> Array:
     """Group advantage of the rollout plus the advantage of each step among those of its group with the same state.
@@ -60,22 +67,26 @@ def gigpo(
             rollouts weigh more (released code).
         similarity: 1 groups equal states; below, a state joins the first one seen in its group whose difflib ratio with
             it is at least this.
-        penalty: taken off R and Q of a step whose `step.valid` is false, of that step alone.
+        penalty: taken off R and Q of a step whose `step.valid` is false, of that step alone (0.1 in the released code).
+        unjudged: with a penalty, a file without `step.valid`, which an environment writes, is an "error", or all its steps
+            count as "valid".
         singleton: A^E of a group of one: "zero", its "raw" reward (released code), or an "error".
 
     Returns:
         [T] advantages: in standard deviations ("std") or reward units ("none"); 0 where the mask is false or in no step.
 
     Raises:
-        DataError: rollouts without steps, steps without a state, a missing reward.
+        DataError: rollouts without steps, steps without a state, a missing reward, a penalty without `step.valid`.
 
     Departures: 1. Statistics over steps are the released code's default; the paper's equation 3 is over rollouts.
-        2. There the penalty is on (0.1); here it is 0, since files without an environment have no invalid actions.
+        2. There the penalty is on (0.1); here it is 0 but in its presets, since files without an environment have no
+        invalid actions.
         3. There rows that pad a batch enter the statistics; here nothing is padded.
         4. Similar states are matched in the order of rollouts and steps, so that the result depends on nothing else.
         5. Preset slea is SLEA-RL's credit (arXiv:2603.18079) as its text has it; its released code groups equal states only.
 
-    Bias: the state's mean includes the step itself, which shrinks A^S of n siblings by (n-1)/n. Division by a std of
+    Bias: the state's mean includes the step itself, which shrinks A^S of n siblings by (n-1)/n; n depends on how often the
+        policy comes to the state, so what rarely met states teach counts less (see `turn_return`). Division by a std of
         few steps favours states where returns hardly differ.
 
     >>> from apportion.stages.assign_credit._step_examples import stepped
@@ -90,8 +101,9 @@ def gigpo(
     own, rows = decisions.own, steps.rows
     paid = rewards_of(credit, steps, rewards)
     off = np.zeros(len(paid))
-    if penalty:
-        off = penalty * (step_column(credit, steps, "step.valid", "it says which actions were valid") == 0)
+    if penalty and ("step.valid" in credit.rollouts or unjudged == "error"):
+        remedy = "an environment says which actions were valid; --set unjudged=valid takes all for it"
+        off = penalty * (step_column(credit, steps, "step.valid", remedy) == 0)
     total = rows.sum(paid) + np.where((rows.sizes == 0) & (rewards != "steps"), credit.reward, 0.0)
     quality = decisions.returns(paid, gamma) - off
     score = rows.spread(total) - off

@@ -1,5 +1,6 @@
 """MAPO (MICA): mix how a turn's future compares at its turn index with how its own reward compares to all turns."""
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -8,7 +9,7 @@ from ...formats.errors import DataError
 from ...formats.segments import Array
 from ._method import Credit, credit_method
 from ._steps import steps_of
-from ._turns import Decisions, Siblings, on_own_tokens, step_column
+from ._turns import Decisions, Siblings, on_own_tokens, remark_on_length, step_column
 
 
 @credit_method(
@@ -18,6 +19,7 @@ from ._turns import Decisions, Siblings, on_own_tokens, step_column
     evidence="second-hand",
     scope="batch",
     presets={"v1-ablation": {"alpha": 0.4, "beta": 0.6}},
+    remark=remark_on_length,
 )
 def mapo(
     credit: Credit,
@@ -59,19 +61,26 @@ def mapo(
 
     Departures: 1. The repository's own returns start anew at every user token and discount per token; the estimator its
         paper describes is not published. Here returns cross turns. 2. A turn index that one rollout alone reached has
-        A^turn = 0 (a guess). 3. Turns of environments take no part; their reward counts in the turn before.
+        A^turn = 0 (a guess). 3. Turns of environments take no part; their reward counts in the turn before. 4. The last
+        turn of a truncated rollout takes no part and gets 0 where it has no reward.
 
     Bias: per-turn-index comparison, which is biased when the policy decides when to stop: the few rollouts that are left
         at a late turn are no fair sample, and A^batch takes the mean reward off every further turn. See `turn_return`.
+
+        It maximises the sum of the judge's rewards, so their zero matters: of scores that are not centred (0.6 a turn on
+        average, say) longer rollouts collect more, whatever their turns are worth and however they end, and credit can be
+        worse than none. The paper's reward is a difference of distances, which has a zero of its own. Of another judge take the
+        mean off `step.reward` first; `assign-credit` remarks on it where the number of turns makes for much of what rollouts
+        differ in.
 
     >>> from apportion.stages.assign_credit._step_examples import stepped
     >>> mapo(stepped([0.0, 0.0], [[1, 1], [1]], reward=[[1.0, 0.0], [0.5]])).round(3).tolist()
     [1.112, -0.612, -0.5]
     """
     steps = steps_of(credit)
-    decisions = Decisions.of(credit, steps)
-    own, rows = decisions.own, steps.rows
     reward = step_column(credit, steps, "step.reward", "run `apportion score IN --with SCORER -o OUT` for steps first")
+    decisions = _without_cut_turns(credit, Decisions.of(credit, steps), reward)
+    own, rows = decisions.own, steps.rows
     reward, known = np.where(own | np.isfinite(reward), reward, 0.0), np.isfinite(reward)
     if not known[own].all():
         if failed == "error":
@@ -90,3 +99,10 @@ def mapo(
     advantage[own] = alpha * by_turn.compared(ahead[own], "std", ddof, eps)
     advantage[own] += beta * by_batch.compared(reward[own], "std", ddof, eps)
     return on_own_tokens(credit, steps, advantage)
+
+
+def _without_cut_turns(credit: Credit, decisions: Decisions, reward: Array) -> Decisions:
+    """The decisions but for those that the token limit cut off before they could be judged."""
+    last = decisions.own & (decisions.rows.spread(decisions.rows.sum(decisions.own)) == decisions.index + 1)
+    cut = last & ~np.isfinite(reward) & decisions.rows.spread(credit.rollouts.flagged("truncated"))
+    return replace(decisions, own=decisions.own & ~cut)

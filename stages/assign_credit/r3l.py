@@ -6,8 +6,8 @@ import numpy as np
 
 from ...formats.errors import UsageError
 from ...formats.segments import Array
-from ._baseline import centred
-from ._method import Credit, credit_method
+from ._baseline import centred, settle_singletons
+from ._method import Credit, Singleton, credit_method
 
 
 @credit_method(
@@ -24,6 +24,7 @@ def r3l(
     max_reward: float = 1.0,
     baseline: Literal["mean", "logavgexp"] = "mean",
     tau: float = 1.0,
+    singleton: Singleton = "raw",
 ) -> Array:
     """Reward of every rollout against its group, better ones amplified, the same on all its tokens.
 
@@ -44,14 +45,16 @@ def r3l(
         max_reward: from which a reward is that.
         baseline: "mean", or "logavgexp", which leans to the best rewards.
         tau: temperature of that.
+        singleton: a group of one keeps its A with b = 0 ("raw"), gets "zero", or is an "error".
 
     Returns:
         [R] advantages, reward units but for the maximal reward's.
 
     Raises:
-        UsageError: tau or alpha of 0 or less. DataError: a missing reward.
+        UsageError: tau or alpha of 0 or less. DataError: a missing reward; a group of one with singleton="error".
 
     Departures: 1. `best` is the code's by default, where paper and code differ, since a table of the paper says the same.
+        2. A group of one is "raw" by default, unlike in other methods: its rows are groups of one on purpose.
 
     Bias: a group that is all right still pushes, and a reward just below the maximum may get more than it (0.9 · 3).
 
@@ -70,4 +73,5 @@ def r3l(
         above = np.where(groups.spread(groups.constant(reward)), 0.0, reward - groups.spread(top + tau * np.log(soft)))
     above = np.where(groups.spread(groups.sizes == 1), reward, above)
     amplified = np.where(above >= 0, alpha * above, above)
-    return np.where(reward >= max_reward, alpha if best == "alpha" else 1.0, amplified)
+    advantage = np.where(reward >= max_reward, alpha if best == "alpha" else 1.0, amplified)
+    return settle_singletons(advantage, advantage, groups, singleton)

@@ -6,6 +6,7 @@ from ...formats.errors import DataError
 from ...formats.segments import Array, Segments
 from ._method import Credit, credit_method
 from ._statistics import Floor, batch_whitened
+from ._turns import Rewards, token_rewards
 from ._values import discounted_sums, token_signal
 
 
@@ -22,6 +23,7 @@ from ._values import discounted_sums, token_signal
 def reinforce_plus_plus(
     credit: Credit,
     *,
+    rewards: Rewards = "outcome",
     gamma: float = 1.0,
     kl_coef: float = 0.0,
     reference: str = "token.reference_logprob",
@@ -31,17 +33,20 @@ def reinforce_plus_plus(
 ) -> Array:
     """Discounted return from each token, whitened over all policy tokens of the batch. No groups, no critic.
 
-        r_t = [t is the last] · R_i - kl_coef · (logprob_t - reference_t)
+        r_t = reward of token t - kl_coef · (logprob_t - reference_t)
         G_t = r_t + gamma · G_{t+1}
         A_t = (G_t - mean) / √(var + eps)              floor = "add"
         A_t = (G_t - mean) / √max(var, eps)            floor = "clamp"
 
     Mean and var (divisor n - ddof) are over the policy tokens of all rollouts in the file, so long responses weigh more.
-    Tokens an environment wrote are skipped: t + 1 is the policy's next token. With gamma 1 and no KL every token of a
-    rollout has the same credit.
+    Tokens an environment wrote are skipped: t + 1 is the policy's next token. With gamma 1, no KL and the outcome alone
+    every token of a rollout has the same credit.
 
     Args:
-        credit: uses reward [R], reward units; with a KL token.logprob and the reference's, nat.
+        credit: uses reward [R] (and step.reward with the step ruler), reward units; with a KL token.logprob and the
+            reference's, nat.
+        rewards: "outcome" puts the rollout's reward on its last policy token; "steps" puts `step.reward` on the last policy
+            token of each step (of a step without one, on the last before it; on the first where there is none); "both".
         gamma: discount a token, 0 to 1.
         kl_coef: β of the KL penalty in the reward (k1 per token), reward units per nat; 0 is none.
         reference: column with the log-probability of each token under the reference model; read only with a KL.
@@ -54,10 +59,10 @@ def reinforce_plus_plus(
         group of equal rewards does not, since it is compared with the batch.
 
     Raises:
-        DataError: a missing reward; a missing log-probability with a KL.
+        DataError: a missing reward, of a step where asked for; a missing log-probability with a KL.
 
     Departures: 1. The paper says neither which variance nor where eps stands; the default is verl's. 2. Clipping of
-        rewards and advantages is not offered. 3. A batch of one token is an error in verl, here 0.
+        rewards is not offered; `assign-credit --clip` cuts credit off. 3. A batch of one token is an error in verl, here 0.
 
     >>> from apportion.stages.assign_credit._examples import credit_of
     >>> credit = credit_of([1.0, 0.0], tokens=[[4, 5], [6, 7]])
@@ -66,12 +71,10 @@ def reinforce_plus_plus(
     """
     own = np.flatnonzero(credit.mask)
     inside = Segments.of_sizes(credit.tokens.sum(credit.mask))
-    filled = inside.sizes > 0
-    rewards = np.zeros(len(own))
+    paid = token_rewards(credit, inside, rewards)
     if kl_coef:
-        rewards -= kl_coef * (_logprob(credit, "token.logprob") - _logprob(credit, reference))[own]
-    rewards[inside.offsets[1:][filled] - 1] += credit.reward[filled]
-    returns = discounted_sums(rewards, inside, gamma)
+        paid -= kl_coef * (_logprob(credit, "token.logprob") - _logprob(credit, reference))[own]
+    returns = discounted_sums(paid, inside, gamma)
     advantage = np.zeros(len(credit.mask))
     advantage[own] = batch_whitened(returns, np.ones(len(own), bool), ddof=ddof, eps=eps, floor=floor)
     return advantage

@@ -35,7 +35,8 @@ def rloo(credit: Credit, *, singleton: Singleton = "zero") -> Array:
     Raises:
         DataError: a missing reward; a group of one with singleton="error".
 
-    Departures: none.
+    Departures: 1. TRL takes a KL of the whole response off the reward before (β 0.05 by default), for which a reference is
+        needed; its preset does not. `train --set kl_coef` has a KL in the loss.
 
     >>> from apportion.stages.assign_credit._examples import credit_of
     >>> rloo(credit_of([3.0, 1.0, 2.0])).tolist()

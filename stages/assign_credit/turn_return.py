@@ -7,7 +7,7 @@ import numpy as np
 from ...formats.segments import Array
 from ._method import Credit, Singleton, credit_method
 from ._steps import steps_of
-from ._turns import Decisions, Rewards, Siblings, on_own_tokens, rewards_of, states_of
+from ._turns import Decisions, Rewards, Siblings, on_own_tokens, remark_on_length, rewards_of, states_of
 
 
 @credit_method(
@@ -15,6 +15,7 @@ from ._turns import Decisions, Rewards, Siblings, on_own_tokens, rewards_of, sta
     granularity="turn",
     source="arXiv:2505.11821 (MT-GRPO); verl#7244 for the bias",
     evidence="second-hand",
+    remark=remark_on_length,
 )
 def turn_return(
     credit: Credit,
@@ -23,6 +24,7 @@ def turn_return(
     gamma: float = 1.0,
     siblings: Literal["turn", "state", "group", "none"] = "turn",
     normalise: Literal["returns", "rewards"] = "returns",
+    baseline: Literal["mean", "others"] = "mean",
     scale: Literal["std", "none"] = "none",
     ddof: int = 1,
     eps: float = 1e-6,
@@ -31,7 +33,8 @@ def turn_return(
     """Monte-Carlo return of every turn, centred among its siblings.
 
         G_t = Σ_{k>=t} gamma^(k-t) · r_k
-        A_t = G_t - mean of G over the siblings of turn t                    normalise = "returns"
+        A_t = G_t - mean of G over the siblings of turn t                    normalise = "returns", baseline = "mean"
+        A_t = G_t - mean of G over those siblings that others made           normalise = "returns", baseline = "others"
         A_t = Σ_{k>=t} gamma^(k-t) · (r_k - mean of r over k's siblings)     normalise = "rewards" (biased, see below)
 
     With scale="std" each difference is divided by the siblings' std + eps.
@@ -44,7 +47,9 @@ def turn_return(
         siblings: turns of the group with the same "turn" index, with the same "state", all of the "group", or "none":
             the return as it is.
         normalise: returns, or rewards before they are added up, as per-turn normalisation is often written.
-        scale: divide by the siblings' std, or not at all.
+        baseline: the "mean" of all siblings, the turn itself among them, or of the siblings that "others" made, which leaves
+            out all turns of its own rollout (leave-one-out).
+        scale: divide by the std of all siblings, or not at all.
         ddof: divisor n - ddof of the std.
         eps: added to the std.
         singleton: a turn without siblings: "zero", its "raw" return (or reward), or an "error".
@@ -55,22 +60,42 @@ def turn_return(
     Raises:
         DataError: rollouts without steps; a missing reward or state; a turn without siblings with singleton="error".
 
-    Departures: 1. MT-GRPO normalises rewards; here returns are the default, since they are not biased.
+    Departures: 1. MT-GRPO normalises rewards; here returns are the default, whose bias is the smaller one.
+        2. baseline="others" is ours.
 
-    Bias: per-turn-index normalisation is biased when the policy decides when to stop. With normalise="rewards" and
-        siblings="turn" (or "group") the number of means taken off is the number of turns, and that was the policy's
-        choice: every decision to go on loses the mean reward of the turns it leads to, -E[R_intermediate]. Costs of
-        turns vanish (a hidden bonus for length), and gains of turns too. With normalise="returns" one mean is taken off
-        each turn, which only depends on the turn having been reached, so the expected gradient keeps its direction (the
-        turn itself is in the mean, which shrinks it by (n-1)/n). siblings="group" mixes early and late turns: their
-        mean is a fair baseline only where the number of turns is fixed. scale="std" weighs turns by 1/std, which moves
-        the optimum where turns share parameters. `tests/stages/assign_credit/test_turn_return.py` has the bandit that
-        shows it.
+    Bias: per-turn-index normalisation is biased when the policy decides when to stop.
+
+        Of rewards: normalise="rewards" with siblings="turn" (or "group") takes off as many means as there are turns, and
+        that was the policy's choice. Every decision to go on loses the mean reward of the turns it leads to,
+        -E[R_intermediate]. Costs of turns vanish (a hidden bonus for length), and gains of turns too.
+
+        Of returns: normalise="returns" takes one mean off each turn that was reached. With baseline="mean" the turn itself
+        is in it, and of n siblings the expected gradient keeps the share (n-1)/n. How many siblings a turn has depends on
+        the policy: if it reaches a turn with probability p, a group of N keeps 1 - (1 - (1-p)^N) / (N·p) of that turn's
+        gradient on average, less the later the turn (N = 2: a half at the first turn, p/2 further on). So the direction
+        changes: what late turns teach counts too little. baseline="others" keeps 1 - (1-p)^(N-1), the chance that another
+        rollout came so far; with singleton="raw" besides, which gives the return to a turn that no other rollout reached,
+        the expected gradient is exactly the true one, and late turns are noisier.
+
+        Of other siblings: siblings="group" mixes early and late turns, and the "mean" holds the rollout's own other turns,
+        so the decision that is judged is in its own baseline; "others" leaves them out. So it is with siblings="state"
+        where a rollout comes to a state twice. scale="std" weighs turns by 1/std, which moves the optimum where turns share
+        parameters.
+
+        Of judges: rewards="both" (or "steps") pays by the turn. If a judge's scores are not centred (0.6 a turn on average,
+        say), a further turn pays whatever it is worth, the policy learns length before the outcome, and credit can be worse
+        than none. Take the judge's mean off `step.reward` first; with "both", `assign-credit` remarks on it where the number
+        of turns makes for much of what rollouts differ in.
+
+        `tests/stages/assign_credit/test_turn_return.py` has the bandit that shows the first, and enumerates all groups of a
+        policy of two turns for the second.
 
     >>> from apportion.stages.assign_credit._step_examples import stepped
     >>> credit = stepped([1.0, 0.5], [[1, 1], [1]])
     >>> turn_return(credit).tolist()                            # to go on was better than to stop
     [0.25, 0.0, -0.25]
+    >>> turn_return(credit, baseline="others").tolist()
+    [0.5, 0.0, -0.5]
     >>> turn_return(credit, normalise="rewards").tolist()       # to stop seems better than to go on
     [-0.25, 0.0, 0.25]
     """
@@ -90,7 +115,9 @@ def turn_return(
         else:
             keys = (group[own],)
         compared = np.zeros(len(values))
-        compared[own] = Siblings.of(*keys).compared(values[own], scale, ddof, eps, singleton)
+        compared[own] = Siblings.of(*keys).compared(
+            values[own], scale, ddof, eps, singleton, rows.ids[own] if baseline == "others" else None
+        )
         values = compared
     if normalise == "rewards":
         values = decisions.returns(values, gamma)

@@ -10,6 +10,8 @@ from ...formats.errors import UsageError
 from ...formats.segments import Array
 
 Mode = Literal["paper", "released"]
+Cost = Literal["probability", "expectation"]
+Unknown = Literal["exclude", "as_zero"]
 LATEST = 16  # outcomes that an estimate is made of, at least
 ENOUGH = 8  # outcomes below which there is none
 
@@ -41,14 +43,15 @@ def value(rollouts: Array, p: float) -> Array:
     return (1 - p**rollouts - (1 - p) ** rollouts) * p * (1 - p) ** 2
 
 
-def needed(p: float, confidence: float) -> float:
-    """Rollouts until a group is not all equal with that confidence; infinite for p = 0 and 1.
+def needed(p: float, confidence: float, cost: Cost = "probability") -> float:
+    """Rollouts until a group is not all equal, with that confidence or ("expectation") on average; infinite for p = 0 and 1.
 
-    >>> round(needed(0.1, 0.9), 4)
-    21.8543
+    >>> round(needed(0.1, 0.9), 4), round(needed(0.1, 0.9, "expectation"), 4)
+    (21.8543, 10.1111)
     """
-    likelier = max(p, 1 - p)
-    return log(1 - confidence) / log(likelier) if likelier < 1 else inf
+    if not 0 < p < 1:
+        return inf
+    return log(1 - confidence) / log(max(p, 1 - p)) if cost == "probability" else 1 / (p * (1 - p)) - 1
 
 
 def allocation(
@@ -60,13 +63,16 @@ def allocation(
     failing: int = 2,
     solved: int = 2,
     confidence: float = 0.9,
+    cost: Cost = "probability",
     mode: Mode = "paper",
+    unknown: Unknown = "exclude",
 ) -> list[int]:
     """Rollouts of every prompt; they sum to n times their number.
 
     Prompts with 0 < p < 1 begin with `least`, those with p = 0 with `failing`, with p = 1 with `solved`, unknown ones
     with n. What remains goes to the first kind by exact dynamic programming over `value`, up to `most` each; what they
-    need not take (`needed`) to those with p = 0, or, if there are none, to all the others.
+    need not take (`needed`) to those with p = 0 (and unknown ones with unknown="as_zero"), or, if there are none, to all
+    the others.
 
     Raises:
         UsageError: the beginning alone takes more than there is.
@@ -79,14 +85,14 @@ def allocation(
             "min_n, negative_n or positive_n"
         )
     open_ = [index for index, p in enumerate(rates) if p is not None and 0 < p < 1]
-    hopeless = [index for index, p in enumerate(rates) if p == 0]
+    hopeless = [index for index, p in enumerate(rates) if p == 0 or (p is None and unknown == "as_zero")]
     others = [index for index in range(len(rates)) if index not in set(open_)]
     if not open_:
         if not hopeless:
             return [n] * len(rates)
         counts[hopeless] += _even(left, len(hopeless))
         return counts.tolist()
-    wanted = sum(int(min(most, needed(float(rates[index] or 0), confidence))) for index in open_)
+    wanted = sum(int(min(most, needed(float(rates[index] or 0), confidence, cost))) for index in open_)
     spare = hopeless or others
     if wanted < left and spare:
         counts[spare] += _even(left - wanted, len(spare))

@@ -15,7 +15,7 @@ from ..options import at_least_one
 from ..progress import progress
 from ..remember._memory import MEMORIES
 from ..remember.problems import of_the_prompt
-from ._knapsack import Mode, allocation, success_rate
+from ._knapsack import Cost, Mode, Unknown, allocation, success_rate
 from ._rows import row_seeds, to_rollouts
 from ._source import rewards_of
 from ._strategy import SamplingContext, strategy
@@ -33,7 +33,9 @@ def budget(
     negative_n: int = 2,
     positive_n: int = 2,
     confidence: float = 0.9,
+    cost: Cost = "probability",
     mode: Mode = "paper",
+    unknown: Unknown = "exclude",
     rows_at_once: int = 2048,
 ) -> Iterator[Rollouts]:
     """Independent rollouts, -n a prompt on average, divided by what earlier ones say of the chance of success p.
@@ -43,6 +45,7 @@ def budget(
     A prompt with 0 < p < 1 gets min_n to max_n rollouts, such that Σ V over those prompts is largest (exact dynamic
     programming over the whole budget). Prompts of p = 0 and p = 1 get negative_n and positive_n, prompts without a
     history n. Where the first kind needs less than what is left, those of p = 0 share the rest.
+    The release trains GRPO on these groups with credit cut off at ±5: `assign-credit --clip 5`.
 
     Args:
         history: scored rollout files or directories, the oldest first, one an epoch, or the last memory that `remember
@@ -51,33 +54,43 @@ def budget(
             hinted, retried …) or failed does not count.
         min_n: rollouts of a prompt that is sometimes solved, at least.
         max_n: at most.
-        negative_n: of a prompt that never was.
-        positive_n: of one that always was.
-        confidence: of a group that is not all equal, by which it is told how many rollouts prompts need.
+        negative_n: of a prompt that never was; with 0 it is left out, unless rollouts are left over.
+        positive_n: of one that always was; with 0 it is left out.
+        confidence: of a group that is not all equal, by which cost="probability" tells how many rollouts prompts need.
+        cost: how many rollouts a prompt needs: until its group is not all equal with that confidence ("probability",
+            ln(1 - confidence) / ln(max(p, 1 - p))), or on average ("expectation", 1 / (p (1 - p)) - 1).
         mode: "paper", or "released": in its code the first min_n rollouts are worth nothing in the sum.
+        unknown: whether prompts without a history share what is left over with those of p = 0 ("as_zero", the released code)
+            or not ("exclude").
         rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
 
     Departures: the released code takes prompts without a history for prompts that never succeed when it divides what is
-        left; here they stay apart.
+        left; here they stay apart, unless unknown="as_zero".
     """
-    at_least_one("budget", min_n=min_n, negative_n=negative_n, positive_n=positive_n)
+    at_least_one("budget", min_n=min_n)
+    for name, given in (("negative_n", negative_n), ("positive_n", positive_n)):
+        if given < 0:
+            raise UsageError(f"strategy budget: {name} must be 0 or more, got {given}")
     if max_n < min_n:
         raise UsageError(f"option 'max_n' of strategy 'budget': {max_n}, needed is min_n ({min_n}) or more")
     if not 0 < confidence < 1:
         raise UsageError(f"option 'confidence' of strategy 'budget': {confidence}, needed is between 0 and 1")
     rates = _rates(history)
-    problems = [*context.finished, *context.problems]
-    counts = allocation(
-        [rates.get(problem.problem_id) for problem in problems], context.n, least=min_n, most=max_n, failing=negative_n,
-        solved=positive_n, confidence=confidence, mode=mode,
-    )[len(context.finished) :]  # fmt: skip
+    everything = [*context.finished, *context.problems]
+    divided = allocation(
+        [rates.get(problem.problem_id) for problem in everything], context.n, least=min_n, most=max_n, failing=negative_n,
+        solved=positive_n, confidence=confidence, cost=cost, mode=mode, unknown=unknown,
+    )  # fmt: skip
+    # What is kept of a run that was stopped is counted in groups, and a prompt without rollouts has none.
+    given = [place for place, count in enumerate(divided) if count][len(context.finished) :]
+    problems, counts = [everything[place] for place in given], [divided[place] for place in given]
     with progress(sum(counts), "budget") as advance:
         first = 0
         while first < len(counts):
             last, rows = first, 0
             while last < len(counts) and (last == first or rows + counts[last] <= rows_at_once):
                 rows, last = rows + counts[last], last + 1
-            part = context.problems[first:last]
+            part = problems[first:last]
             prompts = [render_prompt(context.tokenizer, problem.prompt) for problem in part]
             requests = [
                 Request(prefix_ids=prompt, seeds=row_seeds(context, problem, count))

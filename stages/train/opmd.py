@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ...formats.errors import UsageError
-from ._kl import Estimator, kl_penalty
+from ._kl import KL_MAX, Estimator, kl_penalty
 from ._objective import TokenBatch, objective
 
 if TYPE_CHECKING:
@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 @objective(needs=("token.advantage",), source="arXiv:2601.03715 (R3L); with tau=0 REINFORCE")
 def opmd(
-    tokens: TokenBatch, *, tau: float = 1.0, kl_coef: float = 0.0, kl_estimator: Estimator = "k2"
+    tokens: TokenBatch,
+    *,
+    tau: float = 1.0,
+    kl_coef: float = 0.0,
+    kl_estimator: Estimator = "k2",
+    kl_max: float | None = KL_MAX,
 ) -> "tuple[Tensor, Mapping[str, Tensor]]":
     """Log-probability times credit, whatever policy sampled: no ratio, no clip.
 
@@ -27,7 +32,8 @@ def opmd(
         tokens: N trained tokens with advantage.
         tau: strength of the regularisation that this is derived from, 0 or more; scales the loss.
         kl_coef: weight of a KL penalty as in `ppo`; needs --reference. The paper has none, its released code has.
-        kl_estimator: k1, k2 or k3.
+        kl_estimator: k1, k2, k3, abs, k1+ or k3+, as in `ppo`.
+        kl_max: bound of k3 a token, as in `ppo`.
 
     Returns:
         loss [N], and metrics [N]: kl_reference with the penalty.
@@ -41,5 +47,5 @@ def opmd(
     loss = -tokens.advantage * tokens.logprob / (1 + tau)
     if not kl_coef:
         return loss, {}
-    penalty = kl_penalty(tokens, kl_estimator)
+    penalty = kl_penalty(tokens, kl_estimator, kl_max)
     return loss + kl_coef * penalty, {"kl_reference": penalty.detach()}

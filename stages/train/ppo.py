@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ._kl import MAX_LOG_RATIO, Estimator, kl_penalty
+from ._kl import KL_MAX, MAX_LOG_RATIO, Estimator, kl_penalty
 from ._objective import TokenBatch, objective
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def ppo(
     dual_clip: float | None = None,
     kl_coef: float = 0.0,
     kl_estimator: Estimator = "k3",
+    kl_max: float | None = KL_MAX,
 ) -> "tuple[Tensor, Mapping[str, Tensor]]":
     """PPO's clipped surrogate per token, with an optional KL penalty to a reference policy.
 
@@ -30,7 +31,12 @@ def ppo(
         loss  =  min(loss, -dual_clip · A)  where A < 0        with dual_clip
 
     The KL penalty adds kl_coef times an estimate of KL(policy || reference) from the sampled token, with
-    d = reference_logprob - logprob: k1 = -d, k2 = d²/2, k3 = exp(d) - d - 1.
+    d = reference_logprob - logprob:
+
+        k1 = -d,   k2 = d²/2,   k3 = min(exp(d) - d - 1, kl_max),   abs = |d|
+
+    On average k1 and k3 have the value of the KL, but not its gradient: that of k1 is 0, that of k3 is of KL(reference ||
+    policy). k2 has its gradient, not its value; k1+ and k3+ have the value of k1 and k3 and the gradient of k2.
 
     Args:
         tokens: N trained tokens with old_logprob and advantage.
@@ -38,13 +44,16 @@ def ppo(
         clip_high: how far above 1; DAPO uses 0.28.
         dual_clip: bound on the loss of a negative advantage, > 1 (3.0 in TEMPO's scripts); None is off.
         kl_coef: weight of the KL penalty; needs --reference.
-        kl_estimator: k1, k2 or k3 (k3 as in GRPO).
+        kl_estimator: k1, k2, k3 (as in GRPO), abs, k1+ or k3+ (names as in verl).
+        kl_max: bound of k3 a token, above 0 (verl's); a token at the bound is no longer pulled back. k3 grows like exp(d), so that
+            without one a single token which the policy has all but given up outweighs the rest of the batch. null is
+            none (TRL), but for d cut off at 20.
 
     Returns:
         loss [N], and metrics [N]: ratio, clipped (share of tokens the clip binds on), kl_old (k3 to the sampling policy).
 
     Raises:
-        UsageError: kl_coef without a reference.
+        UsageError: kl_coef without a reference; kl_max of 0 or less.
     """
     import torch
 
@@ -62,7 +71,7 @@ def ppo(
         "kl_old": (torch.exp(-log_ratio) - 1 + log_ratio).detach(),
     }
     if kl_coef:
-        penalty = kl_penalty(tokens, kl_estimator)
+        penalty = kl_penalty(tokens, kl_estimator, kl_max)
         loss = loss + kl_coef * penalty
         metrics["kl_reference"] = penalty.detach()
     return loss, metrics

@@ -232,10 +232,6 @@ def drawn(seed: int, sizes: Sequence[int] | None = None) -> Batch:
     return Batch(seed, tuple(rollouts), binary=bool(seed % 2))
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "peers: compares with another library's own functions, where it is installed")
-
-
 @pytest.fixture(scope="session")
 def draw() -> Callable[..., Batch]:
     """The function `drawn`."""

@@ -143,3 +143,9 @@ def test_sums_over_a_long_response_are_exact(discount: float) -> None:
 def test_whitening_leaves_out_what_is_not_chosen() -> None:
     found = whitened(np.array([1.0, 100.0, 3.0]), np.array([True, False, True]))
     np.testing.assert_allclose(found, [-np.sqrt(0.5), 0, np.sqrt(0.5)], rtol=1e-6)
+
+
+def test_a_step_reward_that_is_no_number_is_refused_and_not_whitened_to_0() -> None:
+    credit = with_steps(valued([1.0, 0.0], [[0.5], [0.5]]), [[0], [0]], [[1], [1]], [[1.0], [float("nan")]])
+    with pytest.raises(DataError, match=r"row 1, column 'step\.reward': needed are finite numbers"):
+        gae(credit, rewards="steps", whiten="batch")

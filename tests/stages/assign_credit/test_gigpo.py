@@ -129,6 +129,22 @@ def test_the_presets_are_the_released_defaults() -> None:
 
 
 @pytest.mark.parametrize(
+    ("preset", "more", "expected"),
+    [
+        # Scores 1, .9 | 0, 0 less their mean; Q .95, 1 - .1 | 0, 0 less the mean of those in the same state.
+        ("verl-agent", {}, [0.525 + 0.475, 0.425 + 0.45, -0.475 - 0.475, -0.475 - 0.45]),
+        # Σ(score - .475)² = .9075, so the std is .55; of two values it is their difference by √2, ±.707106 each
+        ("verl-agent-alfworld", {}, [0.954544 + 0.707106, 0.772726 + 0.707106, -0.863635 - 0.707106, -0.863635 - 0.707106]),
+        ("slea", {"similarity": 1.0}, [1.0, 0.875, -0.95, -0.925]),
+    ],
+)  # fmt: skip
+def test_the_presets_have_the_released_penalty(preset: str, more: dict[str, Any], expected: list[float]) -> None:
+    credit = stepped([1.0, 0.0], [[1, 1], [1, 1]], states=[["a", "b"], ["a", "b"]], valid=[[1, 0], [1, 1]])
+    options = resolve_options(METHODS["gigpo"], more, preset)
+    np.testing.assert_allclose(gigpo(credit, **options), expected, atol=3e-6)
+
+
+@pytest.mark.parametrize(
     ("more", "expected"),
     [({}, [0.975, 1.0, -0.975, -1.0]), ({"similarity": 1.0}, [0.5, 1.0, -0.5, -1.0])],
     ids=["paper", "released"],

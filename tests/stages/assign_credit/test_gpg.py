@@ -1,6 +1,8 @@
+from typing import Any
+
 import numpy as np
 import pytest
-from apportion.formats.errors import DataError
+from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._examples import credit_of
 from apportion.stages.assign_credit.dr_grpo import dr_grpo
 from apportion.stages.assign_credit.gpg import gpg
@@ -27,6 +29,15 @@ def test_all_live_is_the_centred_reward_or_grpo() -> None:
     np.testing.assert_allclose(gpg(credit), dr_grpo(credit))
     np.testing.assert_allclose(gpg(credit_of(REWARDS, groups=GROUPS), live="all")[0], 0.5)
     np.testing.assert_allclose(gpg(credit, scale="std"), grpo(credit))
+
+
+def test_f_norm_divides() -> None:
+    credit = credit_of([*REWARDS, 1.0], groups=[*GROUPS, 3])
+    choices: list[dict[str, Any]] = [{}, {"scale": "std"}, {"live": "nonzero", "singleton": "raw"}]
+    for options in choices:
+        np.testing.assert_allclose(gpg(credit, f_norm=2.5, **options), gpg(credit, **options) / 2.5, rtol=1e-12)
+    with pytest.raises(UsageError, match="gpg: f_norm must be above 0, got 0"):
+        gpg(credit, f_norm=0.0)
 
 
 def test_dead_batches_and_groups_of_one() -> None:

@@ -85,13 +85,14 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "adora": [{"mode": "amplify"}, {"all_right": "low", "all_wrong": "full"}],
     "branchgrpo": [{"fusion": "weighted"}, {"width": "extremes"}, {"prune_depths": (2,)}],
     "gdpo": [{"batch": "token"}, {"batch": "none"}],
-    "gpg": [{"live": "nonzero"}],
+    "gpg": [{"live": "nonzero", "f_norm": 2.5}],
     "groundedprm": [{"pool": "mean", "outcome_weight": 0.5}],
     "grpo": [{"unit": "token"}, {"center": "none"}],
     "passk": [{"form": "gap"}],
     "reinforce_plus_plus": [{"ddof": 0, "floor": "clamp"}],
     "reinforce_plus_plus_baseline": [{"unit": "rollout"}],
     "remax": [{"baseline": "column"}],
+    "turn_return": [{"baseline": "others"}, {"baseline": "others", "siblings": "state"}],
 }
 
 

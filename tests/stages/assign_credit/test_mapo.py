@@ -3,6 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 from apportion.formats.errors import DataError
+from apportion.stages.assign_credit._method import Credit
 from apportion.stages.assign_credit._step_examples import stepped
 from apportion.stages.assign_credit.mapo import mapo
 
@@ -42,6 +43,20 @@ def test_a_reward_the_judge_could_not_give_is_the_mean_of_the_dialogue() -> None
     np.testing.assert_allclose(none, mapo(stepped([0.0] * 2, sizes, reward=[[0.0] * 3, [0.3, 0.6]])))
     with pytest.raises(DataError, match=r"row 0, column 'step\.reward'"):
         mapo(stepped([0.0] * 2, sizes, reward=[[1.0, NAN, 0.5], [0.3, 0.6]]), failed="error")
+
+
+def test_a_turn_that_the_limit_cut_off_unjudged_takes_no_part() -> None:
+    sizes, paid = [[1, 1, 2], [1, 1]], [[1.0, 0.5, NAN], [0.3, 0.6]]
+    credit = stepped([0.0] * 2, sizes, reward=paid)
+    cut = Credit(credit.rollouts.with_flag("truncated", np.array([True, False])))
+    without = mapo(stepped([0.0] * 2, [[1, 1], [1, 1]], reward=[[1.0, 0.5], [0.3, 0.6]]))
+    np.testing.assert_allclose(mapo(cut, failed="error"), [*without[:2], 0, 0, *without[2:]])
+    # A turn in the middle, or one of a rollout that ended by itself, is the judge's failure.
+    middle = stepped([0.0] * 2, sizes, reward=[[1.0, NAN, 0.5], [0.3, 0.6]])
+    middle = Credit(middle.rollouts.with_flag("truncated", np.array([True, True])))
+    for failed in (credit, middle):
+        with pytest.raises(DataError, match="a turn without a reward"):
+            mapo(failed, failed="error")
 
 
 def test_turns_of_an_environment_change_nothing_and_get_nothing() -> None:

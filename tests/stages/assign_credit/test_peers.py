@@ -25,7 +25,7 @@ FUNCTIONS = {
     ("dr_grpo", "grpo"): {"norm_adv_by_std_in_grpo": False},
     ("rloo", "rloo"): {},
     ("opo", "opo"): {},
-    ("gpg", "gpg"): {},
+    ("gpg", "gpg"): {"f_norm": 2.5},
     ("passk", "grpo_passk"): {"config": {}},
     ("reinforce_plus_plus", "reinforce_plus_plus"): {},
     ("reinforce_plus_plus_baseline", "reinforce_plus_plus_baseline"): {},
@@ -44,15 +44,21 @@ def padded(flat: Any, sizes: Any) -> Any:
     return rows
 
 
+def filled(batch: Any) -> Any:
+    """With tokens of an environment; verl counts on a response of at least one token of the policy's."""
+    rollouts = tuple(replace(each, tokens=each.tokens or (1,), cuts=each.cuts or (0,)) for each in batch.rollouts)
+    return replace(batch, holes=True, rollouts=rollouts)
+
+
+OURS: dict[str, dict[str, Any]] = {"gpg": {"f_norm": 2.5}}  # besides the preset
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("name", "estimator"), FUNCTIONS)
 def test_verl(draw: Callable[..., Any], name: str, estimator: str, seed: int) -> None:
     sizes = [2, 3, 5, 4] if name == "passk" or estimator == "grpo_vectorized" else [1, 2, 3, 5, 4]
-    batch = draw(seed, sizes)
-    # verl counts on a response of at least one token of the policy's.
-    batch = replace(batch, holes=True, rollouts=tuple(replace(each, tokens=each.tokens or (1,), cuts=each.cuts or (0,)) for each in batch.rollouts))  # fmt: skip
     method = METHODS[name]
-    credit, found = batch.credited(method, resolve_options(method, {}, "verl"))
+    credit, found = filled(draw(seed, sizes)).credited(method, resolve_options(method, OURS.get(name, {}), "verl"))
 
     tokens = credit.tokens.sizes
     mask = padded(credit.mask, tokens)
@@ -80,6 +86,36 @@ def test_verl(draw: Callable[..., Any], name: str, estimator: str, seed: int) ->
             },
         }
     advantage, _ = core_algos.get_adv_estimator_fn(estimator)(**arguments, **FUNCTIONS[name, estimator])
+    expected = np.concatenate([advantage[row, :size].numpy() for row, size in enumerate(tokens.tolist())])
+    np.testing.assert_allclose(found[credit.mask], expected[credit.mask], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("rewards", ["steps", "both"])
+@pytest.mark.parametrize("name", ["reinforce_plus_plus", "gae"])
+def test_verl_with_rewards_of_steps(draw: Callable[..., Any], name: str, rewards: str, seed: int) -> None:
+    """On the last token that the policy wrote of each step."""
+    method = METHODS[name]
+    options = resolve_options(method, {"rewards": rewards, "gamma": 0.9}, "verl")
+    credit, found = filled(draw(seed)).credited(method, options)
+    tokens = credit.tokens.sizes
+    mask = padded(credit.mask, tokens)
+    paid = torch.zeros_like(mask)
+    for row in range(len(tokens)):
+        own = np.flatnonzero(mask[row].numpy())
+        for end, reward in zip(
+            *(credit.rollouts.ragged(f"step.{leaf}")[row] for leaf in ("end", "reward")), strict=True
+        ):
+            paid[row, own[own < end][-1]] += float(reward)
+        if rewards == "both":
+            paid[row, own[-1]] += float(credit.reward[row])
+    arguments: dict[str, Any] = {"token_level_rewards": paid, "response_mask": mask}
+    if name == "gae":
+        values = padded(credit.rollouts.ragged("token.value").values, tokens)
+        arguments |= {"values": values, "gamma": 0.9, "lam": 1.0}
+    else:
+        arguments |= {"config": type("Config", (), {"gamma": 0.9})}
+    advantage, _ = core_algos.get_adv_estimator_fn(name)(**arguments)
     expected = np.concatenate([advantage[row, :size].numpy() for row, size in enumerate(tokens.tolist())])
     np.testing.assert_allclose(found[credit.mask], expected[credit.mask], rtol=1e-4, atol=1e-4)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from apportion.formats.errors import UsageError
+from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._examples import credit_of
 from apportion.stages.assign_credit._method import METHODS, resolve_options
 from apportion.stages.assign_credit.r3l import r3l
@@ -43,6 +43,15 @@ def test_the_soft_baseline_is_the_formula(tau: float) -> None:
 def test_equal_rewards_below_the_best_are_exactly_0() -> None:
     for baseline in ("mean", "logavgexp"):
         assert r3l(credit_of([0.7] * 12), baseline=baseline).tolist() == [0.0] * 12
+
+
+def test_a_group_of_one_is_left_as_it_is_unless_told() -> None:
+    credit = credit_of([0.4, 1.0, 0.1, 0.6, 0.3, 1.0], groups=[0, 1, 2, 2, 2, 2])
+    rest = [-0.4, 0.3, -0.2, 1.0]
+    np.testing.assert_allclose(r3l(credit), [1.2, 1.0, *rest])
+    np.testing.assert_allclose(r3l(credit, singleton="zero"), [0.0, 0.0, *rest])
+    with pytest.raises(DataError, match="row 0 is alone in its group"):
+        r3l(credit, singleton="error")
 
 
 def test_large_rewards_overflow_nothing() -> None:

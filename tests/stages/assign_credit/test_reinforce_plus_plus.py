@@ -6,6 +6,7 @@ from apportion.formats.errors import DataError
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
 from apportion.stages.assign_credit._method import Credit
+from apportion.stages.assign_credit._step_examples import stepped
 from apportion.stages.assign_credit.reinforce_plus_plus import reinforce_plus_plus
 
 TOKENS = [[1, 2], [3, 4, 5], [6], [7, 8]]  # lengths 2, 3, 1, 2 (methods A, REINFORCE++)
@@ -50,6 +51,34 @@ def test_the_kl_of_a_token_counts_for_it_and_those_before() -> None:
     credit = with_logprobs([1.0, 0.0], [[-1.0, -1.0], [-1.0]], [[-1.0, -2.0], [-1.0]])
     found = reinforce_plus_plus(credit, kl_coef=0.5, ddof=0, eps=0.0)
     np.testing.assert_allclose(found, [np.sqrt(0.5), np.sqrt(0.5), -np.sqrt(2)], rtol=1e-6)
+
+
+def test_rewards_of_steps_are_paid_at_their_last_token() -> None:
+    # Steps of 2 and 1 tokens with rewards 1 and 2, and of 1 token with 4; outcomes 8 and 0.
+    credit = stepped([8.0, 0.0], [[2, 1], [1]], reward=[[1.0, 2.0], [4.0]])
+    expected: dict[Any, list[float]] = {"steps": [3, 3, 2, 4], "both": [11, 11, 10, 4], "outcome": [8, 8, 8, 0]}
+    for rewards, returns in expected.items():
+        found = reinforce_plus_plus(credit, rewards=rewards, ddof=0, eps=0.0)
+        np.testing.assert_allclose(found, (np.array(returns) - np.mean(returns)) / np.std(returns), rtol=1e-12)
+    discounted = np.array([0.5 * 1 + 0.25 * 2, 1 + 0.5 * 2, 2, 4])
+    found = reinforce_plus_plus(credit, rewards="steps", gamma=0.5, ddof=0, eps=0.0)
+    np.testing.assert_allclose(found, (discounted - discounted.mean()) / discounted.std(), rtol=1e-12)
+
+
+def test_a_step_that_ends_with_an_environments_tokens_pays_the_policys_last_one() -> None:
+    mask = [[True, False, True, False], [True]]
+    credit = stepped([0.0, 0.0], [[2, 2], [1]], mask=mask, reward=[[1.0, 2.0], [0.0]])
+    found = reinforce_plus_plus(credit, rewards="steps", gamma=0.5, ddof=0, eps=0.0)
+    returns = np.array([1 + 0.5 * 2, 2, 0])
+    np.testing.assert_allclose(found[credit.mask], (returns - returns.mean()) / returns.std(), rtol=1e-12)
+    assert not found[~credit.mask].any()
+
+
+def test_rewards_of_steps_that_are_missing_or_no_numbers_are_refused() -> None:
+    with pytest.raises(DataError, match=r"no column 'step\.reward'"):
+        reinforce_plus_plus(stepped([1.0], [[1]]), rewards="steps")
+    with pytest.raises(DataError, match=r"row 1, column 'step\.reward': needed are finite numbers"):
+        reinforce_plus_plus(stepped([1.0, 0.0], [[1], [1]], reward=[[1.0], [float("nan")]]), rewards="both")
 
 
 def test_a_kl_without_a_reference_is_an_error() -> None:

@@ -1,3 +1,4 @@
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 from apportion.formats.errors import DataError
 from apportion.stages.assign_credit._step_examples import stepped
 from apportion.stages.assign_credit.grpo import grpo
+from apportion.stages.assign_credit.rloo import rloo
 from apportion.stages.assign_credit.turn_return import turn_return
 
 # ----------------------------------------------------------------------- the bandit: when to stop (verl#7244)
@@ -62,7 +64,83 @@ def test_costs_of_turns_vanish_which_is_a_bonus_for_length() -> None:
     assert wrong[short] - wrong[long] == pytest.approx(1.0)  # 0.5 - (-0.5 + 1.0): all that came later is forgotten
 
 
+# ------------------------------------------------------------- two turns: the expected gradient, every group enumerated
+#
+# Turn 0: stop (and earn 0.2), or pay 0.1 and go on with chance GO. Turn 1, if reached: right with chance RIGHT, which earns
+# 1, else 0. Each turn has a logit of its own, so the gradient has one number a turn.
+
+GO, RIGHT = 0.3, 0.6
+OUTCOMES = [
+    (1 - GO, [0.2], [0 - GO]),
+    (GO * RIGHT, [-0.1, 1.0], [1 - GO, 1 - RIGHT]),
+    (GO * (1 - RIGHT), [-0.1, 0.0], [1 - GO, 0 - RIGHT]),
+]  # chance, rewards, and d log(chance of the action) / d logit of each turn
+TRUTH = np.array([GO * (1 - GO) * (-0.1 + RIGHT - 0.2), GO * RIGHT * (1 - RIGHT)])
+
+
+def expected_gradient(size: int, **options: Any) -> np.ndarray:
+    """[2] the mean of Σ A · d log p / d logit over a rollout's turns, exactly: over all groups of that size."""
+    made = list(product(OUTCOMES, repeat=size))
+    rollouts = [each for group in made for each in group]
+    credit = stepped(
+        [0.0] * len(rollouts), [[1] * len(paid) for _, paid, _ in rollouts],
+        reward=[paid for _, paid, _ in rollouts], groups=np.repeat(np.arange(len(made)), size).tolist(),
+    )  # fmt: skip
+    advantage = turn_return(credit, rewards="steps", **options)
+    chance = np.repeat([np.prod([each[0] for each in group]) for group in made], size)
+    total = np.zeros(2)
+    for row, (_, _, slopes) in enumerate(rollouts):
+        for turn, slope in enumerate(slopes):
+            total[turn] += chance[row] / size * advantage[credit.tokens.starts[row] + turn] * slope
+    return total
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_the_mean_of_all_siblings_keeps_less_of_later_turns_gradient(size: int) -> None:
+    reached = np.array([1.0, GO])
+    kept = 1 - (1 - (1 - reached) ** size) / (size * reached)
+    found = expected_gradient(size)
+    np.testing.assert_allclose(found, kept * TRUTH, atol=1e-12)
+    assert kept[0] == pytest.approx((size - 1) / size)
+    assert kept[1] < 0.75 * kept[0]  # no number times the truth: the direction has changed
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_leaving_the_turn_itself_out_gives_the_true_gradient(size: int) -> None:
+    np.testing.assert_allclose(expected_gradient(size, baseline="others", singleton="raw"), TRUTH, atol=1e-12)
+    another = 1 - (1 - np.array([1.0, GO])) ** (size - 1)  # came as far as the turn
+    np.testing.assert_allclose(expected_gradient(size, baseline="others"), another * TRUTH, atol=1e-12)
+
+
+def test_the_groups_mean_holds_the_decision_it_judges_and_that_of_others_does_not() -> None:
+    found = expected_gradient(3, siblings="group")
+    assert not np.allclose(found / TRUTH, (found / TRUTH)[0], rtol=0.01)
+    np.testing.assert_allclose(
+        expected_gradient(3, siblings="group", baseline="others", singleton="raw"), TRUTH, atol=1e-12
+    )
+
+
 # ------------------------------------------------------------------------------------------------ the options
+
+
+def test_leave_one_out_leaves_out_all_turns_of_the_rollout() -> None:
+    credit = stepped([1.0, 0.0, 0.5], [[1, 1], [1, 1], [1]], states=[["a", "b"], ["b", "a"], ["b"]])
+    # State b: 1 of the first, 0 of the second, .5 of the third (gamma 1); state a: 1 and 0.
+    found = turn_return(credit, siblings="state", baseline="others")
+    np.testing.assert_allclose(found, [1, 0.75, -0.75, -1, 0])
+    found = turn_return(credit, siblings="group", baseline="others", gamma=0.5)  # returns .5 1 | 0 0 | .5
+    np.testing.assert_allclose(found, [0.5 - 0.5 / 3, 1 - 0.5 / 3, -2 / 3, -2 / 3, 0.5 - 1.5 / 4])
+    alone = stepped([1.0], [[1, 1]], states=[["s", "s"]])
+    assert turn_return(alone, siblings="state", baseline="others", gamma=0.5).tolist() == [0, 0]
+    assert turn_return(alone, siblings="state", baseline="others", gamma=0.5, singleton="raw").tolist() == [0.5, 1]
+    with pytest.raises(DataError, match="singleton"):
+        turn_return(alone, siblings="state", baseline="others", singleton="error")
+
+
+def test_leave_one_out_of_one_turn_each_is_rloo() -> None:
+    credit = stepped([1.0, 0.0, 0.5, 0.25], [[2], [1], [3], [1]])
+    np.testing.assert_allclose(turn_return(credit, baseline="others"), credit.tokens.spread(rloo(credit)))
+    assert not turn_return(stepped([0.7] * 12, [[1]] * 12), baseline="others").any()
 
 
 def test_returns_by_turn_index() -> None:

@@ -28,6 +28,9 @@ def test_rollouts_until_a_group_is_mixed() -> None:
     assert needed(0.5, 0.9) == pytest.approx(3.3219, abs=1e-4)
     assert needed(0.01, 0.9) == pytest.approx(229.1, abs=0.1)
     assert needed(0.0, 0.9) == needed(1.0, 0.9) == np.inf
+    assert needed(0.1, 0.9, "expectation") == pytest.approx(10.1111, abs=1e-4)
+    assert needed(0.01, 0.9, "expectation") == pytest.approx(100.0101, abs=1e-4)
+    assert needed(0.0, 0.9, "expectation") == needed(1.0, 0.9, "expectation") == np.inf
 
 
 def test_the_worked_batch() -> None:
@@ -81,9 +84,43 @@ def test_prompts_on_which_nothing_is_to_be_won(rates: list[float | None], expect
     assert found == expected
 
 
+def test_by_expectation_a_prompt_needs_fewer_rollouts() -> None:
+    """[.1, .5, .9, 0, 1], 30 of 40 left: 21 + 3 + 21 are needed with 90 % confidence, 10 + 3 + 10 on average."""
+    assert allocation([0.1, 0.5, 0.9, 0, 1], 8) == [24, 8, 4, 2, 2]
+    # So 7 are spare, and go to the one that never succeeds; 23 are divided by value.
+    found = allocation([0.1, 0.5, 0.9, 0, 1], 8, cost="expectation")
+    assert sum(found) == 40 and found[3:] == [9, 2]
+    options = range(24)
+    worth = {
+        (a, b): value(np.array([2 + a]), 0.1)[0] + value(np.array([2 + b]), 0.5)[0] + value(np.array([25 - a - b]), 0.9)[0]
+        for a, b in product(options, options) if a + b <= 23
+    }  # fmt: skip
+    assert (found[0] - 2, found[1] - 2) == max(worth, key=lambda each: worth[each])
+
+
+def test_prompts_of_no_use_may_get_nothing() -> None:
+    assert allocation([0.1, 0.1, 0, 1], 8, failing=0, solved=0) == [16, 16, 0, 0]
+    assert allocation([0.5, 0], 8, failing=0) == [5, 11]  # what is left over is tried on it all the same
+
+
+def test_prompts_without_a_history_are_taken_for_failing_ones_by_the_release() -> None:
+    # The first needs 3 of the 12 (or 10) that are left; the rest goes to the failing one, or is shared with the unknown one.
+    assert allocation([0.5, 0, None], 8) == [5, 11, 8]
+    assert allocation([0.5, 0, None], 8, unknown="as_zero") == [5, 7, 12]
+    assert allocation([1.0, None], 8) == [8, 8]
+    assert allocation([1.0, None], 8, unknown="as_zero") == [2, 14]
+
+
 def test_more_than_there_is_to_begin_with_is_refused() -> None:
     with pytest.raises(UsageError, match="8 rollouts to begin with, but 4 in all"):
         allocation([0.5, 0.5], 2, least=4)
+
+
+@pytest.mark.parametrize("name", ["negative_n", "positive_n"])
+def test_fewer_than_no_rollouts_are_refused(sampled: Sampled, tmp_path: Path, name: str) -> None:
+    (tmp_path / "history").write_text("")
+    with pytest.raises(UsageError, match=f"strategy budget: {name} must be 0 or more, got -1"):
+        sampled("budget", history=[str(tmp_path / "history")], **{name: -1})
 
 
 def test_no_more_at_most_than_at_least_is_refused(sampled: Sampled, tmp_path: Path) -> None:
@@ -121,6 +158,11 @@ def test_rollouts_go_where_they_are_worth_most(sampled: Sampled, tmp_path: Path)
     assert sampled("budget", history=[str(tmp_path / "scored")], rows_at_once=1, options=options).strings("text") == found.strings("text")  # fmt: skip
     unknown = sampled("budget", history=[str(tmp_path / "scored")], options=options | {"seed": 99})
     assert unknown.groups.sizes.tolist() == [8] * 6
+    never = earlier.with_columns({"reward": np.where(earlier.groups.ids < 2, 0.0, earlier.groups.positions % 4 == 0)})
+    write_rollouts(tmp_path / "never", [never], Provenance())
+    found = sampled("budget", history=[str(tmp_path / "never")], negative_n=0, options=options | {"n": 4})
+    assert found.groups.sizes.tolist() == [6] * 4  # 24 for the four others, whose p is a quarter
+    assert found.strings("problem_id")[0] == earlier.strings("problem_id")[2 * 16]
     half = np.arange(len(earlier)) % 2 == 1
     rates = [float(np.mean(each)) for each in np.split(earlier.numbers("reward")[~half], 6)]
     reward = [None if each else value for each, value in zip(half, earlier.numbers("reward").tolist(), strict=True)]

@@ -10,9 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from apportion.formats.errors import Stopped
-from apportion.formats.parquet import RolloutFile, RolloutWriter
+from apportion.formats.parquet import RolloutFile, RolloutWriter, write_rollouts
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.digest import digest
 from apportion.stages.driver import Written
@@ -22,7 +23,8 @@ from apportion.stages.sample._strategy import CONTINUES, STRATEGIES
 from apportion.stages.score import score
 
 COMMON: dict[str, Any] = {"prompts": 4, "n": 2, "seed": 3, "max_tokens": 40, "device": "cpu"}
-STEPS, SPLIT, PLAYED = "steps.parquet", "split.parquet", "played.parquet"  # files in the folder of `sources`
+# Files in the folder of `sources`.
+STEPS, SPLIT, PLAYED, HARD = "steps.parquet", "split.parquet", "played.parquet", "hard.parquet"
 REFLECTION = (
     '{"trajectory_summary": "", "root_cause_analysis": "", "trajectory_outcome": "failure", '
     '"improvement_suggestion": "", "retry_from_step": 1}'
@@ -41,6 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
     "team": {"settings": {"roles": ["solver", "judge"], "rows_at_once": 2}},
     "demonstrate": {"settings": {"mistakes": 0.5, "rows_at_once": 2}},
     "budget": {"settings": {"history": [STEPS], "rows_at_once": 1}, "n": 6},
+    "budget, one left out": {"settings": {"history": [HARD], "negative_n": 0, "rows_at_once": 1}, "n": 3},
     "dynamic": {"settings": {"live": 4, "rows_at_once": 8}, "n": 4, "prompts": 12},
     "vine": {"rollouts": STEPS, "settings": {"k": 2, "rows_at_once": 1}},
     "vine, played": {"rollouts": PLAYED, "settings": {"k": 2, "rows_at_once": 1}},
@@ -91,6 +94,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for batch in whole.batches():
             writer.write(batch)
         writer.close(whole.provenance)
+    scored = whole.read()
+    reward = np.where(scored.groups.ids == 0, 0.0, scored.groups.positions % 4 == 0)  # never, or in a quarter
+    write_rollouts(folder / HARD, [scored.with_columns({"reward": reward})], whole.provenance)
     return folder
 
 
