@@ -103,6 +103,14 @@ def test_likely_tokens_get_nothing_unless_asked() -> None:
     assert spo_tree(tree_of(REWARDS, TOKENS, prob=0.95), mask_above=None).all()
 
 
+def test_a_token_of_exactly_the_threshold_keeps_its_credit() -> None:
+    credit = tree_of(REWARDS, TOKENS, prob=0.9)
+    logprob = credit.rollouts.ragged("token.logprob")
+    stored = logprob.with_values(logprob.values.astype(np.float32))  # as it is on disk: a little more than 0.9
+    found = spo_tree(Credit(credit.rollouts.with_columns({"token.logprob": stored})))
+    np.testing.assert_array_equal(found, spo_tree(credit, mask_above=None))
+
+
 @pytest.mark.parametrize("scale", ["rloo", "grpo"])
 def test_equal_rewards_and_groups_of_one_give_exactly_zero(scale: Any) -> None:
     tokens = [[5, 1], [5, 2], [6], [7, 1, 1], [7, 1, 2], [7, 3]]

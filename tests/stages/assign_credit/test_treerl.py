@@ -104,7 +104,7 @@ def test_worked_norms() -> None:
         b = 2 * (-0.75 - mean) - prompt
         expected = [2 * a - prompt, leaves[0], 2 * a - prompt, leaves[1], b, 2 * c - prompt, leaves[2]]
         np.testing.assert_allclose(found[:7], expected)
-    with pytest.raises(UsageError, match="treerl: norm=step takes the same from all values.*weigh=value"):
+    with pytest.raises(UsageError, match=r"treerl: norm=step takes the same from all values.*weigh=value"):
         treerl(credit, norm="step")
 
 
