@@ -108,7 +108,8 @@ def branchgrpo(
         there. For widths and depths in steps, build the tree by step. 7. The code's `use_group` is `grpo`.
 
     >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> credit = credit_of([1.0, 0.2, 0.5, 0.4], tokens=[[1, 5], [1, 6], [2, 5], [2, 6]])
+    >>> left = [None, (0, 1), None, (2, 1)]  # the second rollout left the first after one token, and the last the third
+    >>> credit = credit_of([1.0, 0.2, 0.5, 0.4], tokens=[[1, 5], [1, 6], [2, 5], [2, 6]], left=left)
     >>> branchgrpo(credit).round(4).tolist()
     [0.7071, 1.3957, 0.7071, -0.9549, -0.7071, -0.0735, -0.7071, -0.3673]
     """

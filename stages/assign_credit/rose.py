@@ -63,7 +63,8 @@ def rose(
 
     Departures: 1. Lengths and places count the policy's own tokens. 2. A place is one where rollouts really part; the code
         goes by its number (key="position"). 3. Of several shortest right answers the code takes the first, and any reward
-        that is not 0 is right there. 4. The released script has alpha 0. The preset rose-rl is the code in all four.
+        that is not 0 is right there. 4. The released script has the calibration off. The preset rose-rl is the code in 2
+        to 4.
 
     >>> from apportion.stages.assign_credit._examples import credit_of
     >>> rose(credit_of([1.0, 0.0], tokens=[[1, 5, 6], [1, 7]])).tolist()
@@ -89,8 +90,8 @@ def rose(
     if alpha > 0:
         length = credit.tokens.sum(credit.mask.astype(np.int64))
         measure, common = _measured(credit, branchings, own, length, _right(credit, correct_above), shortest)
-        rest, shortest = np.maximum(length - common, 1), np.maximum(measure - common, 0)
-        factor = np.where(measure < length, 1 - (shortest / rest) ** alpha, 0.0)
+        rest, enough = np.maximum(length - common, 1), np.maximum(measure - common, 0)
+        factor = np.where(measure < length, 1 - (enough / rest) ** alpha, 0.0)
         spread = credit.tokens.spread
         advantage = advantage - np.where(own >= spread(common), np.abs(advantage) * spread(factor), 0.0)
     return np.where(credit.mask, advantage, 0.0)

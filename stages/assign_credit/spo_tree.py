@@ -1,4 +1,4 @@
-"""SPO-tree: what each edge of the tree changed in the chance of success, every sampled child counted once."""
+"""SPO-tree: what each edge of the tree changed in the chance of success, every drawn child counted once."""
 
 from typing import Literal
 

@@ -65,9 +65,8 @@ def test_a_truncated_probe_counts_as_it_does_for_vineppo() -> None:
 
 def test_steps_that_no_probe_measured_are_refused() -> None:
     wrong = {(0, 1): [1.0, 0.0]}
-    stepped = {"steps": [[0, 2]]}
-    for function in (lambda: vineppo(probed([1.0], [[5, 6, 7]], wrong, **stepped)),
-                     lambda: values(Rollouts.concat(list(probed_rollouts([1.0], [[5, 6, 7]], wrong, **stepped))))):  # fmt: skip
+    given = probed_rollouts([1.0], [[5, 6, 7]], wrong, steps=[[0, 2]])
+    for function in (lambda: vineppo(Credit(*given)), lambda: values(Rollouts.concat(list(given)))):
         with pytest.raises(DataError, match=r"no probe begins at a step \(steps: 2, .*probes: 2, .*--set at=steps"):
             function()
 
