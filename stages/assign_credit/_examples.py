@@ -1,6 +1,7 @@
 """Small hand-written groups for docstring examples and tests."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,12 @@ def rollouts_of(
     tokens: Sequence[Sequence[int]] | None = None,
     mask: Sequence[Sequence[bool]] | None = None,
     groups: Sequence[int] | None = None,
+    left: Sequence[tuple[int, int] | None] | None = None,
 ) -> Rollouts:
-    """Rollouts with the given rewards; by default one token each, all in one group."""
+    """Rollouts with the given rewards; by default one token each, all in one group.
+
+    left: the row that each rollout left, and at which response token; None for one that began at the prompt.
+    """
     tokens = tokens if tokens is not None else [[7]] * len(rewards)
     mask = mask if mask is not None else [[True] * len(row) for row in tokens]
     groups = groups if groups is not None else [0] * len(rewards)
@@ -30,12 +35,16 @@ def rollouts_of(
             }
         )
     )
-    return bare.with_columns(
-        {"token.id": Ragged.from_lists(tokens, np.int32), "token.mask": Ragged.from_lists(mask, bool)}
-    )
+    columns: dict[str, Any] = {
+        "token.id": Ragged.from_lists(tokens, np.int32), "token.mask": Ragged.from_lists(mask, bool)
+    }  # fmt: skip
+    if left is not None:
+        columns["parent_id"] = pa.array([each and f"r{each[0]}" for each in left], pa.string())
+        columns["fork"] = pa.array([each and each[1] for each in left], pa.int32())
+    return bare.with_columns(columns)
 
 
-def credit_of(rewards: Sequence[float], **kwargs: Sequence) -> Credit:
+def credit_of(rewards: Sequence[float], **kwargs: Any) -> Credit:
     """The same as a method sees them, with their prefix tree."""
     from ..tree_build.prefix_tree import add_prefix_tree
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from ...formats.errors import DataError
 from ...formats.invariants import node_keys
@@ -74,6 +75,35 @@ class Nodes:
             np.maximum.at(high, self.parent[level], high[level])
         return low >= high
 
+    def samples(self, credit: Credit) -> Array:
+        """[N] how often each node was drawn from its parent; 1 for roots.
+
+        A rollout drew a node unless its `fork` lies behind the node's start: then it carries the node's tokens from the
+        rollout that it left. So siblings that `tree-build` merged into one node count as often as they were drawn, and a
+        prefix that many rollouts carry counts once. Of a node whose rollouts all carry it, the one that drew it is not
+        among them; it counts once.
+        """
+        drawn = forks_of(credit)[self.paths.ids] <= self.start
+        return np.maximum(np.bincount(self.node[drawn], minlength=len(self.parent)), 1)
+
+    def drawn_share(self, credit: Credit) -> Array:
+        """[T] of the rollouts that pass through a token's node, the share that drew the token, rather than carry it.
+
+        Summed over those rollouts it is how often the token was drawn: 1 where nobody else has it.
+        """
+        own = np.clip(forks_of(credit)[self.paths.ids] - self.start, 0, self.end - self.start)
+        width = int(own.max(initial=0)) + 1
+        begins = np.sort(self.node * width + own)  # by node, the place in it from which on each rollout drew its tokens
+        inside = Segments.of_sizes(self.end - self.start)
+        first = inside.spread(self.node * width)
+        offset = np.minimum(inside.positions, width - 1)
+        drawn = np.searchsorted(begins, first + offset, "right") - np.searchsorted(begins, first, "left")
+        visits = np.bincount(self.node, minlength=len(self.parent))
+        out = np.zeros(len(credit.mask))
+        place = inside.positions + inside.spread(credit.tokens.starts[self.paths.ids] + self.start)
+        out[place] = np.maximum(drawn, 1) / inside.spread(visits[self.node])
+        return out
+
     def on_tokens(self, credit: Credit, per_node: Array) -> Array:
         """[T] the value of each token's node; 0 for a token in none. per_node: [N]."""
         return self.places_on_tokens(credit, per_node[self.node])
@@ -85,3 +115,11 @@ class Nodes:
         out = np.zeros(len(credit.mask))
         out[inside.positions + inside.spread(first)] = inside.spread(per_place)
         return out
+
+
+def forks_of(credit: Credit) -> Array:
+    """[R] int64 response tokens that each rollout carries from the one it left; 0 where it left none."""
+    if "fork" not in credit.rollouts:
+        return np.zeros(len(credit.rollouts), np.int64)
+    column = credit.rollouts.arrow("fork").cast(pa.int64()).fill_null(0)
+    return column.to_numpy(zero_copy_only=False)

@@ -8,6 +8,7 @@ from ...formats.errors import DataError, UsageError
 from ...formats.segments import Array, Segments
 from ._method import Credit, credit_method
 from ._nodes import Nodes
+from ._statistics import weighted_mean, weighted_std
 from ._turns import Siblings
 from ._values import token_signal
 
@@ -17,6 +18,17 @@ from ._values import token_signal
     granularity="node",
     source="arXiv:2509.06040",
     evidence="code",
+    presets={
+        "branchgrpo": {
+            "fusion": "uniform",
+            "ddof": 1,
+            "threshold": 1e-6,
+            "eps": 1e-8,
+            "clip": 5.0,
+            "width": "none",
+            "shared": "split",
+        }
+    },
 )
 def branchgrpo(
     credit: Credit,
@@ -42,9 +54,14 @@ def branchgrpo(
         A(n) = (r(n) - mean_d) / (std_d + eps)    over the nodes of n's tree at its depth d; 0 where std_d < threshold
         A(n) = 0                                  where n is alone at its depth, or pruned
 
-    logp_c is the mean log-probability of the tokens of c. Depth counts the nodes on the path with tokens of the policy,
-    the prompt is depth 0. Pruning comes last and changes no other node's A. For width pruning, a branch is what follows
-    a path's last split; its first node, which the split made, is kept, and of the m nodes after it
+    logp_c is the mean log-probability of the tokens of c. Among children and at a depth a node counts once for each time
+    it was drawn: `tree-build` makes one node of siblings with the same tokens, where the paper has a node for each sample.
+    A rollout drew a node unless it has the tokens from the rollout it left (`fork`, which the branching strategies write);
+    in a file of independent rollouts each drew all its nodes.
+
+    Depth counts the nodes on the path with tokens of the policy, the prompt is depth 0. Pruning comes last and changes no
+    other node's A. For width pruning, a branch is what follows a path's last split; its first node, which the split made,
+    is kept, and of the m nodes after it
 
         the max(1, ⌊ratio · m⌋) of highest A in each branch                     width = "branch" (mode 1)
         k = max(2, ⌊ratio · m⌋) in the whole tree: ⌊k/2⌋ of highest A and       width = "extremes" (mode 2)
@@ -53,7 +70,7 @@ def branchgrpo(
     where of equal A the earlier node comes first.
 
     Args:
-        credit: uses reward [R], reward units, the node ruler of `tree-build` or of a branching strategy, and for
+        credit: uses reward [R], reward units, the node ruler of `tree-build`, `fork` where the file has it, and for
             fusion="weighted" token.logprob [T], nat.
         fusion: how rewards go up the tree: "uniform" (code's default) or "weighted" by the probability of the edges.
         alpha: 1 over the temperature of that softmax.
@@ -69,8 +86,9 @@ def branchgrpo(
         width: which nodes after the last split are pruned: "none", all but the best of each "branch", or all but the
             "extremes".
         ratio: share that is kept of them.
-        shared: "each" rollout that passes through a node gets the node's whole credit; "split" divides it by their
-            number, so that an edge counts once in the loss, as in the paper.
+        shared: "each" rollout that passes through a node gets the node's whole credit; "split" shares it among them, so
+            that in sum a token counts once for each time it was drawn, as in the paper, where a sample stands once in the
+            loss.
 
     Returns:
         [T] advantages in standard deviations; 0 where the mask is false. A group of one, or of equal rewards, gets
@@ -90,7 +108,8 @@ def branchgrpo(
         there. For widths and depths in steps, build the tree by step. 7. The code's `use_group` is `grpo`.
 
     >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> credit = credit_of([1.0, 0.2, 0.5, 0.4], tokens=[[1, 5], [1, 6], [2, 5], [2, 6]])
+    >>> left = [None, (0, 1), None, (2, 1)]  # the second rollout left the first after one token, and the last the third
+    >>> credit = credit_of([1.0, 0.2, 0.5, 0.4], tokens=[[1, 5], [1, 6], [2, 5], [2, 6]], left=left)
     >>> branchgrpo(credit).round(4).tolist()
     [0.7071, 1.3957, 0.7071, -0.9549, -0.7071, -0.0735, -0.7071, -0.3673]
     """
@@ -105,13 +124,13 @@ def branchgrpo(
     tree = np.arange(len(own))
     tree[nodes.node] = credit.groups.ids[nodes.paths.ids]
 
-    leaves = np.maximum(nodes.below(np.ones(len(reward))), 1)
+    samples = nodes.samples(credit)
     if fusion == "uniform":
-        fused = nodes.below(reward) / leaves
+        fused = nodes.below(reward) / np.maximum(nodes.below(np.ones(len(reward))), 1)
     else:
-        fused = _weighted(nodes, reward, alpha * _mean_logprob(credit, nodes, written))
+        fused = _weighted(nodes, reward, samples, alpha * _mean_logprob(credit, nodes, written))
     advantage = np.zeros(len(own))
-    advantage[own] = _compared(fused[own], Siblings.of(depth[own], tree[own]), ddof, threshold, eps)
+    advantage[own] = _compared(fused[own], samples[own], Siblings.of(depth[own], tree[own]), ddof, threshold, eps)
 
     one_leaf = nodes.alike(nodes.leaf.astype(np.float64))
     kept = own.copy()
@@ -130,9 +149,10 @@ def branchgrpo(
     advantage = np.where(kept, advantage, 0.0)
     if clip is not None:
         advantage = np.clip(advantage, -clip, clip)
+    on_tokens = nodes.on_tokens(credit, advantage)
     if shared == "split":
-        advantage = advantage / leaves
-    return np.where(credit.mask, nodes.on_tokens(credit, advantage), 0.0)
+        on_tokens = on_tokens * nodes.drawn_share(credit)
+    return np.where(credit.mask, on_tokens, 0.0)
 
 
 def _own_tokens(credit: Credit, nodes: Nodes) -> Array:
@@ -164,8 +184,9 @@ def _mean_logprob(credit: Credit, nodes: Nodes, written: Array) -> Array:
     return total / np.maximum(np.bincount(nodes.node, weights=written, minlength=len(nodes.parent)), 1)
 
 
-def _weighted(nodes: Nodes, reward: Array, score: Array) -> Array:
-    """[N] r(n), the children weighed by softmax of score [N]; a rollout that ends at n is a child of score 0."""
+def _weighted(nodes: Nodes, reward: Array, samples: Array, score: Array) -> Array:
+    """[N] r(n), the children weighed by softmax of score [N], samples [N] of each; a rollout that ends at n is a child of
+    score 0."""
     count = len(nodes.parent)
     ended = np.bincount(nodes.leaf, minlength=count)
     inner = np.flatnonzero(nodes.parent >= 0)
@@ -173,7 +194,7 @@ def _weighted(nodes: Nodes, reward: Array, score: Array) -> Array:
     np.maximum.at(highest, nodes.parent[inner], score[inner])
     at_leaf = np.exp(np.where(ended > 0, -highest, -np.inf))
     weight = np.zeros(count)
-    weight[inner] = np.exp(score[inner] - highest[nodes.parent[inner]])
+    weight[inner] = samples[inner] * np.exp(score[inner] - highest[nodes.parent[inner]])
     sums = np.bincount(nodes.leaf, weights=reward, minlength=count) * at_leaf
     weights = ended * at_leaf
     np.add.at(weights, nodes.parent[inner], weight[inner])
@@ -183,12 +204,13 @@ def _weighted(nodes: Nodes, reward: Array, score: Array) -> Array:
     return sums / weights
 
 
-def _compared(values: Array, siblings: Siblings, ddof: int, threshold: float, eps: float) -> Array:
-    """[N] (value - mean) / (std + eps) in each set; 0 in one of one, or with a std of 0 or below the threshold."""
-    sets, ordered = siblings.sets, values[siblings.order]
-    std = sets.std(ordered, ddof=ddof)
-    live = (sets.sizes > 1) & (std > 0) & (std >= threshold)
-    centred = ordered - sets.spread(sets.mean(ordered))
+def _compared(values: Array, samples: Array, siblings: Siblings, ddof: int, threshold: float, eps: float) -> Array:
+    """[N] (value - mean) / (std + eps) in each set, samples [N] of each value; 0 in one of one, or with a std of 0 or below
+    the threshold."""
+    sets, ordered, weights = siblings.sets, values[siblings.order], samples[siblings.order]
+    std = weighted_std(ordered, weights, sets, ddof=ddof)
+    live = (std > 0) & (std >= threshold)
+    centred = ordered - sets.spread(weighted_mean(ordered, weights, sets))
     out = np.empty(len(values))
     out[siblings.order] = np.where(sets.spread(live), centred / sets.spread(np.where(live, std + eps, 1.0)), 0.0)
     return out

@@ -41,6 +41,10 @@ def groundedprm(
         V(x)  = Σ decay^d · final                       over the simulations below x, that began d steps after it
         V     = v_j on a virtual step, F on the last one
 
+    With pool="sum", as in the source, V(x) grows with the number of simulations below x: of 16 rollouts that share a step
+    and are right, it gets 16 times what it gets of one. So steps near the prompt outweigh those after them, and a group of
+    more rollouts outweighs a smaller one. pool="mean" divides by that number.
+
     A search (`sample --strategy mcts`) knows where each of its simulations began and leaves V in `step.search_value`: that
     is the credit. Into rollouts of other strategies a search is read. Steps of a group's rollouts with the same tokens
     from the prompt to their end are one node, as in `tree-build --by step`. Every rollout is one simulation. It began at
@@ -54,9 +58,10 @@ def groundedprm(
         outcome_weight: β of the final answer, "1/N" (released code) or a number.
         decay: per step from where a simulation began up to the prompt.
         correct_above: a reward above it is a right answer.
-        pool: "sum" over the simulations below a node, as in the released code, or their "mean".
+        pool: "sum" over the simulations below a node, as in the released code, or their "mean", which does not grow with
+            their number. A search has its own: `sample --strategy mcts --set pool=mean`.
         label: the sign of V, the label a process reward model is trained on, in place of V.
-        tree: "search" takes `step.search_value`, made with the search's own decay, outcome_weight, correct_above and sum;
+        tree: "search" takes `step.search_value`, made with the search's own decay, outcome_weight, correct_above and pool;
             "rollouts" reads a search into the file; "auto" the former where the file has that column. What a search went
             on from is shared by other rollouts, so that reading its rollouts takes simulations to begin too late.
 

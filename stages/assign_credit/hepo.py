@@ -18,6 +18,7 @@ from .grpo import grpo
     source="the baseline HEPO in TEMPO's code (arXiv:2509.18314); cf. arXiv:2506.01939",
     evidence="code",
     scope="batch",
+    presets={"tempo": {"rho": 0.2, "scale": "std", "ddof": 1, "eps": 1e-6, "singleton": "raw"}},
 )
 def hepo(
     credit: Credit,
@@ -51,7 +52,8 @@ def hepo(
     Raises:
         DataError: a missing reward or entropy; a group of one with singleton="error". UsageError: rho outside 0 to 1.
 
-    Departures: none of the released baseline. Groups of equal rewards take part in the choice of tokens, as there.
+    Departures: 1. In the released baseline a group of one keeps its raw reward, as under the preset tempo. Groups of equal
+        rewards take part in the choice of tokens, as there.
 
     >>> from apportion.formats.ragged import Ragged
     >>> from apportion.stages.assign_credit._examples import rollouts_of

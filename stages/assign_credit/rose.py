@@ -18,13 +18,17 @@ from ._nodes import Nodes
     granularity="segment",
     source="arXiv:2601.05053, §4.3",
     evidence="code",
+    presets={
+        "rose-rl": {"alpha": 0.0, "key": "position", "shortest": "first", "correct_above": "nonzero"},
+    },
 )
 def rose(
     credit: Credit,
     *,
     alpha: float = 1.0,
     key: Literal["prefix", "position"] = "prefix",
-    correct_above: float = 1e-6,
+    shortest: Literal["nearest", "first"] = "nearest",
+    correct_above: Literal["nonzero"] | float = 1e-6,
 ) -> Array:
     """Change of the mean reward from one branching to the next, lowered behind where a shorter right answer left.
 
@@ -41,9 +45,13 @@ def rose(
             `fork`, which a branching strategy writes.
         alpha: strength of the length calibration; 0 is none. The paper has 0.5 to 3.
         key: what a branching is. "prefix": a place where rollouts of the group part, and the rollouts that have it are
-            those with the same tokens up to there. "position" is the released code: a number of tokens at which a
-            rollout or one of those before or after it was forked; two branchings with the same number count as one.
-        correct_above: a rollout with a larger reward is right.
+            those with the same tokens up to there. "position" is the released code: a number of tokens at which some
+            rollout was forked. A rollout has its own, those of all the rollouts before it in its line, also where they lie
+            behind its own; those of the rollouts that left it, and on as long as they lie in what was theirs; and what
+            its parent has before its own. Two branchings with the same number count as one.
+        shortest: of several shortest right answers, the measure of a rollout is the "nearest", which it shares most with,
+            or the "first" in the file (released code).
+        correct_above: a rollout with a larger reward is right; "nonzero": any whose reward is not 0 (released code).
 
     Returns:
         [T] advantages, reward units; 0 where the mask is false. In a group of equal rewards, or of one, V does not
@@ -53,9 +61,10 @@ def rose(
         DataError: a missing reward or path; with key="position" no `parent_id` or `fork`, or a `parent_id` that leads
             back to its own rollout. UsageError: alpha below 0.
 
-    Departures: 1. Lengths and places count the policy's own tokens. 2. Of several shortest right answers the one that a
-        rollout shares most with is its measure; the code takes the first. 3. There any reward that is not 0 is right.
-        4. The released script has alpha 0.
+    Departures: 1. Lengths and places count the policy's own tokens. 2. A place is one where rollouts really part; the code
+        goes by its number (key="position"). 3. Of several shortest right answers the code takes the first, and any reward
+        that is not 0 is right there. 4. The released script has the calibration off. The preset rose-rl is the code in 2
+        to 4.
 
     >>> from apportion.stages.assign_credit._examples import credit_of
     >>> rose(credit_of([1.0, 0.0], tokens=[[1, 5, 6], [1, 7]])).tolist()
@@ -80,9 +89,9 @@ def rose(
     advantage = stretch.spread(change)
     if alpha > 0:
         length = credit.tokens.sum(credit.mask.astype(np.int64))
-        measure, common = _measured(credit, branchings, own, length, correct_above)
-        rest, shortest = np.maximum(length - common, 1), np.maximum(measure - common, 0)
-        factor = np.where(measure < length, 1 - (shortest / rest) ** alpha, 0.0)
+        measure, common = _measured(credit, branchings, own, length, _right(credit, correct_above), shortest)
+        rest, enough = np.maximum(length - common, 1), np.maximum(measure - common, 0)
+        factor = np.where(measure < length, 1 - (enough / rest) ** alpha, 0.0)
         spread = credit.tokens.spread
         advantage = advantage - np.where(own >= spread(common), np.abs(advantage) * spread(factor), 0.0)
     return np.where(credit.mask, advantage, 0.0)
@@ -119,25 +128,26 @@ def _of_tree(credit: Credit) -> Branchings:
 def _of_forks(credit: Credit) -> Branchings:
     """The same by numbers of tokens, of the rollout, of those it left and of those that left it."""
     lengths = credit.tokens.sizes
-    found = [
-        sorted(place for place in places if place <= length)
-        for places, length in zip(_positions(credit), lengths.tolist(), strict=True)
-    ]
+    found = [sorted(places) for places in _positions(credit)]
     rows = Segments.of_sizes(np.array([len(each) for each in found], np.int64))
     start = np.array([place for each in found for place in each], np.int64)
-    keys = credit.groups.ids[rows.ids] * (int(lengths.max(initial=0)) + 1) + start
+    keys = credit.groups.ids[rows.ids] * (int(start.max(initial=0)) + 1) + start
     which = np.unique(keys, return_inverse=True)[1].reshape(-1)
     mean = np.bincount(which, weights=credit.reward[rows.ids]) / np.maximum(np.bincount(which), 1)
-    # A rollout that ends at a branching counts for its value, and has no tokens behind it.
+    # A rollout that ends at a branching, or before it, counts for its value, and has no tokens behind it.
     inside = (start < rows.spread(lengths)) | (start == 0)
+    ends = ~inside & (start == rows.spread(lengths))
     end = np.full(len(lengths), -1)
-    end[rows.ids[~inside]] = which[~inside]
+    end[rows.ids[ends]] = which[ends]
     cuts = Segments.of_sizes(rows.sum(inside))
     return Branchings(cuts, start[inside], mean[which[inside]], which[inside], end)
 
 
 def _positions(credit: Credit) -> list[set[int]]:
-    """[R] the numbers of tokens at which a rollout, one before it or one after it was forked, and 0."""
+    """[R] the numbers of tokens at which a rollout, one before it or one after it was forked, and 0.
+
+    The steps and their order are the released code's.
+    """
     for needed in ("parent_id", "fork"):
         if needed not in credit.rollouts:
             raise DataError(
@@ -152,6 +162,9 @@ def _positions(credit: Credit) -> list[set[int]]:
     left = parents.is_valid().to_pylist()
     # Its own place a rollout has even where the one it left is not in the file any more.
     positions = [{0, at} if own else {0} for at, own in zip(fork, left, strict=True)]
+    for row in order:  # and those of all before it in its line, wherever they lie
+        if parent[row] >= 0:
+            positions[row] |= positions[parent[row]]
     for before, at in zip(parent, fork, strict=True):
         while before >= 0:  # those further up have it too, as long as it lies in what was theirs
             positions[before].add(at)
@@ -179,14 +192,21 @@ def _parents_first(parent: list[int]) -> list[int]:
     return list(order)
 
 
+def _right(credit: Credit, correct_above: Literal["nonzero"] | float) -> Array:
+    """[R] bool, the rollout's answer is right."""
+    return np.abs(credit.reward) > 1e-6 if correct_above == "nonzero" else credit.reward > correct_above
+
+
 def _measured(
-    credit: Credit, branchings: Branchings, own: Array, length: Array, correct_above: float
+    credit: Credit, branchings: Branchings, own: Array, length: Array, right: Array, which: Literal["nearest", "first"]
 ) -> tuple[Array, Array]:
     """([R] length of the shortest right rollout of the group, [R] policy tokens before the last branching in common with
-    it). A rollout that is not right is its own measure. own: [T] policy tokens before each."""
-    groups, right, rows = credit.groups, credit.reward > correct_above, branchings.rows
+    it). A rollout that is not right is its own measure. own: [T] policy tokens before each. which: of several shortest."""
+    groups, rows = credit.groups, branchings.rows
     shortest = groups.spread(groups.min(np.where(right, length, np.iinfo(np.int64).max)))
     models = right & (length == shortest)
+    if which == "first":
+        models &= groups.cumsum(models) == 1
     shared = np.zeros(max(int(branchings.which.max(initial=-1)), int(branchings.end.max(initial=-1))) + 2, bool)
     shared[branchings.which[models[rows.ids]]] = True
     shared[branchings.end[models]] = True

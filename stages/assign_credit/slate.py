@@ -8,6 +8,7 @@ from ...formats.errors import DataError, UsageError
 from ...formats.segments import Array
 from ..tree_build.prefixes import prefix_keys
 from ._method import Credit, credit_method
+from ._nodes import forks_of
 from ._steps import Steps, steps_of
 from ._turns import Decisions, Siblings, on_own_tokens, step_column
 
@@ -73,7 +74,7 @@ def slate(
     if budget < 1:
         raise UsageError(f"option 'budget' of credit method 'slate': {budget}, needed is 1 or more")
     steps = steps_of(credit)
-    fork = _forks(credit)[steps.rows.ids]
+    fork = forks_of(credit)[steps.rows.ids]
     decisions = Decisions.of(credit, steps)
     carried = steps.end <= fork
     begin = np.where(carried, steps.start, np.maximum(steps.start, fork))
@@ -114,14 +115,6 @@ def selection_probabilities(advantage: Array, eta: float = 0.7) -> Array:
         return (np.arange(len(advantage)) == np.argmax(advantage)).astype(np.float64)
     weight = np.exp((advantage - advantage.max()) / eta)
     return weight / weight.sum()
-
-
-def _forks(credit: Credit) -> Array:
-    """[R] int64 response tokens that are the parent's; 0 where the row has none."""
-    if "fork" not in credit.rollouts:
-        return np.zeros(len(credit.rollouts), np.int64)
-    column = credit.rollouts.arrow("fork").cast(pa.int64()).fill_null(0)
-    return column.to_numpy(zero_copy_only=False)
 
 
 def _counted(carried: Array, start: Array, end: Array) -> Array:

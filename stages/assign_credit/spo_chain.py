@@ -4,7 +4,7 @@ import numpy as np
 
 from ...formats.errors import UsageError
 from ...formats.segments import Array, Segments
-from ._cuts import cut_points
+from ._cuts import cut_points, is_above
 from ._method import Credit, credit_method
 from ._values import filled_from_the_end, state_values, token_signal
 
@@ -36,7 +36,7 @@ def spo_chain(
 
     Args:
         credit: uses reward [R] and the probes' rewards, reward units, and token.logprob [T], nat.
-        below: a token less probable than this is a possible cut.
+        below: a token less probable than this, as float32, is a possible cut.
         every: of the possible cuts each `every`-th is one.
         mask_above: tokens more probable than this get 0; None keeps all.
         truncated: what a probe cut by the token limit counts as; None leaves its reward.
@@ -45,7 +45,8 @@ def spo_chain(
         [T] advantages, reward units; 0 where the mask is false. A rollout without unlikely tokens gets 0.
 
     Raises:
-        DataError: a missing reward or log-probability; no probes. UsageError: every < 1.
+        DataError: a missing reward or log-probability; no probes; a group in which no probe begins at a cut, as when they
+            were made with another `below` or `every`. UsageError: every < 1.
 
     Departures: 1. The released trainer also leaves probable tokens out of the loss's denominator and whitens the rest
         per update; here they have credit 0 and nothing is whitened. 2. Siblings are not compared, so a group of one
@@ -65,7 +66,8 @@ def spo_chain(
     advantage = np.zeros(len(credit.mask))
     if len(rows):
         reward = credit.reward
-        values = state_values(credit, rows, lengths, truncated=truncated)
+        vine = f"--set at=unlikely --set every={every} --set below={below}"
+        values = state_values(credit, rows, lengths, of="cut", vine=vine, truncated=truncated)
         values = filled_from_the_end(values, cuts, reward)
         filled = cuts.sizes > 0
         last = cuts.offsets[1:][filled] - 1
@@ -76,6 +78,5 @@ def spo_chain(
         starts = np.concatenate((tokens.starts, tokens.starts[rows] + lengths))[order]
         change = np.concatenate((np.zeros(len(cuts)), following - values))[order]
         advantage = np.repeat(change, np.diff(starts, append=len(advantage)))
-    with np.errstate(divide="ignore"):
-        kept = credit.mask if mask_above is None else credit.mask & (logprob <= np.log(mask_above))
+    kept = credit.mask if mask_above is None else credit.mask & ~is_above(logprob, mask_above)
     return np.where(kept, advantage, 0.0)

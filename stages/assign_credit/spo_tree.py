@@ -1,10 +1,11 @@
-"""SPO-tree: what each edge of the tree changed in the chance of success, children counted equally."""
+"""SPO-tree: what each edge of the tree changed in the chance of success, every drawn child counted once."""
 
 from typing import Literal
 
 import numpy as np
 
 from ...formats.segments import Array
+from ._cuts import is_above
 from ._method import Credit, credit_method
 from ._nodes import Nodes
 from ._values import token_signal
@@ -26,22 +27,25 @@ def spo_tree(
 ) -> Array:
     """Value of a node minus that of its parent, on the node's unlikely tokens.
 
-        V(n) = mean over n's children of V(child); a rollout that ends at n is a child with value R
+        V(n) = Σ_c m_c · V(c) / Σ_c m_c over n's children; a rollout that ends at n is a child with value R, m = 1
         A(n) =  V(n) - V(parent)                             scale = "rloo"
-        A(n) = (V(n) - V(parent)) / (std_children + eps)     scale = "grpo": population std over the parent's children
+        A(n) = (V(n) - V(parent)) / (std_children + eps)     scale = "grpo": population std over the parent's children, m_c of each
         A_t  = A(n) on the tokens of n; 0 where p_t > mask_above
 
-    Children count equally, however many rollouts are below each; where branches stop early this differs from the mean
-    over rollouts.
+    m_c says how often the child was drawn: `tree-build` makes one node of siblings with the same tokens, where the paper
+    has a child for each sample. A rollout drew a node unless it has the tokens from the rollout it left (`fork`, which the
+    branching strategies write). So a child does not count by the rollouts below it, and where branches stop early V
+    differs from the mean over rollouts. In a file of independent rollouts each drew all its nodes, and V is that mean.
 
     Args:
-        credit: uses reward [R], reward units, the node ruler of `tree-build` or of a branching strategy, and
+        credit: uses reward [R], reward units, the node ruler of `tree-build`, `fork` where the file has it, and
             token.logprob [T], nat.
         scale: "rloo", or "grpo" to divide by the spread of the siblings.
         eps: added to the std.
         mask_above: tokens more probable than this get 0; None keeps all.
-        shared: "each" rollout that passes through a node gets the node's whole credit; "split" divides it by their
-            number, so that an edge weighs as much in the loss as one sample of it, which is what the paper trains on.
+        shared: "each" rollout that passes through a node gets the node's whole credit; "split" shares it among them, so
+            that in sum a token counts once for each time it was drawn, as in the paper, where every sample of an edge is
+            one row of training data.
 
     Returns:
         [T] advantages: reward units ("rloo") or standard deviations ("grpo"); 0 where the mask is false. Where all
@@ -60,15 +64,16 @@ def spo_tree(
     >>> import numpy as np
     >>> credit = credit_of([1.0, 0.0, 1.0], tokens=[[5, 7], [5, 8], [6]])
     >>> logprob = Ragged.from_lists([[-1, -1], [-1, -1], [-1]], np.float32)
-    >>> spo_tree(Credit(credit.rollouts.with_columns({"token.logprob": logprob}))).tolist()
-    [-0.25, 0.5, -0.25, -0.5, 0.25]
+    >>> spo_tree(Credit(credit.rollouts.with_columns({"token.logprob": logprob}))).round(4).tolist()
+    [-0.1667, 0.5, -0.1667, -0.5, 0.3333]
     """
     nodes, reward = Nodes.of(credit), credit.reward
+    samples = nodes.samples(credit)
     sums = np.bincount(nodes.leaf, weights=reward, minlength=len(nodes.parent))
     children = np.bincount(nodes.leaf, minlength=len(nodes.parent)).astype(np.float64)
-    np.add.at(children, nodes.parent[nodes.parent >= 0], 1.0)
+    np.add.at(children, nodes.parent[nodes.parent >= 0], samples[nodes.parent >= 0])
     for level in nodes.levels():
-        np.add.at(sums, nodes.parent[level], sums[level] / children[level])
+        np.add.at(sums, nodes.parent[level], samples[level] * sums[level] / children[level])
     value = sums / np.maximum(children, 1)
 
     alike = nodes.alike(reward)
@@ -78,11 +83,11 @@ def spo_tree(
     change[inner] = np.where(alike[parent], 0.0, value[inner] - value[parent])
     if scale == "grpo":
         variance = np.bincount(nodes.leaf, weights=(reward - value[nodes.leaf]) ** 2, minlength=len(value))
-        np.add.at(variance, parent, change[inner] ** 2)
+        np.add.at(variance, parent, samples[inner] * change[inner] ** 2)
         change[inner] = change[inner] / (np.sqrt(variance / np.maximum(children, 1))[parent] + eps)
-    if shared == "split":
-        change = change / np.maximum(nodes.below(np.ones(len(reward))), 1)
     advantage = nodes.on_tokens(credit, change)
+    if shared == "split":
+        advantage = advantage * nodes.drawn_share(credit)
     if mask_above is not None:
-        advantage = np.where(np.exp(token_signal(credit, "token.logprob")) > mask_above, 0.0, advantage)
+        advantage = np.where(is_above(token_signal(credit, "token.logprob"), mask_above), 0.0, advantage)
     return np.where(credit.mask, advantage, 0.0)

@@ -15,6 +15,7 @@ from ._method import Credit, Singleton, credit_method
     granularity="token",
     source="arXiv:2509.18314",
     evidence="code",
+    presets={"tempo": {"scale": "std", "ddof": 1, "eps": 1e-6, "multi_turn": "stop", "singleton": "error"}},
 )
 def tempo(
     credit: Credit,
@@ -50,7 +51,7 @@ def tempo(
     Raises:
         DataError: a missing reward; a group of one with singleton="error".
 
-    Departures: 1. a group of one is NaN in the released code, here 0. 2. The released code compares padded ids, where a
+    Departures: 1. a group of one is NaN in the released code, here 0, and an error under the preset tempo. 2. The released code compares padded ids, where a
         pad id equal to a live id makes false matches; here a rollout takes part only while it lasts.
 
     >>> from apportion.stages.assign_credit._examples import credit_of

@@ -47,7 +47,7 @@ def vineppo(
         is.
 
     Raises:
-        DataError: a missing reward or steps; no probes.
+        DataError: a missing reward or steps; no probes; a group in which no probe begins where a step does.
 
     Departures: 1. the released trainer always whitens, over an update's minibatch; here it is an option, over the file.
         2. There a token belongs to the step its first character is in; here to the step the ruler says. 3. Siblings are
@@ -58,7 +58,7 @@ def vineppo(
     [0.25, -0.5, 0.75]
     """
     steps = steps_of(credit)
-    values = state_values(credit, steps.rows.ids, steps.start, truncated=truncated)
+    values = state_values(credit, steps.rows.ids, steps.start, of="step", vine="--set at=steps", truncated=truncated)
     values = filled_from_the_end(values, steps.rows, credit.reward)
     following = np.append(values[1:], 0.0) if len(values) else values
     filled = steps.rows.sizes > 0

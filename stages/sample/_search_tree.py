@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
+from typing import Literal
 
 import numpy as np
 
@@ -15,7 +16,8 @@ NOTHING = Completion(np.empty(0, np.int32), np.empty(0, np.float32), "stop_text"
 
 @dataclass(eq=False)
 class Node:
-    """A step of the search; the root is the prompt. value: the sum of what simulations below it gave.
+    """A step of the search; the root is the prompt. value: the sum of what simulations below it gave. simulations: their
+    number, its own included, which visits are without.
 
     response: all tokens up to its end. ends, checks: of the steps from the prompt to it. over: nothing can follow.
     row: the first row that goes through it.
@@ -28,6 +30,7 @@ class Node:
     over: bool = False
     value: float = 0.0
     visits: int = 0
+    simulations: int = 0
     simulated: bool = False
     row: int | None = None
     children: list["Node"] = field(default_factory=list)
@@ -56,10 +59,12 @@ class Node:
         [(0.555556, 0), (0.5, 1), (0.45, 1)]
         """
         self.value += final
+        self.simulations += 1
         above, factor = self.parent, decay
         while above is not None:
             above.value += factor * final
             above.visits += 1
+            above.simulations += 1
             above, factor = above.parent, factor * decay
 
 
@@ -79,13 +84,13 @@ class Tree:
     wrong: int = 0
     made: int = 0
 
-    def values(self) -> Iterator[list[float]]:
+    def values(self, pool: Literal["sum", "mean"] = "sum") -> Iterator[list[float]]:
         """Of each row's steps, what the search made of them."""
         for node, steps in zip(self.begun, self.steps, strict=True):
             found = [step.reward for step in steps]
             above: Node | None = node
             while above is not None and above.parent is not None:
-                found[len(above.ends) - 1] = above.value
+                found[len(above.ends) - 1] = above.value / (max(1, above.simulations) if pool == "mean" else 1)
                 above = above.parent
             yield found
 

@@ -65,6 +65,7 @@ def mcts(
     enough: int = 3,
     outcome_weight: Literal["1/N"] | float = "1/N",
     correct_above: float = 0.0,
+    pool: Literal["sum", "mean"] = "sum",
     verify_steps: Literal["auto", "task", "policy"] = "auto",
     verify_temperature: float = 0.6,
     verify_tokens: int = 256,
@@ -101,6 +102,8 @@ def mcts(
         enough: a prompt with so many whole right and as many whole wrong responses is done; 0 does all rounds.
         outcome_weight: weight of F, "1/N" as above or a number.
         correct_above: a reward above it is a right answer.
+        pool: what `step.search_value` says of a step of the tree: the "sum" above (released code), which grows with the
+            number of simulations below the step, or their "mean".
         verify_steps: "task" asks the task, "policy" the policy, again where it says neither true nor false, 5 times at
             most; "auto" the task where it can.
         verify_temperature: of the policy's answers about a step.
@@ -146,7 +149,7 @@ def mcts(
                 advance(len(part))
             columns = step_columns([row for tree in trees for row in tree.steps])
             columns["step.search_value"] = Ragged.from_lists(
-                [row for tree in trees for row in tree.values()], np.float64
+                [row for tree in trees for row in tree.values(pool)], np.float64
             )
             columns["reward"] = np.array([reward for tree in trees for reward in tree.rewards], np.float64)
             yield forest.rollouts().with_columns(columns)

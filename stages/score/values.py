@@ -16,7 +16,7 @@ from ._scorer import scorer
     needs=("reward", "purpose", "parent_id", "fork", "step.start", "step.end"), granularity="step",
     source="arXiv:2410.01679 (VinePPO)",
 )  # fmt: skip
-def values(rollouts: Rollouts, *, truncated: float | None = None) -> Mapping[str, Ragged]:
+def values(rollouts: Rollouts, *, truncated: float | None = 0.0) -> Mapping[str, Ragged]:
     """Mean reward of the probes from the state before each step: `step.value`, and their number, `step.probes`.
 
     Probes are what `sample --from IN --strategy vine` adds; score their rewards first. Equal prefixes of a group are
@@ -24,17 +24,19 @@ def values(rollouts: Rollouts, *, truncated: float | None = None) -> Mapping[str
     the rollout's own reward. Probes and evals themselves get none.
 
     Args:
-        truncated: what a probe that ended at the token limit counts as; None leaves its reward.
+        truncated: what a probe that ended at the token limit counts as, as for `assign-credit --method vineppo`; None leaves
+            its reward.
 
     Returns:
         {"step.value": a mean reward a step, "step.probes": probes it is the mean of, 0 where it is another state's}.
 
     Raises:
-        DataError: no probes; a missing reward, on a rollout with steps or a probe; a rollout without steps.
+        DataError: no probes; a group in which no probe begins where a step does; a missing reward, on a rollout with steps
+            or a probe; a rollout without steps.
     """
     credit, own = credit_of_batch(rollouts)
     steps = steps_of(credit)
-    mean = state_values(credit, steps.rows.ids, steps.start, truncated=truncated)
+    mean = state_values(credit, steps.rows.ids, steps.start, of="step", vine="--set at=steps", truncated=truncated)
     counts = state_counts(credit, steps.rows.ids, steps.start)
     mean = filled_from_the_end(mean, steps.rows, credit.reward)
     sizes = np.zeros(len(rollouts), np.int64)

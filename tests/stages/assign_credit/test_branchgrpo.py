@@ -12,6 +12,7 @@ from apportion.stages.assign_credit.branchgrpo import branchgrpo
 # methods A, BranchGRPO: root -> n1, n2; n1 -> leaves 1.0, 0.2; n2 -> leaves 0.5, 0.4.
 TOKENS = [[1, 5], [1, 6], [2, 5], [2, 6]]
 REWARDS = [1.0, 0.2, 0.5, 0.4]
+LEFT = [None, (0, 1), None, (2, 1)]  # n1 and n2 were drawn once each, and so were the leaves
 LOGPROBS = [[-0.5, -0.2], [-0.5, -0.9], [-1.5, -0.4], [-1.5, -0.4]]
 FIRST = [0.707107, 0.707107, -0.707107, -0.707107]
 SECOND = [1.395651, -0.954919, -0.073455, -0.367277]
@@ -36,22 +37,49 @@ def by_token(rewards: Sequence[float], tokens: Tokens, **kwargs: Any) -> Credit:
 
 def chains(rewards: Sequence[float] = tuple(REWARDS)) -> Credit:
     """The worked tree with two more steps after each leaf."""
-    return by_token(rewards, [[*row, 7, 8] for row in TOKENS])
+    return by_token(rewards, [[*row, 7, 8] for row in TOKENS], left=LEFT)
+
+
+def tree(rewards: Sequence[float] = tuple(REWARDS), tokens: Tokens = TOKENS) -> Credit:
+    """The worked tree, and what else begins at the prompt."""
+    return credit_of(rewards, tokens=tokens, left=[*LEFT, *[None] * (len(tokens) - len(LEFT))])
 
 
 def test_worked_example() -> None:
-    found = branchgrpo(credit_of(REWARDS, tokens=TOKENS)).reshape(4, 2)
+    found = branchgrpo(tree()).reshape(4, 2)
     np.testing.assert_allclose(found[:, 0], FIRST, atol=1e-6)
     np.testing.assert_allclose(found[:, 1], SECOND, atol=1e-6)
 
 
+def test_a_node_counts_once_for_each_time_it_was_drawn() -> None:
+    # Four from the prompt: .6, .6, .45, .45 have mean .525 and std √.0075.
+    found = branchgrpo(credit_of(REWARDS, tokens=TOKENS)).reshape(4, 2)
+    np.testing.assert_allclose(found[:, 0], np.array([1, 1, -1, -1]) * 0.075 / np.sqrt(0.0075), atol=1e-6)
+    np.testing.assert_allclose(found[:, 1], SECOND, atol=1e-6)
+    # n1 and another one with the same tokens, which leads to 1.0 and 0.2 as well, beside n2: .6, .6, .45.
+    tokens, left = [*TOKENS, [1, 7], [1, 8]], [*LEFT, None, (4, 1)]
+    found = branchgrpo(credit_of([*REWARDS, 1.0, 0.2], tokens=tokens, left=left)).reshape(6, 2)
+    np.testing.assert_allclose(found[[0, 2], 0], [0.05 / np.sqrt(0.0075), -0.1 / np.sqrt(0.0075)], atol=1e-6)
+
+
+def test_equal_children_weigh_more_than_one() -> None:
+    # n1 is drawn on to 1.0 twice and to 0.2 once: .733333; n2 .45; and 0.5.
+    tokens, left = [[1, 5], [1, 5], [1, 6], [2, 5], [2, 6], [3]], [None, (0, 1), (0, 1), None, (3, 1), None]
+    credit = credit_of([1.0, 1.0, 0.2, 0.5, 0.4, 0.5], tokens=tokens, left=left)
+    flat = with_logprobs(credit, [[-0.5] * len(row) for row in tokens])
+    fused = np.array([2.2 / 3, 0.45, 0.5])
+    expected = (fused - fused.mean()) / fused.std(ddof=1)
+    for fusion in ("uniform", "weighted"):
+        np.testing.assert_allclose(branchgrpo(flat, fusion=fusion)[[0, 6, 10]], expected, atol=1e-6)
+
+
 def test_worked_example_weighted_by_probability() -> None:
-    credit = with_logprobs(credit_of(REWARDS, tokens=TOKENS), LOGPROBS)
+    credit = with_logprobs(tree(), LOGPROBS)
     found = branchgrpo(credit, fusion="weighted").reshape(4, 2)
     np.testing.assert_allclose(found[:, 0], FIRST, atol=1e-6)
     np.testing.assert_allclose(found[:, 1], SECOND, atol=1e-6)
     # A third node at depth 1 shows the fused rewards: .734550, .45 and .5 have mean .561517 and std .151924.
-    credit = with_logprobs(credit_of([*REWARDS, 0.5], tokens=[*TOKENS, [3]]), [*LOGPROBS, [-1.0]])
+    credit = with_logprobs(tree([*REWARDS, 0.5], [*TOKENS, [3]]), [*LOGPROBS, [-1.0]])
     found = branchgrpo(credit, fusion="weighted")
     np.testing.assert_allclose(found[[0, 4, 8]], [1.13895, -0.73403, -0.40492], atol=2e-5)
     np.testing.assert_allclose(found[1:8:2], SECOND, atol=1e-6)
@@ -61,9 +89,9 @@ def test_worked_example_weighted_by_probability() -> None:
 
 
 def test_the_weight_is_the_mean_over_the_tokens_of_a_node() -> None:
-    short = with_logprobs(credit_of([*REWARDS, 0.5], tokens=[*TOKENS, [3]]), [*LOGPROBS, [-1.0]])
+    short = with_logprobs(tree([*REWARDS, 0.5], [*TOKENS, [3]]), [*LOGPROBS, [-1.0]])
     tokens = [[1, 5, 5, 5], *TOKENS[1:], [3]]
-    long = with_logprobs(credit_of([*REWARDS, 0.5], tokens=tokens), [[-0.5, -0.1, -0.2, -0.3], *LOGPROBS[1:], [-1.0]])
+    long = with_logprobs(tree([*REWARDS, 0.5], tokens), [[-0.5, -0.1, -0.2, -0.3], *LOGPROBS[1:], [-1.0]])
     found = branchgrpo(long, fusion="weighted")
     np.testing.assert_allclose(found[[0, 1, 4, 5, 6, 7, 8, 9, 10]], branchgrpo(short, fusion="weighted"), atol=1e-6)
 
@@ -89,7 +117,7 @@ def test_at_least_one_of_a_branch_and_two_of_a_tree_are_kept() -> None:
 
 
 def test_nothing_follows_the_last_split_of_a_compressed_tree() -> None:
-    credit = credit_of(REWARDS, tokens=[[*row, 7, 8] for row in TOKENS])
+    credit = tree(tokens=[[*row, 7, 8] for row in TOKENS])
     np.testing.assert_allclose(branchgrpo(credit, width="branch"), branchgrpo(chains()))
 
 
@@ -120,7 +148,7 @@ def test_pruned_depths_slide_up_to_the_last_split(options: dict[str, int], gone:
 
 
 def test_a_finished_leaf_takes_part_at_its_own_depth_only() -> None:
-    found = branchgrpo(credit_of([1.0, 0.2, 0.5], tokens=[[1, 5], [1, 6], [2]]))
+    found = branchgrpo(credit_of([1.0, 0.2, 0.5], tokens=[[1, 5], [1, 6], [2]], left=[None, (0, 1), None]))
     # depth 1: .6 and .5; depth 2: 1.0 and .2
     np.testing.assert_allclose(found, [0.707107, 0.707107, 0.707107, -0.707107, -0.707107], atol=1e-6)
 
@@ -138,7 +166,7 @@ def test_a_small_spread_gives_0() -> None:
 
 
 def test_split_adds_up_to_each_edge_once() -> None:
-    found = branchgrpo(credit_of(REWARDS, tokens=TOKENS), shared="split").reshape(4, 2)
+    found = branchgrpo(tree(), shared="split").reshape(4, 2)
     np.testing.assert_allclose(found[:, 0], np.array(FIRST) / 2, atol=1e-6)
     np.testing.assert_allclose(found[:, 1], SECOND, atol=1e-6)
 
@@ -154,7 +182,8 @@ def test_equal_rewards_groups_of_one_and_empty_responses_give_exactly_0(fusion: 
 def test_environment_tokens_change_no_other_credit() -> None:
     # What an environment wrote in a node of its own is no depth.
     tokens = [[row[0], 9, row[1], 7, 8] for row in TOKENS]
-    credit = by_token(REWARDS, tokens, mask=[[True, False, True, True, True]] * 4)
+    left = [each and (each[0], 2) for each in LEFT]
+    credit = by_token(REWARDS, tokens, mask=[[True, False, True, True, True]] * 4, left=left)
     chosen: list[dict[str, Any]] = [{}, {"prune_depths": (3,)}, {"width": "branch"}, {"width": "extremes"}]
     for options in chosen:
         found = branchgrpo(credit, **options).reshape(4, 5)
@@ -187,7 +216,11 @@ def test_depths_may_be_given_as_a_list() -> None:
 
 
 def oracle(
-    rewards: list[float], responses: list[list[int]], logprobs: list[list[float]], options: dict[str, Any]
+    rewards: list[float],
+    responses: list[list[int]],
+    forks: list[int],
+    logprobs: list[list[float]],
+    options: dict[str, Any],
 ) -> list[float]:
     """The definition, slowly, on a tree with a node for each token."""
     members: dict[Prefix, list[int]] = {}
@@ -201,23 +234,26 @@ def oracle(
     def children(node: Prefix) -> list[Prefix]:
         return [each for each in members if len(each) == len(node) + 1 and each[:-1] == node]
 
+    def draws(node: Prefix) -> int:
+        return max(1, sum(forks[row] < len(node) for row in members[node]))
+
     def fused(node: Prefix) -> float:
         if options.get("fusion") != "weighted":
             return float(np.mean([rewards[row] for row in members[node]]))
         parts = [(0.0, rewards[row]) for row in ended(node)]
         for child in children(node):
             score = float(np.mean([np.float32(logprobs[row][len(node)]) for row in members[child]]))
-            parts.append((score, fused(child)))
+            parts += [(score, fused(child))] * draws(child)
         weights = np.exp([score for score, _ in parts])
         return float(weights @ [value for _, value in parts] / weights.sum())
 
     advantage: dict[Prefix, float] = {(): 0.0}
     for depth in range(1, max(map(len, members)) + 1):
         level = [node for node in members if len(node) == depth]
-        values = [fused(node) for node in level]
-        spread = np.std(values, ddof=1) if len(level) > 1 else 0.0
-        for node, value in zip(level, values, strict=True):
-            advantage[node] = float((value - np.mean(values)) / (spread + 1e-8)) if spread >= 1e-6 else 0.0
+        values = [fused(node) for node in level for _ in range(draws(node))]
+        spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
+        for node in level:
+            advantage[node] = float((fused(node) - np.mean(values)) / (spread + 1e-8)) if spread >= 1e-6 else 0.0
 
     def one_leaf(node: Prefix) -> bool:
         return len({tuple(responses[row]) for row in members[node]}) == 1
@@ -262,6 +298,13 @@ def test_agrees_with_the_definition_on_random_groups(seed: int, options: dict[st
         rng.shuffle(responses)
         responses = [list(each) for each in dict.fromkeys(map(tuple, responses))]
     rewards, logprobs = rng.random(len(responses)).tolist(), [(-rng.random(len(row))).tolist() for row in responses]
-    credit = with_logprobs(by_token(rewards, responses), logprobs)
+    # Some left one before them where the two part, or earlier.
+    forks = [0] * len(responses)
+    for row in range(1, len(responses)):
+        shared = [sum(all(a == b for a, b in pairs[:at]) for at in range(1, len(pairs) + 1))
+                  for pairs in (list(zip(responses[row], each, strict=False)) for each in responses[:row])]  # fmt: skip
+        forks[row] = int(rng.integers(0, max(shared) + 1))
+    left = [(0, fork) if fork else None for fork in forks]
+    credit = with_logprobs(by_token(rewards, responses, left=left), logprobs)
     found = branchgrpo(credit, clip=None, **options)
-    np.testing.assert_allclose(found, oracle(rewards, responses, logprobs, options), atol=1e-5)
+    np.testing.assert_allclose(found, oracle(rewards, responses, forks, logprobs, options), atol=1e-5)

@@ -214,6 +214,37 @@ def test_the_credit_of_a_search_is_what_it_ended_with(tmp_path: Path) -> None:
     np.testing.assert_array_equal(on_steps(credit, labels), np.sign(value_of_search(credit).round(9)))
 
 
+def test_a_search_leaves_sums_that_grow_with_its_rounds_or_means(tmp_path: Path) -> None:
+    total, mean = (searched(tmp_path / pool, rounds=8, pool=pool) for pool in ("sum", "mean"))
+    assert total.rollouts.strings("text") == mean.rollouts.strings("text")  # the search itself is the same
+    sums, means = value_of_search(total), value_of_search(mean)
+    assert np.abs(sums).max() > 3
+    assert np.abs(means).max() <= 2
+    np.testing.assert_array_equal(on_steps(mean, groundedprm(mean)), means)
+    # Of a group's rows that begin with the same step, each is a simulation below it, unless the step was sampled twice.
+    ids, ends = total.rollouts.token_ids, total.rollouts.ragged("step.end")
+    begun = [
+        (group, tuple(ids[row][: ends[row][0]])) if len(ends[row]) else None
+        for row, group in enumerate(total.groups.ids.tolist())
+    ]
+    first = ends.segments.starts
+    counted: list[bool] = []
+    for row, step in enumerate(begun):
+        if step is not None and means[first[row]]:
+            number = float(sums[first[row]] / means[first[row]])
+            assert number == pytest.approx(round(number))
+            assert 1 <= round(number) <= begun.count(step)
+            counted.append(round(number) == begun.count(step) > 1)
+    assert any(counted)  # this policy often draws the same step again
+
+
+def test_a_sum_grows_with_the_number_of_rollouts_and_a_mean_does_not() -> None:
+    tokens = [[1, at, 3, 4] for at in range(10, 26)]
+    few, many = (by_token([1.0] * count, tokens[:count], [[0.0, 1, 1, 1]] * count) for count in (2, 16))
+    assert groundedprm(many)[0] == pytest.approx(8 * groundedprm(few)[0])
+    assert groundedprm(many, pool="mean")[0] == pytest.approx(groundedprm(few, pool="mean")[0])
+
+
 def test_a_search_of_one_round_can_be_read_from_its_rollouts(tmp_path: Path) -> None:
     credit = searched(tmp_path / "rows", rounds=1)
     np.testing.assert_allclose(

@@ -83,7 +83,7 @@ SCALING = {
 # Options that make another method of it.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "adora": [{"mode": "amplify"}, {"all_right": "low", "all_wrong": "full"}],
-    "branchgrpo": [{"fusion": "weighted"}, {"width": "extremes"}, {"prune_depths": (2,)}],
+    "branchgrpo": [{"fusion": "weighted"}, {"width": "extremes"}, {"prune_depths": (2,), "shared": "split"}],
     "gdpo": [{"batch": "token"}, {"batch": "none"}],
     "gpg": [{"live": "nonzero", "f_norm": 2.5}],
     "groundedprm": [{"pool": "mean", "outcome_weight": 0.5}],
@@ -92,6 +92,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "reinforce_plus_plus": [{"ddof": 0, "floor": "clamp"}],
     "reinforce_plus_plus_baseline": [{"unit": "rollout"}],
     "remax": [{"baseline": "column"}],
+    "spo_tree": [{"shared": "split"}],
+    "treerl": [
+        {"weigh": "value", "fill_zeros": True},
+        {"weigh": "value", "norm": "step"},
+        {"weigh": "value", "norm": "token", "damp": "count", "terms": "local"},
+    ],
     "turn_return": [{"baseline": "others"}, {"baseline": "others", "siblings": "state"}],
 }
 

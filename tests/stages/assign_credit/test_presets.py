@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from apportion.formats.errors import DataError, UsageError
+from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
 from apportion.stages.assign_credit._method import METHODS, Credit, resolve_options
 from typer.testing import Result
@@ -135,6 +136,61 @@ def test_opo_verl() -> None:
     assert credit("opo", "verl", [0.5]) == [0.5]
 
 
+def test_hepo_tempo() -> None:
+    # N = 10 tokens, of which ⌊.2 · 10⌋ = 2 have the largest entropy: the first of r0, and that of the group of one.
+    entropy = Ragged.from_lists([[2.0, 0.1, 0.1, 0.1], [0.3, 0.1, 0.1, 0.1], [1.5, 0.1]], np.float32)
+    batch = rollouts_of([1.0, 0.0, 0.5], tokens=[[1] * 4, [2] * 4, [3] * 2], groups=[0, 0, 1])
+    method = METHODS["hepo"]
+    found = method.function(
+        Credit(batch.with_columns({"token.entropy": entropy})), **resolve_options(method, {}, "tempo")
+    )
+    expected = [0.5 / (np.sqrt(0.5) + 1e-6), *[0] * 7, 0.5 / (1 + 1e-6), 0]  # its mean is 0 there, its std 1
+    assert found.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_tempo_tempo() -> None:
+    # methods A, TEMPO, the worked example: divided by .577350 + 1e-6
+    tokens = [[5, 7, 9, 2], [5, 7, 8, 2], [5, 6, 4], [5, 7, 9, 3, 2]]
+    found = credit("tempo", "tempo", [1.0, 0.0, 1.0, 0.0], tokens=tokens)
+    assert found[:4] == pytest.approx([0.866024, 0.577349, 1.154699, 1.732048], abs=1e-6)
+    with pytest.raises(DataError, match="alone in its group"):  # the released code makes NaN of it
+        credit("tempo", "tempo", [0.5])
+
+
+def test_branchgrpo_branchgrpo() -> None:
+    # methods A, BranchGRPO, the worked example; each edge once in the loss: of n1 and n2 half in each of two rollouts.
+    tokens, left = [[1, 5], [1, 6], [2, 5], [2, 6]], [None, (0, 1), None, (2, 1)]
+    found = credit("branchgrpo", "branchgrpo", [1.0, 0.2, 0.5, 0.4], tokens=tokens, left=left)
+    assert found[0::2] == pytest.approx([0.353553, 0.353553, -0.353553, -0.353553], abs=1e-6)
+    assert found[1::2] == pytest.approx([1.395651, -0.954919, -0.073455, -0.367277], abs=1e-6)
+
+
+def test_rose_rose_rl() -> None:
+    # methods A, ROSE, "keys differ", and no calibration though r1 is longer: the released script has it off.
+    tokens = [[1, 2, 3, 4, 5, 5], [1, 2, 3, 4, 6, 6, 6], [1, 2, 3, 7, 7]]
+    left = [None, (0, 4), (1, 3)]
+    found = credit("rose", "rose-rl", [1.0, 1.0, 0.0], tokens=tokens, left=left)
+    expected = [0, 0, 0, 0, 1 / 3, 1 / 3, 0, 0, 0, 0, 1 / 3, 1 / 3, 1 / 3, 0, 0, 0, 0, -2 / 3]
+    assert found == pytest.approx(expected, abs=1e-9)
+    # With it, wrong answers whose reward is not 0 are right, and of two shortest the first is the measure.
+    method = METHODS["rose"]
+    options = resolve_options(method, {"alpha": 1.0}, "rose-rl")
+    plain = credit("rose", "rose-rl", [-1.0, 1.0, 0.0], tokens=tokens, left=left)
+    lowered = method.function(credit_of([-1.0, 1.0, 0.0], tokens=tokens, left=left), **options).tolist()
+    assert lowered[:6] == plain[:6]
+    assert lowered[10:13] == pytest.approx([value - abs(value) * (1 - 2 / 3) for value in plain[10:13]])
+
+
+def test_treerl_treerl() -> None:
+    # methods A, TreeRL, the worked example of the code
+    tokens = [[1, 5], [1, 6], [2], [3, 5], [3, 6]]
+    found = credit("treerl", "treerl", [1.0, 0.0, 0.0, 1.0, 1.0], tokens=tokens)
+    expected = [-0.176777, 1.088388, -0.176777, -1.411612, -1.5, 0.707107, 0.646447, 0.707107, 0.646447]
+    assert found == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(DataError, match="alone in its group"):  # there an assertion
+        credit("treerl", "treerl", [0.5])
+
+
 def test_gpg_verl() -> None:
     # 4 of 6 rewards are not 0: α = 1.5, of centred rewards; the group of one keeps its own
     found = credit("gpg", "verl", [1.0, 0, 1, 1, 0, 0.5], groups=[0, 0, 1, 1, 1, 2])
@@ -182,8 +238,8 @@ def test_a_setting_overrides_the_preset() -> None:
 def test_an_unknown_preset_is_named() -> None:
     with pytest.raises(UsageError, match="did you mean 'verl'"):
         resolve_options(METHODS["grpo"], {}, "verll")
-    with pytest.raises(UsageError, match="tempo has no presets"):
-        resolve_options(METHODS["tempo"], {}, "verl")
+    with pytest.raises(UsageError, match="remax has no presets"):
+        resolve_options(METHODS["remax"], {}, "verl")
 
 
 def test_the_presets_options_go_into_the_history(cli: Callable[..., Result], scored_file: Path, tmp_path: Path) -> None:

@@ -76,11 +76,14 @@ def test_numbers_of_tokens_that_are_the_same_count_as_one_in_the_released_code()
 
 
 def test_positions_go_up_and_down_the_forks() -> None:
-    """r2 left r1 before r1 left r0: r0 has the place too. r3 left r0 behind it: it has it by inheritance."""
+    """r2 left r1 before r1 left r0: r0 has the place too. r3 left r0 behind it: it has it by inheritance.
+
+    r2 has r1's place, 3, though it was gone by then: its reward counts there.
+    """
     tokens = [[1, 2, 3, 4, 5], [1, 2, 3, 6, 7], [1, 8, 8], [1, 2, 3, 4, 9]]
     credit = forked([None, 0, 1, 0], [None, 3, 1, 4], [1.0, 0.0, 0.0, 1.0], tokens)
     found = rose(credit, alpha=0.0, key="position")
-    root, one, three, four = 0.5, 0.5, 2 / 3, 1.0
+    root, one, three, four = 0.5, 0.5, 0.5, 1.0
     np.testing.assert_allclose(
         found,
         [
@@ -104,7 +107,35 @@ def test_positions_go_up_and_down_the_forks() -> None:
             1 - four,
         ],
     )
-    np.testing.assert_allclose(found, rose(credit, alpha=0.0))
+
+
+def test_where_the_released_code_goes_by_numbers_it_can_count_rollouts_that_never_came_there() -> None:
+    """methods A, ROSE, "keys differ": r2 left r0's text, by way of r1, before r1 did."""
+    tokens = [[1, 2, 3, 4, 5, 5], [1, 2, 3, 4, 6, 6], [1, 2, 3, 7, 7]]
+    credit = forked([None, 0, 1], [None, 4, 3], [1.0, 1.0, 0.0], tokens)
+    found = rose(credit, alpha=0.0, key="position")
+    np.testing.assert_allclose(found, [0, 0, 0, 0, 1 / 3, 1 / 3] * 2 + [0, 0, 0, 0, -2 / 3], atol=1e-12)
+    found = rose(credit, alpha=0.0)
+    np.testing.assert_allclose(found, [0, 0, 0, 1 / 3, 0, 0] * 2 + [0, 0, 0, -2 / 3, -2 / 3], atol=1e-12)
+
+
+def test_of_several_shortest_right_answers_the_released_code_takes_the_first() -> None:
+    # r0 and r1 are shortest; r2 left r1 after three tokens, r1 left r0 after one.
+    tokens = [[1, 2, 2, 2], [1, 3, 3, 3], [1, 3, 3, 4, 4, 4], [9]]
+    credit = forked([None, 0, 1, None], [None, 1, 3, None], [1.0, 1.0, 1.0, 0.0], tokens)
+    plain = rose(credit, alpha=0.0)
+    nearest, first = rose(credit), rose(credit, shortest="first")
+    factors = {"nearest": 1 - 1 / 3, "first": 1 - 3 / 5}
+    np.testing.assert_allclose(nearest[8:14], np.where(np.arange(6) >= 3, 1 - factors["nearest"], 1) * plain[8:14])
+    np.testing.assert_allclose(first[8:14], np.where(np.arange(6) >= 1, 1 - factors["first"], 1) * plain[8:14])
+
+
+def test_what_is_a_right_answer() -> None:
+    tokens, rewards = [[1, 2], [1, 3, 3, 3], [4, 4]], [-1.0, -1.0, 0.0]
+    credit = credit_of(rewards, tokens=tokens)
+    np.testing.assert_array_equal(rose(credit), rose(credit, alpha=0.0))
+    plain, found = rose(credit, alpha=0.0), rose(credit, correct_above="nonzero")
+    np.testing.assert_allclose(found[3:6], plain[3:6] - np.abs(plain[3:6]) * (1 - 1 / 3))
 
 
 def test_a_rollout_that_ends_where_another_goes_on() -> None:
@@ -205,16 +236,25 @@ def forest(rng: np.random.Generator) -> tuple[list[list[int]], list[int | None],
 
 
 def slow_by_position(
-    rewards: list[float], tokens: list[list[int]], parents: list[int | None], forks: list[int | None], alpha: float
+    rewards: list[float],
+    tokens: list[list[int]],
+    parents: list[int | None],
+    forks: list[int | None],
+    alpha: float,
+    shortest_is: str,
 ) -> list[float]:
-    """Steps 5 to 8 of the released code, rollout by rollout; of several shortest right ones the nearest."""
+    """Steps 5 to 8 of the released code, rollout by rollout."""
     rows = range(len(rewards))
     places: list[set[int]] = [{0} for _ in rows]
+    for row in rows:
+        line: int | None = row
+        while line is not None:
+            places[row].add(forks[line] or 0)
+            line = parents[line]
     for row in rows:
         parent, place = parents[row], forks[row]
         if place is None:
             continue
-        places[row].add(place)
         while parent is not None:
             places[parent].add(place)
             hangs_by = forks[parent]
@@ -238,6 +278,7 @@ def slow_by_position(
             credits += [(rewards[row] if end == length else value(end)) - value(begin)] * (end - begin)
         if alpha and row in right and length > shortest:
             models = [each for each in right if len(tokens[each]) == shortest]
+            models = models[:1] if shortest_is == "first" else models
             common = max(max(p for p in places[row] & places[each] if p <= shortest) for each in models)
             factor = 1 - ((shortest - common) / (length - common)) ** alpha
             credits = [a - abs(a) * factor if at >= common else a for at, a in enumerate(credits)]
@@ -245,16 +286,17 @@ def slow_by_position(
     return found
 
 
+@pytest.mark.parametrize("shortest", ["nearest", "first"])
 @pytest.mark.parametrize("seed", range(60))
-def test_agrees_with_the_released_steps_on_random_forests(seed: int) -> None:
+def test_agrees_with_the_released_steps_on_random_forests(seed: int, shortest: Any) -> None:
     rng = np.random.default_rng(seed)
     tokens, parents, forks = forest(rng)
     rewards = rng.choice([0.0, 0.5, 1.0], len(tokens)).tolist()
     alpha = float(rng.choice([0.0, 0.5, 1.0, 2.0]))
-    expected = slow_by_position(rewards, tokens, parents, forks, alpha)
+    expected = slow_by_position(rewards, tokens, parents, forks, alpha, shortest)
     if len(set(rewards)) == 1:
         expected = [0.0] * len(expected)
-    found = rose(forked(parents, forks, rewards, tokens), alpha=alpha, key="position")
+    found = rose(forked(parents, forks, rewards, tokens), alpha=alpha, key="position", shortest=shortest)
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from apportion.formats.errors import DataError, UsageError
+from apportion.stages.assign_credit._method import Credit
 from apportion.stages.assign_credit._probe_examples import probed
 from apportion.stages.assign_credit.spo_chain import spo_chain
 
@@ -56,6 +57,43 @@ def test_what_is_missing_is_named() -> None:
         spo_chain(probed([1.0], TOKENS, {}, probs=PROBS))
     with pytest.raises(UsageError, match="'every'"):
         spo_chain(probed([1.0], TOKENS, OUTCOMES, probs=PROBS), every=0)
+
+
+def test_a_group_in_which_no_probe_begins_at_a_cut_is_refused() -> None:
+    """All its credit would be 0. Probes of steps are such ones, or those of another `every`."""
+    tokens, probs = [[1, 2, 3, 4], [1, 2, 5, 6], [7, 8]], [[0.99, 0.5, 0.95, 0.8], [0.99, 0.5, 0.6, 0.7], [0.5, 0.99]]
+    good = {(0, 1): [1.0], (2, 0): [0.0]}
+    assert spo_chain(probed([1.0, 0.0, 1.0], tokens, good, probs=probs, groups=[0, 0, 1])).any()
+    message = (
+        "row 0, group 'g0': no probe begins at a cut (cuts: 2, e.g. at response token 1 of 'r0'; probes: 3, e.g. from "
+        "response token 2 of 'r0'); run `apportion sample --from IN --strategy vine --set at=unlikely --set every=5 "
+        "--set below=0.9 -o OUT` first, and score that"
+    )
+    wrong = {(0, 2): [1.0], (0, 0): [1.0], (1, 3): [0.0], (2, 0): [0.0]}
+    with pytest.raises(DataError) as error:
+        spo_chain(probed([1.0, 0.0, 1.0], tokens, wrong, probs=probs, groups=[0, 0, 1]))
+    assert str(error.value) == message
+    with pytest.raises(
+        DataError, match=r"row 2, group 'g1'.*\(cuts: 1, e.g. at response token 0 of 'r2'; probes: none\)"
+    ):
+        spo_chain(probed([1.0, 0.0, 1.0], tokens, {(0, 1): [1.0]}, probs=probs, groups=[0, 0, 1]))
+    with pytest.raises(DataError, match=r"--set every=2 --set below=0\.7"):
+        spo_chain(probed([1.0], TOKENS, {(0, 2): [1.0]}, probs=PROBS), every=2, below=0.7)
+
+
+def test_a_probability_of_exactly_the_threshold_is_neither_likely_nor_unlikely() -> None:
+    """On disk it is a float32, which is a little more than 0.9."""
+    assert float(np.float32(np.log(0.9))) > np.log(0.9)
+    probs = [[0.9, 0.5, 0.9, 0.95]]
+    credit = probed([1.0], [[1, 2, 3, 4]], {(0, 1): [1, 0], (0, 0): [0]}, probs=probs)
+    for dtype in (np.float32, np.float64):
+        stored = credit.rollouts.ragged("token.logprob")
+        stored = stored.with_values(stored.values.astype(dtype))
+        rollouts = credit.rollouts.with_columns({"token.logprob": stored})
+        found = spo_chain(Credit(rollouts, credit.probe_rollouts))
+        assert found.tolist() == [0.0, 0.5, 0.5, 0.0]
+        nearer = spo_chain(Credit(rollouts, credit.probe_rollouts), below=0.95)  # now the first token is a cut
+        assert nearer.tolist() == [1.0, 1.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize("seed", range(10))

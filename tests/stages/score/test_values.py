@@ -48,6 +48,29 @@ def test_a_chain_of_commands_gives_the_credit_that_vineppo_gives(tmp_path: Path,
     assert all((row is None) == (kind == "probe") for row, kind in zip(found, purpose, strict=True))
 
 
+def test_a_truncated_probe_counts_as_it_does_for_vineppo() -> None:
+    """A scorer may give it a reward; what it measures is 0 to both, or what it got."""
+    own, probes = probed_rollouts([1.0], [[5, 6, 7]], PROBES)
+    probes = probes.with_flag("truncated", np.arange(12) % 2 == 0)
+    credit = Credit(own, probes)
+    by_default: list[float] = []
+    options: list[dict[str, Any]] = [{}, {"truncated": None}, {"truncated": -1.0}]
+    for option in options:
+        found = values(Rollouts.concat([own, probes]), **option)["step.value"].values
+        by_default = by_default or found.tolist()
+        stepped = Credit(own.with_columns({"step.value": [found.tolist()]}))
+        assert potential_difference(stepped).tolist() == vineppo(credit, **option).tolist()
+    assert by_default == [0.25, 0.5, 0.25]  # 1 0 0 1 with the first and third cut: 0 0 0 1
+
+
+def test_steps_that_no_probe_measured_are_refused() -> None:
+    wrong = {(0, 1): [1.0, 0.0]}
+    given = probed_rollouts([1.0], [[5, 6, 7]], wrong, steps=[[0, 2]])
+    for function in (lambda: vineppo(Credit(*given)), lambda: values(Rollouts.concat(list(given)))):
+        with pytest.raises(DataError, match=r"no probe begins at a step \(steps: 2, .*probes: 2, .*--set at=steps"):
+            function()
+
+
 def test_the_worked_example_of_vineppo() -> None:
     credit = probed([1.0], [[5, 6, 7]], PROBES)
     found = values(file_of([1.0], [[5, 6, 7]], PROBES))
