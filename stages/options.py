@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
 from pathlib import Path
@@ -88,6 +88,17 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise UsageError(f"--set {setting}: the value is not YAML{QUOTES}") from error
     return parsed
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text in an option's value, lists and settings opened: the values that may name a file or an entry. An empty one
+    names none."""
+    if isinstance(value, str):
+        if value:
+            yield value
+    elif isinstance(value, Mapping | list):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from texts_in(each)
 
 
 def at_least(least: float, **values: float) -> None:

@@ -65,7 +65,9 @@ def test_a_number_at_the_end_of_a_sentence_is_no_number_of_a_list() -> None:
     assert pages.numbered("in all 1. 2. are left") == "In all 1. 2. are left."
 
 
-@pytest.mark.parametrize("line", ["+ 1", "- 1", "* 1", "# 1", "1. a", "12) a", "> 0", ">0", "---", "==", "<b>a</b>", "<!-- a"])
+@pytest.mark.parametrize(
+    "line", ["+ 1", "- 1", "* 1", "# 1", "1. a", "12) a", "> 0", ">0", "---", "==", "<b>a</b>", "<!-- a"]
+)
 def test_what_looks_like_a_mark_is_shown_as_it_is(line: str) -> None:
     for text in (line, f"words\n{line}"):
         page = MarkdownIt("commonmark").render(pages.formula_and_prose(f"Summary.\n\n{text}"))

@@ -17,6 +17,7 @@ from ..models import open_engine
 from ..models.engine import Engine, Sampling, forget, usage_of
 from ..models.policy import ModelSource
 from ..options import as_json, at_least, at_least_one, typed_options
+from ..registry import plugin_digests
 from ..tasks import Problem, Task, open_task
 from ._failures import Failures
 from ._resume import Stopping, begun
@@ -40,11 +41,12 @@ def run(*, out: Path, resume: bool, force: bool, **given: Any) -> Written:
     weights = ModelSource(given["model"], given["device"], given["dtype"])
     engine = _engine(given, chosen, weights)
     policy = weights.identity if engine is None else engine.identity
+    parameters = _parameters(given, options, source, task, problems, engine)
     record = Record(
         stage="sample",
         version=__version__,
-        parameters=_parameters(given, options, source, task, problems, engine),
-        inputs={"policy": policy}
+        parameters=parameters,
+        inputs={"policy": policy, **plugin_digests("sample", parameters)}
         | ({"rollouts": source.digest()} if source is not None else {})
         | {name: digest_of_file(path) for name, path in files_in(options)},
     )

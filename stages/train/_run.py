@@ -21,6 +21,7 @@ from ..driver import require
 from ..models import close_engines
 from ..models.policy import Policy, load_policy
 from ..options import at_least, typed_options
+from ..registry import plugin_digests
 from . import HISTORY_FILE
 from ._examples import Examples, to_examples
 from ._loop import Settings, update_policy, with_old, with_reference
@@ -112,6 +113,7 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
             **{f"rollouts/{index}": file.digest() for index, file in enumerate(files)},
             "policy": policy.identity,
             **reference_identity,
+            **plugin_digests("train", parameters),
         },
         counts={"rollouts": len(examples), "tokens": len(examples.mask.values), "updates": len(log)},
     )
