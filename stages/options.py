@@ -102,10 +102,18 @@ def texts_in(value: Any) -> Iterator[str]:
 
 
 def at_least(least: float, **values: float) -> None:
-    """UsageError for the first value below `least`, or NaN."""
+    """UsageError for the first value that is below `least`, infinite or NaN."""
+    finite(**values)
     for name, value in values.items():
-        if not value >= least:
+        if value < least:
             raise UsageError(f"--{name.replace('_', '-')} {value}: needed is {least} or more")
+
+
+def finite(**values: float) -> None:
+    """UsageError for the first value that is infinite or NaN."""
+    for name, value in values.items():
+        if not abs(value) < math.inf:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: needed is a finite number")
 
 
 def at_least_one(strategy: str, **values: int) -> None:

@@ -19,7 +19,7 @@ from ...formats.rollouts import Rollouts
 from ...formats.schema import CHOSEN, REJECTED, UNTRAINED
 from ..driver import require
 from ..models import close_engines
-from ..models.policy import Policy, load_policy
+from ..models.policy import Policy, load_policy, not_finite
 from ..options import at_least, typed_options
 from ..registry import plugin_digests
 from . import HISTORY_FILE
@@ -29,6 +29,7 @@ from ._objective import OBJECTIVES, Objective
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 METRICS_FILE = "metrics.jsonl"
+MOST = 1e6  # no learning rate is so large; beyond float32's numbers the optimizer fails
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
     names = ("lr", "minibatch", "micro_tokens", "warmup", "beta1", "beta2", "weight_decay", "max_grad_norm",
              "norm_length", "seed")  # fmt: skip
     at_least(0, **{name: given[name] for name in names})
+    if given["lr"] == 0:
+        raise UsageError("--lr 0.0: needed is more than 0")
+    for name in ("lr", "weight_decay"):
+        if given[name] > MOST:
+            raise UsageError(f"--{name.replace('_', '-')} {given[name]}: needed is {MOST:g} or less")
     for name in ("beta1", "beta2"):
         if given[name] >= 1:
             raise UsageError(f"--{name} {given[name]}: needed is less than 1")
@@ -103,6 +109,7 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
     longest = given["norm_length"] or int(examples.responses.sizes.max())
     settings = Settings(**{name: given[name] for name in names}, longest=longest)
     log = list(update_policy(model, optimizer, examples, chosen, options, settings, dtype, done_before))
+    _check_finite(policy, optimizer, len(log))
 
     parameters = {**given, "settings": options, "credit": credit}
     record = Record(
@@ -263,6 +270,22 @@ def _load_optimizer(optimizer: Any, policy: Policy, objective: str) -> int:
                     "exp_avg_sq": stored.get_tensor(f"{name}.exp_avg_sq").to(parameter.device),
                 }
     return updates
+
+
+def _check_finite(policy: Policy, optimizer: Any, updates: int) -> None:
+    """ApportionError for weights, or moments that the next training would go on with, that are not finite."""
+    parameters = dict(policy.model.named_parameters())
+    moments = {
+        f"the optimizer's {key} of {name}": state[key]
+        for name, parameter in parameters.items()
+        for state in (optimizer.state.get(parameter, {}),)
+        for key in ("exp_avg", "exp_avg_sq")
+        if key in state
+    }
+    if name := not_finite(parameters | moments):
+        raise ApportionError(
+            f"after {updates} updates {name} has values that are not finite; nothing is written: lower --lr"
+        )
 
 
 def _save(
