@@ -1,13 +1,13 @@
 """The rules of the rollout file by name: what `apportion validate` names, `--help` and the documentation list.
 
 An *error* is a broken invariant: no stage reads it, none writes it. A *warning* is a suspicion: the file is sound, and
-what is in it is seldom meant. This page imports nothing, so that a list of the rules costs nothing.
+what is in it is seldom meant. A *remark* is told and changes no exit code. This page imports nothing, so that a list of the rules costs nothing.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "remark"]
 
 
 @dataclass(frozen=True)
@@ -36,5 +36,6 @@ RULES = {
         Rule("siblings", "error", "rollouts of a group that share a node share its span and its tokens"),
         Rule("zero_credit", "warning", "a group whose rewards differ has credit that is not all 0"),
         Rule("singleton", "warning", "a group to train on has two rollouts or more (demonstrations and reflections need none)"),
+        Rule("unsealed", "remark", "the file carries a digest of its bytes; one of an earlier version or another tool has none"),
     )
 }  # fmt: skip

@@ -103,10 +103,10 @@ def texts_in(value: Any) -> Iterator[str]:
 
 def at_least(least: float, **values: float) -> None:
     """UsageError for the first value that is below `least`, infinite or NaN."""
-    finite(**values)
     for name, value in values.items():
-        if value < least:
+        if not value >= least:
             raise UsageError(f"--{name.replace('_', '-')} {value}: needed is {least} or more")
+    finite(**values)
 
 
 def finite(**values: float) -> None:

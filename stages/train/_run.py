@@ -78,6 +78,7 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
     credit = f"token.{_credit_name(given['credit'])}" if "token.advantage" in chosen.needs else None
     recorded = "token.logprob" in chosen.needs and given["old_logprobs"] == "recorded"
     files = [RolloutFile(path) for path in files_of(rollouts)]
+    digests = {f"rollouts/{index}": file.digest() for index, file in enumerate(files)}
     batch = _trainable(files, chosen, credit, recorded, given["allow_retokenized"])
     if chosen.of == "pairs":
         batch = _in_pairs(batch, files[0].path)
@@ -117,7 +118,7 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
         version=__version__,
         parameters=parameters,
         inputs={
-            **{f"rollouts/{index}": file.digest() for index, file in enumerate(files)},
+            **digests,
             "policy": policy.identity,
             **reference_identity,
             **plugin_digests("train", parameters),

@@ -19,6 +19,7 @@ from apportion.formats.invariants import RULES
 from apportion.formats.parquet import RolloutWriter
 from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
+from apportion.formats.seal import seal
 from apportion.stages.assign_credit._apply import credited
 from apportion.stages.tree_build.prefix_tree import add_prefix_tree
 from hypothesis import HealthCheck, Phase, assume, given, reject, settings
@@ -93,6 +94,7 @@ class File:
         with pq.ParquetWriter(path, self.schema) as writer:
             for start, end in pairwise([0, *accumulate(self.sizes)]):
                 writer.write_table(pa.Table.from_pylist(self.rows[start:end], self.schema))
+        seal(path)
 
 
 @st.composite
@@ -379,7 +381,7 @@ def findings(path: Path, severity: str, exit_code: int | None = 3) -> list[tuple
 
 
 def test_every_rule_has_its_defect() -> None:
-    assert DEFECTS.keys() == RULES.keys()
+    assert DEFECTS.keys() == {name for name, rule in RULES.items() if rule.severity != "remark"}
 
 
 @pytest.mark.parametrize("rule", DEFECTS)

