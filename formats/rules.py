@@ -29,6 +29,7 @@ RULES = {
         Rule("lengths", "error", "a row's lists on one ruler have one length; a list that is no axis may be null"),
         Rule("token_ids", "error", "token ids are 0 to 2^31 - 1"),
         Rule("finite", "error", "rewards, weights, credit and signals are finite numbers"),
+        Rule("out_of_range", "error", "temperature is 0 to 1000, top_p and probabilities 0 to 1, entropy 0 to 22; weights, counts, forks and top_k are 0 or more"),
         Rule("logprob", "error", "a log-probability is 0 or less"),
         Rule("masked_credit", "error", "credit is 0 where token.mask is false"),
         Rule("step_spans", "error", "steps are ordered, disjoint and inside the response"),

@@ -12,6 +12,7 @@ from ...formats.errors import UsageError
 from ...formats.parquet import STREAM, RolloutFile, check_output, partial_name, write_rollouts
 from ...formats.provenance import Provenance, Record, digest_of_file
 from ...formats.rollouts import Rollouts
+from ...formats.schema import HOTTEST
 from ..driver import Written
 from ..models import open_engine
 from ..models.engine import Engine, Sampling, forget, usage_of
@@ -71,6 +72,8 @@ def run(*, out: Path, resume: bool, force: bool, **given: Any) -> Written:
 def _check(given: Mapping[str, Any], out: Path, *, resume: bool, force: bool) -> None:
     at_least(1, **{name: given[name] for name in ("prompts", "n", "max_tokens")})
     at_least(0, **{name: given[name] for name in ("temperature", "top_p", "top_k", "round")})
+    if given["temperature"] > HOTTEST:
+        raise UsageError(f"--temperature {given['temperature']}: needed is {HOTTEST:g} or less")
     if given["top_p"] > 1:
         raise UsageError(f"--top-p {given['top_p']}: needed is 1 or less")
     if out != STREAM:

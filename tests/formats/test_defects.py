@@ -28,7 +28,7 @@ from typer.testing import CliRunner, Result
 
 # The same examples every time; HYPOTHESIS_EXPLORE=1 draws new ones.
 FEW = settings(
-    max_examples=10, deadline=None, derandomize="HYPOTHESIS_EXPLORE" not in os.environ, database=None,
+    max_examples=9, deadline=None, derandomize="HYPOTHESIS_EXPLORE" not in os.environ, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large], phases=(Phase.explicit, Phase.generate),
 )  # fmt: skip
 
@@ -66,8 +66,18 @@ READ = {  # by the commands that write no rollouts, or not all of them
     "train": NAMES | {"token.mask", "token.logprob", "token.advantage", "prompt_ids", "weight"},
 }
 HEALS = {  # rules of a column that the command makes anew, or of the rows' order
-    "tree-build": {("node_spans", "node.start"), ("node_spans", "node.end"), ("siblings", "node.id")},
-    "tree-build --by step": {("node_spans", "node.start"), ("node_spans", "node.end"), ("siblings", "node.id")},
+    "tree-build": {
+        ("out_of_range", "node.visits"),
+        ("node_spans", "node.start"),
+        ("node_spans", "node.end"),
+        ("siblings", "node.id"),
+    },
+    "tree-build --by step": {
+        ("out_of_range", "node.visits"),
+        ("node_spans", "node.start"),
+        ("node_spans", "node.end"),
+        ("siblings", "node.id"),
+    },
     "score": {("finite", "reward")},
     "grpo": {("finite", "token.advantage"), ("masked_credit", "token.advantage")},
     "upgrade": {("split_group", "group_id")},
@@ -272,6 +282,18 @@ def finite(data: Data, file: File) -> Planted:
     number = some_row(data, file, lambda row: row["token"]["id"])
     values = leaf_of(file.rows[number], path)
     values[some_place(data, values)] = wrong
+    return number, path
+
+
+@defect
+def out_of_range(data: Data, file: File) -> Planted:
+    path, wrong = data.draw(st.sampled_from([("weight", -1.0), ("node.visits", -1)]))
+    number = some_row(data, file, lambda row: path == "weight" or row["node"]["visits"])
+    if path == "weight":
+        file.rows[number]["weight"] = wrong
+    else:
+        values = file.rows[number]["node"]["visits"]
+        values[some_place(data, values)] = wrong
     return number, path
 
 
