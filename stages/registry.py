@@ -18,6 +18,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from inspect import Parameter, signature
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..formats.errors import UsageError, unknown
@@ -33,7 +34,7 @@ class Named(Protocol):
 E = TypeVar("E", bound=Named)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Plugin:
     """What registers entries from outside of this package: a file given to --plugin, or an installed entry point's module.
 
@@ -171,18 +172,16 @@ def load_plugin(path: Path) -> None:
 def _load_point(point: EntryPoint) -> None:
     maker = f"{point.dist.name} {point.dist.version}, " if point.dist is not None else ""
     where = f"{maker}entry point {point.name!r} of {point.group}"
-    try:
-        spec = importlib.util.find_spec(point.module)
-    except Exception as error:
-        raise UsageError(f"{where}: {type(error).__name__}: {error}; mend or uninstall it") from error
-    digest = _digest_of_code(Path(spec.origin)) if spec is not None and spec.origin is not None else ""
-    with _registering(Plugin(point.module, digest, where)):
+    plugin = Plugin(point.module, "", where)
+    with _registering(plugin):
         point.load()
+        plugin.digest = _digest_of_code(sys.modules[point.module])
 
 
-def _digest_of_code(origin: Path) -> str:
+def _digest_of_code(module: ModuleType) -> str:
     from ..formats.provenance import digest_of, digest_of_file
 
+    origin = Path(module.__file__ or "")
     if origin.name != "__init__.py":
         return digest_of_file(origin) if origin.is_file() else ""
     folder = origin.parent

@@ -103,7 +103,7 @@ def test_readers_of_parquet_do_not_see_the_seal(file: Path) -> None:
     names = ["r0", "r1", "r2", "r3"]
     assert pq.read_table(file).column("rollout_id").to_pylist() == names
     assert polars.read_parquet(file)["rollout_id"].to_list() == names
-    assert [name for (name,) in duckdb.sql(f"select rollout_id from '{file}'").fetchall()] == names
+    assert [name for (name,) in duckdb.connect().execute(f"select rollout_id from '{file}'").fetchall()] == names
 
 
 def rewritten_by_pyarrow(file: Path) -> None:

@@ -138,10 +138,30 @@ def test_every_kind_reads_its_group(plural: str) -> None:
     assert found.plural == plural
 
 
+def test_a_package_has_the_digest_of_all_its_files(tmp_path: Path) -> None:
+    """Of its code alone."""
+    environment = installed(tmp_path, "apportion.methods", "from . import theirs")
+    folder = tmp_path / "their_package"
+    folder.mkdir()
+    (tmp_path / "their_package.py").rename(folder / "__init__.py")
+    script = "from apportion.stages.registry import plugin_digests; print(plugin_digests('assign-credit', {'method': 'theirs'}))"
+    told: list[str] = []
+    for factor in (1.0, 1.0, 2.0):
+        (folder / "theirs.py").write_text(METHOD.format(name="theirs", factor=factor))
+        (folder / "notes.txt").write_text(str(len(told)))
+        ran = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
+        )
+        told.append(ran.stdout)
+    assert told[0] == told[1] != told[2]
+    assert told[0].startswith("{'plugin/their_package': '")
+
+
 @pytest.mark.parametrize(
     ("code", "fault"),
     [
         (METHOD.format(name="theirs", factor=1.0) + "\nimport nothing\n", "ModuleNotFoundError: No module named 'nothing'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
         (METHOD.format(name="grpo", factor=1.0), "credit method 'grpo' is there already (built in); choose another name"),
     ],
 )  # fmt: skip
