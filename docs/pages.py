@@ -63,15 +63,30 @@ def formula_and_prose(text: str) -> str:
         if block.startswith("    "):
             out.append("```text\n" + inspect.cleandoc("\n" + block) + "\n```")
         elif block.strip():
-            out.append(block.strip())
+            out.append(plain(block.strip()))
     return "\n\n".join(out)
 
 
 # Markdown
 
 
+def plain(text: str) -> str:
+    """What Markdown would read as a mark (a list, a heading, a quotation at a line's start; a tag) as the text it is.
+
+    >>> print(plain("+ 1 of <b>\\n2. is `<c>`"))
+    \\+ 1 of \\<b>
+    2\\. is `<c>`
+    """
+    text = re.sub(r"^(\s*\d+)(?=[.)](?:\s|$))", r"\1\\", text, flags=re.MULTILINE)
+    text = re.sub(r"^(\s*)(?=(?:[-+*]|#+)(?:\s|$)|>|[-=]+\s*$)", r"\1\\", text, flags=re.MULTILINE)
+    spans = re.split(r"(`[^`]*`)", text)
+    spans[::2] = [re.sub(r"<(?=[A-Za-z/!?])", r"\\<", between) for between in spans[::2]]
+    return "".join(spans)
+
+
 def flat(text: str) -> str:
-    return " ".join(text.split())
+    """On one line."""
+    return plain(" ".join(text.split()))
 
 
 def sentence(text: str) -> str:
@@ -81,14 +96,21 @@ def sentence(text: str) -> str:
 
 
 def cell(text: str) -> str:
+    """On one line, in a table."""
     return flat(text).replace("|", "\\|")
 
 
 def numbered(text: str) -> str:
-    """`1. … 2. …` as a list; anything else as a paragraph."""
-    text = flat(text)
-    parts = re.split(r"(?:^|(?<= ))\d+\. ", text)
-    return sentence(text) if len(parts) == 1 else "\n".join(f"- {sentence(part)}" for part in parts if part.strip())
+    """`1. … 2. …` as a list; anything else as a paragraph. A number counts where it is the next and a sentence begins with it.
+
+    >>> print(numbered("1. a is 0. 2. b is 1. 5"))
+    - A is 0.
+    - B is 1. 5.
+    """
+    items = [" ".join(text.split())]
+    while after := re.match(rf"({'.*?[.:;?!)] ' if items[1:] else ''}){len(items)}\. (.*)", items[-1]):
+        items[-1:] = [after[1], after[2]]
+    return "\n".join(f"- {sentence(item)}" for item in items[1:]) if len(items) > 1 else sentence(text)
 
 
 def values_of(hint: Any) -> str:

@@ -15,7 +15,7 @@ from .errors import DataError
 from .ragged import Ragged
 from .rollouts import Rollouts
 from .rules import RULES as RULES
-from .schema import RULERS, WORTH_ONE, paths_of, ruler_of
+from .schema import FIELDS, RULERS, WORTH_ONE, paths_of, ruler_of
 from .segments import Array, Segments
 
 _LARGEST_ID = np.iinfo(np.int32).max
@@ -226,6 +226,7 @@ def _values(rollouts: Rollouts, chosen: Collection[str]) -> Iterator[Broken]:
         if path in rollouts:
             yield from _token_ids(rollouts, path)
     for path in chosen:
+        yield from _out_of_range(rollouts, path)
         if path in _ON_ROLLOUT or path.startswith("rewards."):
             yield from _finite_on_rollout(rollouts, path)
         elif ruler_of(path) != "rollout":
@@ -247,6 +248,30 @@ def _token_ids(rollouts: Rollouts, path: str) -> Iterator[Broken]:
     if len(ids.values) and (ids.values.min() < 0 or ids.values.max() > _LARGEST_ID):
         for row, place, where, more in _by_row(ids.offsets, (ids.values < 0) | (ids.values > _LARGEST_ID)):
             yield Broken("token_ids", row, path, f"{ids.values[place]} {where}, needed is 0 to {_LARGEST_ID}{more}")
+
+
+def _out_of_range(rollouts: Rollouts, path: str) -> Iterator[Broken]:
+    """Numbers outside of what their column may hold; those that are not finite are another rule's."""
+    field = FIELDS.get(path)
+    if field is None or (field.least is None and field.most is None):
+        return
+    on_rollout = field.ruler == "rollout"
+    array = rollouts.arrow(path)
+    if pa.types.is_null(array.type if on_rollout else array.type.value_type):
+        return
+    least = -np.inf if field.least is None else field.least
+    most = np.inf if field.most is None else field.most
+    needed = f"{least:g} or more" if most == np.inf else f"{least:g} to {most:g}"
+    if on_rollout:
+        missing = pa.scalar(max(least, 0), array.type)
+        values = pc.fill_null(array, missing).to_numpy(zero_copy_only=False)
+        for row in np.flatnonzero(((values < least) | (values > most)) & np.isfinite(values)).tolist():
+            yield Broken("out_of_range", row, path, f"{values[row]}, needed is {needed}")
+        return
+    signal = rollouts.ragged(path)
+    wrong = ((signal.values < least) | (signal.values > most)) & np.isfinite(signal.values)
+    for row, place, where, more in _by_row(signal.offsets, wrong):
+        yield Broken("out_of_range", row, path, f"{signal.values[place]} {where}, needed is {needed}{more}")
 
 
 def _finite_on_rollout(rollouts: Rollouts, path: str) -> Iterator[Broken]:

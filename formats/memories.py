@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 
 from .errors import DataError, UsageError
 from .files import check_output, whole_file
-from .provenance import Provenance, digest_of_file
+from .provenance import Provenance
 from .schema import METADATA_KEY
+from .seal import checked_digest, read_seal, seal
 
 KIND = "memory"
 
@@ -24,6 +25,8 @@ class MemoryFile:
         if not path.is_file():
             raise UsageError(f"{path}: no such file")
         try:
+            with path.open("rb") as stream:
+                read_seal(stream)
             self._file = pq.ParquetFile(path, page_checksum_verification=True)
             self.provenance = Provenance.from_metadata(self._file.metadata.metadata)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -54,8 +57,12 @@ class MemoryFile:
         return table.select(schema.names).replace_schema_metadata(None)
 
     def digest(self) -> str:
-        """Digest of the file's bytes."""
-        return digest_of_file(self.path)
+        """Digest of the file's bytes. DataError where they are not those that were sealed."""
+        try:
+            with self.path.open("rb") as stream:
+                return checked_digest(stream)
+        except DataError as error:
+            raise DataError(f"{self.path}: {error}") from error
 
 
 def is_memory(path: Path) -> bool:
@@ -80,3 +87,4 @@ def write_memory(
         pq.write_table(
             table.replace_schema_metadata(metadata), temporary, compression="zstd", write_page_checksum=True
         )  # fmt: skip
+        seal(temporary)

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 from .errors import DataError, UsageError
 from .files import check_output, whole_file
 from .invariants import Names, check_batch
-from .provenance import Provenance, digest_of_file
+from .provenance import Provenance
 from .rollouts import Rollouts
 from .schema import METADATA_KEY, check_schema
+from .seal import checked_digest, read_seal, seal
 
 STREAM = Path("-")
 TOKENS_PER_ROW_GROUP = 1 << 20
@@ -25,7 +26,8 @@ FEW_DISTINCT = 0.25  # of the values; above, a dictionary costs more than it sav
 
 
 class RolloutFile:
-    """One rollout file, opened for reading. Only its footer is read until `batches` is called.
+    """One rollout file, opened for reading. Only its footer is read until `batches` is called. sealed: it carries a digest of
+    its own bytes (formats/seal.py).
 
     Raises DataError for a file that is not Parquet, is truncated, or is not a rollout file; UsageError when missing
     or a directory.
@@ -34,6 +36,7 @@ class RolloutFile:
     def __init__(self, path: Path):
         self.path = path
         self._digest: str | None = None
+        self._content: bytes | None = None
         source: Any = path
         if path == STREAM:
             if sys.stdin is None or sys.stdin.isatty():
@@ -41,14 +44,18 @@ class RolloutFile:
             content = sys.stdin.buffer.read()
             if not content:
                 raise DataError("-: standard input is empty; did the command before it fail?")
-            self._digest = _digest_of_bytes(content)
+            self._content = content
             source = pa.BufferReader(content)
         elif not os.path.exists(path):
             raise UsageError(f"{path}: no such file")
         elif os.path.isdir(path):
             raise UsageError(f"{path}: a directory, needed is one file; `apportion merge` makes one of several")
         try:
+            with self._bytes() as stream:
+                self.sealed = read_seal(stream) is not None
             self._file = pq.ParquetFile(source, page_checksum_verification=True)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not a whole Parquet file ({_first_line(error)})") from error
         try:
@@ -70,10 +77,17 @@ class RolloutFile:
         return self._file.num_row_groups
 
     def digest(self) -> str:
-        """Digest of the file's bytes."""
+        """Digest of the file's bytes. DataError where they are not those that were sealed."""
         if self._digest is None:
-            self._digest = digest_of_file(self.path)
+            try:
+                with self._bytes() as stream:
+                    self._digest = checked_digest(stream)
+            except DataError as error:
+                raise DataError(f"{self.path}: {error}") from error
         return self._digest
+
+    def _bytes(self) -> BinaryIO:
+        return open(self.path, "rb") if self._content is None else io.BytesIO(self._content)
 
     def row_groups(self, columns: list[str] | None = None) -> Iterator[Rollouts]:
         """The row groups as they lie in the file, without the empty ones; no invariant is checked. DataError for a damaged
@@ -211,12 +225,13 @@ class RolloutWriter:
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
 
     def close(self, provenance: Provenance) -> None:
-        """Write the footer. DataError when nothing was written."""
+        """Write the footer, and seal the file. DataError when nothing was written."""
         self._flush()
         if self._writer is None:
             raise DataError(f"{self._name}: no rollouts to write")
         self._writer.add_key_value_metadata({METADATA_KEY.decode(): provenance.to_json()})
         self._writer.close()
+        seal(self._target)
 
     def abort(self) -> None:
         """Let go of the file."""
@@ -335,12 +350,6 @@ def _aligned(table: pa.Table, schema: pa.Schema | None, name: str) -> pa.Table:
         return pa.Table.from_batches(table.to_batches(), table.schema).select(schema.names).cast(schema)
     except (KeyError, ValueError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"{name}: a later part has other columns than the first ({_first_line(error)})") from error
-
-
-def _digest_of_bytes(content: bytes) -> str:
-    import hashlib
-
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _last_group(batch: Rollouts) -> str:

@@ -11,6 +11,8 @@ import pyarrow as pa
 from .errors import DataError
 
 FORMAT_VERSION = 1
+HOTTEST = 1000.0  # temperature; all tokens are equally likely long before
+MOST_ENTROPY = 22.0  # nat; ln 2^31, of the largest vocabulary that ids can name, and a little
 METADATA_KEY = b"apportion"
 ERROR = "error"  # of a rollout that failed: it has no part in anything
 FILTERED = "filtered"  # what `filter` flags
@@ -23,12 +25,15 @@ REQUIRED = ("rollout_id", "group_id", "token.id", "token.mask")
 
 @dataclass(frozen=True)
 class Field:
-    """One column. `path` is `name` on the rollout ruler, `ruler.name` on another; `type` is that of one place."""
+    """One column. `path` is `name` on the rollout ruler, `ruler.name` on another; `type` is that of one place. `least` and `most`
+    are what its numbers may be, None where nothing bounds them but the type."""
 
     path: str
     type: pa.DataType
     meaning: str
     unit: str = ""
+    least: float | None = None
+    most: float | None = None
 
     @property
     def ruler(self) -> str:
@@ -76,7 +81,7 @@ FIELDS = {
         Field("text", pa.string(), "the response decoded: a view, token ids are the truth"),
         Field("finish_reason", pa.string(), "stop (end of sequence) | length | stop_text | error"),
         Field("parent_id", pa.string(), "the rollout this one left; null for one of its own"),
-        Field("fork", pa.int32(), "the response token at which it left its parent", "token"),
+        Field("fork", pa.int32(), "the response token at which it left its parent", "token", least=0),
         Field("pair_id", pa.string(), "preference pair: two rows have the same, and their tokens under the mask are compared"),
         Field("pair_role", pa.string(), "chosen | rejected, of the pair"),
         Field("purpose", pa.string(), "train | probe | eval; probes and evals are never trained on"),
@@ -84,9 +89,9 @@ FIELDS = {
         Field("engine", pa.string(), "what generated the tokens, with its version"),
         Field("seed", pa.int64(), "the row's own sampling seed; null where the engine has one for the whole run"),
         Field("environment_seed", pa.int64(), "what the environment was reset with; the same seed, the same world"),
-        Field("temperature", pa.float32(), "sampling temperature; 0 is greedy"),
-        Field("top_p", pa.float32(), "nucleus mass kept; 1 is all"),
-        Field("top_k", pa.int32(), "most likely tokens kept; 0 is all"),
+        Field("temperature", pa.float32(), "sampling temperature; 0 is greedy", least=0, most=HOTTEST),
+        Field("top_p", pa.float32(), "nucleus mass kept; 1 is all", least=0, most=1),
+        Field("top_k", pa.int32(), "most likely tokens kept; 0 is all", least=0),
         Field("logprob_kind", pa.string(), "of which distribution token.logprob is: sampling | policy"),
         Field(
             "flags", pa.list_(pa.string()),
@@ -94,28 +99,28 @@ FIELDS = {
             "intervention, edited, dead_group, singleton, unassigned …",
         ),
         Field("reward", pa.float64(), "outcome reward; null is not scored", "reward"),
-        Field("weight", pa.float64(), "weight of the rollout in training; null is 1"),
+        Field("weight", pa.float64(), "weight of the rollout in training; null is 1", least=0),
         Field("step.start", pa.int32(), "first response token", "token"),
         Field("step.end", pa.int32(), "one past the last response token", "token"),
         Field("step.kind", pa.string(), "step | turn | tool | search | answer …"),
         Field("step.state", pa.string(), "key of the environment state the step began in"),
-        Field("step.state_id", pa.int32(), "number of that state in the group: equal where the states are"),
-        Field("step.state_visits", pa.int32(), "steps of the group that began in the state", "steps"),
+        Field("step.state_id", pa.int32(), "number of that state in the group: equal where the states are", least=0),
+        Field("step.state_visits", pa.int32(), "steps of the group that began in the state", "steps", least=0),
         Field("step.reward", pa.float64(), "reward given for the step", "reward"),
         Field("step.value", pa.float64(), "expected reward of the state before the step", "reward"),
-        Field("step.probes", pa.int32(), "probes that step.value is the mean of", "rollouts"),
+        Field("step.probes", pa.int32(), "probes that step.value is the mean of", "rollouts", least=0),
         Field("step.valid", pa.bool_(), "whether the environment understood the turn"),
         Field("step.advice", pa.string(), "ids of the library's entries that were shown before the turn; null: none"),
-        Field("edge.src", pa.int32(), "agent that would have been read, from 0"),
-        Field("edge.dst", pa.int32(), "agent that would have read it"),
+        Field("edge.src", pa.int32(), "agent that would have been read, from 0", least=0),
+        Field("edge.dst", pa.int32(), "agent that would have read it", least=0),
         Field("edge.kept", pa.bool_(), "whether the edge was drawn"),
-        Field("edge.probability", pa.float32(), "probability with which it was drawn"),
+        Field("edge.probability", pa.float32(), "probability with which it was drawn", least=0, most=1),
         Field("edge.success", pa.float32(), "share of the group's teams with the edge that succeeded", "reward"),
         Field("edge.advantage", pa.float32(), "credit of the edge among those its group drew", "advantage"),
         Field("node.id", pa.int32(), "node of the group's tree: equal ids in a group are the same node"),
         Field("node.start", pa.int32(), "first response token of the node's span", "token"),
         Field("node.end", pa.int32(), "one past its last", "token"),
-        Field("node.visits", pa.int32(), "rollouts of the group that pass through the node", "rollouts"),
+        Field("node.visits", pa.int32(), "rollouts of the group that pass through the node", "rollouts", least=0),
         Field("node.value", pa.float32(), "mean reward of the rollouts that pass through the node", "reward"),
         Field("token.id", pa.int32(), "token id; nothing is ever re-tokenised"),
         Field("token.mask", pa.bool_(), "true where the policy wrote the token, false for what an environment wrote"),
@@ -125,7 +130,7 @@ FIELDS = {
             "the same under the policy at temperature 1, all tokens kept, where that differs", "nat",
         ),
         Field("token.value", pa.float32(), "what a critic expects from the state before the token", "reward"),
-        Field("token.entropy", pa.float32(), "entropy of the next-token distribution", "nat"),
+        Field("token.entropy", pa.float32(), "entropy of the next-token distribution", "nat", least=-0.01, most=MOST_ENTROPY),
         Field("token.advantage", pa.float32(), "credit of the token; null is not assigned", "advantage"),
     )
 }  # fmt: skip

@@ -16,7 +16,7 @@ from ..formats.provenance import Record
 from ..formats.rollouts import Rollouts
 from .options import at_least
 from .progress import track
-from .registry import load_plugins, plugins_loaded
+from .registry import load_plugins, plugin_digests, plugins_loaded
 
 PRODUCED_BY = {
     "reward": "run `apportion score IN --with verify -o OUT` first",
@@ -125,7 +125,10 @@ def _map_file(
     if file.num_rows == 0:
         raise DataError(f"{source}: no rollouts in it")
     record = Record(
-        stage=stage, version=__version__, parameters=parameters, inputs={"rollouts": file.digest(), **inputs}
+        stage=stage,
+        version=__version__,
+        parameters=parameters,
+        inputs={"rollouts": file.digest(), **plugin_digests(stage, parameters), **inputs},
     )
 
     def transformed() -> Iterator[Rollouts]:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
 from pathlib import Path
@@ -90,11 +90,30 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
     return parsed
 
 
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text in an option's value, lists and settings opened: the values that may name a file or an entry. An empty one
+    names none."""
+    if isinstance(value, str):
+        if value:
+            yield value
+    elif isinstance(value, Mapping | list):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from texts_in(each)
+
+
 def at_least(least: float, **values: float) -> None:
-    """UsageError for the first value below `least`, or NaN."""
+    """UsageError for the first value that is below `least`, infinite or NaN."""
     for name, value in values.items():
         if not value >= least:
             raise UsageError(f"--{name.replace('_', '-')} {value}: needed is {least} or more")
+    finite(**values)
+
+
+def finite(**values: float) -> None:
+    """UsageError for the first value that is infinite or NaN."""
+    for name, value in values.items():
+        if not abs(value) < math.inf:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: needed is a finite number")
 
 
 def at_least_one(strategy: str, **values: int) -> None:

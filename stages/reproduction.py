@@ -8,7 +8,7 @@ from .. import __version__
 from ..formats.errors import ApportionError, DataError, UsageError
 from ..formats.provenance import inputs_of
 from .commands import Command, commands
-from .registry import options_of
+from .registry import PLUGIN, options_of, plugin_digests, plugin_files
 from .shell import command_line
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ def commands_of(path: Path, provenance: "Provenance") -> list[str]:
     put several histories together (`merge`) reads what the last of each wrote.
 
     What the commands alone cannot bring back (an input of another tool, a policy from a directory, another version) is
-    said in a comment before the line. DataError for a file without history.
+    said in a comment before the line. DataError for a file without history, UsageError where a plugin it was made with is
+    not loaded or has changed.
     """
     history = provenance.history
     if not history:
@@ -46,6 +47,7 @@ def commands_of(path: Path, provenance: "Provenance") -> list[str]:
         if len(before) > 1 and record.stage != "merge":
             lines.append(f"# inputs: a directory with {', '.join(before)}")
             before = ["inputs"]
+        _check_plugins(path, record)
         line = _line(known[record.stage], record, before, out)
         if record.stage == "split":  # one command for all parts
             alike = line.removesuffix(out)
@@ -90,7 +92,25 @@ def _line(command: Command, record: "Record", before: list[str], out: str) -> st
             values[key] = FOREIGN
         elif key in parameters or option.name in parameters:
             values[key] = _short(key, parameters.get(key, parameters.get(option.name)))
-    return command_line(command, values, bare={"set": _defaults(record), "task_set": _task_defaults(record)})
+    unset = {"set": _defaults(record), "task_set": _task_defaults(record)}
+    return command_line(command, values, bare=unset, plugins=plugin_files(record.stage, record.parameters))
+
+
+def _check_plugins(path: Path, record: "Record") -> None:
+    """UsageError unless the plugins that the stage used are loaded, as they were then."""
+    now = plugin_digests(record.stage, record.parameters)
+    for role, digest in record.inputs.items():
+        kind, _, name = role.partition("/")
+        if kind != PLUGIN or now.get(role) == digest:
+            continue
+        raise UsageError(
+            f"{path}: its {record.stage} used the plugin {name!r} of digest {digest}, "
+            + (
+                f"loaded is one of {now[role]}, which makes something else; load the one of then"
+                if role in now
+                else "which is not loaded; run: apportion --plugin FILE log … --shell"
+            )
+        )
 
 
 def _short(key: str, value: Any) -> Any:

@@ -1,7 +1,8 @@
 """A command with its options as a line of shell: what `run --shell` and `log --shell` print."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from shlex import quote
 from typing import Any
 
@@ -10,12 +11,15 @@ from .commands import Command
 from .options import parse_settings
 
 
-def command_line(command: Command, options: Mapping[str, Any], *, bare: Mapping[str, Any] | None = None) -> str:
+def command_line(
+    command: Command, options: Mapping[str, Any], *, bare: Mapping[str, Any] | None = None, plugins: Iterable[Path] = ()
+) -> str:
     """`apportion …` with every option that is not at its default.
 
     Args:
         command: whose line it is.
         options: values by recipe key, resolved; None is left out.
+        plugins: files whose entries it names.
         bare: {option: its value where nothing is set}, for mappings such as `--set`; such entries are left out too.
 
     KeyError for an option the command lacks.
@@ -24,7 +28,7 @@ def command_line(command: Command, options: Mapping[str, Any], *, bare: Mapping[
     >>> command_line(commands()["score"], {"rollouts": "a b", "with": "verify", "set": {"truncated": 1}, "out": "c"})
     "apportion score 'a b' --set truncated=1 -o c"
     """
-    words = ["apportion", *command.name.split()]
+    words = ["apportion", *(f"--plugin {quote(str(file))}" for file in plugins), *command.name.split()]
     known = command.options()
     for key, value in options.items():
         option = known[key]

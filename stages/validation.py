@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """One broken rule; `row` counts from the file's start."""
+    """One broken rule; `row` counts from the file's start. Row and column are None where it is about the file."""
 
     rule: str
     severity: str
     file: str
-    row: int
-    column: str
+    row: int | None
+    column: str | None
     message: str
 
 
@@ -48,17 +48,18 @@ class Validation:
             printed[each.rule] += 1
             if printed[each.rule] <= self.limit:
                 mark = "" if each.severity == "error" else f"{each.severity}: "
-                print(f"{each.file}: row {each.row}, column {each.column!r}: {mark}{each.message} [{each.rule}]")
+                place = "" if each.row is None else f"row {each.row}, column {each.column!r}: "
+                print(f"{each.file}: {place}{mark}{each.message} [{each.rule}]")
         for rule, count in self.counts.items():
             if count > self.limit:
                 print(f"{self.path}: {count - self.limit:,} more of [{rule}], {count:,} in all; --limit N lists more")
-        if not self.findings:
+        if self.fault() is None:
             print(f"{self.path}: ok, {self.rollouts:,} rollouts")
 
     def fault(self) -> DataError | None:
         """What the command ends with."""
         warnings = sum(each.severity == "warning" for each in self.findings)
-        errors = len(self.findings) - warnings
+        errors = sum(each.severity == "error" for each in self.findings)
         found = [f"{errors} broken invariants"] if errors else []
         if warnings:
             ignored = " ".join(f"--ignore {rule}" for rule in self.counts if RULES[rule].severity == "warning")
@@ -88,6 +89,7 @@ def validate(
     rollouts = 0
     for part in files_of(path):
         file = RolloutFile(part)
+        file.digest()  # of a sealed file: whether its bytes are those that were written
         rollouts += file.num_rows
         found += _findings(file, names)
     if not rollouts:
@@ -104,10 +106,12 @@ def validate(
 def _rules() -> str:
     width = max(map(len, RULES)) + 2
     lines = [f"{rule.name:<{width}}{rule.meaning}" for rule in RULES.values() if rule.severity == "error"]
+    told = [f"{rule.name:<{width}}{rule.meaning}" for rule in RULES.values() if rule.severity == "remark"]
     suspected = [f"{rule.name:<{width}}{rule.meaning}" for rule in RULES.values() if rule.severity == "warning"]
     return "\n\n    ".join(
         ["\b\n    " + "\n    ".join(["Invariants, which every stage insists on:", *lines]),
-         "\b\n    " + "\n    ".join(["Suspicions, which no stage refuses; --ignore them where they are meant:", *suspected])]
+         "\b\n    " + "\n    ".join(["Suspicions, which no stage refuses; --ignore them where they are meant:", *suspected]),
+         "\b\n    " + "\n    ".join(["Remarks, which change no exit code:", *told])]
     )  # fmt: skip
 
 
@@ -142,6 +146,9 @@ def _findings(file: "RolloutFile", names: "Names") -> Iterator[tuple[Finding, st
     for place, group in straddling:
         message = f"group {group!r} goes on from the row group before, needed is one row group"
         yield finding(Broken("straddled_group", place, "group_id", message), 0), group
+    if not file.sealed:
+        message = "without a seal, so that a damaged name or number may pass unseen; `apportion upgrade` adds one"
+        yield Finding("unsealed", RULES["unsealed"].severity, where, None, None, message), ""
 
 
 def _straddling(file: "RolloutFile") -> Iterator[tuple[int, str]]:

@@ -38,9 +38,10 @@ def credit_tokens(
         method: a registered credit method.
         reward: [B], reward units.
         group: [B] what rollouts of one prompt have in common: numbers or names, in any order.
-        token_ids: [B, L] responses, padded on the right.
+        token_ids: [B, L] responses, padded on the right, without their prompts.
         mask: [B, L] true where the policy wrote the token; false on an environment's and on padding.
-        lengths: [B] response tokens of each row, an environment's included; None ends a row with its last policy token.
+        lengths: [B] response tokens of each row, an environment's included; None ends a row with its last policy token. Needed
+            where a row begins with an environment's tokens, which are not told from padding on the left otherwise.
         signals: more columns by their path: `token.logprob` [B, L], `rewards.format` [B] …
         preset: conventions of a library.
         options: of the method.
@@ -50,7 +51,7 @@ def credit_tokens(
 
     Raises:
         UsageError: an unknown method, preset or option, or a method that needs steps or probes. DataError: shapes that
-            do not fit, a missing signal, what the method refuses.
+            do not fit, rows padded on the left, a missing signal, what the method refuses.
 
     >>> ids = np.array([[5, 7, 0], [5, 8, 9]])
     >>> credit_tokens("rloo", reward=[1.0, 0.0], group=["a", "a"], token_ids=ids, mask=ids > 0).tolist()
@@ -64,6 +65,7 @@ def credit_tokens(
     rows, longest = ids.shape
     ends = np.where(own.any(1), longest - own[:, ::-1].argmax(1), 0) if lengths is None else _array(lengths)
     inside = np.arange(longest) < ends[:, None]
+    _check_padding(own, inside, given=lengths is not None)
 
     names = _array(group) if not isinstance(group, Sequence) else np.array(list(group))
     if len(names) != rows:
@@ -84,6 +86,24 @@ def credit_tokens(
     ordered[inside[order]] = values
     padded[order] = ordered
     return _like(padded, token_ids)
+
+
+def _check_padding(own: Array, inside: Array, *, given: bool) -> None:
+    """DataError for rows that look as if they were padded on the left, where a tree of common beginnings would be wrong.
+
+    given: whether the caller said how long rows are.
+    """
+    outside = (own & ~inside).any(1)
+    if outside.any():
+        raise DataError(
+            f"row {int(outside.argmax())}: mask is true beyond the row's length; needed is padding on the right"
+        )
+    late = inside[:, :1].any(1) & ~own[:, :1].any(1)
+    if late.any() and not given:
+        raise DataError(
+            f"row {int(late.argmax())} begins with tokens that mask excludes: needed are responses padded on the right, "
+            "without their prompts; where an environment's tokens come first, give lengths"
+        )
 
 
 def _rollouts(

@@ -48,7 +48,7 @@ class Method:
         return (self.function.__doc__ or "").strip().partition("\n")[0]
 
 
-METHODS: Registry[Method] = Registry("credit method", __package__ or "", "assigners")
+METHODS: Registry[Method] = Registry("credit method", __package__ or "", "methods")
 
 
 def credit_method(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ...formats.errors import DataError, Stopped
-from ..options import OUT, Flag
+from ..options import OUT, Flag, finite
 
 if TYPE_CHECKING:
     from ._refinement import Refinement
@@ -48,6 +48,7 @@ def policy(
     from ..score import score
     from .report import report_on
 
+    finite(threshold=threshold, at=at)
     for target in (out, keep):
         if target is not None:
             check_output(target, force=force)
@@ -92,6 +93,7 @@ def rollouts(
     from ..driver import require
     from .report import report_on
 
+    finite(threshold=threshold, at=at)
     if out is not None:
         check_output(out, force=force)
     file = RolloutFile(rollouts)
@@ -142,6 +144,7 @@ def refinement(
     from ..driver import require
     from ._refinement import VERDICT, refinement_of
 
+    finite(threshold=threshold)
     if out is not None:
         check_output(out, force=force)
     file = RolloutFile(rollouts)

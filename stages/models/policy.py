@@ -1,7 +1,7 @@
 """A policy: weights and tokenizer, found by what `--model` says."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -68,7 +68,7 @@ def load_policy(spec: str, *, device: str = "auto", dtype: str = "auto", seed: i
     """The policy `spec` names: builtin:tiny, builtin:tiny-blank (random weights of `seed`), a directory, or a Hub id.
 
     shared=True may return one that is loaded already; train asks for its own. Raises UsageError for a model that is not
-    there and ApportionError for one that cannot be loaded.
+    there and ApportionError for one that cannot be loaded, or whose weights are not finite.
     """
     import torch
 
@@ -84,6 +84,10 @@ def load_policy(spec: str, *, device: str = "auto", dtype: str = "auto", seed: i
         _loaded.move_to_end(key)
         return _loaded[key]
     model, tokenizer = _blank(seed) if spec == "builtin:tiny-blank" else _pretrained(spec, directory, kinds[dtype])
+    if name := not_finite(dict(model.named_parameters())):
+        raise ApportionError(
+            f"model {spec!r}: its weights are not finite in {dtype}, e.g. {name}; needed is a whole checkpoint"
+        )
     model.to(place)
     model.eval()
     identity = _identity(spec, directory, seed=seed, commit=getattr(model.config, "_commit_hash", None))
@@ -93,6 +97,11 @@ def load_policy(spec: str, *, device: str = "auto", dtype: str = "auto", seed: i
         while len(_loaded) > LOADED_AT_ONCE:
             _loaded.popitem(last=False)
     return policy
+
+
+def not_finite(tensors: Mapping[str, Any]) -> str | None:
+    """The name of the first tensor with an infinite value or NaN; None if there is none."""
+    return next((name for name, values in tensors.items() if not bool(values.isfinite().all())), None)
 
 
 def _identity(spec: str, directory: Path | None, *, seed: int = 0, commit: str | None = None) -> str:

@@ -17,7 +17,7 @@ from ...formats.rollouts import Rollouts
 from ..driver import require
 from ..options import as_json, typed_options
 from ..progress import track
-from ..registry import Registry
+from ..registry import Registry, plugin_digests
 from ..score._model import RECORDED, recorded_model
 
 
@@ -103,10 +103,13 @@ def remembered(
         table = chosen.function(iter(read), old, **options)
     except DataError as error:
         raise DataError(f"{read.place}{error}") from error
+    parameters = {"what": what, "settings": as_json(options)} | ({"earlier": "earlier"} if before is not None else {})
     record = Record(
-        stage="remember", version=__version__, inputs=inputs,
-        parameters={"what": what, "settings": as_json(options)} | ({"earlier": "earlier"} if before is not None else {}),
-    )  # fmt: skip
+        stage="remember",
+        version=__version__,
+        parameters=parameters,
+        inputs={**inputs, **plugin_digests("remember", parameters)},
+    )
     provenance = (before.provenance if before is not None else Provenance()).with_record(record)
     counts = {"rollouts": read.rollouts, "rows": table.num_rows}
     write_memory(out, what, table.cast(chosen.schema), provenance, counts, force=force)

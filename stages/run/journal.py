@@ -6,7 +6,9 @@ from typing import Any
 
 from ... import __version__
 from ...formats.provenance import digest_of, digest_of_file
-from .plan import OUTPUTS, Planned, texts_in
+from ..options import texts_in
+from ..registry import plugin_digests
+from .plan import OUTPUTS, Planned
 
 JOURNAL = "journal.jsonl"
 
@@ -14,8 +16,9 @@ JOURNAL = "journal.jsonl"
 class Journal:
     """Kept in the run's folder. A step is up to date when a line has its key and its output is as it was then.
 
-    A step's key covers the command, the version, the resolved options, and its inputs: for an output of an earlier step
-    that step's key, for any other file the digest of its content, for any other directory names, sizes and times.
+    A step's key covers the command, the version, the resolved options, the code of the plugins it uses, and its inputs: for
+    an output of an earlier step that step's key, for any other file the digest of its content, for any other directory
+    names, sizes and times.
     """
 
     def __init__(self, folder: Path):
@@ -33,7 +36,7 @@ class Journal:
 
     def key(self, step: Planned) -> str:
         """The step's key; remembered as that of its output."""
-        inputs: dict[str, Any] = {}
+        inputs: dict[str, Any] = dict(plugin_digests(step.command.name, step.options))
         for name, value in step.options.items():
             for each in texts_in(value) if name not in OUTPUTS else ():
                 if each in self._keys:

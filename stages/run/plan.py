@@ -9,6 +9,7 @@ from ...formats.errors import UsageError, unknown
 from ...formats.recipes import Loop, Recipe, Step, expand
 from ..commands import Command, commands
 from ..options import typed_values
+from ..registry import plugin_files
 from ..shell import command_line
 from ._chosen import check_chosen
 
@@ -28,7 +29,7 @@ class Planned:
 
     def shell(self) -> str:
         """The same as a command line."""
-        return command_line(self.command, self.options)
+        return command_line(self.command, self.options, plugins=plugin_files(self.command.name, self.options))
 
 
 def plan_of(recipe: Recipe, variables: Mapping[str, Any], folder: Path) -> list[Planned]:
@@ -113,16 +114,6 @@ def _planned(
         raise UsageError(f"{step.where}: {error}") from error
     plain = {key: _plain(value) for key, value in resolved.items() if key != "force"}
     return Planned(command, plain, options.get("out"), step.where)
-
-
-def texts_in(value: Any) -> Iterator[str]:
-    """Every text in an option's value, lists and settings opened: the values that may name a file. An empty one names none."""
-    if isinstance(value, str):
-        if value:
-            yield value
-    elif isinstance(value, Mapping | list):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from texts_in(each)
 
 
 def _placed(value: Any, outputs: Mapping[str, str]) -> Any:

@@ -12,11 +12,13 @@ from ...formats.errors import UsageError
 from ...formats.parquet import STREAM, RolloutFile, check_output, partial_name, write_rollouts
 from ...formats.provenance import Provenance, Record, digest_of_file
 from ...formats.rollouts import Rollouts
+from ...formats.schema import HOTTEST
 from ..driver import Written
 from ..models import open_engine
 from ..models.engine import Engine, Sampling, forget, usage_of
 from ..models.policy import ModelSource
 from ..options import as_json, at_least, at_least_one, typed_options
+from ..registry import plugin_digests
 from ..tasks import Problem, Task, open_task
 from ._failures import Failures
 from ._resume import Stopping, begun
@@ -40,11 +42,12 @@ def run(*, out: Path, resume: bool, force: bool, **given: Any) -> Written:
     weights = ModelSource(given["model"], given["device"], given["dtype"])
     engine = _engine(given, chosen, weights)
     policy = weights.identity if engine is None else engine.identity
+    parameters = _parameters(given, options, source, task, problems, engine)
     record = Record(
         stage="sample",
         version=__version__,
-        parameters=_parameters(given, options, source, task, problems, engine),
-        inputs={"policy": policy}
+        parameters=parameters,
+        inputs={"policy": policy, **plugin_digests("sample", parameters)}
         | ({"rollouts": source.digest()} if source is not None else {})
         | {name: digest_of_file(path) for name, path in files_in(options)},
     )
@@ -69,6 +72,8 @@ def run(*, out: Path, resume: bool, force: bool, **given: Any) -> Written:
 def _check(given: Mapping[str, Any], out: Path, *, resume: bool, force: bool) -> None:
     at_least(1, **{name: given[name] for name in ("prompts", "n", "max_tokens")})
     at_least(0, **{name: given[name] for name in ("temperature", "top_p", "top_k", "round")})
+    if given["temperature"] > HOTTEST:
+        raise UsageError(f"--temperature {given['temperature']}: needed is {HOTTEST:g} or less")
     if given["top_p"] > 1:
         raise UsageError(f"--top-p {given['top_p']}: needed is 1 or less")
     if out != STREAM:

@@ -41,7 +41,7 @@ def train(
     lr: Annotated[float, "Learning rate."] = 1e-6,
     epochs: Annotated[int, "Passes over the rollouts."] = 1,
     minibatch: Annotated[int, "Rollouts per minibatch; 0 is all of them."] = 0,
-    accumulate: Annotated[int, "Minibatches per optimizer update."] = 1,
+    accumulate: Annotated[int, "Minibatches per optimizer update, which count as one."] = 1,
     micro_tokens: Annotated[int, "Padded tokens per forward pass; 0 fits the vocabulary to memory."] = 0,
     warmup: Annotated[int, "Updates of linear warm-up, counted over continued runs."] = 0,
     schedule: Annotated[Literal["constant", "linear", "cosine"], "Decay of the learning rate to 0."] = "constant",

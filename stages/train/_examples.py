@@ -42,9 +42,10 @@ class Examples:
         return self.mask.segments
 
     def coefficients(self, rows: Array, aggregation: Aggregation, longest: int) -> Array:
-        """[T of rows] what each response token's loss is multiplied with, so that the sum over a minibatch is the loss.
+        """[T of rows] what each response token's loss is multiplied with, so that the sum over the rows of an update, of all the
+        minibatches in it, is the loss.
 
-        token-mean: 1/N over the minibatch's N trained tokens. seq-mean-token-mean: 1/(R·T_i). seq-mean-token-sum: 1/R.
+        token-mean: 1/N over the N trained tokens of these rows. seq-mean-token-mean: 1/(R·T_i). seq-mean-token-sum: 1/R.
         seq-mean-token-sum-norm: 1/(R·longest), the Dr.GRPO form. group-mean-token-mean: every prompt weighs the same.
         """
         mask = self.mask.take(rows)

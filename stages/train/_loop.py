@@ -138,15 +138,17 @@ def update_policy(
             optimizer.zero_grad(set_to_none=True)
             sums: dict[str, float] = {}
             tokens, trained, measured, loss_sum = 0, 0, 0, 0.0
-            for rows in parts:
-                coefficient = examples.coefficients(rows, settings.aggregation, settings.longest) / len(parts)
+            in_update = np.concatenate(parts)
+            shares = examples.coefficients(in_update, settings.aggregation, settings.longest)
+            ends = np.cumsum([examples.responses.sizes[rows].sum() for rows in parts])
+            for rows, coefficient in zip(parts, np.split(shares, ends[:-1]), strict=True):
                 tokens += int((coefficient != 0).sum())
                 if examples.advantage is not None and not options.get("kl_coef"):
                     coefficient = np.where(_on_rows(examples, rows, examples.advantage) != 0, coefficient, 0.0)
                 for batch in micro_batches(examples, rows, coefficient, budget, together=together):
                     logprob = token_logprobs(model, examples, batch, autocast)
                     if objective.of == "pairs":
-                        share = examples.weight[batch.rows[::2]] * together / (len(rows) * len(parts))
+                        share = examples.weight[batch.rows[::2]] * together / len(in_update)
                         loss, metrics = objective.function(_pair_batch(examples, batch, logprob), **options)
                     else:
                         share = batch.coefficient

@@ -1,9 +1,11 @@
 """What an objective is: a loss of every token, or of every preference pair."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ...formats.errors import UsageError
 from ..registry import Registry
 
 if TYPE_CHECKING:
@@ -56,6 +58,13 @@ class Objective:
     @property
     def summary(self) -> str:
         return (self.function.__doc__ or "").strip().partition("\n")[0]
+
+
+def check_from_zero(objective: str, **options: float) -> None:
+    """UsageError for the first option of an objective that is below 0, infinite or NaN."""
+    for name, value in options.items():
+        if not 0 <= value < math.inf:
+            raise UsageError(f"option {name!r} of objective {objective!r}: {value}, needed is 0 or more, and finite")
 
 
 OBJECTIVES: Registry[Objective] = Registry("objective", __package__ or "", "objectives")

@@ -19,8 +19,9 @@ from ...formats.rollouts import Rollouts
 from ...formats.schema import CHOSEN, REJECTED, UNTRAINED
 from ..driver import require
 from ..models import close_engines
-from ..models.policy import Policy, load_policy
+from ..models.policy import Policy, load_policy, not_finite
 from ..options import at_least, typed_options
+from ..registry import plugin_digests
 from . import HISTORY_FILE
 from ._examples import Examples, to_examples
 from ._loop import Settings, update_policy, with_old, with_reference
@@ -28,6 +29,7 @@ from ._objective import OBJECTIVES, Objective
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 METRICS_FILE = "metrics.jsonl"
+MOST = 1e6  # no learning rate is so large; beyond float32's numbers the optimizer fails
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
     names = ("lr", "minibatch", "micro_tokens", "warmup", "beta1", "beta2", "weight_decay", "max_grad_norm",
              "norm_length", "seed")  # fmt: skip
     at_least(0, **{name: given[name] for name in names})
+    if given["lr"] == 0:
+        raise UsageError("--lr 0.0: needed is more than 0")
+    for name in ("lr", "weight_decay"):
+        if given[name] > MOST:
+            raise UsageError(f"--{name.replace('_', '-')} {given[name]}: needed is {MOST:g} or less")
     for name in ("beta1", "beta2"):
         if given[name] >= 1:
             raise UsageError(f"--{name} {given[name]}: needed is less than 1")
@@ -71,6 +78,7 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
     credit = f"token.{_credit_name(given['credit'])}" if "token.advantage" in chosen.needs else None
     recorded = "token.logprob" in chosen.needs and given["old_logprobs"] == "recorded"
     files = [RolloutFile(path) for path in files_of(rollouts)]
+    digests = {f"rollouts/{index}": file.digest() for index, file in enumerate(files)}
     batch = _trainable(files, chosen, credit, recorded, given["allow_retokenized"])
     if chosen.of == "pairs":
         batch = _in_pairs(batch, files[0].path)
@@ -102,6 +110,7 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
     longest = given["norm_length"] or int(examples.responses.sizes.max())
     settings = Settings(**{name: given[name] for name in names}, longest=longest)
     log = list(update_policy(model, optimizer, examples, chosen, options, settings, dtype, done_before))
+    _check_finite(policy, optimizer, len(log))
 
     parameters = {**given, "settings": options, "credit": credit}
     record = Record(
@@ -109,9 +118,10 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
         version=__version__,
         parameters=parameters,
         inputs={
-            **{f"rollouts/{index}": file.digest() for index, file in enumerate(files)},
+            **digests,
             "policy": policy.identity,
             **reference_identity,
+            **plugin_digests("train", parameters),
         },
         counts={"rollouts": len(examples), "tokens": len(examples.mask.values), "updates": len(log)},
     )
@@ -261,6 +271,22 @@ def _load_optimizer(optimizer: Any, policy: Policy, objective: str) -> int:
                     "exp_avg_sq": stored.get_tensor(f"{name}.exp_avg_sq").to(parameter.device),
                 }
     return updates
+
+
+def _check_finite(policy: Policy, optimizer: Any, updates: int) -> None:
+    """ApportionError for weights, or moments that the next training would go on with, that are not finite."""
+    parameters = dict(policy.model.named_parameters())
+    moments = {
+        f"the optimizer's {key} of {name}": state[key]
+        for name, parameter in parameters.items()
+        for state in (optimizer.state.get(parameter, {}),)
+        for key in ("exp_avg", "exp_avg_sq")
+        if key in state
+    }
+    if name := not_finite(parameters | moments):
+        raise ApportionError(
+            f"after {updates} updates {name} has values that are not finite; nothing is written: lower --lr"
+        )
 
 
 def _save(

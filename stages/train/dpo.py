@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ._objective import PairBatch, objective
+from ...formats.errors import UsageError
+from ._objective import PairBatch, check_from_zero, objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,9 +33,15 @@ def dpo(pairs: PairBatch, *, beta: float = 0.1, nll_coef: float = 0.0) -> "tuple
     Returns:
         loss [P] in nats, and metrics [P]: accuracy (the chosen half has the larger reward), margin, chosen_reward and
         rejected_reward.
+
+    Raises:
+        UsageError: beta not above 0; nll_coef below 0.
     """
     import torch
 
+    check_from_zero("dpo", beta=beta, nll_coef=nll_coef)
+    if not beta:
+        raise UsageError("option 'beta' of objective 'dpo': 0, needed is more than 0")
     chosen = beta * (pairs.chosen - pairs.reference_chosen)
     rejected = beta * (pairs.rejected - pairs.reference_rejected)
     margin = chosen - rejected

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ...formats.errors import UsageError
 from ._kl import KL_MAX, Estimator, kl_penalty
-from ._objective import TokenBatch, objective
+from ._objective import TokenBatch, check_from_zero, objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,10 +38,9 @@ def opmd(
         loss [N], and metrics [N]: kl_reference with the penalty.
 
     Raises:
-        UsageError: tau below 0; kl_coef without a reference.
+        UsageError: tau or kl_coef below 0; kl_coef without a reference.
     """
-    if tau < 0:
-        raise UsageError(f"option 'tau' of objective 'opmd': {tau}, needed is 0 or more")
+    check_from_zero("opmd", tau=tau, kl_coef=kl_coef)
     assert tokens.advantage is not None
     loss = -tokens.advantage * tokens.logprob / (1 + tau)
     if not kl_coef:

@@ -1,10 +1,12 @@
 """The clipped policy gradient."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ...formats.errors import UsageError
 from ._kl import KL_MAX, MAX_LOG_RATIO, Estimator, kl_penalty
-from ._objective import TokenBatch, objective
+from ._objective import TokenBatch, check_from_zero, objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,10 +55,13 @@ def ppo(
         loss [N], and metrics [N]: ratio, clipped (share of tokens the clip binds on), kl_old (k3 to the sampling policy).
 
     Raises:
-        UsageError: kl_coef without a reference; kl_max of 0 or less.
+        UsageError: clip_low, clip_high or kl_coef below 0, kl_max or dual_clip out of range; kl_coef without a reference.
     """
     import torch
 
+    check_from_zero("ppo", clip_low=clip_low, clip_high=clip_high, kl_coef=kl_coef)
+    if dual_clip is not None and not 1 < dual_clip < math.inf:
+        raise UsageError(f"option 'dual_clip' of objective 'ppo': {dual_clip}, needed is more than 1, and finite")
     assert tokens.old_logprob is not None and tokens.advantage is not None
     log_ratio = (tokens.logprob - tokens.old_logprob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio, advantage = log_ratio.exp(), tokens.advantage

@@ -153,6 +153,7 @@ FAULTS: dict[str, tuple[str, int, str]] = {
     # numbers
     "negative top_p": ("sample --top-p -1 -o new", 2, "--top-p -1.0: needed is 0 or more"),
     "temperature that is no number": ("sample --temperature nan -o new", 2, "--temperature nan: needed is 0 or more"),
+    "temperature beyond all": ("sample --temperature 3e38 -o new", 2, "--temperature 3e+38: needed is 1000 or less"),
     "lr that is no number": ("train tree.parquet --lr nan -o new", 2, "--lr nan: needed is 0 or more"),
     "beta of AdamW": ("train tree.parquet --beta2 1 -o new", 2, "--beta2 1.0: needed is less than 1"),
     "negative seed of training": ("train tree.parquet --seed -1 -o new", 2, "--seed -1: needed is 0 or more"),
@@ -251,7 +252,9 @@ def test_damaged_data_under_a_sound_footer_is_bad_data(place: Path, cli: Cli) ->
     (place / "damaged.parquet").write_bytes(whole)
     result = cli("assign-credit", "damaged.parquet", "--method", "grpo", "-o", "new.parquet")
     assert result.exit_code == 3
-    assert result.stderr.startswith("error: damaged.parquet: row group 0 is damaged")
+    assert result.stderr == (
+        "error: damaged.parquet: its columns were damaged after they were written; make or copy it anew\n"
+    )
     assert not (place / "new.parquet").exists()
 
 

@@ -13,6 +13,7 @@ from apportion.formats.parquet import write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
+from apportion.formats.schema import FIELDS, Field
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.tree_build.prefix_tree import add_prefix_tree
 
@@ -63,6 +64,46 @@ def test_each_defect_is_named_with_its_row_and_column(name: str) -> None:
         batch = Rollouts(batch.table.drop_columns(["node"]))
     found = list(broken_invariants(batch.with_columns(columns())))
     assert [(each.rule, each.row, each.column) for each in found] == [(rule, row, column)]
+
+
+BOUNDED = [field for field in FIELDS.values() if field.least is not None or field.most is not None]
+
+
+@pytest.mark.parametrize("field", BOUNDED, ids=lambda field: field.path)
+def test_numbers_outside_of_their_range_are_named(field: Field) -> None:
+    """And those at its ends are none of them; a missing number is none either."""
+    kind = field.type.to_pandas_dtype()
+    step = 1 if pa.types.is_integer(field.type) else 0.5
+    inside = [value for value in (field.least, field.most) if value is not None]
+    outside = [field.least - step] if field.least is not None else []
+    outside += [field.most + step, 3e38] if field.most is not None else []
+
+    def batch(value: Any) -> Rollouts:
+        if field.ruler == "rollout":
+            return good().with_columns({field.path: pa.array([None, value, None], field.type)})
+        if field.ruler == "edge":
+            axes: dict[str, Any] = {f"edge.{axis}": lists([[0], [0], []], np.int32) for axis in ("src", "dst")}
+            return good().with_columns({**axes, field.path: lists([[0], [value], []], kind)})
+        sizes = (
+            good().ragged({"node": "node.id", "step": "step.start", "token": "token.id"}[field.ruler]).segments.sizes
+        )
+        return good().with_columns(
+            {field.path: lists([[value if row == 1 else 0] * size for row, size in enumerate(sizes)], kind)}
+        )
+
+    for value in inside:
+        assert list(broken_invariants(batch(value))) == []
+    for value in outside:
+        (found,) = broken_invariants(batch(value))
+        assert (found.rule, found.row, found.column) == ("out_of_range", 1, field.path)
+        assert ", needed is " in found.message
+
+
+def test_absurd_values_are_among_them() -> None:
+    """As they were found to pass: temperature 3e38, top_k -5, -1 visits."""
+    for column, value in (("temperature", 3e38), ("top_k", -5), ("weight", -1.0), ("fork", -1)):
+        (found,) = broken_invariants(good().with_columns({column: [None, None, value]}))
+        assert (found.rule, found.row, found.column) == ("out_of_range", 2, column)
 
 
 def test_credit_that_is_not_assigned_is_not_zero_and_is_allowed() -> None:

@@ -13,6 +13,7 @@ from apportion.formats.provenance import Provenance
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.formats.rules import RULES
+from apportion.formats.seal import seal
 from apportion.stages.assign_credit._examples import rollouts_of
 from typer.testing import Result
 
@@ -22,6 +23,7 @@ Cli = Callable[..., Result]
 def write(path: Path, rollouts: Rollouts) -> Path:
     """With pyarrow alone, which checks nothing."""
     pq.write_table(rollouts.table, path)
+    seal(path)
     return path
 
 

@@ -67,6 +67,26 @@ def test_masked_tokens_are_part_of_the_response_and_padding_is_not() -> None:
     assert isinstance(found, np.ndarray)
 
 
+@pytest.mark.parametrize("method", ["tempo", "grpo"])
+def test_rows_padded_on_the_left_are_refused(method: str) -> None:
+    """Their common beginnings are padding, and a tree of them is wrong."""
+    shown = padded()
+    ids = torch.stack([row.roll(int((row == 0).sum())) for row in shown["token_ids"]])
+    left = {**shown, "token_ids": ids, "mask": ids > 0}
+    with pytest.raises(
+        DataError, match="row 0 begins with tokens that mask excludes: needed are responses padded on the"
+    ):
+        credit_tokens(method, **left)
+    with pytest.raises(DataError, match="row 0: mask is true beyond the row's length; needed is padding on the right"):
+        credit_tokens(method, **left, lengths=(ids > 0).sum(1))
+
+
+def test_an_environment_may_begin_where_lengths_say_so() -> None:
+    ids, mask = np.array([[90, 5, 7], [90, 5, 0]]), np.array([[0, 1, 1], [0, 1, 0]])
+    found = credit_tokens("rloo", reward=[1.0, 0.0], group=[0, 0], token_ids=ids, mask=mask, lengths=[3, 2])
+    assert found.tolist() == [[0.0, 1.0, 1.0], [0.0, -1.0, 0.0]]
+
+
 @pytest.mark.parametrize("name", ["grpo", "rloo", "passk", "maxrl", "reinforce_plus_plus"])
 def test_presets_and_options_reach_the_method(name: str) -> None:
     preset = next(iter(METHODS[name].presets))

@@ -51,6 +51,15 @@ def test_the_default_is_pass_at_1_and_at_the_smallest_group(cli: Cli, tmp_path: 
     assert list(json_of(cli("eval", "rollouts", file, "--json"))["pass_at"]) == ["1", "3"]
 
 
+@pytest.mark.parametrize("option", ["--threshold", "--at"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_numbers_without_a_meaning_are_refused(cli: Cli, tmp_path: Path, option: str, value: str) -> None:
+    file = scored(tmp_path / "scored.parquet", [[0.6, 0.4]])
+    for command in (("rollouts", file), ("policy", "--device", "cpu")):
+        result = cli("eval", *command, option, value)
+        assert (result.exit_code, result.stderr) == (2, f"error: {option} {value}: needed is a finite number\n")
+
+
 def test_the_threshold_says_what_is_right(cli: Cli, tmp_path: Path) -> None:
     file = scored(tmp_path / "scored.parquet", [[0.6, 0.4], [0.6, 0.5]])
     found = json_of(cli("eval", "rollouts", file, "--threshold", 0.5, "--json"))

@@ -1,6 +1,7 @@
 """What is loaded as a policy, and what it is called."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from apportion.formats.errors import ApportionError
 from apportion.stages.models.policy import TINY, ModelSource, load_policy
 from safetensors.torch import load_file, save_file
+from typer.testing import Result
 
 
 @pytest.fixture
@@ -62,3 +64,22 @@ def test_weights_that_are_cut_off_are_a_fault_of_one_line(checkpoint: Path) -> N
     with pytest.raises(ApportionError, match="cannot be loaded") as fault:
         load_policy(str(checkpoint), device="cpu")
     assert "\n" not in str(fault.value)
+
+
+def test_weights_that_are_not_finite_are_one_line(cli: Callable[..., Result], tmp_path: Path) -> None:
+    broken = load_policy("builtin:tiny-blank", device="cpu", shared=False)
+    with torch.no_grad():
+        broken.model.model.norm.weight[3] = torch.inf
+    folder = tmp_path / "broken"
+    broken.save(folder)
+    for command in (
+        ("eval", "policy", "--model", folder, "--prompts", 2, "-n", 1),
+        ("sample", "--model", folder, "--prompts", 2, "-n", 1, "-o", tmp_path / "out.parquet"),
+    ):
+        result = cli(*command, "--device", "cpu")
+        assert result.exit_code == 1
+        assert result.stderr == (
+            f"error: model {str(folder)!r}: its weights are not finite in float32, e.g. model.norm.weight; "
+            "needed is a whole checkpoint\n"
+        )
+    assert not (tmp_path / "out.parquet").exists()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from math import exp, log
+from math import exp, inf, log
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from apportion.formats.errors import DataError
+from apportion.formats.errors import DataError, UsageError
 from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.models.policy import load_policy
@@ -237,3 +237,12 @@ def test_a_file_without_pairs_says_what_makes_them(credit_file: Path, trained: T
         DataError, match="no column 'pair_id', which dpo needs; run `apportion sample --from IN --strat"
     ):
         trained(credit_file, objective="dpo")
+
+
+@pytest.mark.parametrize(
+    "options", [{"beta": 0.0}, {"beta": -0.1}, {"beta": inf}, {"nll_coef": -1.0}, {"nll_coef": inf}]
+)
+def test_options_without_a_meaning_are_refused(options: dict[str, float]) -> None:
+    (name,) = options
+    with pytest.raises(UsageError, match=f"option '{name}' of objective 'dpo'"):
+        dpo(PairBatch(*(torch.zeros(1) for _ in range(5))), **options)

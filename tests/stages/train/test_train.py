@@ -1,6 +1,7 @@
 """One update and many, on rollouts of the built-in model."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from apportion.stages.sample import sample
 from apportion.stages.train._examples import to_examples
 from apportion.stages.train._loop import Settings, all_logprobs, learning_rate, minibatches
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 Train = Callable[..., Path]
@@ -428,6 +429,21 @@ def test_a_penalty_without_a_reference_is_refused_before_the_work(tmp_path: Path
     [
         ({"epochs": 0}, "--epochs 0: needed is 1 or more"),
         ({"lr": -1.0}, "--lr -1.0: needed is 0 or more"),
+        ({"lr": 0.0}, "--lr 0.0: needed is more than 0"),
+        ({"lr": math.inf}, "--lr inf: needed is a finite number"),
+        ({"lr": math.nan}, "--lr nan: needed is 0 or more"),
+        ({"lr": 1e39}, r"--lr 1e\+39: needed is 1e\+06 or less"),
+        ({"weight_decay": math.inf}, "--weight-decay inf: needed is a finite number"),
+        ({"max_grad_norm": math.inf}, "--max-grad-norm inf: needed is a finite number"),
+        ({"beta1": 1.0}, "--beta1 1.0: needed is less than 1"),
+        (
+            {"settings": {"clip_low": -0.1}},
+            "option 'clip_low' of objective 'ppo': -0.1, needed is 0 or more, and finite",
+        ),
+        ({"settings": {"clip_high": math.inf}}, "option 'clip_high' of objective 'ppo': inf, needed is 0 or more"),
+        ({"settings": {"dual_clip": 1.0}}, "option 'dual_clip' of objective 'ppo': 1.0, needed is more than 1"),
+        ({"settings": {"kl_coef": -1.0}, "reference": "builtin:tiny"}, "option 'kl_coef' of objective 'ppo': -1.0"),
+        ({"objective": "opmd", "settings": {"tau": math.inf}}, "option 'tau' of objective 'opmd': inf"),
         ({"micro_tokens": -1}, "--micro-tokens -1: needed is 0 or more"),
         ({"objective": "pppo"}, "unknown objective 'pppo'; did you mean 'ppo'"),
         ({"settings": {"clip_hig": 0.3}}, "did you mean 'clip_high'"),
@@ -447,11 +463,25 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_nothing(tmp_path: Pa
     file = ready_file(tmp_path / "ready.parquet")
     broken = load_policy("builtin:tiny-blank", device="cpu", shared=False)
     with torch.no_grad():
-        broken.model.model.norm.weight.fill_(torch.nan)
+        broken.model.model.norm.weight.fill_(3e38)
     broken.save(tmp_path / "broken")
-    with pytest.raises(ApportionError, match="update 0: loss nan"):
+    with pytest.raises(ApportionError, match=r"update 0: loss (nan|inf|-inf), gradient norm .*; lower --lr"):
         trained(file, model=str(tmp_path / "broken"))
     assert not list(tmp_path.glob("*policy*"))
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path: Path, trained: Train) -> None:
+    """The last update leaves them, and no loss after it tells. Here for moments that are too large."""
+    file = ready_file(tmp_path / "ready.parquet")
+    start = trained(file, "start")
+    with safe_open(start / "optimizer.safetensors", framework="pt") as stored:
+        facts, moments = stored.metadata(), {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    moments["model.norm.weight.exp_avg"].fill_(3e38)
+    save_file(moments, start / "optimizer.safetensors", metadata=facts)
+    told = r"after 1 updates model\.norm\.weight has values that are not finite; nothing is written: lower --lr"
+    with pytest.raises(ApportionError, match=told):
+        trained(file, model=str(start), lr=1.0)
+    assert not (tmp_path / "policy").exists()
 
 
 def test_an_existing_checkpoint_is_kept_without_force(credit_file: Path, trained: Train, weights_of: Weights) -> None:
