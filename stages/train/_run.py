@@ -13,6 +13,7 @@ from ... import __version__
 from ...formats.errors import ApportionError, DataError, UsageError
 from ...formats.files import check_output, whole_directory
 from ...formats.invariants import Names
+from ...formats.own import files_in, with_files
 from ...formats.parquet import RolloutFile, files_of
 from ...formats.provenance import Provenance, Record
 from ...formats.rollouts import Rollouts
@@ -30,17 +31,28 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 METRICS_FILE = "metrics.jsonl"
 
 
+class NothingToTrain(DataError):
+    """The rollouts are as they should be, and teach nothing."""
+
+
 @dataclass(frozen=True)
 class Trained:
-    """What training did: the checkpoint, rollouts and tokens used, updates made, and the last update's metrics."""
+    """What training did: the checkpoint, rollouts and tokens used, updates made, and the last update's metrics.
+
+    quiet: there was nothing to learn, and the checkpoint is the policy as it was.
+    """
 
     out: str
     rollouts: int
     tokens: int
     updates: int
     last: Mapping[str, float]
+    quiet: bool = False
 
     def render(self) -> None:
+        if self.quiet:
+            print(f"{self.out}: nothing to learn, the policy as it was", file=sys.stderr)
+            return
         shown = "  ".join(
             f"{name} {value:.4g}" for name, value in self.last.items() if name not in ("update", "tokens")
         )
@@ -67,13 +79,19 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
         raise UsageError("kl_coef needs the policy to stay near to; add --reference MODEL")
     if str(out) == "-":
         raise UsageError("-o -: a checkpoint is a directory; name one")
-    check_output(out, force=force)
+    check_output(out, force=force, directory=True)
     credit = f"token.{_credit_name(given['credit'])}" if "token.advantage" in chosen.needs else None
     recorded = "token.logprob" in chosen.needs and given["old_logprobs"] == "recorded"
     files = [RolloutFile(path) for path in files_of(rollouts)]
-    batch = _trainable(files, chosen, credit, recorded, given["allow_retokenized"])
-    if chosen.of == "pairs":
-        batch = _in_pairs(batch, files[0].path)
+    parameters = {**given, "settings": options, "credit": credit}
+    try:
+        batch = _trainable(files, chosen, credit, recorded, given["allow_retokenized"])
+        if chosen.of == "pairs":
+            batch = _in_pairs(batch, files[0].path)
+    except NothingToTrain:
+        if given["on_nothing"] == "error":
+            raise
+        return _keep_policy(out, force, files, chosen, parameters)
     sampled = "token.logprob" in chosen.needs
     examples = to_examples(batch, credit=credit, old_logprobs=recorded, tempered=sampled)
 
@@ -93,32 +111,55 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
         reference_identity = {"reference": reference.identity}
 
     torch.manual_seed(given["seed"])
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=given["lr"], betas=(given["beta1"], given["beta2"]), weight_decay=given["weight_decay"]
-    )
-    done_before = 0 if given["fresh_optimizer"] else _load_optimizer(optimizer, policy, chosen.name)
+    optimizer, done_before = _optimizer_of(policy, given, chosen)
     names = ("lr", "epochs", "minibatch", "micro_tokens", "accumulate", "aggregation", "warmup", "schedule",
              "max_grad_norm", "seed")  # fmt: skip
     longest = given["norm_length"] or int(examples.responses.sizes.max())
     settings = Settings(**{name: given[name] for name in names}, longest=longest)
     log = list(update_policy(model, optimizer, examples, chosen, options, settings, dtype, done_before))
 
-    parameters = {**given, "settings": options, "credit": credit}
-    record = Record(
-        stage="train",
-        version=__version__,
-        parameters=parameters,
-        inputs={
-            **{f"rollouts/{index}": file.digest() for index, file in enumerate(files)},
-            "policy": policy.identity,
-            **reference_identity,
-        },
-        counts={"rollouts": len(examples), "tokens": len(examples.mask.values), "updates": len(log)},
-    )
-    before = files[0].provenance.history if len(files) == 1 else ()
+    counts = {"rollouts": len(examples), "tokens": len(examples.mask.values), "updates": len(log)}
+    provenance = _provenance(files, parameters, {"policy": policy.identity, **reference_identity}, counts)
     facts = {"updates": str(done_before + len(log)), "objective": chosen.name}
-    _save(out, policy, optimizer, facts, log, Provenance(history=(*before, record)))
-    return Trained(str(out), len(examples), len(examples.mask.values), len(log), log[-1])
+    _save(out, force, policy, optimizer, facts, log, provenance)
+    return Trained(str(out), **counts, last=log[-1])
+
+
+def _keep_policy(
+    out: Path, force: bool, files: list[RolloutFile], chosen: Objective, parameters: Mapping[str, Any]
+) -> Trained:
+    """The checkpoint of a training that had nothing to learn: weights and optimizer as they were."""
+    close_engines()
+    policy = load_policy(
+        parameters["model"], device=parameters["device"], dtype="float32", seed=parameters["seed"], shared=False
+    )
+    optimizer, done_before = _optimizer_of(policy, parameters, chosen)
+    counts = {"rollouts": 0, "tokens": 0, "updates": 0}
+    provenance = _provenance(files, parameters, {"policy": policy.identity}, counts)
+    _save(out, force, policy, optimizer, {"updates": str(done_before), "objective": chosen.name}, [], provenance)
+    return Trained(str(out), **counts, last={}, quiet=True)
+
+
+def _optimizer_of(policy: Policy, given: Mapping[str, Any], chosen: Objective) -> tuple[Any, int]:
+    """AdamW as the model's last training left it, and the updates it has seen."""
+    import torch
+
+    optimizer = torch.optim.AdamW(
+        policy.model.parameters(),
+        lr=given["lr"],
+        betas=(given["beta1"], given["beta2"]),
+        weight_decay=given["weight_decay"],
+    )
+    return optimizer, 0 if given["fresh_optimizer"] else _load_optimizer(optimizer, policy, chosen.name)
+
+
+def _provenance(
+    files: list[RolloutFile], parameters: Mapping[str, Any], models: Mapping[str, str], counts: Mapping[str, int]
+) -> Provenance:
+    inputs = {f"rollouts/{index}": file.digest() for index, file in enumerate(files)} | dict(models)
+    record = Record(stage="train", version=__version__, parameters=parameters, inputs=inputs, counts=counts)
+    before = files[0].provenance.history if len(files) == 1 else ()
+    return Provenance(history=(*before, record))
 
 
 def _credit_name(name: str) -> str:
@@ -153,7 +194,7 @@ def _trainable(
         use &= batch.arrow(credit).is_valid().to_numpy(zero_copy_only=False)
     use &= batch.tokens.any(batch.mask)
     if not use.any():
-        raise DataError(
+        raise NothingToTrain(
             f"{files[0].path}: no row to train on (purpose train, not flagged {' or '.join(UNTRAINED)}, credit assigned)"
         )
     batch = batch if use.all() else batch.take(np.flatnonzero(use))
@@ -173,7 +214,7 @@ def _trainable(
             )
         _check_untruncated(batch, files[0].path)
     if credit and not batch.ragged(credit).values.any():
-        raise DataError(
+        raise NothingToTrain(
             f"{files[0].path}: all credit in {credit!r} is 0, there is nothing to learn; sample more groups or harder prompts"
         )
     return batch
@@ -196,7 +237,7 @@ def _in_pairs(batch: Rollouts, path: Path) -> Rollouts:
         pairs[name][role] = row
     whole = [row for halves in pairs.values() if len(halves) == 2 for row in (halves[CHOSEN], halves[REJECTED])]
     if not whole:
-        raise DataError(
+        raise NothingToTrain(
             f"{path}: no preference pair in it whose both rows can be trained (pair_id, pair_role); "
             "run `apportion sample --from IN --strategy inject_errors -o OUT` first"
         )
@@ -265,6 +306,7 @@ def _load_optimizer(optimizer: Any, policy: Policy, objective: str) -> int:
 
 def _save(
     out: Path,
+    force: bool,
     policy: Policy,
     optimizer: Any,
     facts: dict[str, str],
@@ -281,10 +323,10 @@ def _save(
         for moment in ("exp_avg", "exp_avg_sq")
     }
     try:
-        with whole_directory(out) as folder:
+        with whole_directory(out, force=force) as folder:
             policy.save(folder)
             save_file(moments, folder / OPTIMIZER_FILE, metadata=facts)
             (folder / METRICS_FILE).write_text("".join(json.dumps(entry) + "\n" for entry in log))
-            (folder / HISTORY_FILE).write_text(provenance.to_json() + "\n")
+            (folder / HISTORY_FILE).write_text(with_files(provenance, [*files_in(folder), HISTORY_FILE]) + "\n")
     except SafetensorError as error:  # a full disk, which is no OSError there
         raise ApportionError(f"{out}: not written ({error})") from error
