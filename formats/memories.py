@@ -70,7 +70,8 @@ def is_memory(path: Path) -> bool:
 def write_memory(
     path: Path, kind: str, table: pa.Table, provenance: Provenance, counts: Mapping[str, int], *, force: bool = False
 ) -> None:
-    """Write a memory. The last record of the history gets the counts. UsageError when it exists, without force."""
+    """Write a memory. The last record of the history gets the counts. Without force, ApportionError when it exists: see
+    `whole_file`."""
     *before, last = provenance.history
     facts: dict[str, Any] = {**provenance.facts, KIND: kind}
     told = Provenance(history=(*before, replace(last, counts=dict(counts))), facts=facts)
