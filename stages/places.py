@@ -41,9 +41,8 @@ def check_places(command: Command, values: Mapping[str, Any]) -> None:
             how = known[key].output
             if how is None or how.is_filled:
                 continue
-            if _is_same(path, source) and not (how.in_place and not source.is_dir()):
-                what = "these are the rollouts" if data else "this is an input"
-                raise UsageError(f"{path}: {what}, which --force does not replace; choose another name")
+            if _is_same(path, source) and not (how.in_place and data and not source.is_dir()):
+                raise UsageError(f"{path}: an input, which --force does not replace; choose another name")
             if _is_in(source, path):
                 raise UsageError(f"{path}: the input {source} lies in it; choose another name")
             if data and path.suffix == ".parquet" and source.is_dir() and _is_same(path.absolute().parent, source):
@@ -59,10 +58,12 @@ def _inputs(known: Mapping[str, Option], values: Mapping[str, Any]) -> Iterator[
         if option.output is not None or value is None:
             continue
         for each in value if isinstance(value, list) else value.values() if isinstance(value, Mapping) else [value]:
-            is_path = isinstance(each, Path)
-            named = isinstance(each, str) and (key in NAMING or isinstance(value, Mapping)) and os.path.exists(each)
-            if (is_path and each != STREAM) or named:
-                yield Path(each), is_path
+            if isinstance(each, Path) and each != STREAM:
+                yield each, True
+            elif isinstance(each, str) and (key in NAMING or isinstance(value, Mapping)):
+                place = Path(os.path.expanduser(each))
+                if os.path.exists(place):
+                    yield place, False
 
 
 def _flag(option: Option) -> str:

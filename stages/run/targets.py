@@ -31,6 +31,8 @@ class Targets:
 
         UsageError for a place that is not the step's own; the message goes on from the name.
         """
+        if "\0" in named:
+            raise UsageError("has a null character in it, which no name has")
         target = self.folder / os.path.expanduser(named)
         place = _resolved(target)
         if self._home in place.parents:

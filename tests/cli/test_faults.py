@@ -168,7 +168,7 @@ FAULTS: dict[str, tuple[str, int, str]] = {
     "train onto an output": ("train tree.parquet -o taken.parquet", 2, "taken.parquet: exists already"),
     "report onto an output": ("eval rollouts scored.parquet -o taken.parquet", 2, "taken.parquet: exists already"),
     "picture onto an output": ("inspect scored.parquet --svg taken.parquet", 2, "taken.parquet: exists already"),
-    "picture onto its rollouts": ("inspect scored.parquet --svg ./scored.parquet --force", 2, "these are the rollouts, which --force does not replace"),
+    "picture onto its rollouts": ("inspect scored.parquet --svg ./scored.parquet --force", 2, "scored.parquet: an input, which --force does not replace"),
     "page onto its picture": ("inspect scored.parquet --svg new --html ./new", 2, "named for --svg and for --html"),
     "output inside a file": ("tree-build scored.parquet -o a-file/new.parquet", 1, "a-file is a file"),
     "checkpoint inside a file": ("train tree.parquet -o a-file/new", 1, "a-file is a file"),
