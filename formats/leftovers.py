@@ -10,7 +10,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
 from pathlib import Path
 
 from .renaming import rename_new
@@ -24,22 +23,27 @@ except ImportError:  # no POSIX: nothing is locked, and nothing is taken for a l
 @contextmanager
 def temporary_beside(final: Path, *, directory: bool) -> Iterator[Path]:
     """A new, empty file or directory beside `final`, held until the block ends; what lies under its name then is removed."""
-    for number in count():
-        attempt = f"-{number}" if number else ""
-        path = final.with_name(f".{final.name}.{os.getpid()}{attempt}.tmp")
-        try:
-            path.mkdir() if directory else os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))
-        except FileExistsError:  # another thread's, or another container's
-            continue
-        held = hold(path)
-        if held is not None:
-            break
-        # Another command took it for a leftover before it was held.
+    path, held = _new_beside(final, directory)
     try:
         yield path
     finally:
         remove(path)
         os.close(held)
+
+
+def _new_beside(final: Path, directory: bool) -> tuple[Path, int]:
+    number = 0
+    while True:
+        attempt = f"-{number}" if number else ""
+        path = final.with_name(f".{final.name}.{os.getpid()}{attempt}.tmp")
+        number += 1
+        try:
+            path.mkdir() if directory else os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))
+        except FileExistsError:  # another thread's, or another container's
+            continue
+        # Without a hold another command took it for a leftover in between.
+        if (held := hold(path)) is not None:
+            return path, held
 
 
 def clear_leftovers(final: Path) -> None:
@@ -71,17 +75,17 @@ def remove(path: Path) -> None:
 def hold(path: Path, *, wait: bool = True) -> int | None:
     """A descriptor by which this process holds the path until it is closed. None where the path is gone meanwhile; and,
     without `wait`, where a process holds it, or where that cannot be told."""
+    number = None
     try:
         number = os.open(path, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
         _lock(number, wait)
         if os.path.samestat(os.fstat(number), os.stat(path)):
             return number
-    except OSError:
-        pass
-    os.close(number)
+    except OSError as error:
+        if wait and not isinstance(error, FileNotFoundError):
+            raise
+    if number is not None:
+        os.close(number)
     return None
 
 

@@ -122,7 +122,7 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
     provenance = _provenance(files, parameters, {"policy": policy.identity, **reference_identity}, counts)
     facts = {"updates": str(done_before + len(log)), "objective": chosen.name}
     _save(out, force, policy, optimizer, facts, log, provenance)
-    return Trained(str(out), **counts, last=log[-1])
+    return Trained(str(out), len(examples), len(examples.mask.values), len(log), log[-1])
 
 
 def _keep_policy(
@@ -137,7 +137,7 @@ def _keep_policy(
     counts = {"rollouts": 0, "tokens": 0, "updates": 0}
     provenance = _provenance(files, parameters, {"policy": policy.identity}, counts)
     _save(out, force, policy, optimizer, {"updates": str(done_before), "objective": chosen.name}, [], provenance)
-    return Trained(str(out), **counts, last={}, quiet=True)
+    return Trained(str(out), 0, 0, 0, {}, quiet=True)
 
 
 def _optimizer_of(policy: Policy, given: Mapping[str, Any], chosen: Objective) -> tuple[Any, int]:
