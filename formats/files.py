@@ -14,6 +14,8 @@ from .leftovers import clear_leftovers, hold, temporary_beside
 from .own import why_kept
 from .renaming import exchange, rename_new, sync, sync_names
 
+STREAM = Path("-")  # standard input, or output
+
 
 def check_output(path: Path, *, force: bool, directory: bool = False) -> None:
     """Before any work: UsageError when the output exists (without force) or is what force does not replace,

@@ -5,9 +5,12 @@ import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import DataError
-from .provenance import Provenance
+
+if TYPE_CHECKING:
+    from .provenance import Provenance
 
 CHECKPOINT_HISTORY = "apportion.json"
 # Of checkpoints that list none, which earlier versions wrote.
@@ -20,15 +23,15 @@ _CHECKPOINT = (
 
 
 def files_in(directory: Path) -> list[str]:
-    """The names of all files in a directory and below it, sorted."""
+    """The names of all files in a directory and below it, sorted; a link is a file, whatever it names."""
     return sorted(
         Path(folder, name).relative_to(directory).as_posix()
-        for folder, _, names in os.walk(directory)
-        for name in names
+        for folder, folders, names in os.walk(directory)
+        for name in (*names, *(each for each in folders if os.path.islink(os.path.join(folder, each))))
     )
 
 
-def with_files(provenance: Provenance, files: Sequence[str]) -> str:
+def with_files(provenance: "Provenance", files: Sequence[str]) -> str:
     """A checkpoint's history as JSON, with the list of all the files that `train` wrote beside it."""
     return json.dumps({**json.loads(provenance.to_json()), "files": sorted(files)}, sort_keys=True)
 
@@ -57,6 +60,8 @@ def _foreign(directory: Path) -> str | None:
 
 
 def _not_of_checkpoint(directory: Path) -> str | None:
+    from .provenance import Provenance
+
     try:
         text = (directory / CHECKPOINT_HISTORY).read_bytes()
         Provenance.from_json(text)
@@ -74,6 +79,8 @@ def _stage_of(path: Path) -> tuple[str, str] | None:
         return None
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from .provenance import Provenance
 
     try:
         history = Provenance.from_metadata(pq.read_metadata(path).metadata).history

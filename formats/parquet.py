@@ -12,13 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import DataError, UsageError
-from .files import check_output, whole_file
+from .files import STREAM, check_output, whole_file
 from .invariants import Names, check_batch
 from .provenance import Provenance, digest_of_file
 from .rollouts import Rollouts
 from .schema import METADATA_KEY, check_schema
 
-STREAM = Path("-")
 TOKENS_PER_ROW_GROUP = 1 << 20
 SAMPLE_ROWS, SAMPLE = 1024, 1 << 16  # rows and values an encoding is chosen by
 FEW_DISTINCT = 0.25  # of the values; above, a dictionary costs more than it saves

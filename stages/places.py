@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..formats.errors import UsageError
-from ..formats.parquet import STREAM
+from ..formats.files import STREAM
 from .commands import Command, Option
 from .options import with_home
 

@@ -175,7 +175,7 @@ FAULTS: dict[str, tuple[str, int, str]] = {
     "new folder and broken input": ("tree-build nope.parquet -o new/deep/a.parquet", 2, "nope.parquet: no such file"),
     "new folder and broken reward": ("assign-credit nan.parquet --method grpo -o new/deep/a.parquet", 3, "column 'reward'"),
     "forced onto an output, from broken input": ("assign-credit nan.parquet --method grpo -o taken.parquet --force", 3, "column 'reward'"),
-    "output that is a folder": ("tree-build scored.parquet -o bare --force", 1, "bare: not written"),
+    "output that is a folder": ("tree-build scored.parquet -o bare --force", 2, "bare: a directory, which --force does not replace by a file"),
     "output that is a device": ("tree-build scored.parquet -o pipe --force", 2, "pipe: a device, which cannot be replaced by a file"),
     "output name that is too long": (f"tree-build scored.parquet -o {'x' * 300}", 1, "not writable (File name too long)"),
     "checkpoint to standard output": ("train tree.parquet -o -", 2, "a checkpoint is a directory"),
