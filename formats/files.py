@@ -26,7 +26,7 @@ def check_output(path: Path, *, force: bool, directory: bool = False) -> None:
     """
     final = _place(path)
     clear_leftovers(final)
-    if os.path.exists(final):
+    if os.path.exists(path):
         if not force:
             raise UsageError(f"{path}: exists already; choose another name or add --force")
         _check_replaceable(path, final, directory)
@@ -48,7 +48,7 @@ def _check_replaceable(path: Path, final: Path, directory: bool) -> None:
             raise UsageError(f"{path}: a directory, which --force does not replace by a file; choose another name")
         if (reason := why_kept(final)) is not None:
             raise UsageError(f"{path}: --force does not replace this directory, since {reason}; choose another name")
-    elif not final.is_file():
+    elif not path.is_file():
         raise UsageError(f"{path}: a device, which cannot be replaced by a file; choose another name, or - for a pipe")
 
 

@@ -19,7 +19,7 @@ def rename_new(source: Path, target: Path) -> None:
     if source.is_dir():
         try:
             os.rename(source, target)  # the system itself refuses to replace anything but an empty directory
-        except (NotADirectoryError, OSError) as error:
+        except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
             raise
@@ -43,19 +43,19 @@ def exchange(first: Path, second: Path) -> bool:
 
 def sync(path: Path) -> None:
     """Returns when a file, or everything in a directory, is on the disk. OSError where it cannot be written there."""
-    if path.is_dir():
-        for folder, _, files in os.walk(path):
-            for name in files:
-                _sync(Path(folder, name))
-            _sync_folder(Path(folder))
-    else:
+    if not path.is_dir():
         _sync(path)
-        _sync_folder(path.parent)
+        return
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _sync(Path(folder, name))
+        sync_names(Path(folder))
 
 
 def sync_names(folder: Path) -> None:
     """Returns when the names in a directory are on the disk, where the system can promise that."""
-    _sync_folder(folder)
+    with suppress(OSError):
+        _sync(folder)
 
 
 def _sync(path: Path) -> None:
@@ -64,15 +64,6 @@ def _sync(path: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
-
-
-def _sync_folder(path: Path) -> None:
-    with suppress(OSError):  # not every system opens, or syncs, a directory
-        number = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
 
 
 def _renameat2(source: Path, target: Path, flags: int) -> bool:

@@ -25,7 +25,8 @@ def run(
     """Run a recipe from start to end.
 
     Every output lands under runs/NAME. A step whose options, version and inputs are unchanged is skipped, so a run that
-    was killed goes on where it was and ends with the same numbers.
+    was killed goes on where it was and ends with the same numbers. One run at a time works in a folder; what an earlier run
+    made there it may make anew, but a file that no run made is never overwritten.
     """
     from ._run import run_recipe
 

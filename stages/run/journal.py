@@ -51,7 +51,7 @@ class Journal:
         return (
             entry is not None
             and (step.out is None or entry["state"] == _state(Path(step.out)))
-            and all(Path(each).exists() for each in step.outputs.values())
+            and all(Path(each).exists() for key, each in step.outputs.items() if key != "out")
         )
 
     def has_written(self, out: str) -> bool:
