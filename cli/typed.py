@@ -9,6 +9,7 @@ import typer
 
 from ..stages.commands import Command, Option
 from ..stages.options import parse_settings
+from ..stages.places import check_places, read_place
 
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -22,6 +23,9 @@ def as_typer(command: Command, show: Callable[[Any, bool], None]) -> Callable[..
         as_json = given.pop("json")
         for name in settings:
             given[name] = parse_settings(given[name] or [])
+        for option in options:
+            given[option.name] = read_place(option, given[option.name])
+        check_places(command, {option.key: given[option.name] for option in options})
         show(command.function(**given), as_json)
 
     parameters = [_parameter(option) for option in options]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import DataError, UsageError
-from .files import check_output, whole_file
+from .files import whole_file
 from .provenance import Provenance
 from .schema import METADATA_KEY
 from .seal import checked_digest, read_seal, seal
@@ -77,12 +77,12 @@ def is_memory(path: Path) -> bool:
 def write_memory(
     path: Path, kind: str, table: pa.Table, provenance: Provenance, counts: Mapping[str, int], *, force: bool = False
 ) -> None:
-    """Write a memory. The last record of the history gets the counts. UsageError when it exists, without force."""
-    check_output(path, force=force)
+    """Write a memory. The last record of the history gets the counts. Without force, ApportionError when it exists: see
+    `whole_file`."""
     *before, last = provenance.history
     facts: dict[str, Any] = {**provenance.facts, KIND: kind}
     told = Provenance(history=(*before, replace(last, counts=dict(counts))), facts=facts)
-    with whole_file(path) as temporary:
+    with whole_file(path, force=force) as temporary:
         metadata = {METADATA_KEY: told.to_json().encode()}
         pq.write_table(
             table.replace_schema_metadata(metadata), temporary, compression="zstd", write_page_checksum=True

@@ -12,14 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import DataError, UsageError
-from .files import check_output, whole_file
+from .files import STREAM, check_output, whole_file
 from .invariants import Names, check_batch
 from .provenance import Provenance
 from .rollouts import Rollouts
 from .schema import METADATA_KEY, check_schema
 from .seal import checked_digest, read_seal, seal
 
-STREAM = Path("-")
 TOKENS_PER_ROW_GROUP = 1 << 20
 SAMPLE_ROWS, SAMPLE = 1024, 1 << 16  # rows and values an encoding is chosen by
 FEW_DISTINCT = 0.25  # of the values; above, a dictionary costs more than it saves
@@ -240,8 +239,9 @@ class RolloutWriter:
 
 
 def partial_name(path: Path) -> Path:
-    """Where the finished part of a file lies until the rest is there."""
-    return path.with_name(f"{path.name}.partial")
+    """Where the finished part of a file lies until the rest is there: beside it, and beside what a link names."""
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
+    return place.with_name(f"{place.name}.partial")
 
 
 def write_rollouts(
@@ -251,11 +251,13 @@ def write_rollouts(
     *,
     force: bool = False,
     is_partial: Callable[[], bool] = lambda: False,
+    replace_partial: bool = False,
 ) -> dict[str, int]:
     """Write a whole file (or standard output for `-`) and return its counts. The last record of the history gets them.
 
-    is_partial: asked when the batches have ended; a file that is only a part of what it should be gets `partial_name`.
-    UsageError when the output exists and `force` is false; nothing is left behind when anything fails.
+    is_partial: asked when the batches have ended; a file that is only a part of what it should be gets `partial_name`,
+    which may exist with `replace_partial`. UsageError when the output exists and `force` is false; nothing is left behind
+    when anything fails.
     """
     if path == STREAM:
         buffer = io.BytesIO()
@@ -264,7 +266,11 @@ def write_rollouts(
         sys.stdout.buffer.flush()
         return counts
     check_output(path, force=force)
-    with whole_file(path, lambda: partial_name(path) if is_partial() else path) as temporary:
+
+    def final() -> tuple[Path, bool]:
+        return (partial_name(path), force or replace_partial) if is_partial() else (path, force)
+
+    with whole_file(path, force=force, final=final) as temporary:
         return _write(temporary, str(path), batches, provenance)
 
 

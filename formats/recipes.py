@@ -111,8 +111,11 @@ def load_recipe(name_or_file: str) -> Recipe:
         raise UsageError(f"{where}: needed is `steps`, a list of `command: {{options}}`")
     if not isinstance(content.get("vars") or {}, dict):
         raise UsageError(f"{where}: `vars` is a mapping")
+    name = str(content.get("name") or path.stem)
+    if name.startswith(".") or not name.isprintable() or any(mark in name for mark in "/\\"):
+        raise UsageError(f"{where}: name {name!r}: it names the run's folder; choose letters, digits, - and _")
     return Recipe(
-        name=str(content.get("name") or path.stem),
+        name=name,
         about=str(content.get("about", "")),
         vars=content.get("vars") or {},
         steps=_steps(content["steps"], where),

@@ -2,14 +2,16 @@
 
 A stage is a function. Its signature is the single source of truth: positional parameters are arguments, keyword-only
 ones are options; `Annotated[type, "help", Flag("--name")]` gives the help and, where Python's name will not do, the flag.
+An option that names what the stage writes has an `Output` there.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from inspect import Parameter, signature
 from typing import Annotated, Any, get_args, get_origin
 
-from .options import Flag, parameter_hints
+from .options import Flag, Output, parameter_hints
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Option:
     help: str
     default: Any
     positional: bool
+    output: Output | None = None
 
     @property
     def required(self) -> bool:
@@ -40,26 +43,35 @@ class Command:
     def summary(self) -> str:
         return (self.function.__doc__ or "").strip().partition("\n")[0]
 
+    def outputs(self) -> dict[str, Option]:
+        """The options that name what it writes, by recipe key."""
+        return {key: option for key, option in self.options().items() if option.output is not None}
+
     def options(self) -> dict[str, Option]:
         """Its parameters by recipe key, in order."""
-        hints = parameter_hints(self.function)
-        found: dict[str, Option] = {}
-        for name, parameter in signature(self.function).parameters.items():
-            hint, help_text, flags = _opened(hints[name])
-            positional = parameter.kind is not Parameter.KEYWORD_ONLY
-            flags = flags or (() if positional else (f"--{name.replace('_', '-')}",))
-            key = next((flag[2:].replace("-", "_") for flag in flags if flag.startswith("--")), name)
-            found[key] = Option(name, key, flags, hint, help_text, parameter.default, positional)
-        return found
+        return {option.key: option for option in _options(self.function)}
 
 
-def _opened(hint: Any) -> tuple[Any, str, tuple[str, ...]]:
+@cache
+def _options(function: Callable[..., Any]) -> tuple[Option, ...]:
+    hints = parameter_hints(function)
+    found: list[Option] = []
+    for name, parameter in signature(function).parameters.items():
+        hint, help_text, flag = _opened(hints[name])
+        positional = parameter.kind is not Parameter.KEYWORD_ONLY
+        flags = flag.names or (() if positional else (f"--{name.replace('_', '-')}",))
+        key = next((each[2:].replace("-", "_") for each in flags if each.startswith("--")), name)
+        output = flag if isinstance(flag, Output) else None
+        found.append(Option(name, key, flags, hint, help_text, parameter.default, positional, output))
+    return tuple(found)
+
+
+def _opened(hint: Any) -> tuple[Any, str, Flag]:
     if get_origin(hint) is not Annotated:
-        return hint, "", ()
+        return hint, "", Flag()
     kind, *extras = get_args(hint)
     text = next((extra for extra in extras if isinstance(extra, str)), "")
-    flag = next((extra for extra in extras if isinstance(extra, Flag)), None)
-    return kind, text, flag.names if flag else ()
+    return kind, text, next((extra for extra in extras if isinstance(extra, Flag)), Flag())
 
 
 def commands() -> dict[str, Command]:

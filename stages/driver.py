@@ -95,10 +95,10 @@ def map_rollouts(
         )
     if out == STREAM:
         raise UsageError(f"{source}: a directory cannot be written to standard output; name a directory with -o")
-    check_output(out, force=force)
+    check_output(out, force=force, directory=True)
     check_names(map(RolloutFile, files))
     counts = {"rollouts": 0, "groups": 0, "tokens": 0}
-    with whole_directory(out) as folder:
+    with whole_directory(out, force=force) as folder:
         jobs = [partial(job, file, folder / file.name) for file in files]
         for written in track(_in_order(jobs, workers), total=len(jobs), what=f"{stage}, files"):
             counts = {name: counts[name] + getattr(written, name) for name in counts}

@@ -1,6 +1,7 @@
 """Options given as text or YAML, typed by the signature of the function they go to."""
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,10 +20,24 @@ class Flag:
     The first long one, without its dashes, is the key in a recipe.
     """
 
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
 
 
-OUT = Flag(("-o", "--out"))
+@dataclass(frozen=True)
+class Output(Flag):
+    """A Flag of an option that names what the command writes. Such a place is neither an input nor another output, and a
+    recipe's lie in the folder of its run.
+
+    in_place: it may be the input file, which --force then replaces by the same rollouts with more in them.
+    is_filled: a folder that outputs are put into; what is in it stays.
+    """
+
+    in_place: bool = False
+    is_filled: bool = False
+
+
+OUT = Output(("-o", "--out"))
+ROLLOUTS_OUT = Output(("-o", "--out"), in_place=True)
 QUOTES = "; text that begins with a bracket needs quotes of its own: --set 'name=\"{text}\"'"
 _EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 
@@ -67,9 +82,17 @@ def typed_values(wanted: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any]
             raise UsageError(
                 f"option {name!r} of {whose}: {given[name]!r}: {problem[0].lower()}{problem[1:]}{QUOTES if text else ''}"
             ) from error
+        resolved[name] = with_home(resolved[name])
         if isinstance(resolved[name], float) and math.isnan(resolved[name]):
             raise UsageError(f"option {name!r} of {whose}: nan, needed is a number")
     return resolved
+
+
+def with_home(value: Any) -> Any:
+    """A path, or each of several, with `~` opened as the shell does it where the path is a word of its own."""
+    if isinstance(value, list):
+        return [with_home(each) for each in value]
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) and str(value).startswith("~") else value
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:

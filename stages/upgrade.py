@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from .options import OUT
+from .options import ROLLOUTS_OUT
 
 if TYPE_CHECKING:
     from ..formats.parquet import RolloutFile
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def upgrade(
     rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,
-    out: Annotated[Path, "Rollout file to write, or - for standard output.", OUT],
+    out: Annotated[Path, "Rollout file to write, or - for standard output.", ROLLOUTS_OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Written":
     """Rewrite a rollout file into the current format: its types, encodings, row groups, and contiguous groups.
@@ -34,9 +34,9 @@ def upgrade(
         return _upgrade_file(rollouts, out, force=force)
     if out == STREAM:
         raise UsageError(f"{rollouts}: a directory cannot be written to standard output; name a directory with -o")
-    check_output(out, force=force)
+    check_output(out, force=force, directory=True)
     counts = {"rollouts": 0, "groups": 0, "tokens": 0}
-    with whole_directory(out) as folder:
+    with whole_directory(out, force=force) as folder:
         for file in files:
             written = _upgrade_file(file, folder / file.name, force=False)
             counts = {name: counts[name] + getattr(written, name) for name in counts}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..options import OUT, Flag
+from ..options import ROLLOUTS_OUT, Flag
 
 if TYPE_CHECKING:
     from ..driver import Written
@@ -33,7 +33,7 @@ def assign_credit(
     ] = "advantage",
     clip: Annotated[float | None, "Cut credit off at plus and minus this, after the method; above 0."] = None,
     workers: Annotated[int, "Files of a directory processed at the same time."] = 1,
-    out: Annotated[Path, "Rollout file to write, or - for standard output.", OUT],
+    out: Annotated[Path, "Rollout file to write, or - for standard output.", ROLLOUTS_OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Written":
     """Divide each rollout's reward among its tokens with one credit method.

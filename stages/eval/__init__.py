@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ...formats.errors import DataError, Stopped
-from ..options import OUT, Flag, finite
+from ..options import OUT, Flag, Output, finite
 
 if TYPE_CHECKING:
     from ._refinement import Refinement
@@ -34,7 +34,7 @@ def policy(
     engine: Annotated[str, "Engine; see `apportion list engines`."] = "auto",
     device: Annotated[str, "auto, cpu, cuda, cuda:1 …"] = "auto",
     dtype: Annotated[str, "auto (bfloat16 on CUDA, float32 on CPU), float32, bfloat16."] = "auto",
-    keep: Annotated[Path | None, "Also write the evaluation's rollouts to this file."] = None,
+    keep: Annotated[Path | None, "Also write the evaluation's rollouts to this file.", Output()] = None,
     out: Annotated[Path | None, "Report file (JSON) to write.", OUT] = None,
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Report":
@@ -118,9 +118,12 @@ def curve(
     """Draw learning curves of reports, and say how much each series gained."""
     from dataclasses import replace
 
+    from ...formats.files import check_output
     from .curves import curve_of, write_svg
     from .report import Report
 
+    if out is not None:
+        check_output(out, force=force)
     drawn = curve_of([Report.read(path) for path in reports], axis)
     if out is not None:
         write_svg(drawn, out, force=force)

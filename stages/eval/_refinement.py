@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...formats.errors import DataError
-from ...formats.files import check_output, whole_file
+from ...formats.files import whole_file
 from ...formats.rollouts import Rollouts
 from ...formats.schema import ERROR
 from ...formats.segments import Array
@@ -67,8 +67,7 @@ class Refinement:
         return content
 
     def write(self, path: Path, *, force: bool) -> None:
-        check_output(path, force=force)
-        with whole_file(path) as temporary:
+        with whole_file(path, force=force) as temporary:
             temporary.write_text(json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n")
 
     def render(self) -> None:

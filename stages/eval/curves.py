@@ -155,9 +155,8 @@ def _rates(cell: tuple[str, float], members: Sequence[Report]) -> dict[str, floa
 
 def write_svg(curve: Curve, path: Path, *, force: bool) -> None:
     """The picture, whole or absent."""
-    from ...formats.files import check_output, whole_file
+    from ...formats.files import whole_file
     from .plot import svg_plot
 
-    check_output(path, force=force)
-    with whole_file(path) as temporary:
+    with whole_file(path, force=force) as temporary:
         temporary.write_text(svg_plot(curve))

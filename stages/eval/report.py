@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...formats.errors import DataError, UsageError
-from ...formats.files import check_output, whole_file
+from ...formats.files import whole_file
 from ...formats.rollouts import Rollouts
 from .accuracy import Estimate, bootstrap, pass_at_k
 
@@ -68,8 +68,7 @@ class Report:
             raise DataError(f"{path}: not a report of `apportion eval` ({error!r})") from error
 
     def write(self, path: Path, *, force: bool) -> None:
-        check_output(path, force=force)
-        with whole_file(path) as temporary:
+        with whole_file(path, force=force) as temporary:
             temporary.write_text(json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n")
 
     def render(self) -> None:

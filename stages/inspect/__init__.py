@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from ..options import Flag
+from ..options import Flag, Output
 
 if TYPE_CHECKING:
     from .view import View
@@ -25,8 +25,8 @@ def inspect(
     tree: Annotated[bool, "Draw the group's tree."] = True,
     stats: Annotated[bool, "Statistics of every signal of the whole file."] = True,
     model: Annotated[str | None, "Tokenizer for the tokens' text; default that of the model that sampled."] = None,
-    svg: Annotated[Path | None, "Also save the view as an SVG picture."] = None,
-    html: Annotated[Path | None, "Also write a page for a browser, with everything in it."] = None,
+    svg: Annotated[Path | None, "Also save the view as an SVG picture.", Output()] = None,
+    html: Annotated[Path | None, "Also write a page for a browser, with everything in it.", Output()] = None,
     force: Annotated[bool, "Overwrite the picture and the page."] = False,
 ) -> "View":
     """Show rollouts with their credit as coloured tokens, the tree of their group, and statistics of every signal.

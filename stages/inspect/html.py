@@ -40,7 +40,7 @@ _KINDS = {"float32": "f4", "float64": "f8", "int32": "i4", "uint32": "u4", "uint
 
 def write_page(
     out: Path, file: RolloutFile, shown: Rollouts, *, statistics: FileStatistics, signal: str | None,
-    texts: Texts,
+    texts: Texts, force: bool = False,
 ) -> None:  # fmt: skip
     """Write `shown`, whole groups of `file`, with the statistics of all of it."""
     arrays = _Arrays()
@@ -53,7 +53,7 @@ def write_page(
     }  # fmt: skip
     template = (_HERE / "page.html").read_text(encoding="utf-8")
     page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
-    with whole_file(out) as temporary:
+    with whole_file(out, force=force) as temporary:
         temporary.write_text(page, encoding="utf-8", newline="\n")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from ...formats.errors import DataError, UsageError, unknown
 from ...formats.files import check_output, whole_file
 from ...formats.invariants import is_credit
-from ...formats.parquet import STREAM, RolloutFile
+from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
 from ..options import at_least
 from ..progress import track
@@ -42,6 +42,7 @@ class View:
     texts: TokenTexts
     svg: Path | None
     html: Path | None = None
+    force: bool = False
 
     def to_json(self) -> dict[str, Any]:
         rows = [row for batch in self.shown for row in batch.table.to_pylist()]
@@ -58,7 +59,7 @@ class View:
             record = WordsConsole(record=True, width=110, file=io.StringIO(), force_terminal=True)
             self.draw(record)
             picture = record.export_svg(title=f"apportion inspect {Path(self.path).name}")
-            with whole_file(self.svg) as temporary:
+            with whole_file(self.svg, force=self.force) as temporary:
                 temporary.write_text(_WEB_FONTS.sub("", picture))  # no network: any monospace font will do
             print(f"picture: {self.svg}", file=sys.stderr)
         if self.html is not None:
@@ -79,12 +80,6 @@ def view(
     for output in (svg, html):
         if output is not None:
             check_output(output, force=force)
-            if path != STREAM and output.resolve() == path.resolve():
-                raise UsageError(
-                    f"{output}: these are the rollouts, which --force does not replace; choose another name"
-                )
-    if svg is not None and html is not None and svg.resolve() == html.resolve():
-        raise UsageError(f"{svg}: named for the picture and for the page; choose two names")
     if limit is not None:
         at_least(0 if html is None else 1, limit=limit)
     file = RolloutFile(path)
@@ -102,8 +97,8 @@ def view(
     chosen = choice.found()
     shown = [_sorted(batch, sort, signal) for batch in (chosen[:1] if limit is None else chosen)]
     if html is not None and statistics is not None:
-        write_page(html, file, Rollouts.concat(chosen), statistics=statistics, signal=signal, texts=texts)
-    return View(str(path), statistics if stats else None, shown, signal, tree, texts, svg, html)
+        write_page(html, file, Rollouts.concat(chosen), statistics=statistics, signal=signal, texts=texts, force=force)
+    return View(str(path), statistics if stats else None, shown, signal, tree, texts, svg, html, force)
 
 
 def _read(file: RolloutFile, choice: Choice, *, whole: bool) -> FileStatistics | None:

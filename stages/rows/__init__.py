@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from ..options import OUT, Flag
+from ..options import OUT, ROLLOUTS_OUT, Flag
 
 if TYPE_CHECKING:
     from ..driver import Written
@@ -24,7 +24,7 @@ def filter_rollouts(
     groups: Annotated[
         Literal["any", "all"] | None, "Keep whole groups: those in which any, or all, of the rollouts match."
     ] = None,
-    out: Annotated[Path, "Rollout file to write, or - for standard output.", OUT],
+    out: Annotated[Path, "Rollout file to write, or - for standard output.", ROLLOUTS_OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Filtered":
     """Flag the rollouts that a predicate is not true of, or drop them.

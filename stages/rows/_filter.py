@@ -57,7 +57,7 @@ def filtered(
     if out == STREAM and not single:
         raise UsageError(f"{source}: a directory cannot be written to standard output; name a directory with -o")
     if out != STREAM:
-        check_output(out, force=force)
+        check_output(out, force=force, directory=not single)
     files = [RolloutFile(path) for path in paths]
     for file in files:
         if file.num_rows == 0:
@@ -89,7 +89,7 @@ def filtered(
     if single:
         run(files[0], out, force)
     else:
-        with whole_directory(out) as folder:
+        with whole_directory(out, force=force) as folder:
             for file in files:
                 with suppress(_NothingLeft):  # such a file is not written
                     run(file, folder / file.path.name, False)

@@ -75,7 +75,7 @@ def divided(
         bounds = {f"part-{part:0{width}}": (part + 1) / parts for part in range(parts)}
     elif shares is not None:
         bounds = _bounds(shares)
-    check_output(out, force=force)
+    check_output(out, force=force, directory=True)
     files = [RolloutFile(path) for path in files_of(source)]
     for file in files:
         if file.num_rows == 0:
@@ -88,7 +88,7 @@ def divided(
     parameters = {"by": by, "parts": parts, "shares": shares, "seed": seed}
     record = Record(stage="split", version=__version__, parameters=parameters, inputs=_digests(files))
     writers: dict[str, RolloutWriter] = {}
-    with whole_directory(out) as folder:
+    with whole_directory(out, force=force) as folder:
         try:
             _write(files, chosen, folder, writers, len(bounds) or MOST_PARTS)
             for name in bounds:

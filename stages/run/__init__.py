@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..options import Flag
+from ..options import Flag, Output
 
 if TYPE_CHECKING:
     from ._run import Ran
@@ -16,14 +16,17 @@ def run(
     settings: Annotated[
         Mapping[str, Any] | None, "Variable of the recipe, name=value or a.b=value; repeatable.", Flag(("--set",))
     ] = None,
-    folder: Annotated[Path | None, "Folder for all outputs; default runs/NAME.", Flag(("--dir",))] = None,
+    folder: Annotated[
+        Path | None, "Folder for all outputs; default runs/NAME.", Output(("--dir",), is_filled=True)
+    ] = None,
     dry_run: Annotated[bool, "Print the plan and which steps are up to date; load and run nothing."] = False,
     shell: Annotated[bool, "Print the recipe as shell commands; run nothing."] = False,
 ) -> "Ran":
     """Run a recipe from start to end.
 
     Every output lands under runs/NAME. A step whose options, version and inputs are unchanged is skipped, so a run that
-    was killed goes on where it was and ends with the same numbers.
+    was killed goes on where it was and ends with the same numbers. One run at a time works in a folder; what an earlier run
+    made there it may make anew, but a file that no run made is never overwritten.
     """
     from ._run import run_recipe
 

@@ -1,24 +1,26 @@
 """`run` behind its signature."""
 
-import shutil
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from glob import escape
 from pathlib import Path
 from typing import Any
 
-from ...formats.errors import ApportionError, PartialError
+from ...formats.errors import ApportionError, PartialError, UsageError
 from ...formats.recipes import load_recipe, with_settings
 from ..options import typed_values
 from .journal import Journal
+from .lock import only_run
 from .plan import Planned, plan_of
+from .targets import JOURNAL, LOCK
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What `run` did, or with --dry-run would do: steps in all, run, skipped; the last step's result."""
+    """What `run` did, or with --dry-run would do: steps in all, run, skipped; the last step's result. quiet: trainings, of
+    this run and those before it, that found nothing to learn and left the policy as it was."""
 
     recipe: str
     folder: str
@@ -29,6 +31,7 @@ class Ran:
     lines: Sequence[str] = ()
     result: Any = None
     partly: Sequence[str] = ()
+    quiet: int = 0
 
     def fault(self) -> PartialError | None:
         """What the command ends with, where steps finished with some rows failed."""
@@ -45,8 +48,10 @@ class Ran:
         if self.result is not None and hasattr(self.result, "render"):
             self.result.render()
         if self.ran or (self.skipped and not self.lines):
+            quiet = f"{self.quiet} trainings found nothing to learn, " if self.quiet else ""
             print(
-                f"{self.recipe}: {self.ran} steps run, {self.skipped} up to date, {self.seconds:.0f} s, in {self.folder}",
+                f"{self.recipe}: {self.ran} steps run, {self.skipped} up to date, {quiet}{self.seconds:.0f} s, "
+                f"in {self.folder}",
                 file=sys.stderr,
             )
 
@@ -56,37 +61,57 @@ def run_recipe(name: str, settings: Mapping[str, Any], folder: Path | None, *, d
     recipe = load_recipe(name)
     variables = with_settings(recipe, settings)
     folder = folder or Path("runs") / recipe.name
-    plan = plan_of(recipe, variables, folder)
+    plan = plan_of(recipe, variables, folder, settings)
     if shell:
         return Ran(recipe.name, str(folder), len(plan), 0, 0, 0.0, [step.shell() for step in plan])
-    journal = Journal(folder)
     if dry_run:
+        journal = Journal(folder)
         lines, done = [], 0
         for step in plan:
-            current = journal.is_done(journal.key(step), step.out)
+            current = journal.is_done(journal.key(step), step)
             done += current
             lines.append(f"{'up to date' if current else 'to run    '}  {step.shell()}")
         return Ran(recipe.name, str(folder), len(plan), 0, done, 0.0, lines)
+    _check_free(plan, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ApportionError(f"{folder}: cannot be made ({error.strerror}); choose another --dir") from error
-    started, ran, result = time.monotonic(), 0, None
+    with only_run(folder):
+        return _run_plan(recipe.name, plan, folder)
+
+
+def _check_free(plan: Sequence[Planned], folder: Path) -> None:
+    """UsageError for an output that exists and that no run made: in a folder where none ran yet, or outside of it."""
+    is_new = not any((folder / name).exists() for name in (JOURNAL, LOCK))
+    home, journal = Path(os.path.realpath(folder)), Journal(folder)
+    for step in plan:
+        for out in step.outputs.values():
+            is_own = not is_new and home in Path(os.path.realpath(out)).parents
+            if os.path.exists(out) and not is_own and not journal.has_written(out):
+                raise UsageError(
+                    f"{step.where}: {out}: exists already, and no run made it; move it away, or choose another --dir"
+                )
+
+
+def _run_plan(name: str, plan: Sequence[Planned], folder: Path) -> Ran:
+    journal = Journal(folder)
+    started, ran, quiet, result = time.monotonic(), 0, 0, None
     partly: list[str] = []
     for number, step in enumerate(plan, 1):
         key = journal.key(step)
         last = number == len(plan)
-        if journal.is_done(key, step.out) and not (last and _reports(step)):
+        if journal.is_done(key, step) and not (last and _reports(step)):
+            quiet += journal.was_quiet(key)
             continue
-        _remove_leftovers(step)
-        result = _call(step, f"[{number}/{len(plan)}]", overwrite=True)
-        journal.add(key, step)
+        result = _call(step, f"[{number}/{len(plan)}]")
+        quiet += (nothing := bool(getattr(result, "quiet", False)))
+        journal.add(key, step, quiet=nothing)
         ran += 1
         if (fault := getattr(result, "fault", lambda: None)()) is not None:
             partly.append(f"{step.where}: {fault}")
-    return Ran(
-        recipe.name, str(folder), len(plan), ran, len(plan) - ran, time.monotonic() - started, (), result, partly
-    )
+    seconds = time.monotonic() - started
+    return Ran(name, str(folder), len(plan), ran, len(plan) - ran, seconds, (), result, partly, quiet)
 
 
 def _reports(step: Planned) -> bool:
@@ -94,25 +119,14 @@ def _reports(step: Planned) -> bool:
     return step.command.name == "eval curve"
 
 
-def _remove_leftovers(step: Planned) -> None:
-    """What a run that was killed in this step left beside its outputs: see `formats.files` for the names."""
-    for target in (Path(str(step.options[name])) for name in ("out", "keep") if step.options.get(name) is not None):
-        for ending in ("tmp", "old", "probe"):
-            for left in target.parent.glob(f".{escape(target.name)}.[0-9]*.{ending}"):
-                if left.is_dir():
-                    shutil.rmtree(left, ignore_errors=True)
-                else:
-                    left.unlink(missing_ok=True)
-
-
-def _call(step: Planned, label: str, *, overwrite: bool) -> Any:
+def _call(step: Planned, label: str) -> Any:
     options = step.command.options()
     types = {key: (option.type, option.default) for key, option in options.items()}
     values = typed_values(
         types, {key: value for key, value in step.options.items() if value is not None}, step.command.name
     )
     if "force" in options:
-        values["force"] = overwrite
+        values["force"] = True
     if "resume" in options:
         values["resume"] = True  # with force: only where the same command left something
     started = time.monotonic()

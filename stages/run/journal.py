@@ -8,9 +8,8 @@ from ... import __version__
 from ...formats.provenance import digest_of, digest_of_file
 from ..options import texts_in
 from ..registry import plugin_digests
-from .plan import OUTPUTS, Planned
-
-JOURNAL = "journal.jsonl"
+from .plan import Planned
+from .targets import JOURNAL
 
 
 class Journal:
@@ -35,10 +34,11 @@ class Journal:
                 self._done[entry["key"]] = entry
 
     def key(self, step: Planned) -> str:
-        """The step's key; remembered as that of its output."""
+        """The step's key; remembered as that of its outputs."""
         inputs: dict[str, Any] = dict(plugin_digests(step.command.name, step.options))
+        outputs = step.outputs
         for name, value in step.options.items():
-            for each in texts_in(value) if name not in OUTPUTS else ():
+            for each in texts_in(value) if name not in outputs else ():
                 if each in self._keys:
                     inputs[f"{name}={each}"] = self._keys[each]
                 elif Path(each).is_file():
@@ -46,17 +46,29 @@ class Journal:
                 elif Path(each).is_dir():
                     inputs[f"{name}={each}"] = _state(Path(each))
         key = digest_of([step.command.name, __version__, step.options, inputs])
-        if step.out is not None:
-            self._keys[step.out] = key
+        self._keys |= dict.fromkeys(outputs.values(), key)
         return key
 
-    def is_done(self, key: str, out: str | None) -> bool:
+    def is_done(self, key: str, step: Planned) -> bool:
         entry = self._done.get(key)
-        return entry is not None and (out is None or entry["state"] == _state(Path(out)))
+        return (
+            entry is not None
+            and (step.out is None or entry["state"] == _state(Path(step.out)))
+            and all(Path(each).exists() for key, each in step.outputs.items() if key != "out")
+        )
 
-    def add(self, key: str, step: Planned) -> None:
+    def has_written(self, out: str) -> bool:
+        """Whether an output is one that this run made before."""
+        return any(entry.get("out") == out or out in entry.get("outputs", ()) for entry in self._done.values())
+
+    def was_quiet(self, key: str) -> bool:
+        """Whether the step found nothing to train on."""
+        return bool(self._done.get(key, {}).get("quiet"))
+
+    def add(self, key: str, step: Planned, *, quiet: bool = False) -> None:
         state = _state(Path(step.out)) if step.out is not None else None
         entry = {"key": key, "command": step.command.name, "out": step.out, "state": state}
+        entry |= {"outputs": list(step.outputs.values()), "quiet": quiet}
         self._done[key] = entry
         with self._path.open("a+") as stream:
             # A run killed while it wrote leaves half a line behind.

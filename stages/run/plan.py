@@ -9,13 +9,14 @@ from ...formats.errors import UsageError, unknown
 from ...formats.recipes import Loop, Recipe, Step, expand
 from ..commands import Command, commands
 from ..options import typed_values
+from ..places import check_places, read_place
 from ..registry import plugin_files
 from ..shell import command_line
 from ._chosen import check_chosen
+from .targets import Targets
 
 MAX_STEPS = 100_000
 NO_DEFAULT = object()
-OUTPUTS = ("out", "keep")  # options that name what a step writes
 
 
 @dataclass(frozen=True)
@@ -27,18 +28,29 @@ class Planned:
     out: str | None
     where: str
 
+    @property
+    def outputs(self) -> dict[str, str]:
+        """Everything it writes, by recipe key."""
+        return {key: self.options[key] for key in self.command.outputs() if self.options.get(key) is not None}
+
     def shell(self) -> str:
         """The same as a command line."""
         return command_line(self.command, self.options, plugins=plugin_files(self.command.name, self.options))
 
 
-def plan_of(recipe: Recipe, variables: Mapping[str, Any], folder: Path) -> list[Planned]:
+def plan_of(
+    recipe: Recipe, variables: Mapping[str, Any], folder: Path, given: Mapping[str, Any] | None = None
+) -> list[Planned]:
     """Every step in order, loops unrolled. UsageError with the step's place for anything wrong: an unknown command,
-    method or option, a value of another type, a missing option, an output written twice."""
+    method or option, a value of another type, a missing option, an output written twice or outside of the folder.
+
+    given: variables that the user set; an output may lie outside where such a one says.
+    """
     known = commands()
     made: list[tuple[str, str]] = []  # command and output, in order
     seen_from = 0  # what `latest` and `every` see of it
-    outputs: dict[str, str] = {}
+    targets = Targets(folder)
+    outputs: dict[str, str] = {}  # as recipes name them -> where the run has them
 
     def every(command: str, *, where: str) -> list[str]:
         if command not in known:
@@ -63,9 +75,10 @@ def plan_of(recipe: Recipe, variables: Mapping[str, Any], folder: Path) -> list[
                     yield from walk(step.steps, {**scope, step.var: value})
                 seen_from = before
                 continue
-            planned = _planned(step, expand(step.options, scope, functions, step.where), known, outputs, folder)
+            options = expand(step.options, scope, functions, step.where)
+            planned = _planned(step, options, known, outputs, targets, given or {})
+            outputs.update({targets.name(out): out for out in planned.outputs.values()})
             if planned.out is not None:
-                outputs[Path(planned.out).relative_to(folder).as_posix()] = planned.out
                 made.append((step.command, planned.out))
             yield planned
 
@@ -86,29 +99,28 @@ def _values(loop: Loop, given: Any) -> Sequence[Any]:
 
 
 def _planned(
-    step: Step, options: dict[str, Any], known: Mapping[str, Command], outputs: Mapping[str, str], folder: Path
-) -> Planned:
+    step: Step, options: dict[str, Any], known: Mapping[str, Command], outputs: Mapping[str, str], targets: Targets,
+    given: Mapping[str, Any],
+) -> Planned:  # fmt: skip
     if step.command not in known:
         raise UsageError(f"{step.where}: {unknown('command', step.command, known)}")
     command = known[step.command]
-    parameters = command.options()
+    parameters, writes = command.options(), command.outputs()
     if "force" in options:
         raise UsageError(f"{step.where}: a recipe's outputs are its own; leave `force` out")
-    options |= {key: _placed(value, outputs) for key, value in options.items() if key not in OUTPUTS}
-    for key in OUTPUTS:
+    options |= {key: _placed(value, outputs) for key, value in options.items() if key not in writes}
+    for key in writes:
         if options.get(key) is not None:
-            target = folder / str(options[key])
-            if folder.resolve() not in target.resolve().parents:
-                raise UsageError(f"{step.where}: {key} {options[key]!r} is outside of the run's folder")
-            if str(target) in outputs.values():
-                raise UsageError(
-                    f"{step.where}: {key} {options[key]!r} is written twice; put the loop's variable into its name"
-                )
-            options[key] = str(target)
+            try:
+                options[key] = targets.place(str(options[key]), step.options[key], given)
+            except UsageError as error:
+                raise UsageError(f"{step.where}: {key} {options[key]!r} {error}") from error
     try:
         resolved = typed_values(
             {key: (option.type, option.default) for key, option in parameters.items()}, options, step.command
         )
+        resolved = {key: read_place(parameters[key], value) for key, value in resolved.items()}
+        check_places(command, resolved)
         check_chosen(step.command, resolved)
     except UsageError as error:
         raise UsageError(f"{step.where}: {error}") from error

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ..options import OUT, Flag
+from ..options import ROLLOUTS_OUT, Flag
 
 if TYPE_CHECKING:
     from ..driver import Written
@@ -40,7 +40,7 @@ def sample(
     ] = None,
     device: Annotated[str, "auto, cpu, cuda, cuda:1 …"] = "auto",
     dtype: Annotated[str, "auto (bfloat16 on CUDA, float32 on CPU), float32, bfloat16."] = "auto",
-    out: Annotated[Path, "Rollout file to write, or - for standard output.", OUT],
+    out: Annotated[Path, "Rollout file to write, or - for standard output.", ROLLOUTS_OUT],
     resume: Annotated[bool, "Go on with what a run of the same command kept when it was stopped."] = False,
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Written":

@@ -66,7 +66,7 @@ def run(*, out: Path, resume: bool, force: bool, **given: Any) -> Written:
         kept=kept, failures=Failures() if kept is None else Failures.of(kept, source), tally=tally,
     )  # fmt: skip
     provenance = _provenance(replace(record, counts=tally), source, engine)  # read when all batches are written
-    return _written(context, chosen, options, provenance, out, force=force)
+    return _written(context, chosen, options, provenance, out, force=force, resume=resume)
 
 
 def _check(given: Mapping[str, Any], out: Path, *, resume: bool, force: bool) -> None:
@@ -146,14 +146,16 @@ def _tally_of(kept: RolloutFile) -> dict[str, int]:
 
 def _written(
     context: SamplingContext, chosen: Strategy, options: Mapping[str, Any], provenance: Provenance, out: Path, *,
-    force: bool,
+    force: bool, resume: bool,
 ) -> Written:  # fmt: skip
     """What was kept, and the batches that the strategy makes, as a file; as far as it comes, where it is stopped."""
     kept = () if context.kept is None else context.kept.batches()
     with Stopping() as stopping:
         batches = _apart(chosen.function(context, **options), context.opened)
         made = context.failures.checked(stopping.until(batches, out, kept=context.kept is not None))
-        counts = write_rollouts(out, chain(kept, made), provenance, force=force, is_partial=lambda: stopping.early)
+        counts = write_rollouts(
+            out, chain(kept, made), provenance, force=force, is_partial=lambda: stopping.early, replace_partial=resume
+        )
     if stopping.early:
         raise stopping.stopped(out, counts["groups"])
     if out != STREAM:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..options import OUT, Flag
+from ..options import ROLLOUTS_OUT, Flag
 
 if TYPE_CHECKING:
     from ..driver import Written
@@ -18,7 +18,7 @@ def score(
         Mapping[str, Any] | None, "Option of the scorer, name=value; repeatable.", Flag(("--set",))
     ] = None,
     workers: Annotated[int, "Files of a directory processed at the same time."] = 1,
-    out: Annotated[Path, "Rollout file to write, or - for standard output.", OUT],
+    out: Annotated[Path, "Rollout file to write, or - for standard output.", ROLLOUTS_OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Written":
     """Score rollouts: attach the rewards one scorer gives.

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from ...formats.own import CHECKPOINT_HISTORY
 from ..options import OUT, Flag
 
 if TYPE_CHECKING:
     from ._run import Trained
 
-HISTORY_FILE = "apportion.json"
+HISTORY_FILE = CHECKPOINT_HISTORY
 
 
 def train(
@@ -53,6 +54,10 @@ def train(
         bool, "Start with an empty optimizer state even where the model has one of this objective."
     ] = False,
     allow_retokenized: Annotated[bool, "Train on a file whose token ids were made from text afterwards."] = False,
+    on_nothing: Annotated[
+        Literal["error", "skip"],
+        "Where nothing can be learned (all credit 0, no pair, no row): an error, or the policy as it was.",
+    ] = "error",
     seed: Annotated[int, "Seed of the order of minibatches and of blank weights."] = 0,
     device: Annotated[str, "auto, cpu, cuda, cuda:1 …"] = "auto",
     dtype: Annotated[
@@ -66,6 +71,9 @@ def train(
     Writes a Hugging Face checkpoint with the optimizer's state, metrics.jsonl and the history that led to it. The next
     training of that checkpoint goes on with the state; with another objective, whose gradients are of another size, it
     begins anew. Probes, evals and rows flagged `error` or `filtered` are never trained on.
+
+    A loop meets rounds in which every group of rollouts is equally good, so that there is nothing to learn. With
+    `--on-nothing skip` such a round ends with 0 updates, and the checkpoint is the policy it started from.
     """
     given = dict(locals())
     from ._run import run

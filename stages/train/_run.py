@@ -13,6 +13,7 @@ from ... import __version__
 from ...formats.errors import ApportionError, DataError, UsageError
 from ...formats.files import check_output, whole_directory
 from ...formats.invariants import Names
+from ...formats.own import files_in, with_files
 from ...formats.parquet import RolloutFile, files_of
 from ...formats.provenance import Provenance, Record
 from ...formats.rollouts import Rollouts
@@ -32,17 +33,28 @@ METRICS_FILE = "metrics.jsonl"
 MOST = 1e6  # no learning rate is so large; beyond float32's numbers the optimizer fails
 
 
+class NothingToTrain(DataError):
+    """The rollouts are as they should be, and teach nothing."""
+
+
 @dataclass(frozen=True)
 class Trained:
-    """What training did: the checkpoint, rollouts and tokens used, updates made, and the last update's metrics."""
+    """What training did: the checkpoint, rollouts and tokens used, updates made, and the last update's metrics.
+
+    quiet: there was nothing to learn, and the checkpoint is the policy as it was.
+    """
 
     out: str
     rollouts: int
     tokens: int
     updates: int
     last: Mapping[str, float]
+    quiet: bool = False
 
     def render(self) -> None:
+        if self.quiet:
+            print(f"{self.out}: nothing to learn, the policy as it was", file=sys.stderr)
+            return
         shown = "  ".join(
             f"{name} {value:.4g}" for name, value in self.last.items() if name not in ("update", "tokens")
         )
@@ -74,14 +86,20 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
         raise UsageError("kl_coef needs the policy to stay near to; add --reference MODEL")
     if str(out) == "-":
         raise UsageError("-o -: a checkpoint is a directory; name one")
-    check_output(out, force=force)
+    check_output(out, force=force, directory=True)
     credit = f"token.{_credit_name(given['credit'])}" if "token.advantage" in chosen.needs else None
     recorded = "token.logprob" in chosen.needs and given["old_logprobs"] == "recorded"
     files = [RolloutFile(path) for path in files_of(rollouts)]
     digests = {f"rollouts/{index}": file.digest() for index, file in enumerate(files)}
-    batch = _trainable(files, chosen, credit, recorded, given["allow_retokenized"])
-    if chosen.of == "pairs":
-        batch = _in_pairs(batch, files[0].path)
+    parameters = {**given, "settings": options, "credit": credit}
+    try:
+        batch = _trainable(files, chosen, credit, recorded, given["allow_retokenized"])
+        if chosen.of == "pairs":
+            batch = _in_pairs(batch, files[0].path)
+    except NothingToTrain:
+        if given["on_nothing"] == "error":
+            raise
+        return _keep_policy(out, force, files, digests, chosen, parameters)
     sampled = "token.logprob" in chosen.needs
     examples = to_examples(batch, credit=credit, old_logprobs=recorded, tempered=sampled)
 
@@ -101,10 +119,7 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
         reference_identity = {"reference": reference.identity}
 
     torch.manual_seed(given["seed"])
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=given["lr"], betas=(given["beta1"], given["beta2"]), weight_decay=given["weight_decay"]
-    )
-    done_before = 0 if given["fresh_optimizer"] else _load_optimizer(optimizer, policy, chosen.name)
+    optimizer, done_before = _optimizer_of(policy, given, chosen)
     names = ("lr", "epochs", "minibatch", "micro_tokens", "accumulate", "aggregation", "warmup", "schedule",
              "max_grad_norm", "seed")  # fmt: skip
     longest = given["norm_length"] or int(examples.responses.sizes.max())
@@ -112,23 +127,55 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
     log = list(update_policy(model, optimizer, examples, chosen, options, settings, dtype, done_before))
     _check_finite(policy, optimizer, len(log))
 
-    parameters = {**given, "settings": options, "credit": credit}
+    counts = {"rollouts": len(examples), "tokens": len(examples.mask.values), "updates": len(log)}
+    inputs = {**digests, "policy": policy.identity, **reference_identity}
+    provenance = _provenance(files, parameters, inputs, counts)
+    facts = {"updates": str(done_before + len(log)), "objective": chosen.name}
+    _save(out, force, policy, optimizer, facts, log, provenance)
+    return Trained(str(out), len(examples), len(examples.mask.values), len(log), log[-1])
+
+
+def _keep_policy(
+    out: Path, force: bool, files: list[RolloutFile], digests: Mapping[str, str], chosen: Objective,
+    parameters: Mapping[str, Any],
+) -> Trained:  # fmt: skip
+    """The checkpoint of a training that had nothing to learn: weights and optimizer as they were."""
+    close_engines()
+    policy = load_policy(
+        parameters["model"], device=parameters["device"], dtype="float32", seed=parameters["seed"], shared=False
+    )
+    optimizer, done_before = _optimizer_of(policy, parameters, chosen)
+    counts = {"rollouts": 0, "tokens": 0, "updates": 0}
+    provenance = _provenance(files, parameters, {**digests, "policy": policy.identity}, counts)
+    _save(out, force, policy, optimizer, {"updates": str(done_before), "objective": chosen.name}, [], provenance)
+    return Trained(str(out), 0, 0, 0, {}, quiet=True)
+
+
+def _optimizer_of(policy: Policy, given: Mapping[str, Any], chosen: Objective) -> tuple[Any, int]:
+    """AdamW as the model's last training left it, and the updates it has seen."""
+    import torch
+
+    optimizer = torch.optim.AdamW(
+        policy.model.parameters(),
+        lr=given["lr"],
+        betas=(given["beta1"], given["beta2"]),
+        weight_decay=given["weight_decay"],
+    )
+    return optimizer, 0 if given["fresh_optimizer"] else _load_optimizer(optimizer, policy, chosen.name)
+
+
+def _provenance(
+    files: list[RolloutFile], parameters: Mapping[str, Any], inputs: Mapping[str, str], counts: Mapping[str, int]
+) -> Provenance:
     record = Record(
         stage="train",
         version=__version__,
         parameters=parameters,
-        inputs={
-            **digests,
-            "policy": policy.identity,
-            **reference_identity,
-            **plugin_digests("train", parameters),
-        },
-        counts={"rollouts": len(examples), "tokens": len(examples.mask.values), "updates": len(log)},
+        inputs={**inputs, **plugin_digests("train", parameters)},
+        counts=counts,
     )
     before = files[0].provenance.history if len(files) == 1 else ()
-    facts = {"updates": str(done_before + len(log)), "objective": chosen.name}
-    _save(out, policy, optimizer, facts, log, Provenance(history=(*before, record)))
-    return Trained(str(out), len(examples), len(examples.mask.values), len(log), log[-1])
+    return Provenance(history=(*before, record))
 
 
 def _credit_name(name: str) -> str:
@@ -163,7 +210,7 @@ def _trainable(
         use &= batch.arrow(credit).is_valid().to_numpy(zero_copy_only=False)
     use &= batch.tokens.any(batch.mask)
     if not use.any():
-        raise DataError(
+        raise NothingToTrain(
             f"{files[0].path}: no row to train on (purpose train, not flagged {' or '.join(UNTRAINED)}, credit assigned)"
         )
     batch = batch if use.all() else batch.take(np.flatnonzero(use))
@@ -183,7 +230,7 @@ def _trainable(
             )
         _check_untruncated(batch, files[0].path)
     if credit and not batch.ragged(credit).values.any():
-        raise DataError(
+        raise NothingToTrain(
             f"{files[0].path}: all credit in {credit!r} is 0, there is nothing to learn; sample more groups or harder prompts"
         )
     return batch
@@ -206,7 +253,7 @@ def _in_pairs(batch: Rollouts, path: Path) -> Rollouts:
         pairs[name][role] = row
     whole = [row for halves in pairs.values() if len(halves) == 2 for row in (halves[CHOSEN], halves[REJECTED])]
     if not whole:
-        raise DataError(
+        raise NothingToTrain(
             f"{path}: no preference pair in it whose both rows can be trained (pair_id, pair_role); "
             "run `apportion sample --from IN --strategy inject_errors -o OUT` first"
         )
@@ -291,6 +338,7 @@ def _check_finite(policy: Policy, optimizer: Any, updates: int) -> None:
 
 def _save(
     out: Path,
+    force: bool,
     policy: Policy,
     optimizer: Any,
     facts: dict[str, str],
@@ -307,10 +355,10 @@ def _save(
         for moment in ("exp_avg", "exp_avg_sq")
     }
     try:
-        with whole_directory(out) as folder:
+        with whole_directory(out, force=force) as folder:
             policy.save(folder)
             save_file(moments, folder / OPTIMIZER_FILE, metadata=facts)
             (folder / METRICS_FILE).write_text("".join(json.dumps(entry) + "\n" for entry in log))
-            (folder / HISTORY_FILE).write_text(provenance.to_json() + "\n")
+            (folder / HISTORY_FILE).write_text(with_files(provenance, [*files_in(folder), HISTORY_FILE]) + "\n")
     except SafetensorError as error:  # a full disk, which is no OSError there
         raise ApportionError(f"{out}: not written ({error})") from error

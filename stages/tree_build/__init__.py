@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from ..options import OUT
+from ..options import ROLLOUTS_OUT
 
 if TYPE_CHECKING:
     from ..driver import Written
@@ -14,7 +14,7 @@ def tree_build(
     *,
     by: Annotated[Literal["token", "step", "state"], "What is shared: token prefixes, steps, or states."] = "token",
     workers: Annotated[int, "Files of a directory processed at the same time."] = 1,
-    out: Annotated[Path, "Rollout file to write, or - for standard output.", OUT],
+    out: Annotated[Path, "Rollout file to write, or - for standard output.", ROLLOUTS_OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Written":
     """Build the tree of every group: each rollout's path through it, `node.id`, `node.start`, `node.end` (response

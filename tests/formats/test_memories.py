@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apportion.formats.errors import DataError, UsageError
+from apportion.formats.errors import ApportionError, DataError, UsageError
 from apportion.formats.memories import MemoryFile, is_memory, write_memory
 from apportion.formats.provenance import Provenance, Record
 
@@ -36,9 +36,11 @@ def test_two_writes_are_equal_bytes(path: Path, tmp_path: Path) -> None:
 
 def test_it_is_not_overwritten_unless_asked(path: Path) -> None:
     before = path.read_bytes()
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(ApportionError, match="exists already"):
         write_memory(path, "words", TABLE.slice(1), HISTORY, {})
     assert path.read_bytes() == before
+    [kept] = path.parent.glob("memory.parquet.*.done")
+    assert MemoryFile(kept).read("words", SCHEMA).num_rows == 1
     write_memory(path, "words", TABLE.slice(1), HISTORY, {}, force=True)
     assert MemoryFile(path).read("words", SCHEMA).num_rows == 1
 

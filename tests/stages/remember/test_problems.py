@@ -154,7 +154,7 @@ def test_a_directory_is_one_iteration(cli: Cli, tmp_path: Path) -> None:
         ("remember good --set iteration=2 -o m", 2, "did you mean 'iterations'?"),
         ("remember good --earlier plain -o m", 3, "plain: no memory"),
         ("remember good -o -", 2, "a memory is a file beside the rollouts; name one with -o"),
-        ("remember good -o good", 2, "good: exists already"),
+        ("remember good -o good", 2, "good: an input, which --force does not replace"),
         ("score good --with problems --set memory=nowhere -o s", 2, "nowhere: no such file"),
         ("score good --with problems --set memory=good -o s", 3, "good: no memory"),
         ("score good --with problems -o s", 2, "scorer 'problems' needs the option 'memory'"),

@@ -221,15 +221,16 @@ def test_what_a_killed_step_left_behind_is_removed(cli: Cli, copied: Path, recip
     leftovers = [
         copied / "round-0/.scored.parquet.4711.tmp",
         copied / "round-1/.policy.4711.tmp/model.safetensors",
-        copied / "round-1/.policy.4711.old/model.safetensors",
     ]
     for left in leftovers:
         left.parent.mkdir(exist_ok=True)
         left.touch()
     (copied / "round-0/scored.parquet").unlink()
-    shutil.rmtree(copied / "round-1/policy")
+    before = (copied / "round-1/policy/model.safetensors").read_bytes()
+    (copied / "round-1/policy").rename(copied / "round-1/.policy.4711.old")
     json_of(cli("run", recipe_file, "--dir", copied, "--json"))
     assert not [path for path in copied.rglob(".*")]
+    assert (copied / "round-1/policy/model.safetensors").read_bytes() == before
 
 
 def test_half_a_line_in_the_journal_is_passed_over(cli: Cli, copied: Path, recipe_file: Path) -> None:

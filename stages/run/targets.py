@@ -1,0 +1,67 @@
+"""Where the outputs of a run go: into its folder, each under a name of its own."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...formats.errors import UsageError
+from ..options import texts_in
+
+JOURNAL, LOCK = "journal.jsonl", "run.lock"
+RESERVED = (JOURNAL, LOCK)  # names in a run's folder that no step writes to
+
+
+class Targets:
+    """The outputs of a plan, as they are placed one after the other."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._home = _resolved(folder)
+        self._taken: set[Path] = set()
+        self._holding: set[Path] = set()  # folders with one of them somewhere inside
+
+    def place(self, named: str, written: Any, given: Mapping[str, Any]) -> str:
+        """The path of a step's output.
+
+        Args:
+            named: its name in the recipe, resolved.
+            written: the same, as it stands in the recipe.
+            given: the variables that the user set; where the name is made of one that is a path, it may lie there.
+
+        UsageError for a place that is not the step's own; the message goes on from the name.
+        """
+        if "\0" in named:
+            raise UsageError("has a null character in it, which no name has")
+        target = self.folder / os.path.expanduser(named)
+        place = _resolved(target)
+        if self._home in place.parents:
+            if place.relative_to(self._home).parts[0].casefold() in RESERVED:
+                raise UsageError(f"is a name of the run's own ({', '.join(RESERVED)}); choose another one")
+        elif not any(root in (place, *place.parents) for root in self._roots(written, given)):
+            raise UsageError("is outside of the run's folder")
+        if place in self._taken:
+            raise UsageError("is written twice; put the loop's variable into its name")
+        if place in self._holding or not self._taken.isdisjoint(place.parents):
+            raise UsageError("lies in another step's output, or holds it; choose another name")
+        self._taken.add(place)
+        self._holding.update(place.parents)
+        return str(target)
+
+    def name(self, out: str) -> str:
+        """How later steps of the recipe name an output."""
+        path = Path(out)
+        return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else out
+
+    def _roots(self, written: Any, given: Mapping[str, Any]) -> Iterator[Path]:
+        """The places that the user named in variables which the output's name is made of."""
+        for name, value in given.items():
+            if re.search(rf"\$\{{[^}}]*\b{re.escape(name)}\b", str(written)):
+                yield from (
+                    _resolved(self.folder / os.path.expanduser(text)) for text in texts_in(value) if "/" in text
+                )
+
+
+def _resolved(path: Path) -> Path:
+    return Path(os.path.realpath(path))

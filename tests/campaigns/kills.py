@@ -1,0 +1,118 @@
+"""Commands killed at any moment: the output is the old one whole, the new one whole, or absent if there was none; the same
+command again ends as if nothing had happened, and nothing is left beside it.
+
+    python tests/campaigns/kills.py --count 200 --seed 0 --heavy
+"""
+
+import argparse
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from launching import CASES, Case, content, finish, fresh, left_over, operations, prepare, start
+
+
+class Expected:
+    """What the cases give uninterrupted, made when it is first asked for."""
+
+    def __init__(self, inputs: Path, folder: Path):
+        self.inputs, self.folder = inputs, folder
+        self._made: dict[tuple[str, bool], Path] = {}
+        self._operations: dict[tuple[str, bool], tuple[int, float]] = {}
+
+    def out(self, case: Case, *, other: bool = False) -> Path:
+        key = (case.name, other)
+        if key not in self._made:
+            place = fresh(self.inputs, self.folder / "work")
+            code, told = finish(start(place, case.command(other=other)))
+            assert code == 0, told
+            kept = self.folder / f"{case.name}-{other}"
+            (place / case.out).rename(kept)
+            self._made[key] = kept
+        return self._made[key]
+
+    def moments(self, case: Case, old: Path | None) -> tuple[int, float]:
+        """Operations on files, and seconds."""
+        key = (case.name, old is not None)
+        if key not in self._operations:
+            place = fresh(self.inputs, self.folder / "work", old)
+            began = time.monotonic()
+            self._operations[key] = operations(place, case.command(force=old is not None)), time.monotonic() - began
+        return self._operations[key]
+
+
+def try_one(case: Case, expected: Expected, rng: random.Random) -> str | None:
+    """The fault of one random kill, or None."""
+    old = expected.out(case, other=True) if rng.random() < 0.6 else None
+    wanted = content(expected.out(case))
+    count, seconds = expected.moments(case, old)
+    number = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
+    by_operation = rng.random() < 0.7
+    at, moment = rng.randint(1, count), rng.uniform(0.3, 1.1) * seconds
+    place = fresh(expected.inputs, expected.folder / "work", old)
+    told = f"{case.name}, {'over an old output, ' if old else ''}{number.name} at " + (
+        f"operation {at} of {count}" if by_operation else f"{moment:.2f} of {seconds:.2f} s"
+    )
+    process = start(place, case.command(force=old is not None), f"kill:{at}:{int(number)}" if by_operation else "")
+    if not by_operation:
+        time.sleep(moment)
+        process.send_signal(number)
+    finish(process)
+    out = place / case.out
+    before = None if old is None else content(old)
+    if case.words.startswith("run "):
+        found = [content(each) for each in sorted(out.iterdir())] if out.is_dir() else []
+        whole = {content(each) for made in (expected.out(case), old) if made is not None for each in made.iterdir()}
+        lies = [each.name for each, digest in zip(sorted(out.iterdir()) if out.is_dir() else [], found, strict=True)
+                if not each.name.startswith(".") and each.suffix != ".partial"
+                and each.name not in ("journal.jsonl", "run.lock") and digest not in whole]  # fmt: skip
+        if lies:
+            return f"{told}: {', '.join(lies)} is neither old nor new"
+    elif content(out) not in {before, wanted}:
+        return f"{told}: the output is neither old nor new nor absent"
+    again = case.command(force=old is not None or out.exists())
+    if case.words.startswith("sample") and Path(f"{out}.partial").exists():
+        again.append("--resume")
+    code, said = finish(start(place, again))
+    if code != 0:
+        return f"{told}: again, it ended with {code}: {said}"
+    if content(out) != wanted:
+        return f"{told}: again, it ended with another result"
+    if left := left_over(place):
+        return f"{told}: left over: {', '.join(left)}"
+    return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--heavy", action="store_true", help="also commands that load a model")
+    parser.add_argument("--only", default="", help="only the case of this name")
+    given = parser.parse_args()
+    rng = random.Random(given.seed)
+    folder = Path(tempfile.mkdtemp(prefix="kills-"))
+    failures = []
+    try:
+        prepare(folder / "inputs", heavy=given.heavy)
+        expected = Expected(folder / "inputs", folder)
+        cases = [case for case in CASES if (given.heavy or not case.heavy) and given.only in ("", case.name)]
+        weights = [1 if case.heavy else 3 for case in cases]
+        for _ in range(given.count):
+            fault = try_one(rng.choices(cases, weights)[0], expected, rng)
+            if fault is not None:
+                failures.append(fault)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    for fault in failures:
+        print(fault)
+    print(f"kills: {given.count} cases, {len(failures)} failures")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Two commands on one output at the same time: without --force the first one wins and the other loses nothing it made;
+with --force the last one wins; both whole. Of two runs in one folder one runs, and the other says so in a line.
+
+    python tests/campaigns/two_writers.py --count 100 --seed 0 --heavy
+"""
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from kills import Expected
+from launching import CASES, Case, content, finish, fresh, left_over, prepare, start
+
+
+def try_one(case: Case, expected: Expected, rng: random.Random) -> str | None:
+    """The fault of two writers with random pauses, or None."""
+    runs = case.words.startswith("run ")
+    force = not runs and rng.random() < 0.5
+    old = expected.out(case, other=rng.random() < 0.5) if force and rng.random() < 0.7 else None
+    made = [content(expected.out(case)), content(expected.out(case, other=True))]
+    both = [case.command(force=force), case.command(other=not runs, force=force)]
+    if rng.random() < 0.5:
+        made.reverse()
+        both.reverse()
+    count, _ = expected.moments(case, None)
+    place = fresh(expected.inputs, expected.folder / "work", old)
+    pauses = [f"hold:{rng.randint(1, count)}:{rng.choice([0.0, 0.05, 0.3, 1.0])}" for _ in both]
+    told = f"{case.name}{' --force' if force else ''}, {' and '.join(pauses)}"
+    ended = [finish(each) for each in [start(place, words, pause) for words, pause in zip(both, pauses, strict=True)]]
+    codes = [code for code, _ in ended]
+    out = place / case.out
+    if any(code and (len(said.splitlines()) != 1 or not said.startswith("error: ")) for code, said in ended):
+        return f"{told}: not one line: {ended}"
+    if runs:
+        if content(out) != content(expected.out(case)) or sorted(codes) not in ([0, 0], [0, 1]):
+            return f"{told}: ended with {ended}"
+        if 1 in codes and "is running a recipe there" not in ended[codes.index(1)][1]:
+            return f"{told}: ended with {ended}"
+    elif force:
+        if codes != [0, 0] or content(out) not in made:
+            return f"{told}: ended with {ended}"
+    else:
+        if sorted(codes)[0] != 0 or codes.count(0) != 1:
+            return f"{told}: ended with {ended}"
+        winner = codes.index(0)
+        if content(out) != made[winner]:
+            return f"{told}: the output is not that of the one that ended well"
+        for kept in place.glob(f"{case.out}.*.done"):
+            if "exists already" not in ended[1 - winner][1] or content(kept) != made[1 - winner]:
+                return f"{told}: {kept.name} is not what the other one made"
+            shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
+    if left := left_over(place):
+        return f"{told}: left over: {', '.join(left)}"
+    return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--heavy", action="store_true", help="also commands that load a model")
+    parser.add_argument("--only", default="", help="only the case of this name")
+    given = parser.parse_args()
+    rng = random.Random(given.seed)
+    folder = Path(tempfile.mkdtemp(prefix="two-writers-"))
+    failures = []
+    try:
+        prepare(folder / "inputs", heavy=given.heavy)
+        expected = Expected(folder / "inputs", folder)
+        cases = [case for case in CASES if (given.heavy or not case.heavy) and given.only in ("", case.name)]
+        weights = [1 if case.heavy else 3 for case in cases]
+        for _ in range(given.count):
+            fault = try_one(rng.choices(cases, weights)[0], expected, rng)
+            if fault is not None:
+                failures.append(fault)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    for fault in failures:
+        print(fault)
+    print(f"two_writers: {given.count} cases, {len(failures)} failures")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
