@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from ..stages.commands import Command, Option
-from ..stages.options import parse_settings
+from ..stages.options import check_width, parse_settings
 
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -22,6 +22,8 @@ def as_typer(command: Command, show: Callable[[Any, bool], None]) -> Callable[..
         as_json = given.pop("json")
         for name in settings:
             given[name] = parse_settings(given[name] or [])
+        for option in options:
+            check_width(given[option.name], option.flags[-1] if option.flags else option.name)
         show(command.function(**given), as_json)
 
     parameters = [_parameter(option) for option in options]

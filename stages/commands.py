@@ -6,6 +6,7 @@ ones are options; `Annotated[type, "help", Flag("--name")]` gives the help and, 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from inspect import Parameter, signature
 from typing import Annotated, Any, get_args, get_origin
 
@@ -42,15 +43,20 @@ class Command:
 
     def options(self) -> dict[str, Option]:
         """Its parameters by recipe key, in order."""
-        hints = parameter_hints(self.function)
-        found: dict[str, Option] = {}
-        for name, parameter in signature(self.function).parameters.items():
-            hint, help_text, flags = _opened(hints[name])
-            positional = parameter.kind is not Parameter.KEYWORD_ONLY
-            flags = flags or (() if positional else (f"--{name.replace('_', '-')}",))
-            key = next((flag[2:].replace("-", "_") for flag in flags if flag.startswith("--")), name)
-            found[key] = Option(name, key, flags, hint, help_text, parameter.default, positional)
-        return found
+        return dict(_options_of(self.function))
+
+
+@cache
+def _options_of(function: Callable[..., Any]) -> dict[str, Option]:
+    hints = parameter_hints(function)
+    found: dict[str, Option] = {}
+    for name, parameter in signature(function).parameters.items():
+        hint, help_text, flags = _opened(hints[name])
+        positional = parameter.kind is not Parameter.KEYWORD_ONLY
+        flags = flags or (() if positional else (f"--{name.replace('_', '-')}",))
+        key = next((flag[2:].replace("-", "_") for flag in flags if flag.startswith("--")), name)
+        found[key] = Option(name, key, flags, hint, help_text, parameter.default, positional)
+    return found
 
 
 def _opened(hint: Any) -> tuple[Any, str, tuple[str, ...]]:
