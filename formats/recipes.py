@@ -118,10 +118,10 @@ def _steps(content: list[Any], where: str) -> tuple[Step | Loop, ...]:
     for number, item in enumerate(content, 1):
         place = f"{where}, step {number}"
         if not isinstance(item, dict) or len(item) != 1:
-            raise UsageError(f"{place}: needed is one `command: {{options}}`, seen is {item!r}")
+            raise UsageError(f"{place}: needed is one `command: {{options}}`, seen is {item!r:.200}")
         ((command, options),) = item.items()
         if not isinstance(options or {}, dict):
-            raise UsageError(f"{place} ({command}): its options are a mapping, seen is {options!r}")
+            raise UsageError(f"{place} ({command}): its options are a mapping, seen is {options!r:.200}")
         options = options or {}
         if command != "loop":
             steps.append(Step(str(command), options, f"{place} ({command})"))
@@ -136,7 +136,7 @@ def _steps(content: list[Any], where: str) -> tuple[Step | Loop, ...]:
         values = options["range"] if "range" in options else options["in"]
         independent = options.get("independent", False)
         if not isinstance(independent, bool):
-            raise UsageError(f"{place}: `independent` is true or false, seen is {independent!r}")
+            raise UsageError(f"{place}: `independent` is true or false, seen is {independent!r:.200}")
         steps.append(Loop(str(options["var"]), values, independent, _steps(options["steps"], place), place))
     return tuple(steps)
 

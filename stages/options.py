@@ -77,7 +77,7 @@ def typed_values(wanted: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any]
             problem = error.errors()[0]["msg"]
             text = isinstance(given[name], dict | list) and "string" in problem
             raise UsageError(
-                f"option {name!r} of {whose}: {given[name]!r}: {problem[0].lower()}{problem[1:]}{QUOTES if text else ''}"
+                f"option {name!r} of {whose}: {given[name]!r:.200}: {problem[0].lower()}{problem[1:]}{QUOTES if text else ''}"
             ) from error
         if isinstance(resolved[name], float) and math.isnan(resolved[name]):
             raise UsageError(f"option {name!r} of {whose}: nan, needed is a number")
