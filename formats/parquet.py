@@ -20,6 +20,10 @@ from .schema import METADATA_KEY, check_schema
 
 STREAM = Path("-")
 TOKENS_PER_ROW_GROUP = 1 << 20
+MOST_BYTES = "APPORTION_ROW_GROUP_BYTES"  # the environment variable that sets `most_bytes`
+ROWS_AT_ONCE, BYTES_AT_ONCE = 1024, 1 << 28  # decoded together where texts might be long
+FEW_BYTES = 1 << 28  # a leaf of texts that cannot need more is not measured
+WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}  # bytes of Parquet's numbers
 SAMPLE_ROWS, SAMPLE = 1024, 1 << 16  # rows and values an encoding is chosen by
 FEW_DISTINCT = 0.25  # of the values; above, a dictionary costs more than it saves
 
@@ -75,17 +79,61 @@ class RolloutFile:
             self._digest = digest_of_file(self.path)
         return self._digest
 
-    def row_groups(self, columns: list[str] | None = None) -> Iterator[Rollouts]:
+    def row_groups(self, columns: list[str] | None = None, *, rows_at_once: int | None = None) -> Iterator[Rollouts]:
         """The row groups as they lie in the file, without the empty ones; no invariant is checked. DataError for a damaged
-        one, and for a string that is no UTF-8."""
+        one, for a string that is no UTF-8, and for one that needs more memory than `most_bytes`.
+
+        rows_at_once: parts of so many rows at most, so that only these have to fit into memory.
+        """
         for index in range(self._file.num_row_groups):
             try:
-                table = self._file.read_row_group(index, columns=columns)
+                for table in self._tables(index, columns, rows_at_once):
+                    self._check_texts(table, index)
+                    if table.num_rows:
+                        yield Rollouts(table.replace_schema_metadata(None))
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"{self.path}: row group {index} is damaged ({_first_line(error)})") from error
-            self._check_texts(table, index)
-            if table.num_rows:
-                yield Rollouts(table.replace_schema_metadata(None))
+
+    def _tables(self, index: int, columns: list[str] | None, rows_at_once: int | None) -> Iterator[pa.Table]:
+        """A row group whole, or in parts."""
+        size, texts = self._sizes(index, columns)
+        self._check_size(index, size)
+        if rows_at_once is not None:
+            for batch in self._file.iter_batches(_step(rows_at_once, sum(texts.values())), [index], columns):
+                yield pa.Table.from_batches([batch])
+            return
+        for path, longest in texts.items():  # texts that repeat are short in the file and long in memory: these are measured
+            values = next(leaf.num_values for leaf in self._leaves(index) if leaf.path_in_schema == path)
+            if longest * values > FEW_BYTES:
+                for batch in self._file.iter_batches(_step(ROWS_AT_ONCE, longest), [index], [path]):
+                    size += _leaf_bytes(batch.column(0))
+                    self._check_size(index, size)
+        yield self._file.read_row_group(index, columns=columns)
+
+    def _leaves(self, index: int) -> Iterator[Any]:
+        row_group = self._file.metadata.row_group(index)
+        return (row_group.column(place) for place in range(row_group.num_columns))
+
+    def _sizes(self, index: int, columns: list[str] | None) -> tuple[int, dict[str, int]]:
+        """Of these columns of a row group, as the footer has it: bytes of the numbers in memory and of the texts in the file;
+        and of each leaf of texts the most bytes that one of them can have."""
+        size = 0
+        texts: dict[str, int] = {}
+        for leaf in self._leaves(index):
+            path = leaf.path_in_schema
+            if columns is not None and not any(path == name or path.startswith(f"{name}.") for name in columns):
+                continue
+            if leaf.physical_type == "BYTE_ARRAY":
+                texts[path] = leaf.total_uncompressed_size
+            size += max(leaf.total_uncompressed_size, leaf.num_values * WIDTHS.get(leaf.physical_type, 0))
+        return size, texts
+
+    def _check_size(self, index: int, size: int) -> None:
+        if size > (most := most_bytes()):
+            raise DataError(
+                f"{self.path}: row group {index} needs {size:,} bytes of memory or more, and the limit is {most:,}; "
+                f"write it with smaller row groups, or set {MOST_BYTES}"
+            )
 
     def _check_texts(self, table: pa.Table, row_group: int) -> None:
         """DataError for bytes that are no text. pyarrow reads them as strings, and stumbles when Python wants one."""
@@ -139,6 +187,26 @@ class RolloutFile:
         if not batches:
             raise DataError(f"{self.path}: no rollouts in it")
         return Rollouts.concat(batches)
+
+
+def most_bytes() -> int:
+    """What one row group may need in memory: 4 GiB, or what the environment says. UsageError where that is no number."""
+    text = os.environ.get(MOST_BYTES, str(1 << 32))
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(f"{MOST_BYTES}={text}: needed is a number of bytes")
+    return int(text)
+
+
+def _step(rows: int, longest: int) -> int:
+    """How many rows are decoded together where a text has at most so many bytes."""
+    return max(1, min(rows, BYTES_AT_ONCE // max(longest, 1)))
+
+
+def _leaf_bytes(array: pa.Array) -> int:
+    """Bytes of a column with one leaf; of a dictionary those of its indices."""
+    while pa.types.is_nested(array.type):
+        array = array.flatten()[0] if pa.types.is_struct(array.type) else array.flatten()
+    return array.indices.nbytes if pa.types.is_dictionary(array.type) else array.nbytes
 
 
 def check_names(files: Iterable[RolloutFile]) -> None:

@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from ...formats.provenance import digest_of, digest_of_file
 from .plan import OUTPUTS, Planned, texts_in
 
 JOURNAL = "journal.jsonl"
+MOST_FILES = 10_000  # of a folder that are looked at
 
 
 class Journal:
@@ -104,5 +107,12 @@ def _state(path: Path) -> list[Any] | None:
     """Names, sizes and times of an output's files; None when it is not there."""
     if not os.path.exists(path):
         return None
-    files = [path] if path.is_file() else sorted(child for child in path.rglob("*") if child.is_file())
+    files = [path] if path.is_file() else sorted(islice(_files_in(path), MOST_FILES))
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Those that may be read; the value of an option may happen to name any folder, such as /."""
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (Path(place, name) for name in sorted(names) if os.path.isfile(os.path.join(place, name)))
