@@ -22,7 +22,6 @@ from .rollouts import Rollouts
 from .schema import paths_of
 from .segments import Array
 
-
 DECODED = 1 << 28  # bytes of a dictionary array that are decoded together
 
 

@@ -102,7 +102,10 @@ class RolloutFile:
             for batch in self._file.iter_batches(_step(rows_at_once, sum(texts.values())), [index], columns):
                 yield pa.Table.from_batches([batch])
             return
-        for path, longest in texts.items():  # texts that repeat are short in the file and long in memory: these are measured
+        for (
+            path,
+            longest,
+        ) in texts.items():  # texts that repeat are short in the file and long in memory: these are measured
             values = next(leaf.num_values for leaf in self._leaves(index) if leaf.path_in_schema == path)
             if longest * values > FEW_BYTES:
                 for batch in self._file.iter_batches(_step(ROWS_AT_ONCE, longest), [index], [path]):

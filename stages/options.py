@@ -69,8 +69,11 @@ def typed_values(wanted: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any]
                 raise UsageError(f"{whose} needs the option {name!r}")
             resolved[name] = default
             continue
+        value = given[name]
+        if kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)  # pydantic has other words for 1e25 than for its digits
         try:
-            resolved[name] = _adapter(kind).validate_python(given[name])
+            resolved[name] = _adapter(kind).validate_python(value)
         except OverflowError:  # a whole number of 400 digits where a float is needed
             raise UsageError(f"option {name!r} of {whose}: a number that is too large for a float") from None
         except ValidationError as error:

@@ -33,7 +33,7 @@ ODD: tuple[Any, ...] = (
     DEEP, {"": DEEP}, [1] * 2000, {str(number): number for number in range(500)}, "sample", "merge", "split", "train", "part", "no-stage",
 )  # fmt: skip
 NAMES = ("histories", "part", "model", "settings", "set", "task", "task_settings", "method", "with", "strategy", "what", "from", "rollouts",
-         "out", "credit", "as", "policy", "", "groups", "counts", "tokens_exact", "memory", "format", "stage", "x" * 300, "\x1b", "earlier")  # fmt: skip
+         "out", "credit", "as", "policy", "", "groups", "counts", "tokens_exact", "memory", "format", "stage", "x" * 300, "\x1b", "earlier", "rollouts/x", "rollouts/99")  # fmt: skip
 RAW = (
     "", " ", "{", "[", "null", "1", '"a"', "[]", "{}", "[[1, 2]]", "[" * 100000, '{"a":' * 50000, "9" * 5000, '{"format": ' + "9" * 5000 + "}",
     '{"format": 1.5}', '{"format": "1"}', '{"format": true}', '{"format": -1}', '{"format": 2}', '{"history": {}}', '{"history": [null]}',
@@ -169,7 +169,11 @@ def run_cases(count: int, seed: int) -> list[str]:
             for line in rng.sample(COMMANDS[kind], 3):
                 if kind == "part" and not (here / "out.partial").exists():
                     continue  # the command before went on with it
-                words = line.replace("IN", str(planted)).replace("GOOD", str(folder / "good.parquet")).replace("OUT", str(out))
+                words = (
+                    line.replace("IN", str(planted))
+                    .replace("GOOD", str(folder / "good.parquet"))
+                    .replace("OUT", str(out))
+                )
                 code, said = run(words)
                 if out.is_dir():
                     shutil.rmtree(out)

@@ -83,7 +83,13 @@ def mutate(content: Any, rng: random.Random) -> Any:
                 value = [value] if rng.random() < 0.5 else {"steps": value}
             holder[last] = value
         case _:
-            holder[last] = {"loop": {"var": rng.choice(["i", 1, "round"]), "range": rng.choice([1, 10**12, "${rounds}"]), "steps": [value]}}
+            holder[last] = {
+                "loop": {
+                    "var": rng.choice(["i", 1, "round"]),
+                    "range": rng.choice([1, 10**12, "${rounds}"]),
+                    "steps": [value],
+                }
+            }
     return content
 
 
@@ -95,7 +101,11 @@ def case_of(rng: random.Random, path: Path) -> str:
     if rng.random() < 0.15:  # as text
         at = rng.randrange(len(text))
         cut = text[at : at + rng.randrange(40)]
-        return text[:at] + rng.choice(["", *EXPRESSIONS, "\t", "&a ", "*a ", "{", "[", "'", ": ", "\n- "]) + text[at + len(cut) :]
+        return (
+            text[:at]
+            + rng.choice(["", *EXPRESSIONS, "\t", "&a ", "*a ", "{", "[", "'", ": ", "\n- "])
+            + text[at + len(cut) :]
+        )
     content = yaml.safe_load(text)
     for _ in range(rng.choice([1, 1, 2, 5])):
         content = mutate(content, rng)
@@ -139,7 +149,9 @@ def run_cases(count: int, seed: int) -> list[str]:
         for number in range(count):
             rng = random.Random(f"{seed}/{number}")
             path = Path(folder, f"case-{number}.yaml")
-            text = TEXTS[number].replace("SELF", str(path)) if number < min(len(TEXTS), count // 2) else case_of(rng, path)
+            text = (
+                TEXTS[number].replace("SELF", str(path)) if number < min(len(TEXTS), count // 2) else case_of(rng, path)
+            )
             if (fault := fault_in(text, path)) is not None:
                 failures.append(f"case {number} of seed {seed}: {fault}\n{text[:400]}")
             path.unlink()
