@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,12 @@ def _state(path: Path) -> list[Any] | None:
     if not os.path.exists(path):
         return None
     files = [path] if path.is_file() else sorted(islice(_files_in(path), MOST_FILES))
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    found: list[Any] = []
+    for file in files:
+        with suppress(OSError):  # it has gone since
+            known = file.stat()
+            found.append([file.name, known.st_size, known.st_mtime_ns])
+    return found
 
 
 def _files_in(folder: Path) -> Iterator[Path]:

@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import copy
 import io
-import os
 import random
 import sys
 import tempfile
@@ -144,8 +143,7 @@ def fault_in(text: str, path: Path) -> str | None:
 def run_cases(count: int, seed: int) -> list[str]:
     """The faults of so many cases. The first ones are all TEXTS."""
     failures: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for number in range(count):
             rng = random.Random(f"{seed}/{number}")
             path = Path(folder, f"case-{number}.yaml")
