@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from .errors import DataError, UsageError
 from .files import check_output, whole_file
+from .footer import Leaf, leaves_of
 from .invariants import Names, check_batch
 from .provenance import Provenance, digest_of_file
 from .rollouts import Rollouts
@@ -23,7 +25,6 @@ TOKENS_PER_ROW_GROUP = 1 << 20
 MOST_BYTES = "APPORTION_ROW_GROUP_BYTES"  # the environment variable that sets `most_bytes`
 ROWS_AT_ONCE, BYTES_AT_ONCE = 1024, 1 << 28  # decoded together where texts might be long
 FEW_BYTES = 1 << 28  # a leaf of texts that cannot need more is not measured
-WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8}  # bytes of Parquet's numbers
 SAMPLE_ROWS, SAMPLE = 1024, 1 << 16  # rows and values an encoding is chosen by
 FEW_DISTINCT = 0.25  # of the values; above, a dictionary costs more than it saves
 
@@ -38,6 +39,7 @@ class RolloutFile:
     def __init__(self, path: Path):
         self.path = path
         self._digest: str | None = None
+        self._content: bytes | None = None  # of standard input
         source: Any = path
         if path == STREAM:
             if sys.stdin is None or sys.stdin.isatty():
@@ -45,7 +47,7 @@ class RolloutFile:
             content = sys.stdin.buffer.read()
             if not content:
                 raise DataError("-: standard input is empty; did the command before it fail?")
-            self._digest = _digest_of_bytes(content)
+            self._digest, self._content = _digest_of_bytes(content), content
             source = pa.BufferReader(content)
         elif not os.path.exists(path):
             raise UsageError(f"{path}: no such file")
@@ -91,7 +93,7 @@ class RolloutFile:
                     self._check_texts(table, index)
                     if table.num_rows:
                         yield Rollouts(table.replace_schema_metadata(None))
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, ValueError) as error:
                 raise DataError(f"{self.path}: row group {index} is damaged ({_first_line(error)})") from error
 
     def _tables(self, index: int, columns: list[str] | None, rows_at_once: int | None) -> Iterator[pa.Table]:
@@ -99,37 +101,37 @@ class RolloutFile:
         size, texts = self._sizes(index, columns)
         self._check_size(index, size)
         if rows_at_once is not None:
-            for batch in self._file.iter_batches(_step(rows_at_once, sum(texts.values())), [index], columns):
+            for batch in self._file.iter_batches(
+                _step(rows_at_once, sum(leaf.bytes for leaf in texts)), [index], columns
+            ):
                 yield pa.Table.from_batches([batch])
             return
-        for (
-            path,
-            longest,
-        ) in texts.items():  # texts that repeat are short in the file and long in memory: these are measured
-            values = next(leaf.num_values for leaf in self._leaves(index) if leaf.path_in_schema == path)
-            if longest * values > FEW_BYTES:
-                for batch in self._file.iter_batches(_step(ROWS_AT_ONCE, longest), [index], [path]):
+        # Texts that repeat are short in the file and long in memory: where they might be too long, they are measured.
+        for leaf in texts:
+            if leaf.bytes * leaf.values > FEW_BYTES:
+                for batch in self._file.iter_batches(_step(ROWS_AT_ONCE, leaf.bytes), [index], [leaf.path]):
                     size += _leaf_bytes(batch.column(0))
                     self._check_size(index, size)
         yield self._file.read_row_group(index, columns=columns)
 
-    def _leaves(self, index: int) -> Iterator[Any]:
-        row_group = self._file.metadata.row_group(index)
-        return (row_group.column(place) for place in range(row_group.num_columns))
+    @cached_property
+    def _leaves(self) -> list[list[Leaf]]:
+        with io.BytesIO(self._content) if self._content is not None else self.path.open("rb") as stream:
+            found = leaves_of(stream)
+        if len(found) != self._file.num_row_groups:
+            raise ValueError("its footer is damaged")
+        return found
 
-    def _sizes(self, index: int, columns: list[str] | None) -> tuple[int, dict[str, int]]:
+    def _sizes(self, index: int, columns: list[str] | None) -> tuple[int, list[Leaf]]:
         """Of these columns of a row group, as the footer has it: bytes of the numbers in memory and of the texts in the file;
-        and of each leaf of texts the most bytes that one of them can have."""
-        size = 0
-        texts: dict[str, int] = {}
-        for leaf in self._leaves(index):
-            path = leaf.path_in_schema
-            if columns is not None and not any(path == name or path.startswith(f"{name}.") for name in columns):
-                continue
-            if leaf.physical_type == "BYTE_ARRAY":
-                texts[path] = leaf.total_uncompressed_size
-            size += max(leaf.total_uncompressed_size, leaf.num_values * WIDTHS.get(leaf.physical_type, 0))
-        return size, texts
+        and the leaves of texts."""
+        chosen = [
+            leaf
+            for leaf in self._leaves[index]
+            if columns is None or any(leaf.path == name or leaf.path.startswith(f"{name}.") for name in columns)
+        ]
+        size = sum(max(leaf.bytes, leaf.values * leaf.width) for leaf in chosen)
+        return size, [leaf for leaf in chosen if leaf.is_text]
 
     def _check_size(self, index: int, size: int) -> None:
         if size > (most := most_bytes()):

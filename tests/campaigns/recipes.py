@@ -52,9 +52,13 @@ TEXTS = (
 def places_in(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The way to every value in a recipe."""
     yield path
-    if isinstance(content, dict | list):
-        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
-            yield from places_in(value, (*path, key))
+    pairs: list[tuple[Any, Any]] = []
+    if isinstance(content, dict):
+        pairs = list(content.items())
+    elif isinstance(content, list):
+        pairs = list(enumerate(content))
+    for key, value in pairs:
+        yield from places_in(value, (*path, key))
 
 
 def mutate(content: Any, rng: random.Random) -> Any:
