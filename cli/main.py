@@ -160,6 +160,8 @@ def main() -> None:
         app()
     except SystemExit as ended:
         _leave(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
+    except KeyboardInterrupt:  # a second one, while the first was being answered
+        _leave(128 + signal.SIGINT)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -177,7 +179,12 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 def _leave(code: int) -> None:
     """End the process at once. On the ordinary way out pyarrow's threads are taken down with the libraries, and one that
-    is just starting aborts the process ("terminate called without an active exception"), seldom, when all is done."""
+    is just starting aborts the process ("terminate called without an active exception"), seldom, when all is done.
+
+    A signal that comes now raises nothing, which nobody could catch: it ends the process."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is _end:
+            signal.signal(number, lambda number, frame: os._exit(128 + number))
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()

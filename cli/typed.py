@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from ..stages.commands import Command, Option
-from ..stages.options import parse_settings
+from ..stages.options import check_width, parse_settings
 from ..stages.places import check_places, read_place
 
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -24,6 +24,7 @@ def as_typer(command: Command, show: Callable[[Any, bool], None]) -> Callable[..
         for name in settings:
             given[name] = parse_settings(given[name] or [])
         for option in options:
+            check_width(given[option.name], option.flags[-1] if option.flags else option.name)
             given[option.name] = read_place(option, given[option.name])
         check_places(command, {option.key: given[option.name] for option in options})
         show(command.function(**given), as_json)

@@ -9,17 +9,20 @@ is a stream of bytes that goes on from batch to batch, so where the batches end 
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .errors import DataError
 from .provenance import digest_of
 from .rollouts import Rollouts
 from .schema import paths_of
 from .segments import Array
+
+DECODED = 1 << 28  # bytes of a dictionary array that are decoded together
 
 
 class ContentDigest:
@@ -63,6 +66,10 @@ class ContentDigest:
 
     def _add(self, path: str, place: str, array: pa.Array) -> None:
         """One level of a column: `place` names it in the column's tree of lists and structs."""
+        if pa.types.is_dictionary(array.type):
+            for part in _decoded(array):
+                self._add(path, place, part)
+            return
         array = _without_storage(array)
         if array.null_count:
             rows = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False)) + self._lengths[place]
@@ -90,13 +97,22 @@ class ContentDigest:
             self._hash(path, f"{place} {part}", values)
 
 
+def _decoded(array: pa.Array) -> Iterator[pa.Array]:
+    """The values of a dictionary array in parts of at most DECODED bytes: few long texts can stand for more than fit into
+    one array, or into memory."""
+    values = array.dictionary
+    text = pa.types.is_string(values.type) or pa.types.is_binary(values.type) or pa.types.is_large_string(values.type)
+    longest = pc.call_function("binary_length", [values]).to_numpy(zero_copy_only=False) if text else np.empty(0)
+    step = max(1, DECODED // int(max(np.nanmax(longest, initial=16), 1)))
+    for start in range(0, len(array), step):
+        yield array.slice(start, step).dictionary_decode()
+
+
 def _without_storage(array: pa.Array) -> pa.Array:
     """The same values as a list, a struct, large_binary, or numbers."""
     kind, types = array.type, pa.types
     if isinstance(array, pa.ExtensionArray):
         return _without_storage(array.storage)
-    if types.is_dictionary(kind):
-        return _without_storage(array.dictionary_decode())
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return array.cast(pa.large_string()).cast(pa.large_binary())
     if types.is_binary(kind) or types.is_binary_view(kind) or types.is_fixed_size_binary(kind):

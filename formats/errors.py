@@ -57,5 +57,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The one wording for a name nobody registered: with the nearest match, else with all there are."""
     known = sorted(known)
     near = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; choose from: {', '.join(known) or '(none)'}"
-    return UsageError(f"unknown {kind} {name!r}{hint}")
+    hint = (
+        f"; did you mean {near[0]!r}?"
+        if near
+        else f"; choose from: {', '.join(f'{each:.80}' for each in known) or '(none)'}"
+    )
+    return UsageError(f"unknown {kind} {name!r:.200}{hint}")

@@ -39,7 +39,8 @@ class MemoryFile:
     @property
     def kind(self) -> str | None:
         """Which memory it is, as `apportion list memories` names them; None for a file that is none."""
-        return self.provenance.facts.get(KIND)
+        kind = self.provenance.facts.get(KIND)
+        return kind if isinstance(kind, str) else None
 
     def read(self, kind: str, schema: pa.Schema) -> pa.Table:
         """What is in it. DataError for a memory of another kind, other columns, or a damaged file."""

@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from .errors import DataError, UsageError
 from .files import STREAM, check_output, whole_file
+from .footer import Leaf, leaves_of
 from .invariants import Names, check_batch
 from .provenance import Provenance
 from .rollouts import Rollouts
@@ -20,6 +22,9 @@ from .schema import METADATA_KEY, check_schema
 from .seal import checked_digest, read_seal, seal
 
 TOKENS_PER_ROW_GROUP = 1 << 20
+MOST_BYTES = "APPORTION_ROW_GROUP_BYTES"  # the environment variable that sets `most_bytes`
+ROWS_AT_ONCE, BYTES_AT_ONCE = 1024, 1 << 28  # decoded together where texts might be long
+FEW_BYTES = 1 << 28  # a leaf of texts that cannot need more is not measured
 SAMPLE_ROWS, SAMPLE = 1024, 1 << 16  # rows and values an encoding is chosen by
 FEW_DISTINCT = 0.25  # of the values; above, a dictionary costs more than it saves
 
@@ -35,7 +40,7 @@ class RolloutFile:
     def __init__(self, path: Path):
         self.path = path
         self._digest: str | None = None
-        self._content: bytes | None = None
+        self._content: bytes | None = None  # of standard input
         source: Any = path
         if path == STREAM:
             if sys.stdin is None or sys.stdin.isatty():
@@ -88,17 +93,64 @@ class RolloutFile:
     def _bytes(self) -> BinaryIO:
         return open(self.path, "rb") if self._content is None else io.BytesIO(self._content)
 
-    def row_groups(self, columns: list[str] | None = None) -> Iterator[Rollouts]:
+    def row_groups(self, columns: list[str] | None = None, *, rows_at_once: int | None = None) -> Iterator[Rollouts]:
         """The row groups as they lie in the file, without the empty ones; no invariant is checked. DataError for a damaged
-        one, and for a string that is no UTF-8."""
+        one, for a string that is no UTF-8, and for one that needs more memory than `most_bytes`.
+
+        rows_at_once: parts of so many rows at most, so that only these have to fit into memory.
+        """
         for index in range(self._file.num_row_groups):
             try:
-                table = self._file.read_row_group(index, columns=columns)
-            except (pa.ArrowException, OSError) as error:
+                for table in self._tables(index, columns, rows_at_once):
+                    self._check_texts(table, index)
+                    if table.num_rows:
+                        yield Rollouts(table.replace_schema_metadata(None))
+            except (pa.ArrowException, OSError, ValueError) as error:
                 raise DataError(f"{self.path}: row group {index} is damaged ({_first_line(error)})") from error
-            self._check_texts(table, index)
-            if table.num_rows:
-                yield Rollouts(table.replace_schema_metadata(None))
+
+    def _tables(self, index: int, columns: list[str] | None, rows_at_once: int | None) -> Iterator[pa.Table]:
+        """A row group whole, or in parts."""
+        size, texts = self._sizes(index, columns)
+        self._check_size(index, size)
+        if rows_at_once is not None:
+            for batch in self._file.iter_batches(
+                _step(rows_at_once, sum(leaf.bytes for leaf in texts)), [index], columns
+            ):
+                yield pa.Table.from_batches([batch])
+            return
+        # Texts that repeat are short in the file and long in memory: where they might be too long, they are measured.
+        for leaf in texts:
+            if leaf.bytes * leaf.values > FEW_BYTES:
+                for batch in self._file.iter_batches(_step(ROWS_AT_ONCE, leaf.bytes), [index], [leaf.path]):
+                    size += _leaf_bytes(batch.column(0))
+                    self._check_size(index, size)
+        yield self._file.read_row_group(index, columns=columns)
+
+    @cached_property
+    def _leaves(self) -> list[list[Leaf]]:
+        with self._bytes() as stream:
+            found = leaves_of(stream)
+        if len(found) != self._file.num_row_groups:
+            raise ValueError("its footer is damaged")
+        return found
+
+    def _sizes(self, index: int, columns: list[str] | None) -> tuple[int, list[Leaf]]:
+        """Of these columns of a row group, as the footer has it: bytes of the numbers in memory and of the texts in the file;
+        and the leaves of texts."""
+        chosen = [
+            leaf
+            for leaf in self._leaves[index]
+            if columns is None or any(leaf.path == name or leaf.path.startswith(f"{name}.") for name in columns)
+        ]
+        size = sum(max(leaf.bytes, leaf.values * leaf.width) for leaf in chosen)
+        return size, [leaf for leaf in chosen if leaf.is_text]
+
+    def _check_size(self, index: int, size: int) -> None:
+        if size > (most := most_bytes()):
+            raise DataError(
+                f"{self.path}: row group {index} needs {size:,} bytes of memory or more, and the limit is {most:,}; "
+                f"write it with smaller row groups, or set {MOST_BYTES}"
+            )
 
     def _check_texts(self, table: pa.Table, row_group: int) -> None:
         """DataError for bytes that are no text. pyarrow reads them as strings, and stumbles when Python wants one."""
@@ -152,6 +204,26 @@ class RolloutFile:
         if not batches:
             raise DataError(f"{self.path}: no rollouts in it")
         return Rollouts.concat(batches)
+
+
+def most_bytes() -> int:
+    """What one row group may need in memory: 4 GiB, or what the environment says. UsageError where that is no number."""
+    text = os.environ.get(MOST_BYTES, str(1 << 32))
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(f"{MOST_BYTES}={text}: needed is a number of bytes")
+    return int(text)
+
+
+def _step(rows: int, longest: int) -> int:
+    """How many rows are decoded together where a text has at most so many bytes."""
+    return max(1, min(rows, BYTES_AT_ONCE // max(longest, 1)))
+
+
+def _leaf_bytes(array: pa.Array) -> int:
+    """Bytes of a column with one leaf; of a dictionary those of its indices."""
+    while pa.types.is_nested(array.type):
+        array = array.flatten()[0] if pa.types.is_struct(array.type) else array.flatten()
+    return array.indices.nbytes if pa.types.is_dictionary(array.type) else array.nbytes
 
 
 def check_names(files: Iterable[RolloutFile]) -> None:

@@ -13,6 +13,9 @@ from typing import Any
 from .errors import DataError
 from .schema import FORMAT_VERSION, METADATA_KEY
 
+LARGEST = 1 << 26  # bytes of a history
+DEEPEST = 64  # lists and mappings in one another
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -38,19 +41,35 @@ class Provenance:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Provenance":
-        """DataError for text that is no history, or one of a newer format."""
+        """DataError for text that is no history, or one of a newer format.
+
+        A history is input like any other: every field has its type afterwards, and nothing is nested deeper than DEEPEST.
+        """
+        if len(text) > LARGEST:
+            raise DataError(f"its history has {len(text):,} bytes; needed are at most {LARGEST:,}")
         try:
-            content = dict(json.loads(text))
-            version = int(content.get("format", FORMAT_VERSION))
-            if version > FORMAT_VERSION:
-                raise DataError(
-                    f"written in format {version}, this apportion reads up to {FORMAT_VERSION}; "
-                    "install a newer one: pip install -U apportion"
-                )
-            history = tuple(Record(**record) for record in content.get("history", ()))
-        except (ValueError, TypeError) as error:
+            content = json.loads(text)
+            json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair is no text, and cannot be printed
+        except (ValueError, RecursionError) as error:
             raise DataError(f"its history is damaged ({error})") from error
-        return cls(history=history, facts=content.get("facts", {}), format=version)
+        _check_depth(content)
+        _check(content, Mapping, "the whole")
+        version = content.get("format", FORMAT_VERSION)
+        _check(version, int, "format")
+        if version > FORMAT_VERSION:
+            raise DataError(
+                f"written in format {version}, this apportion reads up to {FORMAT_VERSION}; "
+                "install a newer one: pip install -U apportion"
+            )
+        facts, records = content.get("facts", {}), content.get("history", [])
+        _check(facts, Mapping, "facts")
+        _check(records, list, "history")
+        _check(facts.get("tokens_exact", True), bool, "facts, tokens_exact")
+        history = tuple(_record_of(each, number) for number, each in enumerate(records))
+        for number, places in enumerate(inputs_of(history)):
+            if any(place is not None and place >= number for place in places):
+                raise DataError(f"its history is damaged (record {number} reads what was made after it)")
+        return cls(history=history, facts=facts, format=version)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[bytes, bytes] | None) -> "Provenance":
@@ -62,6 +81,55 @@ class Provenance:
         return Provenance(history=(*self.history, record), facts=self.facts)
 
 
+_FIELDS = {"stage": str, "version": str, "parameters": Mapping, "inputs": Mapping, "counts": Mapping}
+_KINDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", Mapping: "a mapping"}
+
+
+def _record_of(content: Any, number: int) -> Record:
+    """The record of that number as a history has it. DataError for anything else."""
+    where = f"record {number}"
+    _check(content, Mapping, where)
+    for name in ("stage", "version", "parameters"):
+        if name not in content:
+            raise DataError(f"its history is damaged ({where} has no {name})")
+    for name, value in content.items():
+        if name not in _FIELDS:
+            raise DataError(f"its history is damaged ({where} has {name!r:.40}, which no record has)")
+        _check(value, _FIELDS[name], f"{where}, {name}")
+    for name, kind in (("inputs", str), ("counts", int)):
+        for key, value in content.get(name, {}).items():
+            _check(value, kind, f"{where}, {name}, {key!r:.40}")
+    several = content["parameters"].get("histories", [[]])
+    _check(several, list, f"{where}, histories")
+    if not several:
+        raise DataError(f"its history is damaged ({where}, histories: none, needed is one or more)")
+    for own in several:
+        _check(own, list, f"{where}, histories")
+        for place in own:
+            _check(place, int, f"{where}, histories")
+            if not 0 <= place < number:
+                raise DataError(f"its history is damaged ({where}, histories: {place}, needed is a record before it)")
+    return Record(**content)
+
+
+def _check(value: Any, kind: type, where: str) -> None:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise DataError(f"its history is damaged ({where}: {value!r:.40}, needed is {_KINDS[kind]})")
+
+
+def _check_depth(content: Any) -> None:
+    level = [content]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, Mapping | list)
+            for inner in (each.values() if isinstance(each, Mapping) else each)
+        ]
+    if level:
+        raise DataError(f"its history is damaged (nested deeper than {DEEPEST})")
+
+
 def inputs_of(history: Sequence[Record]) -> list[list[int | None]]:
     """For every record, by number, the records whose outputs it read: the one before it, None for the first.
 
@@ -70,9 +138,13 @@ def inputs_of(history: Sequence[Record]) -> list[list[int | None]]:
     """
     found: list[list[int | None]] = [[None] for _ in history]
     chains = [list(range(len(history)))]
+    known: set[int] = set()  # what a record read is the same in every chain it is in
     while chains:
         chain = chains.pop()
         for index in range(len(chain) - 1, -1, -1):
+            if chain[index] in known:
+                break
+            known.add(chain[index])
             several = history[chain[index]].parameters.get("histories")
             if several is not None:
                 found[chain[index]] = [own[-1] if own else None for own in several]

@@ -16,20 +16,23 @@ only what was made in this turn of the loop.
 
 import ast
 import operator
+import os
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .errors import UsageError, unknown
+from .plain_yaml import LARGEST, NotPlain, read_yaml
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 _KEYS = ("name", "about", "vars", "steps")
 _LOOP_KEYS = ("var", "range", "in", "independent", "steps")
 _EXPRESSION = re.compile(r"\$\{([^}]*)\}")
+_LONGEST = 1000  # characters of one expression
+_LARGEST = 1 << 16  # characters of a text, and items of a list, that an expression makes
 _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -72,17 +75,6 @@ class Recipe:
     path: Path
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key stands once; PyYAML takes the last of several and is silent about the others."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        for place, key in enumerate(keys):
-            if key in keys[:place]:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def recipe_names() -> list[str]:
     """The recipes that ship with the package."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -93,16 +85,17 @@ def load_recipe(name_or_file: str) -> Recipe:
     path = Path(name_or_file)
     if path.suffix not in (".yaml", ".yml"):
         path = RECIPES / f"{name_or_file}.yaml"
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise unknown("recipe", name_or_file, recipe_names())
     try:
-        content = yaml.load(path.read_text(), _Loader)
+        with path.open() as stream:
+            content = read_yaml(stream.read(LARGEST + 1))
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file") from error
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    except (NotPlain, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not YAML ({error})") from error
     where = path.name
     if not isinstance(content, dict):
         raise UsageError(f"{where}: a recipe is a mapping with {', '.join(_KEYS)}")
@@ -128,10 +121,10 @@ def _steps(content: list[Any], where: str) -> tuple[Step | Loop, ...]:
     for number, item in enumerate(content, 1):
         place = f"{where}, step {number}"
         if not isinstance(item, dict) or len(item) != 1:
-            raise UsageError(f"{place}: needed is one `command: {{options}}`, seen is {item!r}")
+            raise UsageError(f"{place}: needed is one `command: {{options}}`, seen is {item!r:.200}")
         ((command, options),) = item.items()
         if not isinstance(options or {}, dict):
-            raise UsageError(f"{place} ({command}): its options are a mapping, seen is {options!r}")
+            raise UsageError(f"{place} ({command}): its options are a mapping, seen is {options!r:.200}")
         options = options or {}
         if command != "loop":
             steps.append(Step(str(command), options, f"{place} ({command})"))
@@ -146,7 +139,7 @@ def _steps(content: list[Any], where: str) -> tuple[Step | Loop, ...]:
         values = options["range"] if "range" in options else options["in"]
         independent = options.get("independent", False)
         if not isinstance(independent, bool):
-            raise UsageError(f"{place}: `independent` is true or false, seen is {independent!r}")
+            raise UsageError(f"{place}: `independent` is true or false, seen is {independent!r:.200}")
         steps.append(Loop(str(options["var"]), values, independent, _steps(options["steps"], place), place))
     return tuple(steps)
 
@@ -191,42 +184,79 @@ def expand(value: Any, variables: Mapping[str, Any], functions: Mapping[str, Cal
     whole = _EXPRESSION.fullmatch(value)
     if whole:
         return _evaluate(whole[1], variables, functions, where)
-    return _EXPRESSION.sub(lambda match: str(_evaluate(match[1], variables, functions, where)), value)
+    made, end = "", 0
+    for match in _EXPRESSION.finditer(value):
+        made += value[end : match.start()] + str(_evaluate(match[1], variables, functions, where))
+        end = match.end()
+        if len(made) > _LARGEST:
+            raise UsageError(f"{where}: {value!r:.40}: needed is a text of at most {_LARGEST:,} characters")
+    return made + value[end:]
 
 
 def _evaluate(text: str, variables: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]], where: str) -> Any:
+    place = f"{where}: ${{{text}}}"
+
     def walk(node: ast.AST) -> Any:
         match node:
             case ast.Expression(body=body):
                 return walk(body)
             case ast.Constant(value=int() | float() | str() | None as value):
-                return value
+                return _bounded(value)
             case ast.Name(id=name):
                 if name not in variables:
-                    raise UsageError(f"{where}: ${{{text}}}: {unknown('variable', name, variables)}")
+                    raise UsageError(f"{place}: {unknown('variable', name, map(str, variables))}")
                 return variables[name]
             case ast.Attribute(value=inner, attr=name):
                 held = walk(inner)
                 if not isinstance(held, Mapping) or name not in held:
-                    raise UsageError(f"{where}: ${{{text}}}: no {name!r} in it")
+                    raise UsageError(f"{place}: no {name!r} in it")
                 return held[name]
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-                try:
-                    return _OPERATORS[type(op)](walk(left), walk(right))
-                except (TypeError, ZeroDivisionError) as error:
-                    raise UsageError(f"{where}: ${{{text}}}: {error}") from error
+                one, two = walk(left), walk(right)
+                if isinstance(op, ast.Mult | ast.Mod):
+                    _check_growth(op, one, two)
+                return _bounded(_OPERATORS[type(op)](one, two))
             case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return -walk(operand)
+                return _bounded(-walk(operand))
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in functions:
-                try:
-                    return functions[name](*(walk(arg) for arg in args), where=where)
-                except TypeError as error:
-                    raise UsageError(f"{where}: ${{{text}}}: {error}") from error
+                return functions[name](*(walk(arg) for arg in args), where=where)
             case _:
-                raise UsageError(f"{where}: ${{{text}}}: not an expression recipes know")
+                raise UsageError(f"{place}: not an expression recipes know")
 
+    if len(text) > _LONGEST:
+        raise UsageError(f"{place:.80}…: {len(text):,} characters, needed are at most {_LONGEST:,}")
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        with warnings.catch_warnings():  # of a backslash that escapes nothing
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text.strip(), mode="eval")
+        return walk(tree)
     except SyntaxError as error:
-        raise UsageError(f"{where}: ${{{text}}}: not an expression ({error.msg})") from error
-    return walk(tree)
+        raise UsageError(f"{place}: not an expression ({error.msg})") from error
+    except (RecursionError, MemoryError) as error:
+        raise UsageError(f"{place:.80}…: nested too deep") from error
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise UsageError(f"{place}: {error}") from error
+
+
+def _check_growth(op: ast.operator, one: Any, two: Any) -> None:
+    """ValueError for a result that would be too large to be made first and measured then."""
+    if isinstance(op, ast.Mult):
+        for several, times in ((one, two), (two, one)):
+            if isinstance(several, str | list) and isinstance(times, int):
+                _check_size(len(several) * max(times, 0))
+    elif isinstance(one, str):  # '%099999999d' % 1
+        _check_size(max(map(int, re.findall("[0-9]+", one)), default=0))
+
+
+def _bounded(value: Any) -> Any:
+    """The value; ValueError for one that is larger than a recipe needs."""
+    if isinstance(value, str | list):
+        _check_size(len(value))
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"a number of {value.bit_length()} bits; needed is one from -2^63 to 2^63 - 1")
+    return value
+
+
+def _check_size(size: int) -> None:
+    if size > _LARGEST:
+        raise ValueError(f"{size:,} characters or items, needed are at most {_LARGEST:,}")

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from inspect import Parameter
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -42,11 +43,20 @@ QUOTES = "; text that begins with a bracket needs quotes of its own: --set 'name
 _EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 
 
+@cache
 def parameter_hints(function: Callable[..., Any]) -> dict[str, Any]:
     """The parameters' type hints, `Annotated` kept. `return` is left alone: it may be a name for the type checker only."""
     parameters = {name: hint for name, hint in function.__annotations__.items() if name != "return"}
     bare = type("bare", (), {"__annotations__": parameters})
     return get_type_hints(bare, globalns=function.__globals__, include_extras=True)
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    """Made once a type: a plan has many steps with the same options."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def typed_options(function: Callable[..., Any], given: Mapping[str, Any], whose: str) -> dict[str, Any]:
@@ -62,7 +72,7 @@ def typed_options(function: Callable[..., Any], given: Mapping[str, Any], whose:
 
 def typed_values(wanted: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any], whose: str) -> dict[str, Any]:
     """The same for {name: (type, default)}; a default of Parameter.empty makes the option required."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     for name in given:
         if name not in wanted:
@@ -74,17 +84,23 @@ def typed_values(wanted: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any]
                 raise UsageError(f"{whose} needs the option {name!r}")
             resolved[name] = default
             continue
+        value = given[name]
+        if kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)  # pydantic has other words for 1e25 than for its digits
         try:
-            resolved[name] = TypeAdapter(kind).validate_python(given[name])
+            resolved[name] = _adapter(kind).validate_python(value)
+        except OverflowError:  # a whole number of 400 digits where a float is needed
+            raise UsageError(f"option {name!r} of {whose}: a number that is too large for a float") from None
         except ValidationError as error:
             problem = error.errors()[0]["msg"]
             text = isinstance(given[name], dict | list) and "string" in problem
             raise UsageError(
-                f"option {name!r} of {whose}: {given[name]!r}: {problem[0].lower()}{problem[1:]}{QUOTES if text else ''}"
+                f"option {name!r} of {whose}: {given[name]!r:.200}: {problem[0].lower()}{problem[1:]}{QUOTES if text else ''}"
             ) from error
         resolved[name] = with_home(resolved[name])
         if isinstance(resolved[name], float) and math.isnan(resolved[name]):
             raise UsageError(f"option {name!r} of {whose}: nan, needed is a number")
+        check_width(resolved[name], f"option {name!r} of {whose}")
     return resolved
 
 
@@ -95,9 +111,16 @@ def with_home(value: Any) -> Any:
     return Path(os.path.expanduser(value)) if isinstance(value, Path) and str(value).startswith("~") else value
 
 
+def check_width(value: Any, where: str) -> None:
+    """UsageError for a whole number that has no place in 64 bits, where seeds and sizes are kept."""
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, int) and not -(1 << 63) <= each < 1 << 63:
+            raise UsageError(f"{where}: a number of {each.bit_length()} bits; needed is one from -2^63 to 2^63 - 1")
+
+
 def parse_settings(settings: list[str]) -> dict[str, Any]:
     """["name=value", …] with YAML values. UsageError for one without `=`."""
-    import yaml
+    from ..formats.plain_yaml import NotPlain, NotYaml, read_yaml
 
     parsed: dict[str, Any] = {}
     for setting in settings:
@@ -105,11 +128,13 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         if not equals or not name:
             raise UsageError(f"--set {setting}: needed is name=value")
         try:
-            parsed[name.strip()] = yaml.safe_load(text) if text else ""
+            parsed[name.strip()] = read_yaml(text) if text else ""
             if _EXPONENT.fullmatch(text):  # 2e-4 is text to YAML 1.1, which wants 2.0e-4
                 parsed[name.strip()] = float(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {setting}: the value is not YAML{QUOTES}") from error
+        except NotYaml as error:
+            raise UsageError(f"--set {setting:.200}: the value is not YAML{QUOTES}") from error
+        except NotPlain as error:
+            raise UsageError(f"--set {setting:.200}: {error}") from error
     return parsed
 
 

@@ -129,7 +129,8 @@ def _remarks(command: Command, record: "Record", places: list[int | None]) -> It
     if "rollouts" in command.options():
         for role, digest in record.inputs.items():
             kind, _, number = role.partition("/")
-            made_before = places[int(number or 0) if len(places) > 1 else 0] is not None
+            index = int(number) if len(places) > 1 and number.isdecimal() and len(number) < 10 else 0
+            made_before = index < len(places) and places[index] is not None
             if kind != "rollouts" or (made_before and record.stage not in GOES_ON_WITH):
                 continue
             place = FOREIGN if not number else f"{FOREIGN} (file {number} of several)"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from ...formats.errors import DataError
 from ...formats.segments import Array
 
 STRATEGY, WARNING, CLUSTER = "strategy", "warning", "cluster"
@@ -88,8 +89,13 @@ class Matching:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Matching":
-        """As a memory's options have it."""
-        return cls(settings["similarity"], settings["compared"], settings["same_head"])
+        """As a memory's options have it. DataError for settings of a history that are none."""
+        similarity, compared, same_head = (settings.get(name) for name in ("similarity", "compared", "same_head"))
+        if not (isinstance(similarity, int | float) and isinstance(compared, int) and isinstance(same_head, int)):
+            raise DataError(
+                f"its history has the settings {dict(settings)!r:.200}; needed are similarity, compared and same_head"
+            )
+        return cls(similarity, compared, same_head)
 
     def to(self, state: str) -> Callable[[str], bool]:
         """Whether the observation belongs to a cluster, by the cluster's text."""

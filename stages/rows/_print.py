@@ -133,7 +133,7 @@ def chosen_columns(file: RolloutFile, columns: list[str] | None) -> list[str]:
 def _chosen(file: RolloutFile, paths: list[str], predicate: Predicate | None) -> Iterator[Rollouts]:
     """The file's batches with these columns only, in this order, and the rows the predicate is true of."""
     if predicate is None:
-        yield from (_selected(batch, paths) for batch in file.row_groups(paths))
+        yield from (_selected(batch, paths) for batch in file.row_groups(paths, rows_at_once=ROWS_AT_ONCE))
         return
     needed = predicate.reads(file.schema)
     wanted = {*paths, *needed}

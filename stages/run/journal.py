@@ -1,15 +1,23 @@
 """What a run has done: one line per finished step, so that an unchanged step is skipped and a killed run goes on."""
 
 import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ...formats.errors import ApportionError
 from ...formats.provenance import digest_of, digest_of_file
 from ..options import texts_in
 from ..registry import plugin_digests
 from .plan import Planned
 from .targets import JOURNAL
+
+MOST_FILES = 10_000  # of a folder that are looked at
 
 
 class Journal:
@@ -25,13 +33,32 @@ class Journal:
         self._path = folder / JOURNAL
         self._done: dict[str, dict[str, Any]] = {}
         self._keys: dict[str, str] = {}
-        if self._path.exists():
-            for line in self._path.read_text().splitlines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:  # the line being written when the run was killed
-                    continue
+        self._read()
+
+    def _read(self) -> None:
+        """Lines that are no finished step are told of, and their steps run again; half a last line is what a killed run
+        leaves, and needs no word."""
+        try:
+            lines = self._path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise ApportionError(
+                f"{self._path}: cannot be read ({error.strerror}); remove it, or choose another --dir"
+            ) from error
+        odd: list[int] = []
+        for number, line in enumerate(lines, 1):
+            entry = _entry_of(line)
+            if entry is not None:
                 self._done[entry["key"]] = entry
+            elif line and number < len(lines):
+                odd.append(number)
+        if odd:
+            print(
+                f"{self._path}: line {odd[0]} {f'and {len(odd) - 1} more say' if odd[1:] else 'says'} of no step that it "
+                "is done; what is not known to be done runs again",
+                file=sys.stderr,
+            )
 
     def key(self, step: Planned) -> str:
         """The step's key; remembered as that of its outputs."""
@@ -41,9 +68,9 @@ class Journal:
             for each in texts_in(value) if name not in outputs else ():
                 if each in self._keys:
                     inputs[f"{name}={each}"] = self._keys[each]
-                elif Path(each).is_file():
+                elif os.path.isfile(each):
                     inputs[f"{name}={each}"] = digest_of_file(Path(each))
-                elif Path(each).is_dir():
+                elif os.path.isdir(each):
                     inputs[f"{name}={each}"] = _state(Path(each))
         key = digest_of([step.command.name, __version__, step.options, inputs])
         self._keys |= dict.fromkeys(outputs.values(), key)
@@ -70,15 +97,45 @@ class Journal:
         entry = {"key": key, "command": step.command.name, "out": step.out, "state": state}
         entry |= {"outputs": list(step.outputs.values()), "quiet": quiet}
         self._done[key] = entry
-        with self._path.open("a+") as stream:
-            # A run killed while it wrote leaves half a line behind.
-            stream.seek(max(stream.tell() - 1, 0))
-            stream.write(("" if stream.read() in ("", "\n") else "\n") + json.dumps(entry) + "\n")
+        with self._path.open("ab+") as stream:
+            end = stream.seek(0, os.SEEK_END)
+            stream.seek(max(end - 1, 0))
+            gap = b"" if stream.read() in (b"", b"\n") else b"\n"
+            if gap:  # half a line of a killed run goes, a whole one stays
+                stream.seek(0)
+                last = stream.read().rpartition(b"\n")[2]
+                if _entry_of(last) is None:
+                    stream.truncate(end - len(last))
+                    gap = b""
+            stream.write(gap + json.dumps(entry).encode() + b"\n")
+
+
+def _entry_of(line: bytes) -> dict[str, Any] | None:
+    """What a line says of a finished step; None for a line that says nothing of the kind."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or not isinstance(entry.get("key"), str) or "state" not in entry:
+        return None
+    return entry if isinstance(entry.get("outputs", []), list) else None
 
 
 def _state(path: Path) -> list[Any] | None:
     """Names, sizes and times of an output's files; None when it is not there."""
-    if not path.exists():
+    if not os.path.exists(path):
         return None
-    files = [path] if path.is_file() else sorted(child for child in path.rglob("*") if child.is_file())
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    files = [path] if path.is_file() else sorted(islice(_files_in(path), MOST_FILES))
+    found: list[Any] = []
+    for file in files:
+        with suppress(OSError):  # it has gone since
+            known = file.stat()
+            found.append([file.name, known.st_size, known.st_mtime_ns])
+    return found
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Those that may be read; the value of an option may happen to name any folder, such as /."""
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (Path(place, name) for name in sorted(names) if os.path.isfile(os.path.join(place, name)))

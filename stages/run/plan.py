@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...formats.errors import UsageError, unknown
-from ...formats.recipes import Loop, Recipe, Step, expand
+from ...formats.recipes import Loop, Recipe, Step, expand, load_recipe, with_settings
 from ..commands import Command, commands
 from ..options import typed_values
 from ..places import check_places, read_place
@@ -39,39 +39,48 @@ class Planned:
 
 
 def plan_of(
-    recipe: Recipe, variables: Mapping[str, Any], folder: Path, given: Mapping[str, Any] | None = None
-) -> list[Planned]:
+    recipe: Recipe, variables: Mapping[str, Any], folder: Path, given: Mapping[str, Any] | None = None, *,
+    within: Sequence[Path] = (), length: "Length | None" = None,
+) -> list[Planned]:  # fmt: skip
     """Every step in order, loops unrolled. UsageError with the step's place for anything wrong: an unknown command,
-    method or option, a value of another type, a missing option, an output written twice or outside of the folder.
+    method or option, a value of another type, a missing option, an output written twice or outside of the folder, more
+    than MAX_STEPS steps or turns of loops, a recipe that runs itself.
 
-    given: variables that the user set; an output may lie outside where such a one says.
+    given: variables that the user set; an output may lie outside where such a one says. within: the files of the recipes
+    that have this one as a step; length: what is planned of them already.
     """
+    _check_length(recipe, variables)
+    length = length or Length(recipe)
     known = commands()
-    made: list[tuple[str, str]] = []  # command and output, in order
-    seen_from = 0  # what `latest` and `every` see of it
+    made: dict[str, list[str]] = {name: [] for name in known}  # outputs of each command, in order
+    seen_from: Mapping[str, int] = {}  # from which of them `latest` and `every` see
     targets = Targets(folder)
     outputs: dict[str, str] = {}  # as recipes name them -> where the run has them
 
     def every(command: str, *, where: str) -> list[str]:
         if command not in known:
-            raise UsageError(f"{where}: {unknown('command', command, known)}")
-        return [out for maker, out in made[seen_from:] if maker == command]
+            raise UsageError(f"{where}: {unknown('command', str(command), known)}")
+        return made[command][seen_from.get(command, 0) :]
 
     def latest(command: str, default: Any = NO_DEFAULT, *, where: str) -> Any:
-        found = every(command, where=where)
-        if not found and default is NO_DEFAULT:
+        if command in known and len(made[command]) > seen_from.get(command, 0):
+            return made[command][-1]
+        every(command, where=where)
+        if default is NO_DEFAULT:
             raise UsageError(f"{where}: latest({command!r}): no such step before this one; give a default")
-        return found[-1] if found else default
+        return default
 
     functions = {"latest": latest, "every": every}
 
     def walk(steps: Sequence[Step | Loop], scope: Mapping[str, Any]) -> Iterator[Planned]:
         nonlocal seen_from
         for step in steps:
+            length.add()
             if isinstance(step, Loop):
                 before = seen_from
                 for value in _values(step, expand(step.values, scope, functions, step.where)):
-                    seen_from = len(made) if step.independent else before
+                    length.add()
+                    seen_from = {name: len(each) for name, each in made.items()} if step.independent else before
                     yield from walk(step.steps, {**scope, step.var: value})
                 seen_from = before
                 continue
@@ -79,15 +88,57 @@ def plan_of(
             planned = _planned(step, options, known, outputs, targets, given or {})
             outputs.update({targets.name(out): out for out in planned.outputs.values()})
             if planned.out is not None:
-                made.append((step.command, planned.out))
+                made[step.command].append(planned.out)
+            if step.command == "run":
+                _check_inner(planned, (*within, recipe.path.resolve()), length)
             yield planned
 
-    plan: list[Planned] = []
-    for planned in walk(recipe.steps, variables):
-        plan.append(planned)
-        if len(plan) > MAX_STEPS:
-            raise UsageError(f"{recipe.path.name}: more than {MAX_STEPS} steps; shorten its loops")
-    return plan
+    return list(walk(recipe.steps, variables))
+
+
+class Length:
+    """How many steps and turns of loops a recipe has, those of the recipes in it included."""
+
+    def __init__(self, recipe: Recipe):
+        self._name = recipe.path.name
+        self._counted = 0
+
+    def add(self) -> None:
+        """UsageError for more than MAX_STEPS."""
+        self._counted += 1
+        if self._counted > MAX_STEPS:
+            raise UsageError(f"{self._name}: more than {MAX_STEPS} steps; shorten its loops")
+
+
+def _check_length(recipe: Recipe, variables: Mapping[str, Any]) -> None:
+    """UsageError for more than MAX_STEPS steps or turns of loops: counting them takes far less time than checking them."""
+    length = Length(recipe)
+
+    def unknown_yet(*_: Any, **__: Any) -> Any:
+        raise LookupError
+
+    def count(steps: Sequence[Step | Loop], scope: Mapping[str, Any]) -> None:
+        for step in steps:
+            length.add()
+            if isinstance(step, Loop):
+                try:
+                    values = expand(step.values, scope, {"latest": unknown_yet, "every": unknown_yet}, step.where)
+                except LookupError:  # a loop over outputs, which are no more than the steps before
+                    continue
+                for value in _values(step, values):
+                    length.add()
+                    count(step.steps, {**scope, step.var: value})
+
+    count(recipe.steps, variables)
+
+
+def _check_inner(planned: Planned, within: Sequence[Path], length: Length) -> None:
+    """UsageError where the recipe that is a step cannot be planned, or is one of those it is a step of."""
+    inner = load_recipe(planned.options["recipe"])
+    if inner.path.resolve() in within:
+        raise UsageError(f"{planned.where}: {inner.path} runs itself")
+    folder = Path(planned.options["dir"] or Path("runs") / inner.name)
+    plan_of(inner, with_settings(inner, planned.options["set"] or {}), folder, within=within, length=length)
 
 
 def _values(loop: Loop, given: Any) -> Sequence[Any]:
@@ -95,7 +146,7 @@ def _values(loop: Loop, given: Any) -> Sequence[Any]:
         return range(given)
     if isinstance(given, list):
         return given
-    raise UsageError(f"{loop.where}: a loop runs over a count or a list, seen is {given!r}")
+    raise UsageError(f"{loop.where}: a loop runs over a count or a list, seen is {given!r:.200}")
 
 
 def _planned(

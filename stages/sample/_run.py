@@ -127,7 +127,7 @@ def _provenance(record: Record, source: RolloutFile | None, engine: Engine | Non
 
 def _groups_done(kept: RolloutFile, source: RolloutFile | None) -> int:
     """How many problems the kept part has the groups of."""
-    return kept.provenance.history[-1].counts["groups"] if source is None else groups_of(source, kept)
+    return groups_of(kept if source is None else source, kept)
 
 
 def _apart(batches: Iterator[Rollouts], engine: Engine | None) -> Iterator[Rollouts]:

@@ -1,10 +1,10 @@
 """Experience: the policy reads what earlier rollouts taught about what it sees, turn by turn."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-from ...formats.errors import UsageError
+from ...formats.errors import DataError, UsageError
 from ...formats.memories import MemoryFile
 from ...formats.rollouts import Rollouts
 from ..environments import is_played
@@ -107,5 +107,9 @@ def experience(
 def opened(path: Path) -> Library:
     """The library in a file, whose clusters take up observations as they did when it was made."""
     table = MEMORIES["experience"].read(path)
-    settings = MemoryFile(path).provenance.history[-1].parameters["settings"]
-    return Library.of(table, matching=Matching.of(settings))
+    history = MemoryFile(path).provenance.history
+    settings = history[-1].parameters.get("settings") if history else None
+    try:
+        return Library.of(table, matching=Matching.of(settings if isinstance(settings, Mapping) else {}))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error

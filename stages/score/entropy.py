@@ -1,10 +1,12 @@
 """Entropy: how uncertain a model was before each token, computed again with the response given."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...formats.errors import DataError
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array
 from ._model import RECORDED
@@ -41,18 +43,34 @@ def entropy(
 
     Returns:
         {"token.entropy": nat, 0 where the mask is false; "token.logprob": nat, where there was none}.
+
+    Raises:
+        DataError: a rollout is longer than what the model reads.
     """
     from ..models.policy import load_policy
     from ..train._examples import to_examples
 
     policy = load_policy(model, device=device, dtype=dtype)
     examples = to_examples(rollouts, credit=None, old_logprobs=False)
+    _check_context(policy.model.config.get_text_config(), rollouts, examples, model)
     values, logprobs = _signals(policy.model, examples, micro_tokens)
     columns: dict[str, Any] = {"token.entropy": rollouts.token_ids.with_values(values)}
     if "token.logprob" not in rollouts:
         columns["token.logprob"] = rollouts.token_ids.with_values(logprobs)
         columns["logprob_kind"] = ["policy"] * len(rollouts)
     return columns
+
+
+def _check_context(config: Any, rollouts: Rollouts, examples: "Examples", model: str) -> None:
+    """A model says nothing sensible of what is beyond its context, and the logits of it fill the memory."""
+    context = getattr(config, "max_position_embeddings", None) or math.inf
+    long = np.flatnonzero(examples.sequences.segments.sizes > context)
+    if len(long):
+        name, size = rollouts.arrow("rollout_id")[long[0]].as_py(), examples.sequences.segments.sizes[long[0]]
+        raise DataError(
+            f"rollout {name!r} has {size:,} tokens with its prompt, and {model} reads {context:,}; "
+            "name another model with --set model=MODEL"
+        )
 
 
 def _signals(model: "torch.nn.Module", examples: "Examples", micro_tokens: int) -> tuple[Array, Array]:

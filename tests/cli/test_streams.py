@@ -84,6 +84,15 @@ def test_a_signal_that_an_import_swallows_is_not_lost(number: signal.Signals, sc
     assert (result.returncode, result.stdout, "Traceback" in result.stderr) == (128 + number, "", False)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_process_leaves_is_no_traceback(number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "leaves.py").write_text(
+        f"import atexit, os\natexit.register(lambda: [os.kill(os.getpid(), {int(number)}) for _ in range(2)])\n"
+    )
+    result = process("--plugin leaves.py list engines", tmp_path)
+    assert (result.returncode, result.stderr) == (128 + number, "")
+
+
 STOPS = """
 import os, signal
 from apportion.stages.environments import Outcome

@@ -171,3 +171,12 @@ def test_a_file_of_another_tool_has_no_commands(cli: Cli, tmp_path: Path) -> Non
     result = cli("log", tmp_path / "bare.parquet", "--shell")
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (3, "", 1)
     assert "no history in it" in result.stderr
+
+
+def test_inputs_of_no_place_are_said_to_be_made_elsewhere() -> None:
+    merge = Record(
+        stage="merge", version=__version__, parameters={"histories": [[0], [0]]},
+        inputs={"rollouts/x": "d3", "rollouts/7": "d4", f"rollouts/{'9' * 5000}": "d5"},
+    )  # fmt: skip
+    remarks = [line for line in lines_of(record("sample", model="builtin:tiny"), merge) if line.startswith("#")]
+    assert remarks == ["# input.parquet (file 7 of several): made elsewhere, digest d4"]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from apportion.formats.errors import DataError
 from apportion.formats.invariants import check_batch
 from apportion.formats.memories import write_memory
 from apportion.formats.parquet import RolloutFile
@@ -17,7 +18,7 @@ from apportion.stages.models.policy import ModelSource, load_policy, render_prom
 from apportion.stages.remember._library import STRATEGY, WARNING, Entry, Library
 from apportion.stages.remember._memory import MEMORIES
 from apportion.stages.sample._strategy import SamplingContext
-from apportion.stages.sample.experience import experience
+from apportion.stages.sample.experience import experience, opened
 from typer.testing import Result
 
 from .test_interact import END, TOKENIZER, CountingTask, Scripted, ids_of, row_of
@@ -209,3 +210,12 @@ def test_faults(options: list[str], message: str, cli: Cli, tmp_path: Path) -> N
 def test_it_plays_environments_only(cli: Cli, tmp_path: Path) -> None:
     result = cli("sample", "--task", "arithmetic", "--strategy", "experience", "-o", tmp_path / "out")
     assert (result.exit_code, "plays environment tasks, which 'arithmetic' is not" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("settings", [None, [], {}, {"similarity": "high", "compared": 500, "same_head": 0}])
+def test_a_library_whose_history_has_no_settings_is_refused(settings: object, tmp_path: Path) -> None:
+    path = tmp_path / "library.parquet"
+    record = Record(stage="remember", version="1", parameters={} if settings is None else {"settings": settings})
+    write_memory(path, "experience", Library().table(), Provenance(history=(record,)), {"rows": 0})
+    with pytest.raises(DataError, match="needed are similarity, compared and same_head"):
+        opened(path)

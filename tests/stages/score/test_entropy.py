@@ -1,11 +1,15 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from apportion.formats.parquet import RolloutFile
+from apportion.formats.parquet import RolloutFile, write_rollouts
+from apportion.formats.provenance import Provenance
+from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.models.policy import load_policy
 from apportion.stages.score.entropy import entropy
+from typer.testing import Result
 
 
 def sampled(chain: Path) -> Rollouts:
@@ -47,3 +51,21 @@ def test_what_an_environment_wrote_has_none(chain: Path) -> None:
     assert found[3] == 0
     whole = entropy(rollouts, model="builtin:tiny", device="cpu")["token.entropy"].values
     np.testing.assert_allclose(np.delete(found, 3), np.delete(whole, 3), atol=1e-5)
+
+
+def test_a_rollout_beyond_what_the_model_reads_is_refused(
+    chain: Path, cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    rollouts = sampled(chain).slice(0, 4)
+    long = Ragged.from_lists([[5], [5], [5] * 600, [5]], np.int32)
+    token = {"token.id": long, "token.mask": long.with_values(np.ones(603, bool))}
+    path = tmp_path / "long.parquet"
+    rows = rollouts.table.select(["rollout_id", "group_id", "prompt_ids"])
+    write_rollouts(path, [Rollouts(rows).with_columns(token)], Provenance())
+    result = cli("score", path, "--with", "entropy", "--set", "model=builtin:tiny", "-o", tmp_path / "scored.parquet")
+    size = 600 + len(rollouts.ragged("prompt_ids")[2])
+    name = rollouts.strings("rollout_id")[2]
+    assert result.exit_code == 3
+    assert (
+        f"rollout {name!r} has {size} tokens with its prompt, and builtin:tiny reads 512; name another" in result.stderr
+    )
