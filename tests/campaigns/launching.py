@@ -176,7 +176,9 @@ def content(path: Path) -> str | None:
             each for each in path.rglob("*") if each.is_file() and each.name not in ("journal.jsonl", "run.lock")
         )
         return digest_of([(str(each.relative_to(path)), content(each)) for each in names])
-    if path.suffix == ".safetensors" and path.is_file():  # the order of what its header says of it is another one every time
+    if (
+        path.suffix == ".safetensors" and path.is_file()
+    ):  # the order of what its header says of it is another one every time
         whole = path.read_bytes()
         end = 8 + int.from_bytes(whole[:8], "little")
         return digest_of([json.loads(whole[8:end]), hashlib.sha256(whole[end:]).hexdigest()])
