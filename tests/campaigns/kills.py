@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from launching import CASES, Case, content, finish, fresh, left_over, operations, prepare, start
+from launching import CASES, Case, content, differing, finish, fresh, left_over, operations, prepare, start
 
 
 class Expected:
@@ -52,12 +52,16 @@ def try_one(case: Case, expected: Expected, rng: random.Random) -> str | None:
     count, seconds = expected.moments(case, old)
     number = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
     by_operation = rng.random() < 0.7
-    at, moment = rng.randint(1, count), rng.uniform(0.3, 1.1) * seconds
+    # The last operations are those that put the output in its place.
+    at = rng.choice([rng.randint(1, count), max(1, count - rng.randint(0, 9))])
+    moment = rng.uniform(0.3, 1.1) * seconds
     place = fresh(expected.inputs, expected.folder / "work", old)
-    told = f"{case.name}, {'over an old output, ' if old else ''}{number.name} at " + (
+    plain = ":plain" if rng.random() < 0.3 else ""
+    what = (f"kill:{at}:{int(number)}" if by_operation else "never:0:0") + plain
+    told = f"{case.name}{plain}, {'over an old output, ' if old else ''}{number.name} at " + (
         f"operation {at} of {count}" if by_operation else f"{moment:.2f} of {seconds:.2f} s"
     )
-    process = start(place, case.command(force=old is not None), f"kill:{at}:{int(number)}" if by_operation else "")
+    process = start(place, case.command(force=old is not None), what)
     if not by_operation:
         time.sleep(moment)
         process.send_signal(number)
@@ -81,7 +85,8 @@ def try_one(case: Case, expected: Expected, rng: random.Random) -> str | None:
     if code != 0:
         return f"{told}: again, it ended with {code}: {said}"
     if content(out) != wanted:
-        return f"{told}: again, it ended with another result"
+        names = differing(out, expected.out(case))
+        return f"{told}: again, it ended with another result{f': {names}' if names else ''}"
     if left := left_over(place):
         return f"{told}: left over: {', '.join(left)}"
     return None

@@ -1,5 +1,7 @@
 """Real commands in processes of their own, which can be killed or held up at any of their operations on files."""
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -12,11 +14,12 @@ from apportion.formats.parquet import write_rollouts
 from apportion.formats.provenance import Provenance, Record, digest_of, digest_of_file
 from apportion.stages.assign_credit._examples import rollouts_of
 
-# argv: place, what happens ("" or kill:AT:SIGNAL or hold:AT:SECONDS), a file for the count of operations, the command.
+# argv: place, what happens (kill:AT:SIGNAL, hold:AT:SECONDS or never:0:0; with :plain at its end on a system that cannot
+# swap two names), a file for the count of operations, the command.
 LAUNCHER = """
 import atexit, os, sys, time
 place, what, counted = sys.argv[1:4]
-kind, at, value = what.split(":") if what else ("", "0", "0")
+kind, at, value, *plain = what.split(":")
 events = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.listdir", "shutil.rmtree"}
 seen = 0
 
@@ -30,6 +33,9 @@ def watch(event, arguments):
             time.sleep(float(value))
 
 from apportion.cli.main import main
+if plain:
+    from apportion.formats import renaming
+    renaming._system_call = lambda: None
 if counted:
     atexit.register(lambda: open(counted, "w").write(str(seen)))
 sys.addaudithook(watch)
@@ -127,7 +133,7 @@ def prepare(folder: Path, *, heavy: bool) -> None:
             assert ended[0] == 0, ended[1]
 
 
-def start(folder: Path, words: Sequence[str], what: str = "", counted: str = "") -> "subprocess.Popen[str]":
+def start(folder: Path, words: Sequence[str], what: str = "never:0:0", counted: str = "") -> "subprocess.Popen[str]":
     """The command, running in `folder`. what: see LAUNCHER."""
     place = str(folder)
     line = [sys.executable, "-c", LAUNCHER, place, what, counted, *words]
@@ -169,8 +175,20 @@ def content(path: Path) -> str | None:
         names = sorted(
             each for each in path.rglob("*") if each.is_file() and each.name not in ("journal.jsonl", "run.lock")
         )
-        return digest_of([(str(each.relative_to(path)), digest_of_file(each)) for each in names])
+        return digest_of([(str(each.relative_to(path)), content(each)) for each in names])
+    if (
+        path.suffix == ".safetensors" and path.is_file()
+    ):  # the order of what its header says of it is another one every time
+        whole = path.read_bytes()
+        end = 8 + int.from_bytes(whole[:8], "little")
+        return digest_of([json.loads(whole[8:end]), hashlib.sha256(whole[end:]).hexdigest()])
     return digest_of_file(path) if path.exists() else None
+
+
+def differing(found: Path, wanted: Path) -> list[str]:
+    """The files that two outputs do not share."""
+    names = {str(each.relative_to(top)) for top in (found, wanted) for each in top.rglob("*") if each.is_file()}
+    return sorted(name for name in names if content(found / name) != content(wanted / name))
 
 
 def left_over(folder: Path) -> list[str]:

@@ -27,7 +27,8 @@ def try_one(case: Case, expected: Expected, rng: random.Random) -> str | None:
         both.reverse()
     count, _ = expected.moments(case, None)
     place = fresh(expected.inputs, expected.folder / "work", old)
-    pauses = [f"hold:{rng.randint(1, count)}:{rng.choice([0.0, 0.05, 0.3, 1.0])}" for _ in both]
+    plain = ":plain" if rng.random() < 0.3 else ""
+    pauses = [f"hold:{rng.randint(1, count)}:{rng.choice([0.0, 0.05, 0.3, 1.0])}{plain}" for _ in both]
     told = f"{case.name}{' --force' if force else ''}, {' and '.join(pauses)}"
     ended = [finish(each) for each in [start(place, words, pause) for words, pause in zip(both, pauses, strict=True)]]
     codes = [code for code, _ in ended]
