@@ -121,7 +121,7 @@ def test_a_directory_is_its_parquet_files_by_name(tmp_path: Path) -> None:
 
 def test_encodings_suit_the_values(tmp_path: Path) -> None:
     repeated = Ragged.from_lists([[0.5] * 50] * 4, np.float32)
-    distinct = Ragged.from_lists(np.arange(200, dtype=np.float32).reshape(4, 50).tolist(), np.float32)
+    distinct = Ragged.from_lists(np.linspace(0, 9, 200, dtype=np.float32).reshape(4, 50).tolist(), np.float32)
     batch = many(2, tokens=50).with_columns({"token.advantage": repeated, "token.entropy": distinct})
     write_rollouts(tmp_path / "a.parquet", [batch], Provenance())
     row_group = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0)
