@@ -12,13 +12,14 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 from typer.core import TyperGroup
 
 from ..formats.errors import ApportionError, unknown
 from ..stages.commands import commands
+from ..stages.harmless import HarmlessStream
 from .show import show
 from .typed import as_typer
 
@@ -153,6 +154,8 @@ def main() -> None:
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started the command
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
+    # Whatever a file, a server or a model says, and this is told: one place where it becomes harmless.
+    sys.stdout, sys.stderr = (cast("TextIO", HarmlessStream(stream)) for stream in (sys.stdout, sys.stderr))
     for number, usual in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
         if signal.getsignal(number) is usual:
             signal.signal(number, _end)
