@@ -156,7 +156,7 @@ def test_what_commands_cannot_bring_back_is_said() -> None:
     assert lines_of(record("sample", "0.0.1"), record("polish", "9")) == [
         f"# made by apportion 0.0.1; this is {__version__}",
         "apportion sample -o rollouts.parquet",
-        f"# polish 9: apportion {__version__} has no such command",
+        f"# polish 9: apportion {__version__} has no command that writes such a file",
     ]
 
 
