@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 from ..formats.errors import ApportionError, unknown
 from ..stages.commands import commands
 from ..stages.harmless import HarmlessStream
+from ..stages.trust import trust_remote_code
 from .show import show
 from .typed import as_typer
 
@@ -122,11 +123,16 @@ def root(
     plugin: Annotated[
         list[Path] | None, typer.Option("--plugin", help="Python file that registers methods, scorers …; repeatable.")
     ] = None,
+    trusted: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run code that comes with the models named; otherwise none runs."),
+    ] = False,
 ) -> None:
     """Which tokens, steps and branches of a rollout earned its reward?
 
     sample -> tree-build -> score -> assign-credit -> train -> eval: every stage reads and writes one Parquet file.
     """
+    trust_remote_code(trusted)
     if plugin:
         from ..stages.registry import load_plugins
 
