@@ -13,6 +13,7 @@ import pytest
 from apportion.formats.errors import ApportionError, UsageError
 from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance, Record
+from apportion.stages.driver import _in_order
 from apportion.stages.models.policy import TINY, ModelSource, check_recorded, load_policy, load_tokenizer
 from apportion.stages.trust import remote_code_is_trusted, trust_remote_code
 from typer.testing import Result
@@ -109,6 +110,15 @@ def test_a_history_is_never_trusted(
     assert scored.exit_code == 2
     assert "comes with code of its own; steps needs a model; name it with --set model=MODEL" in scored.stderr
     assert not canary.exists()
+
+
+def test_workers_are_told() -> None:
+    trust_remote_code(True)
+    try:
+        jobs: list[Any] = [remote_code_is_trusted] * 2
+        assert list(_in_order(jobs, 2)) == [True, True]
+    finally:
+        trust_remote_code(False)
 
 
 def test_a_history_makes_nobody_look_anything_up(
