@@ -1,5 +1,7 @@
 """The tasks `reasoning_gym/NAME`."""
 
+import ast
+import inspect
 import json
 import os
 import random
@@ -14,7 +16,14 @@ import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.tasks import Problem, Task, open_task, reasoning_gym_names
 from apportion.stages.tasks._json_types import from_json
-from apportion.stages.tasks._reasoning_gym_repairs import is_formula, whole_number
+from apportion.stages.tasks._reasoning_gym_repairs import (
+    READ_FORMULA,
+    READ_LITERAL,
+    READ_WHOLE_NUMBERS,
+    is_formula,
+    whole_number,
+)
+from apportion.stages.tasks.reasoning_gym import _generators
 
 SAMPLE = (
     "ab", "advanced_geometry", "basic_arithmetic", "binary_matrix", "chain_sum", "countdown", "decimal_arithmetic",
@@ -231,6 +240,38 @@ def test_a_reference_that_would_be_evaluated_is_refused(name: str, path: tuple[s
         with pytest.raises(DataError, match=f"the reference holds .*, which is no formula; {name} would evaluate it"):
             task.verify(own_answer(problem), replaced(problem.reference, path, code))
     assert not list(tmp_path.iterdir())
+
+
+EVALUATING = {
+    "eval",
+    "exec",
+    "parse_expr",
+    "sympify",
+    "parse_latex",
+    "lambdify",
+    "import_module",
+    "__import__",
+    "system",
+    "Popen",
+}
+OF_THEIR_OWN_MAKING = {
+    "basic_arithmetic": "eval",
+    "codeio": "exec",
+}  # when they make a problem; their verifiers compare
+NAMED_ALIKE = {"propositional_logic": "parse_expr"}  # a parser of its own
+
+
+def test_no_generator_evaluates_but_those_that_were_read() -> None:
+    """A newer reasoning-gym may have one more; then it has to be read, and mended, before it is used."""
+    found: dict[str, str] = {}
+    for name, (dataset_class, _) in _generators().items():
+        own = [each.__module__ for each in dataset_class.__mro__ if each.__module__.startswith("reasoning_gym")]
+        for node in (node for module in own for node in ast.walk(ast.parse(inspect.getsource(sys.modules[module])))):
+            called = getattr(node.func, "id", getattr(node.func, "attr", "")) if isinstance(node, ast.Call) else ""
+            if called in EVALUATING:
+                found[name] = called
+    mended = dict.fromkeys((*READ_LITERAL, *READ_WHOLE_NUMBERS), "eval") | dict.fromkeys(READ_FORMULA, "parse_expr")
+    assert found == mended | OF_THEIR_OWN_MAKING | NAMED_ALIKE
 
 
 def test_the_generator_is_the_tasks_and_never_the_files(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
