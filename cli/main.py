@@ -59,7 +59,7 @@ def _faults_as_lines() -> Iterator[None]:
     try:
         yield
     except ApportionError as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
     except _WrongUse as error:
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -67,7 +67,7 @@ def _faults_as_lines() -> Iterator[None]:
         fault: Any = error
         message = " ".join(fault.format_message().split()).rstrip(".").replace(": Value error, ", ": ")
         hint = _near_choice(message) or (f"; see `{fault.ctx.command_path} --help`" if fault.ctx is not None else "")
-        typer.echo(f"error: {message[:1].lower()}{message[1:]}{hint}", err=True)
+        print(f"error: {message[:1].lower()}{message[1:]}{hint}", file=sys.stderr)
         raise typer.Exit(fault.exit_code) from error
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -76,7 +76,7 @@ def _faults_as_lines() -> Iterator[None]:
         if error.errno not in FULL or error.filename is not None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        typer.echo(_not_written(error), err=True)
+        print(_not_written(error), file=sys.stderr)
         raise typer.Exit(1) from None
 
 

@@ -1,5 +1,6 @@
 """A policy: weights and tokenizer, found by what `--model` says."""
 
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -129,7 +130,10 @@ def check_recorded(spec: str) -> None:
     if folder is None:
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(spec, "config.json")
+        try:
+            found = try_to_load_from_cache(spec, "config.json")
+        except ValueError as error:  # no name that a model can have
+            raise UsageError(f"model {spec!r} is named by the file's history and is no Hub id") from error
         if not isinstance(found, str):
             raise UsageError(f"model {spec!r} is named by the file's history and is not on this machine")
         folder = Path(found).parent
@@ -166,7 +170,7 @@ def _directory(spec: str) -> Path | None:
             raise unknown("model", spec, ["builtin:tiny", "builtin:tiny-blank"])
         return None
     path = Path(spec)
-    if path.is_dir():
+    if os.path.isdir(spec):  # False, too, for what can be no path
         if not (path / "config.json").is_file():
             raise UsageError(f"model {spec!r}: a directory without config.json; needed is a Hugging Face checkpoint")
         return path

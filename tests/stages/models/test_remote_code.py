@@ -142,7 +142,7 @@ def test_what_is_plain_and_here_is_taken(chain: Path, cli: Cli, tmp_path: Path) 
         check_recorded(model)
         shown = cli("inspect", naming(model, chain, tmp_path), "--no-stats")
         assert (shown.exit_code, shown.stderr) == (0, "")
-    for model in ("builtin:none", "nowhere/at/all", str(tmp_path)):
+    for model in ("builtin:none", "nowhere/at/all", str(tmp_path), "{'#@SUM/x!'}", "a\0/b", "x" * 5000):
         with pytest.raises(UsageError):
             check_recorded(model)
 
