@@ -12,13 +12,15 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 from typer.core import TyperGroup
 
 from ..formats.errors import ApportionError, unknown
 from ..stages.commands import commands
+from ..stages.harmless import HarmlessStream
+from ..stages.trust import trust_remote_code
 from .show import show
 from .typed import as_typer
 
@@ -57,7 +59,7 @@ def _faults_as_lines() -> Iterator[None]:
     try:
         yield
     except ApportionError as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
     except _WrongUse as error:
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -65,7 +67,7 @@ def _faults_as_lines() -> Iterator[None]:
         fault: Any = error
         message = " ".join(fault.format_message().split()).rstrip(".").replace(": Value error, ", ": ")
         hint = _near_choice(message) or (f"; see `{fault.ctx.command_path} --help`" if fault.ctx is not None else "")
-        typer.echo(f"error: {message[:1].lower()}{message[1:]}{hint}", err=True)
+        print(f"error: {message[:1].lower()}{message[1:]}{hint}", file=sys.stderr)
         raise typer.Exit(fault.exit_code) from error
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -74,7 +76,7 @@ def _faults_as_lines() -> Iterator[None]:
         if error.errno not in FULL or error.filename is not None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        typer.echo(_not_written(error), err=True)
+        print(_not_written(error), file=sys.stderr)
         raise typer.Exit(1) from None
 
 
@@ -121,11 +123,16 @@ def root(
     plugin: Annotated[
         list[Path] | None, typer.Option("--plugin", help="Python file that registers methods, scorers …; repeatable.")
     ] = None,
+    trusted: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run code that comes with the models named; otherwise none runs."),
+    ] = False,
 ) -> None:
     """Which tokens, steps and branches of a rollout earned its reward?
 
     sample -> tree-build -> score -> assign-credit -> train -> eval: every stage reads and writes one Parquet file.
     """
+    trust_remote_code(trusted)
     if plugin:
         from ..stages.registry import load_plugins
 
@@ -153,6 +160,8 @@ def main() -> None:
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started the command
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
+    # Whatever a file, a server or a model says, and this is told: one place where it becomes harmless.
+    sys.stdout, sys.stderr = (cast("TextIO", HarmlessStream(stream)) for stream in (sys.stdout, sys.stderr))
     for number, usual in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
         if signal.getsignal(number) is usual:
             signal.signal(number, _end)

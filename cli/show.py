@@ -7,6 +7,8 @@ from typing import Any
 
 import typer
 
+from ..stages.harmless import harmless_json
+
 
 def show(result: Any, as_json: bool) -> None:
     """JSON to standard output when asked; else what the result renders itself."""
@@ -15,7 +17,7 @@ def show(result: Any, as_json: bool) -> None:
     if as_json:
         content = result.to_json() if hasattr(result, "to_json") else asdict(result) if is_dataclass(result) else result  # type: ignore[arg-type]
         stream = sys.stderr if getattr(result, "out", None) == "-" else sys.stdout
-        typer.echo(json.dumps(content, indent=2, default=str), file=stream)
+        typer.echo(harmless_json(json.dumps(content, indent=2, default=str)), file=stream)
     elif hasattr(result, "render"):
         result.render()
     fault = getattr(result, "fault", lambda: None)()

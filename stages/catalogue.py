@@ -22,11 +22,12 @@ class Catalogue:
         return self.entries
 
     def render(self) -> None:
-        from rich.console import Console
         from rich.padding import Padding
         from rich.text import Text
 
-        console = Console(highlight=False)
+        from .console import WordsConsole
+
+        console = WordsConsole()
         width = max((len(entry["name"]) for entry in self.entries), default=0)
         for entry in self.entries:
             console.print(Text.assemble((f"{entry['name']:<{width}}", "bold"), "  ", entry["summary"]), soft_wrap=True)

@@ -17,6 +17,7 @@ from ..formats.rollouts import Rollouts
 from .options import at_least
 from .progress import track
 from .registry import load_plugins, plugin_digests, plugins_loaded
+from .trust import remote_code_is_trusted, trust_remote_code
 
 PRODUCED_BY = {
     "reward": "run `apportion score IN --with verify -o OUT` first",
@@ -146,6 +147,12 @@ def _map_file(
     return Written(str(out), **counts)
 
 
+def _begin(plugins: list[Path], trusted: bool) -> None:
+    """What the command line has said, in a worker."""
+    trust_remote_code(trusted)
+    load_plugins(plugins)
+
+
 def _in_order(jobs: Sequence[Callable[[], Written]], workers: int) -> Iterator[Written]:
     """The jobs' results in their order, made by up to `workers` processes; the first fault ends them all."""
     workers = min(workers, len(jobs))
@@ -157,7 +164,8 @@ def _in_order(jobs: Sequence[Callable[[], Written]], workers: int) -> Iterator[W
     from multiprocessing import get_context
 
     # Forked processes would inherit the locks of torch's and pyarrow's threads; spawned ones start clean.
-    with ProcessPoolExecutor(workers, get_context("spawn"), load_plugins, (plugins_loaded(),)) as pool:
+    given = (plugins_loaded(), remote_code_is_trusted())
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, given) as pool:
         futures = [pool.submit(job) for job in jobs]
         try:
             for future in futures:

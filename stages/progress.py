@@ -25,12 +25,13 @@ def progress(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
         if bar is None:
             if time.monotonic() - started < PATIENCE:
                 return
-            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+            from .console import WordsConsole
+
             shown = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                console=Console(stderr=True), transient=True,
+                TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                console=WordsConsole(stderr=True), transient=True,
             )  # fmt: skip
             shown.start()
             bar = (shown, shown.add_task(what, total=total))

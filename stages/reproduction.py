@@ -9,7 +9,7 @@ from ..formats.errors import ApportionError, DataError, UsageError
 from ..formats.provenance import inputs_of
 from .commands import Command, commands
 from .registry import PLUGIN, options_of, plugin_digests, plugin_files
-from .shell import command_line
+from .shell import command_line, comment
 
 if TYPE_CHECKING:
     from ..formats.provenance import Provenance, Record
@@ -26,8 +26,9 @@ def commands_of(path: Path, provenance: "Provenance") -> list[str]:
     put several histories together (`merge`) reads what the last of each wrote.
 
     What the commands alone cannot bring back (an input of another tool, a policy from a directory, another version) is
-    said in a comment before the line. DataError for a file without history, UsageError where a plugin it was made with is
-    not loaded or has changed.
+    said in a comment before the line. Whoever wrote the history, a shell that reads the lines runs nothing but these
+    commands of apportion: what a record says is one quoted word, or a comment of one line. DataError for a file without
+    history, UsageError where a plugin it was made with is not loaded or has changed.
     """
     history = provenance.history
     if not history:
@@ -40,15 +41,20 @@ def commands_of(path: Path, provenance: "Provenance") -> list[str]:
     split: dict[str, str] = {}  # its line without the output -> the output
     for number, (record, out, places) in enumerate(zip(history, outputs, inputs, strict=True)):
         before = [FOREIGN if place is None else files[place] for place in places]
-        if record.stage not in known:
-            lines.append(f"# {record.stage} {record.version}: apportion {__version__} has no such command")
+        if record.stage not in NAMES:
+            said = f"{record.stage} {record.version}: apportion {__version__} has no command that writes such a file"
+            lines.append(comment(said))
             continue
-        lines += _remarks(known[record.stage], record, places)
+        lines += map(comment, _remarks(known[record.stage], record, places))
         if len(before) > 1 and record.stage != "merge":
-            lines.append(f"# inputs: a directory with {', '.join(before)}")
+            lines.append(comment(f"inputs: a directory with {', '.join(before)}"))
             before = ["inputs"]
         _check_plugins(path, record)
-        line = _line(known[record.stage], record, before, out)
+        try:
+            line = _line(known[record.stage], record, before, out)
+        except UsageError as error:
+            lines.append(comment(f"apportion {record.stage}: {error}"))
+            continue
         if record.stage == "split":  # one command for all parts
             alike = line.removesuffix(out)
             files[number] = _file_in(split.setdefault(alike, out), record)
@@ -61,7 +67,7 @@ def commands_of(path: Path, provenance: "Provenance") -> list[str]:
 def _file_in(out: str, record: "Record") -> str:
     """The file a later stage reads: the output, or the record's part of a directory of them."""
     part = record.parameters.get("part")
-    return f"{out}/{part}" if part else out
+    return f"{out}/{Path(str(part)).name}" if part else out
 
 
 def _outputs(path: Path, stages: list[str]) -> list[str]:
@@ -71,7 +77,7 @@ def _outputs(path: Path, stages: list[str]) -> list[str]:
     taken = {last, FOREIGN}
     outputs: list[str] = []
     for stage in stages[:-1]:
-        stem, ending = NAMES.get(stage, stage), "" if stage in ("train", "split") else ".parquet"
+        stem, ending = NAMES.get(stage, "made"), "" if stage in ("train", "split") else ".parquet"
         count = 1
         while (name := f"{stem}{'' if count == 1 else f'-{count}'}{ending}") in taken:
             count += 1
@@ -125,7 +131,7 @@ def _short(key: str, value: Any) -> Any:
 
 def _remarks(command: Command, record: "Record", places: list[int | None]) -> Iterator[str]:
     if record.version != __version__:
-        yield f"# made by apportion {record.version}; this is {__version__}"
+        yield f"made by apportion {record.version}; this is {__version__}"
     if "rollouts" in command.options():
         for role, digest in record.inputs.items():
             kind, _, number = role.partition("/")
@@ -134,10 +140,10 @@ def _remarks(command: Command, record: "Record", places: list[int | None]) -> It
             if kind != "rollouts" or (made_before and record.stage not in GOES_ON_WITH):
                 continue
             place = FOREIGN if not number else f"{FOREIGN} (file {number} of several)"
-            yield f"# {place}: made elsewhere, digest {digest}"
+            yield f"{place}: made elsewhere, digest {digest}"
     model = record.parameters.get("model")
     if isinstance(model, str) and not model.startswith("builtin:") and "policy" in record.inputs:
-        yield f"# {model}: a policy with digest {record.inputs['policy']}"
+        yield f"{model}: a policy with digest {record.inputs['policy']}"
 
 
 def _defaults(record: "Record") -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 """Token ids as text: every token with its piece of what all of them decode to."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -85,16 +86,21 @@ class TokenTexts:
 
     @classmethod
     def of(cls, model: str | None, histories: Iterable[Provenance]) -> "TokenTexts":
-        """With the tokenizer of `model`, or else of the first model the histories name, if it is there."""
-        from .models.policy import load_tokenizer
+        """With the tokenizer of `model`, or else of the first model the histories name, if it is here and without code of
+        its own; where it is not, a line on standard error says so, and tokens are numbers."""
+        from .models.policy import check_recorded, load_tokenizer
 
         if model is not None:
             return cls(TokenOffsets(load_tokenizer(model), keep_special=True))
         records = (record for each in histories for record in each.history)
         recorded = next((str(record.parameters["model"]) for record in records if "model" in record.parameters), None)
+        if recorded is None:
+            return cls()
         try:
-            return cls(TokenOffsets(load_tokenizer(recorded), keep_special=True)) if recorded else cls()
-        except ApportionError:
+            check_recorded(recorded)
+            return cls(TokenOffsets(load_tokenizer(recorded, look_up=False), keep_special=True))
+        except ApportionError as error:
+            print(f"tokens are shown by their numbers: {error}; name a model with --model", file=sys.stderr)
             return cls()
 
     def __call__(self, ids: Sequence[int]) -> list[str]:

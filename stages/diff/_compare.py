@@ -73,7 +73,7 @@ class Difference:
         with console.capture() as captured:
             self.draw(console)
         with closed_pipe_is_no_error():
-            print(captured.get(), end="")
+            print(captured.get(), end="", file=console.file)
 
     def draw(self, console: "Console") -> None:
         from ._draw import draw

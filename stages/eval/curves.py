@@ -67,8 +67,9 @@ class Curve:
 
     def _render_table(self) -> None:
         """A row for each place: pass@1 of every series with the range of its runs, and its lead over the first."""
-        from rich.console import Console
         from rich.table import Table
+
+        from ..console import WordsConsole
 
         first, *others = self.series()
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -81,7 +82,7 @@ class Curve:
                 point = here.get(name)
                 cells += [_cell(point), _signed(point.lead) if point and point.lead else ""]
             table.add_row(f"{at:,.0f}", *cells)
-        Console(highlight=False).print(table)
+        WordsConsole().print(table)
 
 
 def _cell(point: Point | None) -> str:

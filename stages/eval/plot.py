@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..harmless import harmless
+
 if TYPE_CHECKING:
     from .curves import Curve
 
@@ -63,7 +65,9 @@ def svg_plot(curve: "Curve", width: int = 720, height: int = 400) -> str:
         parts.append(f'<text x="{x0 - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.2f}</text>')
     for at in _ticks(left, right):
         parts.append(f'<text x="{x(at):.1f}" y="{y0 + 20}" text-anchor="middle">{at:,.0f}</text>')
-    parts.append(f'<text x="{(x0 + x1) / 2}" y="{height - 14}" text-anchor="middle">{escape(curve.axis)}</text>')
+    parts.append(
+        f'<text x="{(x0 + x1) / 2}" y="{height - 14}" text-anchor="middle">{escape(harmless(curve.axis))}</text>'
+    )
     for index, name in enumerate(curve.series()):
         colour, points = COLOURS[index % len(COLOURS)], curve.of(name)
         over = [f"{x(p.at):.1f},{y(p.estimate.high):.1f}" for p in points]
@@ -75,7 +79,7 @@ def svg_plot(curve: "Curve", width: int = 720, height: int = 400) -> str:
             parts.append(f'<circle cx="{x(p.at):.1f}" cy="{y(p.estimate.value):.1f}" r="3" fill="{colour}"/>')
         top = y1 + 8 + 38 * index
         parts.append(f'<rect x="{x1 + 14}" y="{top}" width="12" height="12" fill="{colour}"/>')
-        parts.append(f'<text x="{x1 + 32}" y="{top + 11}">{escape(name)}</text>')
+        parts.append(f'<text x="{x1 + 32}" y="{top + 11}">{escape(harmless(name))}</text>')
         parts.append(f'<text x="{x1 + 32}" y="{top + 27}" font-size="11">{points[-1].estimate.value:.3f}</text>')
     return "\n".join([*parts, "</svg>", ""])
 

@@ -14,6 +14,7 @@ from ...formats.files import check_output, whole_file
 from ...formats.invariants import is_credit
 from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
+from ..harmless import harmless
 from ..options import at_least
 from ..progress import track
 from ..token_texts import TokenTexts, marked
@@ -58,7 +59,7 @@ class View:
 
             record = WordsConsole(record=True, width=110, file=io.StringIO(), force_terminal=True)
             self.draw(record)
-            picture = record.export_svg(title=f"apportion inspect {Path(self.path).name}")
+            picture = record.export_svg(title=harmless(f"apportion inspect {Path(self.path).name}"))
             with whole_file(self.svg, force=self.force) as temporary:
                 temporary.write_text(_WEB_FONTS.sub("", picture))  # no network: any monospace font will do
             print(f"picture: {self.svg}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """A policy: weights and tokenizer, found by what `--model` says."""
 
+import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from typing import Any
 
 from ...formats.errors import ApportionError, UsageError
 from ...formats.provenance import digest_of, digest_of_file
+from ..trust import remote_code_is_trusted
 
 TINY = Path(__file__).parent / "tiny"
 LOADED_AT_ONCE = 2
+CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
@@ -116,14 +119,44 @@ def _weights(directory: Path) -> list[Path]:
     return found or sorted(directory.glob("pytorch_model*.bin"))
 
 
-def load_tokenizer(spec: str) -> Any:
-    """Only the tokenizer."""
+def load_tokenizer(spec: str, *, look_up: bool = True) -> Any:
+    """Only the tokenizer. look_up=False: of a Hub id, only what has been downloaded already."""
     if spec == "builtin:tiny-blank":
         from .tiny.blank import blank_tokenizer
 
         return blank_tokenizer()
     directory = _directory(spec)
-    return _hugging_face("AutoTokenizer", spec, directory)
+    return _hugging_face("AutoTokenizer", spec, directory, local_files_only=not look_up)
+
+
+def check_recorded(spec: str) -> None:
+    """UsageError unless a model that a file names, and no one on the command line, is here and without code of its own:
+    built in, a directory, or a Hub id that has been downloaded before. Nothing is looked up."""
+    if spec.startswith("builtin:"):
+        _directory(spec)
+        return
+    folder = _directory(spec)
+    if folder is None:
+        from huggingface_hub import try_to_load_from_cache
+
+        try:
+            found = try_to_load_from_cache(spec, "config.json")
+        except ValueError as error:  # no name that a model can have
+            raise UsageError(f"model {spec!r} is named by the file's history and is no Hub id") from error
+        if not isinstance(found, str):
+            raise UsageError(f"model {spec!r} is named by the file's history and is not on this machine")
+        folder = Path(found).parent
+    if next(folder.glob("*.py"), None) is not None or any(map(_maps_code, CONFIGS, [folder] * len(CONFIGS))):
+        raise UsageError(f"model {spec!r} is named by the file's history and comes with code of its own")
+
+
+def _maps_code(name: str, folder: Path) -> bool:
+    try:
+        return "auto_map" in (folder / name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder / name}: cannot be read ({error})") from error
 
 
 def render_prompt(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
@@ -146,7 +179,7 @@ def _directory(spec: str) -> Path | None:
             raise unknown("model", spec, ["builtin:tiny", "builtin:tiny-blank"])
         return None
     path = Path(spec)
-    if path.is_dir():
+    if os.path.isdir(spec):  # False, too, for what can be no path
         if not (path / "config.json").is_file():
             raise UsageError(f"model {spec!r}: a directory without config.json; needed is a Hugging Face checkpoint")
         return path
@@ -203,9 +236,16 @@ def _quiet_transformers() -> Any:
 
 
 def _hugging_face(loader: str, spec: str, directory: Path | None, **options: Any) -> Any:
+    """What the library loads. Code that comes with a model never runs unless the command line says so, and no one is asked."""
+    options["trust_remote_code"] = remote_code_is_trusted()
     try:
         return getattr(_quiet_transformers(), loader).from_pretrained(str(directory) if directory else spec, **options)
     except Exception as error:
+        if not options["trust_remote_code"] and "trust_remote_code" in str(error):
+            raise ApportionError(
+                f"model {spec!r}: it comes with code of its own, which is not run; if you have read it and trust it, "
+                "put --trust-remote-code before the command: apportion --trust-remote-code …"
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if directory is None:
             raise ApportionError(

@@ -23,6 +23,7 @@ import numpy as np
 
 from ...formats.errors import ApportionError, UsageError
 from ...formats.provenance import digest_of, digest_of_file
+from ..trust import remote_code_is_trusted
 from . import ENGINES, EngineEntry
 from ._vllm_guest import Random, fault, first_line, package, quiet, words
 from .engine import Alternatives, Completion, Request, Sampling, Usage
@@ -286,6 +287,7 @@ def _open(
         "max_model_len": max_model_len,
         "enforce_eager": on_cpu if enforce_eager is None else enforce_eager,
         "quantization": quantization,
+        "trust_remote_code": remote_code_is_trusted(),
     }
     if on_cpu:
         # Off: to put a seeded row's prompt into a step in parts, vLLM winds its generator back, which fails on the CPU.

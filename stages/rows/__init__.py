@@ -97,7 +97,10 @@ def head(
 def show(
     rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,
-    to: Annotated[Literal["jsonl", "csv"], "One JSON object a line, or CSV with lists as JSON."] = "jsonl",
+    to: Annotated[
+        Literal["jsonl", "csv"],
+        "One JSON object a line, or CSV with lists as JSON.",
+    ] = "jsonl",
     columns: Annotated[list[str] | None, "Only these columns or rulers: a,b or repeated.", COLUMNS] = None,
     where: Annotated[str | None, WHERE] = None,
     limit: Annotated[int | None, "Rollouts printed at most.", Flag(("-l", "--limit"))] = None,
@@ -105,6 +108,8 @@ def show(
     """Print rollouts as text, one a line, for jq, less and the like.
 
     Rows are printed while the file is read, and memory does not grow with it. --json prints one array instead of lines.
+    JSON lines hold every text as it is. In CSV, which spreadsheets read, a text that one would compute has ' before it, and a
+    control character is a picture of it.
     Nothing is checked but what --where reads, so that a defective file can be looked at; `apportion validate` says what
     is wrong with it.
     """

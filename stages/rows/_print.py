@@ -20,6 +20,7 @@ from ...formats.parquet import RolloutFile, files_of
 from ...formats.predicates import Predicate
 from ...formats.rollouts import Rollouts
 from ...formats.schema import paths_of
+from ..harmless import harmless_cell, harmless_json
 from ..options import at_least
 
 ROWS_AT_ONCE = 64  # turned into Python objects and printed together
@@ -178,7 +179,7 @@ def _as_json(batches: Iterator[Rollouts]) -> Iterator[str]:
 def _as_csv(batches: Iterator[Rollouts], paths: list[str]) -> Iterator[str]:
     held = io.StringIO()
     writer = csv.writer(held, lineterminator="\n")
-    writer.writerow(paths)
+    writer.writerow(map(harmless_cell, paths))
     for batch in batches:
         columns = [batch.arrow(path).to_pylist() for path in paths]
         for values in zip(*columns, strict=True):
@@ -190,15 +191,18 @@ def _as_csv(batches: Iterator[Rollouts], paths: list[str]) -> Iterator[str]:
 
 
 def _cell(value: Any) -> Any:
-    """A missing value is an empty cell, a truth value and a list are JSON."""
-    return _json(value) if isinstance(value, list | dict | bool) else value
+    """A missing value is an empty cell, a truth value and a list are JSON, and no text is a formula."""
+    if isinstance(value, list | dict | bool):
+        return _json(value)
+    return harmless_cell(value) if isinstance(value, str) else value
 
 
 def _json(value: Any) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
     except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, default=str)
+        text = json.dumps(_finite(value), ensure_ascii=False, default=str)
+    return harmless_json(text)
 
 
 def _finite(value: Any) -> Any:

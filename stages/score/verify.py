@@ -31,24 +31,27 @@ def verify(rollouts: Rollouts, *, truncated: float | None = None, column: str = 
         {column: [R] float64}.
 
     Raises:
-        UsageError: a column of another kind. DataError: a reference that is not JSON; a rollout that was played, and
-            has no reward.
+        UsageError: a column of another kind. DataError: a row without a task, or with options that are not
+            JSON; a reference that is not JSON, or that the task cannot verify by; a rollout that was played, and has no reward.
     """
     texts, references, tasks = (rollouts.strings(path) for path in ("text", "reference", "task"))
     options = rollouts.strings("task_options") if "task_options" in rollouts else [None] * len(rollouts)
     reward, given = np.zeros(len(rollouts)), np.any([rollouts.flagged(flag) for flag in WORTH_ONE], axis=0)
     with progress(len(rollouts), "verify") as advance:
         for row, (text, reference, task, option) in enumerate(zip(texts, references, tasks, options, strict=True)):
-            opened = _task(task, option)
+            opened = _task_of(row, task, option)
             if is_played(opened) or given[row]:
                 reward[row] = _given(rollouts, row)
                 advance(1)
                 continue
             try:
                 known = json.loads(reference)
-            except (TypeError, ValueError) as error:
-                raise DataError(f"row {row}, column 'reference': {reference!r}, needed is JSON") from error
-            reward[row] = opened.verify(text or "", known)
+            except (TypeError, ValueError, RecursionError) as error:
+                raise DataError(f"row {row}, column 'reference': {reference!r:.60}, needed is JSON") from error
+            try:
+                reward[row] = opened.verify(text or "", known)
+            except DataError as error:
+                raise DataError(f"row {row}, column 'reference': {error}") from error
             advance(1)
     if truncated is not None:
         reward[rollouts.flagged("truncated")] = truncated
@@ -62,6 +65,15 @@ def _given(rollouts: Rollouts, row: int) -> float:
     return given
 
 
+def _task_of(row: int, spec: str | None, options: str | None) -> Task:
+    if spec is None:
+        raise DataError(f"row {row}, column 'task': missing, and nothing else says who verifies")
+    try:
+        return _task(spec, options)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"row {row}, column 'task_options': {options!r:.60}, needed is an object of JSON") from error
+
+
 @lru_cache(maxsize=32)
 def _task(spec: str, options: str | None) -> Task:
-    return open_task(spec, json.loads(options) if options else None)
+    return open_task(spec, dict(json.loads(options)) if options else None)

@@ -1,21 +1,44 @@
-"""What reasoning-gym 0.1.25 needs to be run on a model's text, and to ask the same questions in every process."""
+"""What reasoning-gym 0.1.25 needs to be run on texts that anyone may have written, and to ask the same questions in
+every process.
+
+All 106 verifiers were read for what they do with an answer and with its reference, both of which may come from a hostile
+file. Those that evaluate either are named here, with what they are given in its place; the others compare.
+"""
 
 import ast
 import math
+import operator
+import re
 from ast import literal_eval
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from sys import modules
 from typing import Any
 
-# Verifiers that give an answer to `eval`, where a literal is what they want.
+from ...formats.errors import DataError
+
+# Verifiers that give the answer, or the reference's, to `eval`, where a literal is what they want.
 READ_LITERAL = ("binary_matrix", "n_queens", "number_sorting", "spiral_matrix", "string_insertion")
-# Verifiers that give the answer to sympy's parse_expr, which evaluates it as Python.
-READ_FORMULA = (
-    "countdown", "puzzle24", "simple_integration", "intermediate_integration", "polynomial_multiplication",
-)  # fmt: skip
+# Those that give the reference's problem to `eval`, where it is arithmetic of whole numbers.
+READ_WHOLE_NUMBERS = ("bitwise_arithmetic",)
+# Those that give the answer to sympy's parse_expr, which evaluates it as Python, and what of the reference besides.
+READ_FORMULA: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "countdown": lambda entry: [],
+    "puzzle24": lambda entry: [],
+    "simple_integration": lambda entry: [entry["metadata"]["integrand"], entry["metadata"]["variable"]],
+    "intermediate_integration": lambda entry: [entry["metadata"]["integrand"], entry["metadata"]["variable"]],
+    "polynomial_multiplication": lambda entry: [entry["answer"]],
+}
+# Numbers of the reference that say how much memory the verifier takes.
+SIZES: Mapping[str, Mapping[str, int]] = {
+    "rubiks_cube": {"cube_size": 100},
+    "tower_of_hanoi": {"num_disks": 1_000, "num_pegs": 1_000},
+}
+READ_FRACTION = ("coin_flip",)
 
 MAX_FORMULA = 2_000  # characters
+_LONG_EXPONENT = re.compile(r"[eE][-+]?[0-9_]{4,}")  # 1e999999999 is a number of a billion digits
+MAX_BITS = 65_536  # of a whole number, on the way or at the end
 MAX_COST = 10_000  # the largest power; a function counts as a 100th power, so three in one another are too many
 FUNCTION_COST = 100
 CONSTANTS = ("pi", "oo")  # and every single letter
@@ -26,13 +49,45 @@ FUNCTIONS = (
 )  # fmt: skip
 
 
-def read_literals_only(datasets: Mapping[str, tuple[Any, Any]]) -> None:
-    """Put `literal_eval` in the place of `eval` in the verifiers that call it on an answer: a model's text never runs.
+def run_no_text(datasets: Mapping[str, tuple[Any, Any]]) -> None:
+    """Put what reads in the place of `eval` in the verifiers that call it: no text of a model or a file runs.
 
-    Literals, which are what these verifiers ask for, score as before.
+    Literals and arithmetic of whole numbers, which are what these verifiers ask for, score as before.
     """
-    for name in READ_LITERAL:
-        vars(modules[datasets[name][0].__module__])["eval"] = literal_eval
+    for names, reader in ((READ_LITERAL, literal_eval), (READ_WHOLE_NUMBERS, whole_number)):
+        for name in names:
+            vars(modules[datasets[name][0].__module__])["eval"] = reader
+
+
+def is_readable(generator: str, answer: str) -> bool:
+    """Whether the verifier of this generator may read the answer."""
+    if generator in READ_FORMULA:
+        return is_formula(answer)
+    return generator not in READ_FRACTION or _LONG_EXPONENT.search(answer) is None
+
+
+def is_entry(entry: Any) -> bool:
+    """Whether it has what every entry of reasoning-gym has."""
+    return isinstance(entry, dict) and "answer" in entry and isinstance(entry.get("metadata"), dict)
+
+
+def check_reference(generator: str, entry: Any) -> None:
+    """DataError for a reference that is no entry of a generator, and for one that its verifier may not read."""
+    if not is_entry(entry):
+        raise DataError(f"the reference is {entry!r:.60}, needed is an entry of reasoning-gym: answer and metadata")
+    try:
+        read = READ_FORMULA[generator](entry) if generator in READ_FORMULA else []
+        unread = next((each for each in read if not is_formula(each)), None)
+        if generator in READ_FRACTION and not is_readable(generator, entry["answer"]):
+            unread = entry["answer"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"the reference is {entry!r:.60}, needed is an entry of {generator}") from error
+    if unread is not None:
+        raise DataError(f"the reference holds {unread!r:.60}, which is no formula; {generator} would evaluate it")
+    for name, most in SIZES.get(generator, {}).items():
+        size = entry["metadata"].get(name)
+        if not isinstance(size, int) or size > most:
+            raise DataError(f"the reference's {name} is {size!r:.60}, needed is a whole number up to {most}")
 
 
 def is_formula(answer: str) -> bool:
@@ -44,12 +99,41 @@ def is_formula(answer: str) -> bool:
     >>> [is_formula(text) for text in ("x**2/2 + log(x) + C", "exec(chr(49))", "x.__class__", "9**9**9", "'a'")]
     [True, False, False, False, False]
     """
-    if len(answer) > MAX_FORMULA:
+    if len(answer) > MAX_FORMULA or _LONG_EXPONENT.search(answer):
         return False
     try:
         return _cost(ast.parse(answer.strip(), mode="eval").body) <= MAX_COST
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return False
+
+
+def whole_number(text: str) -> int:
+    """The value of an expression of whole numbers and + - * << >>. ValueError for what is none, or too large.
+
+    >>> whole_number("((0x1f + 0x2) << 0x3)"), whole_number("-(2 - 0xff) * 3")
+    (264, 759)
+    """
+    return _whole(ast.parse(text.strip(), mode="eval").body)
+
+
+_ON_WHOLE: Mapping[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.LShift: operator.lshift,
+    ast.RShift: operator.rshift,
+}  # fmt: skip
+
+
+def _whole(node: ast.expr) -> int:
+    match node:
+        case ast.Constant(value=int() as value) if not isinstance(value, bool):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_whole(operand)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _ON_WHOLE:
+            first, second = _whole(left), _whole(right)
+            if first.bit_length() + (second if isinstance(op, ast.LShift) else second.bit_length()) > MAX_BITS:
+                raise ValueError(f"a number of more than {MAX_BITS} bits")
+            return _ON_WHOLE[type(op)](first, second)
+    raise ValueError(f"{type(node).__name__} among whole numbers")
 
 
 def _cost(node: ast.expr) -> float:

@@ -1,5 +1,6 @@
 """Find the final answer in a response, and check it against a reference answer."""
 
+import math
 import re
 import threading
 from collections.abc import Iterable
@@ -11,6 +12,11 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _MARKUP = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}")
 _FORMULA = re.compile(r"[0-9\\^+*/=<>√π∞]|^-?\(?[A-Za-z]\)?$")
 MAX_FORMULA = 2_000  # characters; sympy needs minutes for what is longer, and no reference answer is
+MAX_DEPTH = 40  # of brackets in one another
+MAX_EXPONENT = 100_000  # and what a factorial is of
+_POWER = re.compile(r"(?=(?:\^|\*\*)[{( ]*-?(\d+)[) ]*(?:(?:\^|\*\*)[{( ]*(\d+))?)")
+_FACTORIAL = re.compile(r"(?:binom[{ ]*|(?=\d+[}) ]*!))(\d+)()")
+_TOWER = re.compile(r"(?:(?:\^|\*\*)[{( ]*\w+[) ]*){4}")
 VERIFY_SECONDS = 5
 
 
@@ -101,8 +107,28 @@ def normalised(answer: str) -> str:
     return "".join(bare.split()).casefold()
 
 
+def takes_long(formula: str) -> bool:
+    r"""Whether it is certain from its looks that sympy would compute for minutes, or for ever.
+
+    >>> [takes_long(each) for each in ("10^{10^{10}}", "(9^9)^{999999999}", "99999999!", "{" * 99, "2^{2008}", "x^{n^2}")]
+    [True, True, True, True, False, False]
+    """
+    depth = deepest = 0
+    for each in formula:
+        depth += (each in "({[") - (each in ")}]")
+        deepest = max(deepest, depth)
+    if len(formula) > MAX_FORMULA or deepest > MAX_DEPTH or _TOWER.search(formula):
+        return True
+    return any(_beyond(*found) for found in (*_POWER.findall(formula), *_FACTORIAL.findall(formula)))
+
+
+def _beyond(number: str, power: str) -> bool:
+    base, times = int(number[:9]), int(power[:9] or 1)
+    return base > 1 and times * math.log(base) > math.log(MAX_EXPONENT)
+
+
 def _same_formula(answer: str, reference: str) -> bool:
-    if not _FORMULA.search(reference) or max(len(answer), len(reference)) > MAX_FORMULA:
+    if not _FORMULA.search(reference) or takes_long(answer) or takes_long(reference):
         return False
     # Its time limits are Unix signals, which only the main thread can set: elsewhere it takes the time it takes.
     seconds = VERIFY_SECONDS if threading.current_thread() is threading.main_thread() else None

@@ -7,10 +7,10 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import Any, get_type_hints
 
-from ...formats.errors import UsageError, unknown
+from ...formats.errors import DataError, UsageError, unknown
 from . import TASKS, Problem, TaskFamily
 from ._json_types import from_json, to_json
-from ._reasoning_gym_repairs import READ_FORMULA, in_fixed_order, is_formula, read_literals_only
+from ._reasoning_gym_repairs import check_reference, in_fixed_order, is_entry, is_readable, run_no_text
 from ._splits import check_split, digest, hash_split
 from ._third_party import contained, time_limit
 from .answers import final_answer
@@ -34,7 +34,7 @@ def _generators() -> dict[str, tuple[Any, Any]]:
         import reasoning_gym.composite  # noqa: F401  # the package does not import this one itself
         from reasoning_gym.factory import DATASETS
 
-    read_literals_only(DATASETS)
+    run_no_text(DATASETS)
     return DATASETS
 
 
@@ -71,20 +71,35 @@ class ReasoningGym:
             yield problem
 
     def verify(self, text: str, reference: Any) -> float:
-        """The generator's own score of the final answer, in [0, 1]; 0 for no answer and for one it cannot read."""
+        """The generator's own score of the final answer, in [0, 1]; 0 for no answer and for one it cannot read.
+
+        Raises DataError for a reference that is no entry of the generator, or that it would have to evaluate as code.
+        """
+        try:
+            entry = from_json(reference)
+        except (AttributeError, TypeError, ValueError, RecursionError) as error:
+            raise DataError(f"the reference is {reference!r:.60}, needed is an entry of reasoning-gym") from error
+        generator, verifier = self._one_for(entry)
+        check_reference(generator, entry)
         answer = final_answer(text)
-        if not answer:
+        if not answer or not is_readable(generator, answer):
             return 0.0
-        entry = from_json(reference)
-        generator = entry["metadata"].get("source_dataset", self.name)  # composite's entries are of other generators
         try:
             with contained(seed=0), time_limit(VERIFY_SECONDS):
-                if generator in READ_FORMULA and not is_formula(answer):
-                    return 0.0
-                score = float(self._verifier.score_answer(answer, entry))
+                score = float(verifier.score_answer(answer, entry))
         except Exception:  # a verifier may raise anything on a model's text, and that text is then no answer
             return 0.0
         return min(max(score, 0.0), 1.0) if math.isfinite(score) else 0.0
+
+    def _one_for(self, entry: Any) -> tuple[str, Any]:
+        """The generator that verifies, and its name: this task's, or the one of a composite's own that made the entry."""
+        if self.name != "composite":
+            return self.name, self._verifier
+        members = self._verifier.datasets
+        member = entry["metadata"].get("source_dataset") if is_entry(entry) else None
+        if not isinstance(member, str) or member not in members:
+            raise DataError(f"the reference is of generator {member!r:.60}, which is not in {self.spec}")
+        return member, members[member]
 
     @cached_property
     def _verifier(self) -> Any:

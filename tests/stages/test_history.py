@@ -1,7 +1,10 @@
 """`apportion log`: the whole history, and the commands that make a file again."""
 
 import json
+import os
 import shlex
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from apportion import __version__
 from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance, Record
 from apportion.stages.assign_credit._examples import rollouts_of
+from apportion.stages.harmless import UNSAFE
 from apportion.stages.reproduction import commands_of
 from typer.testing import Result
 
@@ -156,7 +160,7 @@ def test_what_commands_cannot_bring_back_is_said() -> None:
     assert lines_of(record("sample", "0.0.1"), record("polish", "9")) == [
         f"# made by apportion 0.0.1; this is {__version__}",
         "apportion sample -o rollouts.parquet",
-        f"# polish 9: apportion {__version__} has no such command",
+        f"# polish 9: apportion {__version__} has no command that writes such a file",
     ]
 
 
@@ -180,3 +184,55 @@ def test_inputs_of_no_place_are_said_to_be_made_elsewhere() -> None:
     )  # fmt: skip
     remarks = [line for line in lines_of(record("sample", model="builtin:tiny"), merge) if line.startswith("#")]
     assert remarks == ["# input.parquet (file 7 of several): made elsewhere, digest d4"]
+
+
+HOSTILE = (
+    "x\ntouch ran", "x\r\ntouch ran\n", "$(touch ran)", "`touch ran`", "'; touch ran; '", '"; touch ran; "',
+    "x\\\ntouch ran", "# x\n\ntouch ran", "x\u2028touch ran", "x\0\ntouch ran", "x\x1b[2K\ntouch ran", "-o", "--force", "&& touch ran",
+    "| tee ran", "> ran", "<(touch ran)", "~", "*", "!!", "${IFS}touch${IFS}ran", "\u202etouch ran", "",
+)  # fmt: skip
+PARAMETERS = {
+    "sample": ("model", "task", "strategy", "engine", "device", "split", "seed"),
+    "score": ("with",), "assign-credit": ("method", "as", "credit", "preset"), "train": ("model", "objective", "credit"),
+    "split": ("part", "by"), "merge": ("histories",), "filter": ("where",), "remember": ("what", "earlier"),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="there is no sh")
+@pytest.mark.parametrize("bad", HOSTILE)
+def test_a_hostile_history_runs_nothing_but_apportion(bad: str, tmp_path: Path) -> None:
+    records = [Record(stage=bad, version=bad, parameters={bad: bad}, inputs={bad: bad, f"rollouts/{bad}": bad})]
+    for stage, names in PARAMETERS.items():
+        for settings in ({bad: bad}, {"a": bad}, bad):
+            given = {name: bad for name in names if name != "histories"} | {
+                "settings": settings,
+                "task_settings": settings,
+            }
+            records.append(
+                Record(
+                    stage=stage,
+                    version=bad,
+                    parameters=given,
+                    inputs={"rollouts": bad, f"rollouts/{bad}": bad, "policy": bad},
+                )
+            )
+    lines = commands_of(Path(f"x/{bad.replace('/', '')}"), Provenance(history=tuple(records)))
+    programs, work = tmp_path / "bin", tmp_path / "work"
+    programs.mkdir()
+    work.mkdir()
+    (programs / "apportion").write_text("#!/bin/sh\nprintf '%s\\n' \"$1\" >> ../stages\n")
+    (programs / "apportion").chmod(0o755)
+    found = subprocess.run(
+        ["sh"], input="\n".join(lines) + "\n", text=True, cwd=work, capture_output=True,
+        env={"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(work)},
+    )  # fmt: skip
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+    assert not list(work.iterdir())
+    stages = (tmp_path / "stages").read_text().splitlines() if (tmp_path / "stages").exists() else []
+    assert set(stages) <= set(PARAMETERS)
+    assert bool(stages) or UNSAFE.search(bad)
+
+
+def test_a_command_that_writes_no_rollouts_is_not_shown() -> None:
+    (line,) = lines_of(record("inspect", html="../x.html", rollouts="a"))
+    assert line.startswith("# inspect ")

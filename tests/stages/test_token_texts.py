@@ -103,11 +103,11 @@ def test_one_id_that_reads_in_two_ways_is_two_words_on_the_page(byte_level: PreT
 def test_in_the_terminal(
     metaspace: PreTrainedTokenizerFast, tmp_path: Path, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy, "load_tokenizer", lambda spec: metaspace)
+    monkeypatch.setattr(policy, "load_tokenizer", lambda spec, **_: metaspace)
     end = metaspace.eos_token_id
     tokens = [[*encoded(metaspace, text), end] for text in (f"the cat sat. {EMOJI}", "the cats.")]
     path = tmp_path / "a.parquet"
-    history = (Record(stage="sample", version="0", parameters={"model": "any"}),)
+    history = (Record(stage="sample", version="0", parameters={"model": "builtin:tiny"}),)
     write_rollouts(path, [add_prefix_tree(rollouts_of([1.0, 0.0], tokens=tokens))], Provenance(history=history))
     shown = cli("inspect", path, "--no-stats").stdout
     assert f"  the cat sat. ···{EMOJI}</s>" in shown

@@ -85,7 +85,7 @@ def test_csv_has_lists_as_json(cli: Cli, odd: Path) -> None:
     header, one, two = csv.reader(io.StringIO(result.stdout))
     assert header == ["rollout_id", "text", "finish_reason", "good", "flags", "token.entropy", "rewards.format"]
     assert one == ["r0", 'a "quoted", line\nand ä', "", "true", '["x", "y"]', json.dumps([0.25] * 20), ""]
-    assert two == ["r1", "\x1b[31mred", "stop", "", "", "", "1.0"]
+    assert two == ["r1", "␛[31mred", "stop", "", "", "", "1.0"]
 
 
 def test_columns_keep_their_order_and_limit_counts(cli: Cli, four: Path) -> None:

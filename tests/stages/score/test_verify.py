@@ -88,3 +88,36 @@ def test_a_reference_that_is_not_json_names_its_row(cli: Callable[..., Result], 
 def test_an_unknown_scorer_is_a_did_you_mean(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown scorer 'verfy'; did you mean 'verify'"):
         score(tmp_path / "raw.parquet", scorer="verfy", out=tmp_path / "scored.parquet")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("reference", "[" * 5000, "row 1, column 'reference': .*, needed is JSON"),
+        ("reference", "{", "row 1, column 'reference': '{', needed is JSON"),
+        ("task", None, "row 1, column 'task': missing"),
+        ("task_options", "{", "row 1, column 'task_options': '{', needed is an object of JSON"),
+        ("task_options", "[1]", "row 1, column 'task_options': .*, needed is an object of JSON"),
+    ],
+)
+def test_what_a_file_says_of_its_task_is_checked(column: str, value: str | None, message: str) -> None:
+    rollouts = answers(["5", "5"])
+    kept = rollouts.strings(column) if column in rollouts else ["{}", "{}"]
+    rollouts = rollouts.with_columns({column: pa.array([kept[0], value], pa.string())})
+    with pytest.raises(DataError, match=message):
+        verify(rollouts)
+
+
+def test_a_hostile_file_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "__import__('pathlib').Path('ran').touch()"
+    entry = {"answer": code, "metadata": {"integrand": code, "variable": "x", "source_dataset": "chain_sum"}}
+    rollouts = answers([f"<answer>{code}</answer>"]).with_columns(
+        {"task": ["reasoning_gym/simple_integration"], "reference": [json.dumps(entry)]}
+    )
+    with pytest.raises(DataError, match=r"row 0, column 'reference': the reference holds .*, which is no formula"):
+        verify(rollouts)
+    problem = {"answer": "0x1", "metadata": {"problem": code}}
+    rollouts = rollouts.with_columns({"task": ["reasoning_gym/bitwise_arithmetic"], "reference": [json.dumps(problem)]})
+    assert verify(rollouts)["reward"].tolist() == [0.0]
+    assert not list(tmp_path.iterdir())

@@ -1,18 +1,29 @@
 """The tasks `reasoning_gym/NAME`."""
 
+import ast
+import inspect
 import json
 import os
 import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
-from apportion.formats.errors import UsageError
+from apportion.formats.errors import DataError, UsageError
 from apportion.stages.tasks import Problem, Task, open_task, reasoning_gym_names
 from apportion.stages.tasks._json_types import from_json
-from apportion.stages.tasks._reasoning_gym_repairs import is_formula
+from apportion.stages.tasks._reasoning_gym_repairs import (
+    READ_FORMULA,
+    READ_LITERAL,
+    READ_WHOLE_NUMBERS,
+    is_formula,
+    whole_number,
+)
+from apportion.stages.tasks.reasoning_gym import _generators
 
 SAMPLE = (
     "ab", "advanced_geometry", "basic_arithmetic", "binary_matrix", "chain_sum", "countdown", "decimal_arithmetic",
@@ -33,6 +44,7 @@ def task_of(name: str, **options: Any) -> Task:
     return open_task(f"reasoning_gym/{name}", options or (COMPOSITE if name == "composite" else {}))
 
 
+@cache
 def first(name: str, **options: Any) -> Problem:
     return next(task_of(name, **options).problems("train", 1, 0))
 
@@ -151,18 +163,135 @@ def test_the_global_generators_are_left_alone_and_nothing_is_printed(capfd: pyte
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", ["binary_matrix", "n_queens", "spiral_matrix", "string_insertion", "countdown",
-                                  "puzzle24", "simple_integration", "polynomial_multiplication"])  # fmt: skip
-def test_an_answer_is_never_run(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+CODE = (
+    "open('ran', 'w')",
+    "[open('ran', 'w')]",
+    "[x for x in [open('ran', 'w')]]",
+    "Symbol(open('ran','w'))",
+    "__import__('os').system('touch ran')",
+    "(lambda: open('ran', 'w'))()",
+    "().__class__.__base__.__subclasses__()[0](open('ran', 'w'))",
+    "x if open('ran', 'w') else x",
+    "x.subs(x, open('ran', 'w'))",
+    "f'{open(chr(114)+chr(97)+chr(110), chr(119))}'",
+)
+ENDLESS = ("9**9**9**9", "1e999999999", "1e-999999999", "1 << 10**12", "(" * 900 + "1" + ")" * 900, "-" * 1500 + "1")
+ODD = (10**15, -1, None, [], {}, "", 1e308)
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The place of everything in a reference, the first two of each list."""
+    yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    for key, each in inner:
+        yield from leaves(each, (*path, key))
+
+
+def replaced(value: Any, path: tuple[Any, ...], by: Any) -> Any:
+    if not path:
+        return by
+    copy = value.copy()
+    copy[path[0]] = replaced(copy[path[0]], path[1:], by)
+    return copy
+
+
+@pytest.mark.parametrize("name", reasoning_gym_names())
+def test_neither_an_answer_nor_a_reference_is_run(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, problem = task_of(name), first(name)
+    own = own_answer(problem)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("apportion.stages.tasks.reasoning_gym.VERIFY_SECONDS", 2.0)
+
+    def verified(text: str, reference: Any) -> None:
+        start = time.process_time()
+        try:
+            score = task.verify(text, reference)
+        except DataError as refused:
+            assert "the reference" in str(refused)
+        else:
+            assert 0.0 <= score <= 1.0
+        assert time.process_time() - start < 1.9, (text[:60], str(reference)[:200])
+        assert not list(tmp_path.iterdir()), (text[:60], str(reference)[:200])
+
+    for answer in (*CODE, *ENDLESS):
+        verified(f"<answer>{answer}</answer>", problem.reference)
+    places = list(leaves(problem.reference))
+    for number, path in enumerate(places[:60]):
+        verified(own, replaced(problem.reference, path, CODE[number % len(CODE)]))
+        verified("<answer>1</answer>", replaced(problem.reference, path, CODE[-1 - number % len(CODE)]))
+        verified(own, replaced(problem.reference, path, ENDLESS[number % len(ENDLESS)]))
+        verified(own, replaced(problem.reference, path, ODD[number % len(ODD)]))
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("simple_integration", ("metadata", "integrand")),
+        ("simple_integration", ("metadata", "variable")),
+        ("intermediate_integration", ("metadata", "integrand")),
+        ("polynomial_multiplication", ("answer",)),
+    ],
+)
+def test_a_reference_that_would_be_evaluated_is_refused(name: str, path: tuple[str, ...], tmp_path: Any,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     task, problem = task_of(name), first(name)
-    for code in (
-        "open('ran', 'w')",
-        "[open('ran', 'w')]",
-        "[x for x in [open('ran', 'w')]]",
-        "Symbol(open('ran','w'))",
-    ):
-        assert task.verify(f"<answer>{code}</answer>", problem.reference) < 1.0
+    for code in CODE:
+        with pytest.raises(DataError, match=f"the reference holds .*, which is no formula; {name} would evaluate it"):
+            task.verify(own_answer(problem), replaced(problem.reference, path, code))
+    assert not list(tmp_path.iterdir())
+
+
+EVALUATING = {
+    "eval",
+    "exec",
+    "parse_expr",
+    "sympify",
+    "parse_latex",
+    "lambdify",
+    "import_module",
+    "__import__",
+    "system",
+    "Popen",
+}
+OF_THEIR_OWN_MAKING = {
+    "basic_arithmetic": "eval",
+    "codeio": "exec",
+}  # when they make a problem; their verifiers compare
+NAMED_ALIKE = {"propositional_logic": "parse_expr"}  # a parser of its own
+
+
+def test_no_generator_evaluates_but_those_that_were_read() -> None:
+    """A newer reasoning-gym may have one more; then it has to be read, and mended, before it is used."""
+    found: dict[str, str] = {}
+    for name, (dataset_class, _) in _generators().items():
+        own = [each.__module__ for each in dataset_class.__mro__ if each.__module__.startswith("reasoning_gym")]
+        for node in (node for module in own for node in ast.walk(ast.parse(inspect.getsource(sys.modules[module])))):
+            called = getattr(node.func, "id", getattr(node.func, "attr", "")) if isinstance(node, ast.Call) else ""
+            if called in EVALUATING:
+                found[name] = called
+    mended = dict.fromkeys((*READ_LITERAL, *READ_WHOLE_NUMBERS), "eval") | dict.fromkeys(READ_FORMULA, "parse_expr")
+    assert found == mended | OF_THEIR_OWN_MAKING | NAMED_ALIKE
+
+
+def test_the_generator_is_the_tasks_and_never_the_files(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = "<answer>open('ran', 'w')</answer>"
+    reference = replaced(first("countdown").reference, ("metadata", "source_dataset"), "chain_sum")
+    assert task_of("countdown").verify(answer, reference) == 0.0
+    task = task_of("composite")
+    assert task.verify(answer, first("countdown").reference) == 0.0
+    for member in ("puzzle24", "composite", ["countdown"], None):
+        with pytest.raises(DataError, match="which is not in reasoning_gym/composite"):
+            task.verify(answer, replaced(first("countdown").reference, ("metadata", "source_dataset"), member))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["1 << 10**12", "2**9", "'a'*9", "True", "1.5", "-(-", "[1]", "1 << 65536", *CODE])
+def test_no_arithmetic_of_whole_numbers(text: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, SyntaxError)):
+        whole_number(text)
     assert not list(tmp_path.iterdir())
 
 
