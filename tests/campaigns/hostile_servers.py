@@ -306,8 +306,12 @@ def unsound(path: Path, groups: int | None) -> list[str]:
 def campaign(count: int, seed: int) -> dict[int, list[str]]:
     """{case: what went wrong} of the cases that failed."""
     # The client's own waits would make this one of minutes.
-    openai._base_client.INITIAL_RETRY_DELAY = openai._base_client.MAX_RETRY_DELAY = 0.01
-    _openai_client.FIRST_WAIT = _openai_client.LONGEST_WAIT = 0.01
+    for module, names in (
+        (openai._base_client, ("INITIAL_RETRY_DELAY", "MAX_RETRY_DELAY")),
+        (_openai_client, ("FIRST_WAIT", "LONGEST_WAIT")),
+    ):
+        for name in names:
+            setattr(module, name, 0.01)
     failed: dict[int, list[str]] = {}
     for case in range(seed, seed + count):
         with tempfile.TemporaryDirectory() as folder:
