@@ -53,9 +53,9 @@ class Stopped(ApportionError):
         self.exit_code = exit_code
 
 
-class DeprecatedUse(FutureWarning):
+class DeprecatedUse(UserWarning):
     """What apportion says of a use of its own that will go. The command line shows it, and a test fails by it; those of
-    other projects do neither."""
+    other projects (DeprecationWarning, FutureWarning) do neither."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
