@@ -15,4 +15,4 @@ def test_no_answer_of_a_server_is_a_traceback_or_a_broken_file(monkeypatch: pyte
         monkeypatch.setattr(name, 0.01)  # so that they are put back: the campaign sets them, too
     for name in ("FIRST_WAIT", "LONGEST_WAIT"):
         monkeypatch.setattr(_openai_client, name, 0.01)
-    assert CAMPAIGN["campaign"](6, 20) == {}
+    assert CAMPAIGN["campaign"](4, 20) == {}
