@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from apportion.stages.models import open_engine
+from apportion.stages.models._guard import Guarded
 from apportion.stages.models.engine import Request, Sampling
 from apportion.stages.models.policy import ModelSource, render_prompt
 from apportion.stages.models.vllm_engine import VllmEngine
@@ -30,7 +31,9 @@ def main() -> None:
     given = parser.parse_args()
 
     source = ModelSource(given.model)
-    engine = open_engine("vllm", source)
+    opened = open_engine("vllm", source)
+    assert isinstance(opened, Guarded)
+    engine = opened.engine
     assert isinstance(engine, VllmEngine)
     # After the engine, which keeps vLLM quiet.
     from vllm import SamplingParams  # pyright: ignore[reportMissingImports]

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
@@ -17,7 +18,7 @@ from typing import Annotated, Any, TextIO, cast
 import typer
 from typer.core import TyperGroup
 
-from ..formats.errors import ApportionError, unknown
+from ..formats.errors import ApportionError, DeprecatedUse, unknown
 from ..stages.commands import commands
 from ..stages.harmless import HarmlessStream
 from ..stages.trust import trust_remote_code
@@ -28,6 +29,7 @@ from .typed import as_typer
 _WrongUse: Any = typer.BadParameter.mro()[1]
 
 
+NOTICES = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)  # that something will change one day
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a write to a full disk raises
 
 
@@ -78,6 +80,30 @@ def _faults_as_lines() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(_not_written(error), file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+def _hush_others() -> None:
+    """Keep notices of other projects' changes off the terminal, where nobody can do anything about them; ours are a line.
+
+    Not by a filter: a library that is imported later may put its own before it. Whoever asks for warnings (python -W,
+    PYTHONWARNINGS) gets them as always.
+    """
+    if sys.warnoptions:
+        return
+    usual, told = warnings.showwarning, set[str]()
+
+    def shown(message: Any, category: type[Warning], *place: Any, **named: Any) -> None:
+        if issubclass(category, DeprecatedUse):
+            line = f"warning: {' '.join(str(message).split())}"
+            if line not in told:
+                told.add(line)
+                typer.echo(line, err=True)
+        elif not issubclass(category, NOTICES):
+            usual(message, category, *place, **named)
+
+    warnings.showwarning = shown
+    # For the processes that a command starts.
+    os.environ["PYTHONWARNINGS"] = ",".join(f"ignore::{category.__name__}" for category in NOTICES)
 
 
 def _not_written(error: OSError) -> str:
@@ -157,6 +183,7 @@ def main() -> None:
     """Entry point of the console script."""
     # Read when torch is imported. Threads that spin while they wait halve the speed of a machine with other work to do.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    _hush_others()
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started the command
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))

@@ -53,6 +53,11 @@ class Stopped(ApportionError):
         self.exit_code = exit_code
 
 
+class DeprecatedUse(UserWarning):
+    """What apportion says of a use of its own that will go. The command line shows it, and a test fails by it; those of
+    other projects (DeprecationWarning, FutureWarning) do neither."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The one wording for a name nobody registered: with the nearest match, else with all there are."""
     known = sorted(known)

@@ -46,11 +46,19 @@ def resolved_engine(name: str) -> str:
 def open_engine(
     name: str, source: "ModelSource", *, seed: int = 0, options: Mapping[str, Any] | None = None
 ) -> "Engine":
-    """The engine of that name (see `resolved_engine`) for a policy. UsageError for an option that it does not have."""
+    """The engine of that name (see `resolved_engine`) for a policy. UsageError for an option that it does not have.
+
+    Whatever it raises when it is opened or samples is an ApportionError.
+    """
+    from typing import cast
+
     from ..options import typed_options
+    from ._guard import Guarded, engine_faults
 
     entry = ENGINES[resolved_engine(name)]
-    return entry.open(source, seed, **typed_options(entry.open, options or {}, f"engine {entry.name!r}"))
+    settings = typed_options(entry.open, options or {}, f"engine {entry.name!r}")
+    with engine_faults(entry.name, "cannot be opened"):
+        return cast("Engine", Guarded(entry.open(source, seed, **settings)))
 
 
 def close_engines() -> None:

@@ -31,9 +31,13 @@ _Read = TypeVar("_Read")
 
 @dataclass(frozen=True)
 class Server:
-    """Where it is and how it is asked. extras: it knows more parameters than OpenAI's own. text: it takes no token ids."""
+    """Where it is and how it is asked. extras: it knows more parameters than OpenAI's own. text: it takes no token ids.
+
+    vocabulary: the model's token ids are below it.
+    """
 
     base_url: str
+    vocabulary: int
     model: str = ""
     api_key: str = NO_KEY
     timeout_s: float = 600.0
@@ -65,7 +69,10 @@ class Server:
 
     def line(self, words: object) -> str:
         """What it said, or a fault, on one line and without the key."""
-        said = " ".join(str(words).split())
+        try:
+            said = " ".join(str(words).encode("utf-8", "replace").decode().split())
+        except Exception:  # too deep to be written
+            return type(words).__name__
         if self.api_key != NO_KEY:
             said = said.replace(self.api_key, "***")
         return said[:300] or type(words).__name__
@@ -97,7 +104,7 @@ async def models_of(client: "AsyncOpenAI", server: Server) -> list[dict[str, Any
                 "with --engine-set base_url=URL"
             ) from error
         raise (ApportionError(f"{server.base_url}: {fault}") if isinstance(fault, Unanswered) else fault) from error
-    except (ValueError, LookupError, TypeError) as error:
+    except Exception as error:  # whatever its answer makes of it
         raise UsageError(
             f"{server.base_url}: what is there does not speak OpenAI's API; the address mostly ends with /v1"
         ) from error
@@ -107,7 +114,7 @@ async def asked(client: "AsyncOpenAI", server: Server, body: Mapping[str, Any], 
     """What `read` makes of the answer. Unanswered when the retries are used up, UsageError for what is refused.
 
     The client asks again after 408, 409, 429, 5xx, timeouts and lost connections, and waits as long as Retry-After says;
-    an answer that `read` can make nothing of (it raises what a wrong shape does) is asked for again here.
+    an answer that `read` can make nothing of (it raises anything but an ApportionError) is asked for again here.
     """
     import openai
 
@@ -117,10 +124,14 @@ async def asked(client: "AsyncOpenAI", server: Server, body: Mapping[str, Any], 
             raw = await client.with_options(max_retries=left).completions.with_raw_response.create(**body)
         except openai.APIError as error:
             raise _fault(error, server) from error
+        except Exception as error:  # what the client makes of headers and bytes that it cannot read
+            raise Unanswered(server.line(error)) from error
         left -= raw.retries_taken
         try:
             return read(json.loads(raw.content))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except ApportionError:
+            raise
+        except Exception as error:
             if left <= 0:
                 raise Unanswered(f"an answer that cannot be read: {server.line(error)}") from error
         left -= 1
@@ -139,7 +150,7 @@ def _fault(error: "APIError", server: Server) -> Exception:
     status, body = error.status_code, error.body
     said = body.get("message") if isinstance(body, dict) else None
     seen = f"HTTP {status}: {server.line(said or error)}"
-    if status in (408, 409, 429) or status >= 500:
+    if status in (408, 409, 429) or not 400 <= status < 500:
         return Unanswered(seen)
     remedy = ""
     if status in (401, 403):

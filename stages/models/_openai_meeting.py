@@ -48,9 +48,14 @@ async def meet(server: Server, served_model: str | None, tokenizer: Any) -> Met:
             said, begins = await _by_text(client, server, prompt, tokenizer)
     context = card.get("max_model_len")
     return Met(
-        server, answer_of(said), begins, str(card.get("owned_by") or ""), str(said.get("system_fingerprint") or ""),
-        context if isinstance(context, int) else None,
+        server, answer_of(said, server.vocabulary), begins, _name(card.get("owned_by")),
+        _name(said.get("system_fingerprint")), context if type(context) is int and context > 0 else None,
     )  # fmt: skip
+
+
+def _name(said: Any) -> str:
+    """What a server calls itself; every row of a file repeats it."""
+    return "".join(filter(str.isprintable, said))[:80] if isinstance(said, str) else ""
 
 
 def _hasty(server: Server) -> Server:
@@ -115,7 +120,7 @@ async def _probed(client: "AsyncOpenAI", server: Server, prompt: str | list[int]
     """One token after the prompt: the whole answer, which can be read."""
 
     def read(content: Any) -> dict[str, Any]:
-        answer_of(content)
+        answer_of(content, server.vocabulary)
         return content
 
     try:

@@ -120,6 +120,11 @@ def can_fail(engine: "Engine") -> bool:
     return bool(getattr(engine, "can_fail", False))
 
 
+def context_of(engine: "Engine") -> int | None:
+    """How many tokens of prefix and response the engine can hold; None where that is not known."""
+    return getattr(engine, "context", None)
+
+
 def usage_of(engine: "Engine") -> Usage | None:
     """What the engine has done since it was opened; None for one that does not count."""
     return getattr(engine, "usage", None)
@@ -138,8 +143,9 @@ class Engine(Protocol):
     row_seeds: a request's seeds decide its samples. Where they cannot, the engine's own seed decides those of a whole
         run, and equal runs give equal samples only as a whole.
     tokens_exact: ids are those the model made. An engine that gets only text from its server encodes it again.
-    One that counts what it does has a property `usage`, too (see `usage_of`), and one that keeps what continued requests
-    computed a method `forget` (see there).
+    One that counts what it does has a property `usage`, too (see `usage_of`), one that knows how many tokens it can hold
+    a property `context` (see `context_of`), and one that keeps what continued requests computed a method `forget` (see
+    there).
     """
 
     name: str

@@ -104,7 +104,8 @@ class OpenAIEngine:
         prompt = self._prompt(list(requests[0].prefix_ids))
         try:
             async with self._server.client() as client:
-                await asked(client, self._server, body_of(self._server, Sampling(), prompt, 1), answer_of)
+                body = body_of(self._server, Sampling(), prompt, 1)
+                await asked(client, self._server, body, lambda content: answer_of(content, self._server.vocabulary))
         except Unanswered as error:
             raise self._lost(error) from error
         self._unanswered = 0
@@ -123,7 +124,7 @@ class OpenAIEngine:
             body["seed"] = int(request.seeds[row])
 
         def read(content: Any) -> tuple[Completion, Answer]:
-            answer = answer_of(content)
+            answer = answer_of(content, self._server.vocabulary)
             if len(answer.ids or ()) > limit:
                 raise ValueError(f"{len(answer.ids or ())} tokens where {limit} were asked for")
             return self._completion(answer, sampling), answer
@@ -141,7 +142,7 @@ class OpenAIEngine:
         if self.tokens_exact and answer.made not in (None, len(answer.ids or ())):
             return self._empty("error", sampling, f"it made {answer.made} tokens and names {len(answer.ids or ())}")
         self._says_cached |= answer.cached_tokens is not None
-        self._usage += Usage(len(prefix), answer.cached_tokens or 0, len(completion.ids))
+        self._usage += Usage(len(prefix), min(answer.cached_tokens or 0, len(prefix)), len(completion.ids))
         return completion
 
     def _prompt(self, prefix: list[int]) -> list[int] | str:
@@ -274,7 +275,7 @@ def _open(
             raise UsageError(
                 f"option 'api_key_env' of engine 'openai': what {api_key_env!r} holds has characters that no header can have"
             )
-    server = Server(base_url, api_key=key, timeout_s=timeout_s, retries=retries)
+    server = Server(base_url, source.config.vocab_size, api_key=key, timeout_s=timeout_s, retries=retries)
     met = asyncio.run(meet(server, served_model, source.tokenizer))
     reported: Reported = logprobs if logprobs != "auto" else "tempered" if met.kind == "sglang" else "raw"
     return OpenAIEngine(

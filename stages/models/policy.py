@@ -35,6 +35,20 @@ class ModelSource:
         return _directory(self.spec)
 
     @cached_property
+    def config(self) -> Any:
+        """The text model's configuration, with its `vocab_size`."""
+        if self.spec == "builtin:tiny-blank":
+            from .tiny.blank import blank_config
+
+            return blank_config()
+        return _hugging_face("AutoConfig", self.spec, self.directory).get_text_config(decoder=True)
+
+    @property
+    def context(self) -> int | None:
+        """Tokens of prompt and response that the model was made for; None where its configuration does not say."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    @cached_property
     def identity(self) -> str:
         """Digest of the weights: of the files, or of the Hub's commit."""
         if self.directory is not None or self.spec.startswith("builtin:"):

@@ -52,7 +52,7 @@ class TransformersEngine:
         self._model, self._tokenizer = policy.model, policy.tokenizer
         self._device = next(policy.model.parameters()).device
         self._config = policy.model.config.get_text_config(decoder=True)
-        self._context: int | None = getattr(self._config, "max_position_embeddings", None)
+        self.context: int | None = getattr(self._config, "max_position_embeddings", None)
         self._is_end = torch.zeros(self._config.vocab_size, dtype=torch.bool, device=self._device)
         self._is_end[end_ids(policy)] = True
         self._kept = KeptStates()
@@ -171,13 +171,13 @@ class TransformersEngine:
         if len(request.prefix_ids) == 0:
             raise UsageError("an empty prefix: a model needs at least one token to continue")
         limit = sampling.max_tokens if request.max_tokens is None else min(request.max_tokens, sampling.max_tokens)
-        if self._context is None:
+        if self.context is None:
             return limit
-        if len(request.prefix_ids) >= self._context:
+        if len(request.prefix_ids) >= self.context:
             raise UsageError(
-                f"a prompt of {len(request.prefix_ids):,} tokens does not fit the model's context of {self._context:,}"
+                f"a prompt of {len(request.prefix_ids):,} tokens does not fit the model's context of {self.context:,}"
             )
-        return min(limit, self._context - len(request.prefix_ids))
+        return min(limit, self.context - len(request.prefix_ids))
 
     def _room(self, sampling: Sampling) -> Room:
         on_cpu = self._device.type == "cpu"

@@ -80,6 +80,7 @@ class VllmEngine:
         self.identity = identity
         self.row_seeds = loaded.row_seeds
         self.usage = Usage()
+        self.context: int = loaded.llm.model_config.max_model_len
         self._loaded, self._raw = loaded, raw
 
     def generate(
@@ -125,7 +126,7 @@ class VllmEngine:
         ]
 
     def _limit(self, request: Request, sampling: Sampling, *, spare: int) -> int:
-        size, context = len(request.prefix_ids), self._loaded.llm.model_config.max_model_len
+        size, context = len(request.prefix_ids), self.context
         if size == 0:
             raise UsageError("an empty prefix: a model needs at least one token to continue")
         if size + spare >= context:

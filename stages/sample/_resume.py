@@ -22,7 +22,7 @@ class Stopping:
 
     def __init__(self) -> None:
         self.by: signal.Signals | None = None
-        self.lost: ApportionError | None = None
+        self.lost: Exception | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Stopping":
@@ -51,7 +51,7 @@ class Stopping:
                 yield batch
                 if self.by is not None:
                     break
-        except ApportionError as lost:
+        except Exception as lost:  # a bug, too, takes nothing from what is whole
             if not kept:
                 raise
             self.lost = lost
@@ -63,13 +63,16 @@ class Stopping:
         """The run ended before its time."""
         return self.by is not None or self.lost is not None
 
-    def stopped(self, out: Path, groups: int) -> ApportionError:
+    def stopped(self, out: Path, groups: int) -> Exception:
         """What to tell."""
         what = f"{groups:,} groups are in {partial_name(out)}; --resume goes on with them" if groups else "nothing kept"
         if isinstance(self.lost, UsageError | DataError):
             what += ", once the same command can"
-        if self.lost is not None:
+        if isinstance(self.lost, ApportionError):
             self.lost.args = (f"{self.lost}; {what}",)
+            return self.lost
+        if self.lost is not None:
+            self.lost.add_note(f"{out}: {what}")
             return self.lost
         assert self.by is not None
         return Stopped(f"{out}: stopped by {self.by.name}, {what}", 128 + self.by)

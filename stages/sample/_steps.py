@@ -1,6 +1,5 @@
 """Responses made a step at a time: where a step ends, and completions that end with one."""
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import pyarrow as pa
 from ...formats.ragged import Ragged
 from ...formats.schema import FIELDS
 from ..models._stop import StopTexts
-from ..models.engine import Completion, Request, Sampling
+from ..models.engine import Completion, Request, Sampling, context_of
 from ._strategy import SamplingContext
 
 STEP = "step"
@@ -99,12 +98,8 @@ def is_over(response: Completion, new: int, asked: int | None, budget: float) ->
 
 
 def context_length(context: SamplingContext) -> float:
-    """Tokens of prompt and response that leave room for one more, as far as can be told before the engine is asked."""
-    known = getattr(context.engine, "context", None)
-    folder = context.source.directory
-    if known is None and folder is not None:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        known = config.get("text_config", config).get("max_position_embeddings")
+    """Tokens of prompt and response that leave room for one more: as many as the engine can hold, or else the model."""
+    known = context_of(context.engine) or context.source.context
     # vLLM keeps the last place for itself where it measures raw log-probabilities.
     return known - 1 if known else math.inf
 

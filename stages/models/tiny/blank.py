@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 PAD, BOS, EOS, ANSWER = "<pad>", "<bos>", "<eos>", "<answer>"
 LARGEST_NUMBER = 299  # numbers up to this one are one token each, so a step of arithmetic is one lookup
@@ -52,14 +52,13 @@ def blank_tokenizer() -> "PreTrainedTokenizerFast":
     )
 
 
-def blank_model(seed: int) -> tuple["LlamaForCausalLM", "PreTrainedTokenizerFast"]:
-    """The model with random weights, the same for the same seed, and its tokenizer."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def blank_config() -> "LlamaConfig":
+    """The model's shape."""
+    from transformers import LlamaConfig
 
     tokenizer = blank_tokenizer()
     ids = tokenizer.get_vocab()
-    config = LlamaConfig(
+    return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
         intermediate_size=256,
@@ -72,6 +71,13 @@ def blank_model(seed: int) -> tuple["LlamaForCausalLM", "PreTrainedTokenizerFast
         bos_token_id=ids[BOS],
         eos_token_id=ids[EOS],
     )
+
+
+def blank_model(seed: int) -> tuple["LlamaForCausalLM", "PreTrainedTokenizerFast"]:
+    """The model with random weights, the same for the same seed, and its tokenizer."""
+    import torch
+    from transformers import LlamaForCausalLM
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config), tokenizer
+        return LlamaForCausalLM(blank_config()), blank_tokenizer()

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from apportion.stages.models import _openai_client, open_engine
+from apportion.stages.models._guard import Guarded
 from apportion.stages.models.engine import Request, Sampling
 from apportion.stages.models.openai_engine import OpenAIEngine
 from apportion.stages.models.policy import ModelSource, Policy, load_policy, render_prompt
@@ -106,11 +107,12 @@ class CompletionServer:
     def open(self, **options: Any) -> OpenAIEngine:
         """An engine of it, its first questions forgotten."""
         engine = open_engine("openai", SOURCE, options={"base_url": self.url, **options})
-        assert isinstance(engine, OpenAIEngine)
+        assert isinstance(engine, Guarded)
+        assert isinstance(engine.engine, OpenAIEngine)
         self.requests.clear()
         self.times.clear()
         self.most_at_once = 0
-        return engine
+        return cast(OpenAIEngine, engine)
 
     def models(self, handler: Any) -> None:
         cards = [{"id": name, "object": "model", "owned_by": self.owner, "max_model_len": 512} for name in self.knows]
@@ -147,6 +149,10 @@ class CompletionServer:
         self, handler: Any, status: int, content: Any, fault: str | None = None, headers: dict[str, str] | None = None
     ) -> None:
         data = json.dumps(content).encode()
+        if fault == "deep":
+            data = b"[" * 100_000
+        if fault == "beyond floats":
+            data = data.replace(b'"token_logprobs": [', b'"token_logprobs": [-1' + b"0" * 400 + b", ")
         promised = len(data)
         if fault in ("truncated", "cut"):
             data = data[: len(data) // 2]
@@ -211,6 +217,10 @@ class CompletionServer:
                 choice["logprobs"]["token_logprobs"] = [0.5 for _ in ids]
             if fault == "negative":
                 choice["token_ids"] = [-1 for _ in ids]
+            if fault and fault.startswith("id "):
+                choice["token_ids"][0] = json.loads(fault.removeprefix("id "))
+            if fault and fault.startswith("likely "):
+                choice["logprobs"]["top_logprobs"][0][f"token_id:{fault.removeprefix('likely ')}"] = -0.1
             if fault == "more":
                 choice["token_ids"] = [*ids, *[20] * body["max_tokens"]]
                 choice["logprobs"]["token_logprobs"] = [-1.0 for _ in choice["token_ids"]]

@@ -79,7 +79,10 @@ def test_a_rollout_whose_retries_are_used_up_fails_alone(
 @pytest.mark.parametrize(
     ("fault", "words"),
     [("probabilities", "a log-probability of 0.5"), ("negative", "a token id of -1"), ("more", "tokens where 8 were asked for"),
-     ("silent", "it lacks token ids or log-probabilities"), ("excuse", "overloaded")],
+     ("silent", "it lacks token ids or log-probabilities"), ("excuse", "overloaded"), ("id 1.9", "a token id of 1.9"),
+     ("id true", "a token id of True"), ('id "7"', "a token id of 7"), ("id 100000", "needed is a whole number below"),
+     ("id 1e999", "a token id of inf"), ("likely 100000", "a token id of 100000"), ("likely 1.9", "a token id of '1.9'"),
+     ("deep", "recursion"), ("beyond floats", "too large to convert")],
 )  # fmt: skip
 def test_an_answer_that_cannot_be_is_no_completion(
     serve: Serve, prefixes: list[list[int]], fault: str, words: str

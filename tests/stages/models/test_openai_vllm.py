@@ -17,6 +17,7 @@ import torch
 from apportion.formats.errors import UsageError
 from apportion.formats.parquet import RolloutFile
 from apportion.stages.models import _openai_client, open_engine
+from apportion.stages.models._guard import Guarded
 from apportion.stages.models.engine import Completion, Floats, Request, Sampling
 from apportion.stages.models.openai_engine import OpenAIEngine
 from apportion.stages.models.policy import TINY, ModelSource, Policy
@@ -76,7 +77,8 @@ def test_a_real_vllm_server_says_what_the_model_does(
     vllm_url: str, policy: Policy, raw: Raw, prefixes: list[list[int]], cli: Callable[..., Result], tmp_path: Path
 ) -> None:
     engine = open_engine("openai", SOURCE, options={"base_url": vllm_url})
-    assert isinstance(engine, OpenAIEngine)
+    assert isinstance(engine, Guarded)
+    assert isinstance(engine.engine, OpenAIEngine)
     assert (engine.tokens_exact, engine.identity) == (True, "served:tiny")
     assert "vllm" in engine.version
     found = engine.generate(requests_of(prefixes, 2), Sampling(max_tokens=24, temperature=0, alternatives=3))

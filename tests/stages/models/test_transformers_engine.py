@@ -37,6 +37,30 @@ def ids_of(completions: list[list[Completion]]) -> list[list[list[int]]]:
     return [[completion.ids.tolist() for completion in group] for group in completions]
 
 
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_the_cache_is_passed_by_the_name_that_the_model_has_for_it(prefixes: list[list[int]], name: str) -> None:
+    """transformers calls it `cache` since 5.24, and `past_key_values` before; the engine goes by the signature."""
+    policy = load_policy("builtin:tiny", device="cpu", dtype="float32", shared=False)
+    expected = TransformersEngine(policy).generate(requests_of(prefixes, 2), Sampling(max_tokens=6))
+    usual, given = policy.model.forward, cache_argument(policy.model)
+    passed: list[Any] = []
+
+    def of_cache(input_ids: Any, cache: Any = None, **named: Any) -> Any:
+        passed.append(cache)
+        return usual(input_ids, **{given: cache}, **named)
+
+    def of_past_key_values(input_ids: Any, past_key_values: Any = None, **named: Any) -> Any:
+        passed.append(past_key_values)
+        return usual(input_ids, **{given: past_key_values}, **named)
+
+    policy.model.forward = {"cache": of_cache, "past_key_values": of_past_key_values}[name]
+    assert cache_argument(policy.model) == name
+    found = TransformersEngine(policy).generate(requests_of(prefixes, 2), Sampling(max_tokens=6))
+    assert ids_of(found) == ids_of(expected)
+    assert passed
+    assert all(each is not None for each in passed)
+
+
 def teacher_forced(policy: Policy, prefix: list[int], ids: list[int], sampling: Sampling) -> list[float]:
     """The definition, token by token: log-probability under the tempered, truncated and renormalised distribution."""
     with torch.inference_mode():

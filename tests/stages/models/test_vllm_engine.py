@@ -13,6 +13,7 @@ import pytest
 import torch
 from apportion.formats.errors import ApportionError, UsageError
 from apportion.stages.models import open_engine
+from apportion.stages.models._guard import Guarded
 from apportion.stages.models.engine import Completion, Floats, Request, Sampling
 from apportion.stages.models.policy import ModelSource, Policy, load_policy
 from apportion.stages.models.transformers_engine import TransformersEngine
@@ -36,8 +37,9 @@ def freed() -> Iterator[None]:
 def engine() -> VllmEngine:
     """Loaded once: opening the same again gives the same."""
     found = open_engine("vllm", SOURCE, options=CACHE)
-    assert isinstance(found, VllmEngine)
-    return found
+    assert isinstance(found, Guarded)
+    assert isinstance(found.engine, VllmEngine)
+    return found.engine
 
 
 def requests_of(prefixes: list[list[int]], samples: int) -> list[Request]:

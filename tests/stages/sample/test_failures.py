@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from apportion.formats.errors import ApportionError
+from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.models import ENGINES, EngineEntry
 from apportion.stages.models.engine import Completion
@@ -93,3 +94,76 @@ def test_going_on_without_seeds_of_rows_says_so(
     sample(**options, resume=True)
     said = capfd.readouterr().err
     assert "engine 'one-seed' has no seeds of rows: what is sampled now is not what would have been" in said
+
+
+class Failing(OneSeed):
+    """The same with seeds of rows; its third call raises what `FAULT` is."""
+
+    def generate(self, *given: Any) -> Any:
+        CALLS.append(1)
+        if len(CALLS) == 3:
+            raise FAULT[0]
+        return self.engine.generate(*given)
+
+
+CALLS: list[int] = []
+FAULT: list[Exception] = []
+
+
+@pytest.mark.parametrize(
+    "fault", [OverflowError("int too large"), RecursionError("too deep"), RuntimeError("CUDA error"), KeyError("choices")],
+    ids=lambda fault: type(fault).__name__,
+)  # fmt: skip
+def test_whatever_an_engine_raises_late_keeps_what_was_sampled_before(
+    fault: Exception, cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    def start(source: ModelSource, seed: int) -> Any:
+        return Failing(TransformersEngine(source.load()), row_seeds=True)
+
+    CALLS.clear()
+    FAULT[:] = [fault]
+    out = tmp_path / "x"
+    command = ("sample", "--prompts", 4, "-n", 1, "--max-tokens", 4, "--device", "cpu", "--engine", "failing")
+    command += ("--set", "rows_at_once=1", "-o", out)
+    ENGINES.add(EngineEntry("failing", "for tests", (), start))
+    try:
+        result = cli(*command)
+        assert result.exit_code == 1
+        assert result.stderr.splitlines()[-1] == (
+            f"error: engine 'one-seed' failed while it sampled ({type(fault).__name__}: {fault}); "
+            f"2 groups are in {out}.partial; --resume goes on with them"
+        )
+        assert cli(*command, "--resume").exit_code == 0
+    finally:
+        ENGINES.remove("failing")
+    assert len(RolloutFile(out).read()) == 4
+
+
+def test_a_bug_keeps_its_traceback_and_what_was_sampled_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = STRATEGIES["independent"]
+
+    @functools.wraps(entry.function)
+    def broken(*args: Any, **given: Any) -> Iterator[Rollouts]:
+        yield next(iter(entry.function(*args, **given)))
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setitem(STRATEGIES._entries, "independent", replace(entry, function=broken))
+    options: dict[str, Any] = {"prompts": 2, "n": 1, "max_tokens": 4, "device": "cpu", "settings": {"rows_at_once": 1}}
+    with pytest.raises(ZeroDivisionError) as fault:
+        sample(**options, out=tmp_path / "x")
+    assert fault.value.__notes__ == [f"{tmp_path}/x: 1 groups are in {tmp_path}/x.partial; --resume goes on with them"]
+    assert len(RolloutFile(tmp_path / "x.partial").read()) == 1
+
+
+def test_an_engine_that_cannot_be_opened_is_one_line(cli: Callable[..., Result], tmp_path: Path) -> None:
+    def start(source: ModelSource, seed: int) -> Any:
+        raise LookupError("no such\ndriver")
+
+    ENGINES.add(EngineEntry("unopened", "for tests", (), start))
+    try:
+        result = cli("sample", "--engine", "unopened", "-o", tmp_path / "x")
+    finally:
+        ENGINES.remove("unopened")
+    assert (result.exit_code, result.stderr) == (
+        1, "error: engine 'unopened' cannot be opened (LookupError: no such driver)\n"
+    )  # fmt: skip

@@ -94,8 +94,8 @@ class Scripted:
 
     name, version, identity, row_seeds, tokens_exact = "scripted", "1", "none", True, True
 
-    def __init__(self, says: Callable[[int, int], str], tokenizer: Any = TOKENIZER):
-        self.says, self.tokenizer = says, tokenizer
+    def __init__(self, says: Callable[[int, int], str], tokenizer: Any = TOKENIZER, context: int | None = None):
+        self.says, self.tokenizer, self.context = says, tokenizer, context
         self.seen: list[list[tuple[list[int], int, int | None]]] = []  # of each call: prefix, seed, max_tokens
 
     def generate(
@@ -128,10 +128,11 @@ def run(
     n: int = 1,
     problems: int = 1,
     max_tokens: int = 64,
+    model: str = "builtin:tiny",
 ) -> Rollouts:
     """What is played in one go."""
     task = task or CountingTask()
-    source = ModelSource("builtin:tiny", "cpu")
+    source = ModelSource(model, "cpu")
     context = SamplingContext(
         task=task, problems=list(task.problems("train", problems, 0)), tokenizer=TOKENIZER, source=source, opened=engine,
         sampling=Sampling(max_tokens=max_tokens), n=n, seed=5, round=0, purpose="train", policy="none",
@@ -230,6 +231,26 @@ def test_a_rollout_ends_before_the_models_context_does() -> None:
     assert (len(row["step.start"]), row["flags"]) == (73, ["truncated"])
 
 
+@pytest.mark.parametrize(("context", "turns"), [(64, 9), (512, 73), (None, 73)])
+def test_the_context_is_the_engines_or_else_that_of_the_model_wherever_it_is_from(
+    context: int | None, turns: int
+) -> None:
+    """builtin:tiny-blank has no directory with a config.json, as a model of the Hub has none."""
+    engine = Scripted(lambda *_: "2", context=context)
+    rollouts = run(engine, task=CountingTask(max_turns=10_000), max_tokens=5_000, model="builtin:tiny-blank")
+    row = row_of(rollouts)
+    assert len(row["prompt_ids"]) + len(row["token.id"]) <= (context or 512)
+    assert (len(row["step.start"]), row["flags"], row["finish_reason"]) == (turns, ["truncated"], "length")
+
+
+def test_an_episode_beyond_the_context_of_a_model_without_a_directory_is_truncated() -> None:
+    engine = open_engine("transformers", ModelSource("builtin:tiny-blank", "cpu", "float32"))
+    task = CountingTask(max_turns=10_000, turn_tokens=100)
+    row = row_of(run(engine, task=task, max_tokens=5_000, model="builtin:tiny-blank"))
+    assert (row["flags"], row["error"]) == (["truncated"], None)
+    assert 400 < len(row["prompt_ids"]) + len(row["token.id"]) <= 512
+
+
 def test_a_turn_of_turn_tokens_is_ended_by_the_template_and_played() -> None:
     row = row_of(run(Scripted(lambda *_: "1…"), task=CountingTask(turn_tokens=1)))
     observation = [END, *ids_of("at 1"), *ids_of("<answer>")]
@@ -295,7 +316,7 @@ def test_a_tool_is_called_the_way_the_chat_template_writes_it(hermes: Any) -> No
     call = '<tool_call>\n{"name": "calculate", "arguments": {"expression": "6*7"}}\n</tool_call>'
     task: Any = open_task("tool/calculator", {"of": "arithmetic", "terms": 1})
     problem = next(iter(task.problems("train", 1, 0)))
-    engine = Scripted(lambda _, turn: [call, "<tool_call>oops", f"={problem.reference}"][turn], hermes)
+    engine = Scripted(lambda _, turn: [call, "<tool_call>oops", f"={problem.reference}"][turn], hermes, 4_096)
     context = SamplingContext(
         task=task, problems=[problem], tokenizer=hermes, source=ModelSource("builtin:tiny-blank", "cpu"), opened=engine,
         sampling=Sampling(max_tokens=1_000), n=1, seed=5, round=0, purpose="train", policy="none",
