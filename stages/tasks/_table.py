@@ -159,10 +159,11 @@ def _short(value: Any) -> str:
 
 
 def text_options(spec: str, options: Mapping[str, Any], known: Iterable[str]) -> dict[str, str]:
-    """The options of a task, all of them texts. UsageError for one that does not exist or is no text."""
+    """The options of a task, all of them texts; None is none given. UsageError for one that does not exist or is no
+    text."""
     for name, value in options.items():
         if name not in known:
             raise unknown(f"option of task {spec!r}:", name, known)
-        if not isinstance(value, str):
+        if not isinstance(value, str | None):
             raise UsageError(f"task {spec!r}: option {name} is {value!r}, needed is a text")
-    return dict(options)
+    return {name: value for name, value in options.items() if value is not None}
