@@ -201,7 +201,7 @@ def test_faults_name_the_file_in_one_line(
     [
         ({"prompt_fields": "a"}, "did you mean 'prompt_field'"),
         ({"prompt_field": 5}, "option prompt_field is 5, needed is a text"),
-        ({"config": "main"}, "choose from: answer_field, instruction, prompt_field"),
+        ({"config": "main"}, "choose from: answer_field, columns, instruction, prompt_field"),
     ],
 )
 def test_options_out_of_place(options: dict[str, Any], message: str) -> None:
