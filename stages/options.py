@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from inspect import Parameter
 from pathlib import Path
 from types import NoneType
@@ -51,7 +52,7 @@ def typed_values(wanted: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any]
 
     None is a value where the type has it, and elsewhere leaves the option at its default.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     for name in given:
         if name not in wanted:
@@ -64,7 +65,7 @@ def typed_values(wanted: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any]
             resolved[name] = default
             continue
         try:
-            resolved[name] = TypeAdapter(kind).validate_python(given[name])
+            resolved[name] = _adapter(kind).validate_python(given[name])
         except ValidationError as error:
             problem = error.errors()[0]["msg"]
             text = isinstance(given[name], dict | list) and "string" in problem
@@ -74,6 +75,14 @@ def typed_values(wanted: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any]
         if isinstance(resolved[name], float) and math.isnan(resolved[name]):
             raise UsageError(f"option {name!r} of {whose}: nan, needed is a number")
     return resolved
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    """What checks values of a type: slow to make, and a long recipe asks for the same ones again and again."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def _takes_none(kind: Any) -> bool:
