@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ..options import Flag
 
@@ -18,13 +18,17 @@ def run(
     ] = None,
     folder: Annotated[Path | None, "Folder for all outputs; default runs/NAME.", Flag(("--dir",))] = None,
     dry_run: Annotated[bool, "Print the plan and which steps are up to date; load and run nothing."] = False,
+    keep: Annotated[
+        Literal["all", "last"],
+        "Checkpoints to keep: all, or the last; then those that nothing reads any more are deleted.",
+    ] = "all",
     shell: Annotated[bool, "Print the recipe as shell commands; run nothing."] = False,
 ) -> "Ran":
     """Run a recipe from start to end.
 
     Every output lands under runs/NAME. A step whose options, version and inputs are unchanged is skipped, so a run that
-    was killed goes on where it was and ends with the same numbers.
+    was killed goes on where it was and ends with the same numbers. How much disk its checkpoints need is said before.
     """
     from ._run import run_recipe
 
-    return run_recipe(recipe, settings or {}, folder, dry_run=dry_run, shell=shell)
+    return run_recipe(recipe, settings or {}, folder, dry_run=dry_run, shell=shell, keep=keep)

@@ -14,6 +14,7 @@ from ...formats.recipes import load_recipe, with_settings
 from ..options import typed_values
 from .journal import Journal
 from .plan import Planned, plan_of
+from .retention import Keep, Retention
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ class Ran:
             )
 
 
-def run_recipe(name: str, settings: Mapping[str, Any], folder: Path | None, *, dry_run: bool, shell: bool) -> Ran:
+def run_recipe(
+    name: str, settings: Mapping[str, Any], folder: Path | None, *, dry_run: bool, shell: bool, keep: Keep = "all"
+) -> Ran:
     """See `run`. The plan is checked as a whole before the first step starts."""
     recipe = load_recipe(name)
     variables = with_settings(recipe, settings)
@@ -60,27 +63,30 @@ def run_recipe(name: str, settings: Mapping[str, Any], folder: Path | None, *, d
     if shell:
         return Ran(recipe.name, str(folder), len(plan), 0, 0, 0.0, [step.shell() for step in plan])
     journal = Journal(folder)
+    retention = Retention(plan, journal, keep)
+    if (disk := retention.disk(folder)) is not None:
+        print(f"{recipe.name}: {disk}", file=sys.stderr)
     if dry_run:
-        lines, done = [], 0
-        for step in plan:
-            current = journal.is_done(journal.key(step), step.out)
-            done += current
-            lines.append(f"{'up to date' if current else 'to run    '}  {step.shell()}")
-        return Ran(recipe.name, str(folder), len(plan), 0, done, 0.0, lines)
+        words = ["to run    " if number in retention.to_run else "up to date" for number in range(len(plan))]
+        lines = [f"{word}  {step.shell()}" for word, step in zip(words, plan, strict=True)]
+        return Ran(recipe.name, str(folder), len(plan), 0, len(plan) - len(retention.to_run), 0.0, lines)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ApportionError(f"{folder}: cannot be made ({error.strerror}); choose another --dir") from error
     started, ran, result = time.monotonic(), 0, None
     partly: list[str] = []
-    for number, step in enumerate(plan, 1):
-        key = journal.key(step)
+    if retention.again:
+        print(f"{recipe.name}: {retention.again} deleted checkpoints are read again, and made anew", file=sys.stderr)
+    for number, (key, step) in enumerate(zip(retention.keys, plan, strict=True), 1):
         last = number == len(plan)
-        if journal.is_done(key, step.out) and not (last and _reports(step)):
+        if number - 1 not in retention.to_run and not (last and _reports(step)):
+            retention.prune(number - 1)
             continue
         _remove_leftovers(step)
         result = _call(step, f"[{number}/{len(plan)}]", overwrite=True)
         journal.add(key, step)
+        retention.prune(number - 1)
         ran += 1
         if (fault := getattr(result, "fault", lambda: None)()) is not None:
             partly.append(f"{step.where}: {fault}")

@@ -51,9 +51,20 @@ class Journal:
         entry = self._done.get(key)
         return entry is not None and (out is None or entry["state"] == _state(Path(out)))
 
+    def was_removed(self, key: str) -> bool:
+        """Whether the step was done and its output deleted afterwards, since nothing was to read it any more."""
+        return bool(self._done.get(key, {}).get("removed"))
+
+    def remove(self, key: str) -> None:
+        """Write down that the output of a finished step is going to be deleted."""
+        self._write(key, {**self._done[key], "removed": True})
+
     def add(self, key: str, step: Planned) -> None:
         state = _state(Path(step.out)) if step.out is not None else None
         entry = {"key": key, "command": step.command.name, "out": step.out, "state": state}
+        self._write(key, entry)
+
+    def _write(self, key: str, entry: dict[str, Any]) -> None:
         self._done[key] = entry
         with self._path.open("a+") as stream:
             # A run killed while it wrote leaves half a line behind.
