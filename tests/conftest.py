@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked `long` run only where `-m` names the mark."""
-    if "long" in config.getoption("markexpr"):
+    if "long" in str(config.getoption("markexpr")):
         return
     left_out = [item for item in items if item.get_closest_marker("long")]
     if left_out:
