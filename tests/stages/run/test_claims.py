@@ -27,7 +27,7 @@ OWN: dict[str, dict[str, Any]] = {
     "gigpo-lake": {"n": 16, "max_tokens": 170},
     "graph-grpo": {"rounds": 2, "prompts": 2},
     "groundedprm": {"prompts": 4, "simulations": 4},
-    "guide": {"lessons": 96, "attempts": 3, "warmup_epochs": 3, "prompts": 24, "n": 3},
+    "guide": {"prompts": 64, "n": 4},
     "knapsack": {"rounds": 2},
     "make-tiny": {"demonstrations": 256, "epochs": 1},
     "quickstart": {"blocks": 1, "updates": 1},
