@@ -151,7 +151,10 @@ def _check_keys(content: Mapping[str, Any], known: tuple[str, ...], where: str) 
 
 
 def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's variables with `--set` applied; `a.b` reaches into a mapping. UsageError for a name it lacks."""
+    """The recipe's variables with `--set` applied; `a.b` reaches into a mapping. UsageError for a name it lacks.
+
+    None can be given for any of them: the options that use it know whether it means something.
+    """
     variables = _copied(recipe.vars)
     for dotted, value in settings.items():
         place, parts = variables, dotted.split(".")
@@ -163,7 +166,7 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]
                 )
             if depth < len(parts) - 1:
                 place = place[part]
-        if isinstance(place[parts[-1]], int | float) and not isinstance(value, int | float):
+        if isinstance(place[parts[-1]], int | float) and not isinstance(value, int | float | None):
             raise UsageError(f"--set {dotted}={value}: needed is a number like {place[parts[-1]]}")
         place[parts[-1]] = value
     return variables

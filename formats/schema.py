@@ -70,6 +70,7 @@ FIELDS = {
         Field("group_id", pa.string(), "same prompt, same group; a group's rows are contiguous"),
         Field("task", pa.string(), "where the problem came from, as given to --task"),
         Field("task_options", pa.string(), "the task's options, JSON"),
+        Field("task_row", pa.string(), "what else the problem's row in its task's file says, by column, JSON"),
         Field("problem_id", pa.string(), "the problem's stable id in its task"),
         Field("prompt", _MESSAGES, "the problem as chat messages"),
         Field("reference", pa.string(), "what the verifier needs, JSON"),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from inspect import Parameter
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from ..formats.errors import UsageError, unknown
 from .registry import options_of
@@ -71,7 +72,10 @@ def typed_options(function: Callable[..., Any], given: Mapping[str, Any], whose:
 
 
 def typed_values(wanted: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any], whose: str) -> dict[str, Any]:
-    """The same for {name: (type, default)}; a default of Parameter.empty makes the option required."""
+    """The same for {name: (type, default)}; a default of Parameter.empty makes the option required.
+
+    None is a value where the type has it, and elsewhere leaves the option at its default.
+    """
     from pydantic import ValidationError
 
     for name in given:
@@ -79,7 +83,7 @@ def typed_values(wanted: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any]
             raise unknown(f"option of {whose}", str(name), wanted)
     resolved: dict[str, Any] = {}
     for name, (kind, default) in wanted.items():
-        if name not in given:
+        if given.get(name) is None and not (name in given and _takes_none(kind)):
             if default is Parameter.empty:
                 raise UsageError(f"{whose} needs the option {name!r}")
             resolved[name] = default
@@ -118,8 +122,12 @@ def check_width(value: Any, where: str) -> None:
             raise UsageError(f"{where}: a number of {each.bit_length()} bits; needed is one from -2^63 to 2^63 - 1")
 
 
+def _takes_none(kind: Any) -> bool:
+    return kind is Any or NoneType in get_args(kind)
+
+
 def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """["name=value", …] with YAML values. UsageError for one without `=`."""
+    """["name=value", …] with YAML values, and None as Python writes it. UsageError for one without `=`."""
     from ..formats.plain_yaml import NotPlain, NotYaml, read_yaml
 
     parsed: dict[str, Any] = {}
@@ -129,7 +137,9 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
             raise UsageError(f"--set {setting}: needed is name=value")
         try:
             parsed[name.strip()] = read_yaml(text) if text else ""
-            if _EXPONENT.fullmatch(text):  # 2e-4 is text to YAML 1.1, which wants 2.0e-4
+            if text == "None":
+                parsed[name.strip()] = None
+            elif _EXPONENT.fullmatch(text):  # 2e-4 is text to YAML 1.1, which wants 2.0e-4
                 parsed[name.strip()] = float(text)
         except NotYaml as error:
             raise UsageError(f"--set {setting:.200}: the value is not YAML{QUOTES}") from error

@@ -19,6 +19,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "peers: compares with another library's own functions, where it is installed")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked `long` run only where `-m` names the mark."""
+    if "long" in str(config.getoption("markexpr")):
+        return
+    left_out = [item for item in items if item.get_closest_marker("long")]
+    if left_out:
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.fixture
 def cli() -> Callable[..., Result]:
     """Run a command line in this process. A fault gives its exit code and line; a bug is raised."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ..options import Flag, Output
 
@@ -20,14 +20,19 @@ def run(
         Path | None, "Folder for all outputs; default runs/NAME.", Output(("--dir",), is_filled=True)
     ] = None,
     dry_run: Annotated[bool, "Print the plan and which steps are up to date; load and run nothing."] = False,
+    keep: Annotated[
+        Literal["all", "last"],
+        "Checkpoints to keep: all, or the last; then those that nothing reads any more are deleted.",
+    ] = "all",
     shell: Annotated[bool, "Print the recipe as shell commands; run nothing."] = False,
 ) -> "Ran":
     """Run a recipe from start to end.
 
     Every output lands under runs/NAME. A step whose options, version and inputs are unchanged is skipped, so a run that
     was killed goes on where it was and ends with the same numbers. One run at a time works in a folder; what an earlier run
-    made there it may make anew, but a file that no run made is never overwritten.
+    made there it may make anew, but a file that no run made is never overwritten. How much disk the checkpoints need is said
+    before.
     """
     from ._run import run_recipe
 
-    return run_recipe(recipe, settings or {}, folder, dry_run=dry_run, shell=shell)
+    return run_recipe(recipe, settings or {}, folder, dry_run=dry_run, shell=shell, keep=keep)

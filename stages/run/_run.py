@@ -14,6 +14,7 @@ from ..options import typed_values
 from .journal import Journal
 from .lock import only_run
 from .plan import Planned, plan_of
+from .retention import Keep, Retention
 from .targets import JOURNAL, LOCK
 
 
@@ -56,7 +57,9 @@ class Ran:
             )
 
 
-def run_recipe(name: str, settings: Mapping[str, Any], folder: Path | None, *, dry_run: bool, shell: bool) -> Ran:
+def run_recipe(
+    name: str, settings: Mapping[str, Any], folder: Path | None, *, dry_run: bool, shell: bool, keep: Keep = "all"
+) -> Ran:
     """See `run`. The plan is checked as a whole before the first step starts."""
     recipe = load_recipe(name)
     variables = with_settings(recipe, settings)
@@ -65,26 +68,23 @@ def run_recipe(name: str, settings: Mapping[str, Any], folder: Path | None, *, d
     if shell:
         return Ran(recipe.name, str(folder), len(plan), 0, 0, 0.0, [step.shell() for step in plan])
     if dry_run:
-        journal = Journal(folder)
-        lines, done = [], 0
-        for step in plan:
-            current = journal.is_done(journal.key(step), step)
-            done += current
-            lines.append(f"{'up to date' if current else 'to run    '}  {step.shell()}")
-        return Ran(recipe.name, str(folder), len(plan), 0, done, 0.0, lines)
+        retention = _retention(recipe.name, plan, Journal(folder), keep)
+        words = ["to run    " if number in retention.to_run else "up to date" for number in range(len(plan))]
+        lines = [f"{word}  {step.shell()}" for word, step in zip(words, plan, strict=True)]
+        return Ran(recipe.name, str(folder), len(plan), 0, len(plan) - len(retention.to_run), 0.0, lines)
     _check_free(plan, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ApportionError(f"{folder}: cannot be made ({error.strerror}); choose another --dir") from error
     with only_run(folder):
-        return _run_plan(recipe.name, plan, folder)
+        return _run_plan(recipe.name, plan, folder, keep)
 
 
 def _check_free(plan: Sequence[Planned], folder: Path) -> None:
     """UsageError for an output that exists and that no run made: in a folder where none ran yet, or outside of it."""
     is_new = not any((folder / name).exists() for name in (JOURNAL, LOCK))
-    home, journal = Path(os.path.realpath(folder)), Journal(folder)
+    home, journal = Path(os.path.realpath(folder)), Journal(folder, tell=False)
     for step in plan:
         for out in step.outputs.values():
             is_own = not is_new and home in Path(os.path.realpath(out)).parents
@@ -94,19 +94,31 @@ def _check_free(plan: Sequence[Planned], folder: Path) -> None:
                 )
 
 
-def _run_plan(name: str, plan: Sequence[Planned], folder: Path) -> Ran:
+def _retention(name: str, plan: Sequence[Planned], journal: Journal, keep: Keep) -> Retention:
+    """What is to run and what of it stays; says what disk it needs."""
+    retention = Retention(plan, journal, keep)
+    if (disk := retention.disk(journal.folder)) is not None:
+        print(f"{name}: {disk}", file=sys.stderr)
+    return retention
+
+
+def _run_plan(name: str, plan: Sequence[Planned], folder: Path, keep: Keep) -> Ran:
     journal = Journal(folder)
+    retention = _retention(name, plan, journal, keep)
     started, ran, quiet, result = time.monotonic(), 0, 0, None
     partly: list[str] = []
-    for number, step in enumerate(plan, 1):
-        key = journal.key(step)
-        last = number == len(plan)
-        if journal.is_done(key, step) and not (last and _reports(step)):
+    if retention.again:
+        print(f"{name}: {retention.again} deleted checkpoints are read again, and made anew", file=sys.stderr)
+    for number, (key, step) in enumerate(zip(retention.keys, plan, strict=True)):
+        last = number == len(plan) - 1
+        if number not in retention.to_run and not (last and _reports(step)):
             quiet += journal.was_quiet(key)
+            retention.prune(number)
             continue
-        result = _call(step, f"[{number}/{len(plan)}]")
+        result = _call(step, f"[{number + 1}/{len(plan)}]")
         quiet += (nothing := bool(getattr(result, "quiet", False)))
         journal.add(key, step, quiet=nothing)
+        retention.prune(number)
         ran += 1
         if (fault := getattr(result, "fault", lambda: None)()) is not None:
             partly.append(f"{step.where}: {fault}")

@@ -28,14 +28,14 @@ class Journal:
     names, sizes and times.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, tell: bool = True):
         self.folder = folder
         self._path = folder / JOURNAL
         self._done: dict[str, dict[str, Any]] = {}
         self._keys: dict[str, str] = {}
-        self._read()
+        self._read(tell)
 
-    def _read(self) -> None:
+    def _read(self, tell: bool) -> None:
         """Lines that are no finished step are told of, and their steps run again; half a last line is what a killed run
         leaves, and needs no word."""
         try:
@@ -53,7 +53,7 @@ class Journal:
                 self._done[entry["key"]] = entry
             elif line and number < len(lines):
                 odd.append(number)
-        if odd:
+        if odd and tell:
             print(
                 f"{self._path}: line {odd[0]} {f'and {len(odd) - 1} more say' if odd[1:] else 'says'} of no step that it "
                 "is done; what is not known to be done runs again",
@@ -92,10 +92,20 @@ class Journal:
         """Whether the step found nothing to train on."""
         return bool(self._done.get(key, {}).get("quiet"))
 
+    def was_removed(self, key: str) -> bool:
+        """Whether the step was done and its output deleted afterwards, since nothing was to read it any more."""
+        return bool(self._done.get(key, {}).get("removed"))
+
+    def remove(self, key: str) -> None:
+        """Write down that the output of a finished step is going to be deleted."""
+        self._write(key, {**self._done[key], "removed": True})
+
     def add(self, key: str, step: Planned, *, quiet: bool = False) -> None:
         state = _state(Path(step.out)) if step.out is not None else None
         entry = {"key": key, "command": step.command.name, "out": step.out, "state": state}
-        entry |= {"outputs": list(step.outputs.values()), "quiet": quiet}
+        self._write(key, entry | {"outputs": list(step.outputs.values()), "quiet": quiet})
+
+    def _write(self, key: str, entry: dict[str, Any]) -> None:
         self._done[key] = entry
         with self._path.open("ab+") as stream:
             end = stream.seek(0, os.SEEK_END)

@@ -58,6 +58,10 @@ def to_rollouts(
         "reference": each([json.dumps(problem.reference, ensure_ascii=False) for problem in problems]),
         "prompt_ids": each([list(prompt) for prompt in prompts]),
     }  # fmt: skip
+    if any(problem.row is not None for problem in problems):
+        columns["task_row"] = each(
+            [None if problem.row is None else json.dumps(problem.row, ensure_ascii=False) for problem in problems]
+        )
     table = pa.table({name: pa.array(values, FIELDS[name].type) for name, values in columns.items()})
     return Rollouts(table).with_columns(
         sampled_columns(context, [()] * rows, flat, seeds, purpose=context.purpose, flags=flags)

@@ -1,5 +1,6 @@
-"""Worked solutions: the task's own, or a column's of the file that is continued."""
+"""Worked solutions and hints: the task's own, or a column's of the file that is continued or of the task's own file."""
 
+import json
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
@@ -7,14 +8,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...formats.errors import UsageError
+from ...formats.errors import DataError, UsageError
+from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
+from ...formats.schema import paths_of
 from ...formats.segments import Array
+from ..driver import require
 from ..tasks import Problem, Task
+from ..tasks._table import lookup
 from ._rows import derived_seed
 from ._strategy import SamplingContext
 
 COLUMN = "column"
+TASK_ROW = "task_row"
+DEMONSTRATION = "demonstration"
 
 
 def demonstrator(task: Task, otherwise: str) -> Callable[..., str]:
@@ -39,6 +46,25 @@ def worked_of(
     return dict(zip(groups, worked(context, [problems[group] for group in groups], otherwise), strict=True))
 
 
+def lines_of(source: str) -> int | None:
+    """N of "demonstration:N", None for anything else."""
+    kind, _, count = source.partition(":")
+    return int(count) if kind == DEMONSTRATION and count.isdecimal() else None
+
+
+def hint_source(source: str, who: str) -> tuple[str | None, int | None]:
+    """The column or the number of lines that hints come from: one of the two. UsageError for neither."""
+    column, lines = column_of(source), lines_of(source)
+    if column is None and lines is None:
+        raise UsageError(f"option 'hint_from' of {who}: {source!r}, needed is column:NAME or demonstration:N")
+    return column, lines
+
+
+def first_lines(solutions: Sequence[str | None], count: int) -> list[str]:
+    """As many lines of each worked solution."""
+    return ["\n".join((text or "").splitlines()[:count]) for text in solutions]
+
+
 def column_of(source: str) -> str | None:
     """NAME of "column:NAME", None for anything else."""
     kind, _, name = source.partition(":")
@@ -49,3 +75,44 @@ def of_groups(batch: Rollouts, column: str, groups: Array | None = None) -> list
     """The column's value in the first row of every group, or of the given ones [M]."""
     rows = batch.groups.starts if groups is None else batch.groups.starts[groups]
     return batch.arrow(column).take(pa.array(rows)).to_pylist()
+
+
+def require_texts(file: RolloutFile, needed: Sequence[str], column: str | None, who: str) -> None:
+    """DataError for a column that the file lacks, or that `texts_in` would find neither there nor in its tasks' rows."""
+    own = () if column is None or TASK_ROW in paths_of(file.schema) else (column,)
+    require(file, (*needed, *own), who)
+
+
+def texts_in(batch: Rollouts, column: str, groups: Array | None = None) -> list[str | None]:
+    """A text for every group, or the given ones [M], by a column of the file, or else of the file that the task is; there a
+    dot goes into objects. None where it is missing.
+
+    DataError for a value that is no text, and where no row of the batch has such a column.
+    """
+    if column in batch:
+        found = of_groups(batch, column, groups)
+    else:
+        rows = [
+            row_of(text, name)
+            for text, name in zip(of_groups(batch, TASK_ROW), of_groups(batch, "problem_id"), strict=True)
+        ]
+        if rows and not any(row and (column in row or lookup(row, column) is not None) for row in rows):
+            known = ", ".join(repr(name) for name in next((row for row in rows if row), {})) or "none"
+            raise DataError(f"no column {column!r} in the file, nor in that of its task (there: {known})")
+        chosen = rows if groups is None else [rows[group] for group in groups.tolist()]
+        found = [lookup(row or {}, column) for row in chosen]
+    for value in found:
+        if not isinstance(value, str | None):
+            raise DataError(f"column {column!r}: {value!r:.60}, needed is a text")
+    return found
+
+
+def row_of(text: str | None, problem: str) -> dict[str, Any] | None:
+    """What a problem's `task_row` says, by column. DataError for what is no JSON object."""
+    try:
+        row = None if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"problem {problem!r}, column {TASK_ROW!r}: not JSON ({error})") from error
+    if not isinstance(row, dict | None):
+        raise DataError(f"problem {problem!r}, column {TASK_ROW!r}: {text!r:.60}, needed is a JSON object")
+    return row

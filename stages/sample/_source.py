@@ -16,10 +16,11 @@ from ...formats.segments import Array
 from ..driver import PRODUCED_BY
 from ..models.policy import render_prompt
 from ..tasks import Message, Problem, Task, open_task
+from ._solutions import row_of
 from ._strategy import CONTINUES, Strategy
 
 ADDED = ("parent_id", "fork", "finish_reason", "text", "flags", "purpose")  # columns that rows added to a group have
-OF_THE_PROBLEM = ("task", "task_options", "problem_id", "prompt", "reference")
+OF_THE_PROBLEM = ("task", "task_options", "task_row", "problem_id", "prompt", "reference")
 
 
 def opened(path: Path | None, chosen: Strategy) -> RolloutFile | None:
@@ -59,7 +60,8 @@ def problems_of(file: RolloutFile, spec: str, options: Mapping[str, Any] | None)
                 )
         for row in batch.table.take(pa.array(batch.groups.starts)).to_pylist():
             reference = json.loads(row["reference"]) if row["reference"] is not None else None
-            problems.append(Problem(row["problem_id"], row["prompt"], reference))
+            rest = row_of(row.get("task_row"), row["problem_id"])
+            problems.append(Problem(row["problem_id"], row["prompt"], reference, rest))
     return task or open_task(spec, options), problems
 
 

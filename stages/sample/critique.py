@@ -4,6 +4,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from random import Random
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +13,6 @@ import numpy as np
 from ...formats.errors import UsageError
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array
-from ..driver import require
 from ..models.engine import Completion
 from ..progress import progress
 from ..tasks import Message, Problem
@@ -24,9 +24,10 @@ from ._judge import answers_of
 from ._reviews import Review, Reviewer, silent
 from ._revisions import NOT_ASKED, asking, parts, step_texts
 from ._rows import derived_seed, sampled_columns
-from ._solutions import worked_of
+from ._solutions import DEMONSTRATION, column_of, first_lines, hint_source, require_texts, texts_in, worked_of
 from ._source import ADDED, of_questions, own_rows, with_groups
 from ._strategy import CONTINUES, SamplingContext, strategy
+from .hint import TEMPLATE as HINT
 from .inject_errors import (
     EDITOR,
     HEADER,
@@ -43,20 +44,22 @@ from .intervene import CRITIC, SOLVER, blocks_of, critic_question, wrong_rows
 from .refine import REFINER, refiner_questions
 from .retry import GUIDANCE, PERFECT, REFLECTOR, WANTING, reflection_questions
 
-Of = Literal["reflection", "verdict", "intervention", "edit"]
+Of = Literal["reflection", "verdict", "intervention", "edit", "hint"]
 OPTIONS = {
     "reflection": ("reflector", "guidance"),
     "verdict": ("refiner",),
     "intervention": ("solver", "critic", "separator"),
     "edit": ("editor", "header", "max_edit_ratio"),
+    "hint": ("hint_from", "template", "solution_from"),
 }
 DEFAULTS: dict[str, Any] = {
     "reflector": REFLECTOR, "guidance": GUIDANCE, "refiner": REFINER, "solver": SOLVER, "critic": CRITIC,
-    "separator": BLANK_LINE, "editor": EDITOR, "header": HEADER, "max_edit_ratio": 0.5,
+    "separator": BLANK_LINE, "editor": EDITOR, "header": HEADER, "max_edit_ratio": 0.5, "hint_from": "demonstration:1",
+    "template": HINT, "solution_from": DEMONSTRATION,
 }  # fmt: skip
 PLACES = {
     "reflector": ("steps",), "guidance": ("reflection",), "refiner": ("steps",), "solver": ("solution",),
-    "critic": ("attempt",), "editor": ("step", "instruction"),
+    "critic": ("attempt",), "editor": ("step", "instruction"), "template": ("hint",),
 }  # fmt: skip
 
 
@@ -85,13 +88,16 @@ def critique(
     editor: str | None = None,
     header: str | None = None,
     max_edit_ratio: float | None = None,
+    hint_from: str | None = None,
+    template: str | None = None,
+    solution_from: str | None = None,
     correct: float = 1.0,
     rows_at_once: int = 2048,
 ) -> Iterator[Rollouts]:
     """What the task would answer where another strategy asks the policy about the rollouts of --from.
 
     A policy that cannot judge its own work learns it from these rows with `train --objective sft`, and strategies `retry`,
-    `refine`, `intervene` and `inject_errors` have something to work with. Their questions are rendered as they render
+    `refine`, `intervene`, `inject_errors` and `hint` have something to work with. Their questions are rendered as they render
     them: give the templates that they will be given. Answers are the task's: it verifies the rollout's steps one after
     another, and where the first is wrong knows the line of the worked solution that belongs there.
 
@@ -103,6 +109,7 @@ def critique(
                                                        cut before the final answer where it ends with that; and, asked
                                                        to solve the problem with a solution in view, that solution
         edit           inject_errors  a right rollout  for each of its steps a wrong one, as the task itself would go wrong
+        hint           hint           every group      asked to solve the problem with a hint in view, the worked solution
 
     Each is a row flagged `demonstration` in a group of its own behind the rollout's; `prompt` is the question, and nothing
     is known of how likely it was. Rollouts stay as they are:
@@ -122,6 +129,9 @@ def critique(
         editor: template of `inject_errors`. Whatever kind of error it asks for, the mistake is the task's.
         header: of `inject_errors`.
         max_edit_ratio: of `inject_errors`; None is its own, 0.5. A mistake beyond it is not written.
+        hint_from: of `hint`; None is demonstration:1, the first line of the worked solution.
+        template: of `hint`.
+        solution_from: the answers where a hint is in view: "column:NAME" as there; None is "demonstration", the task's own.
         correct: reward from which a rollout is right.
         rows_at_once: rollouts looked at before a part of the file is written (at least a group's); bounds the memory.
 
@@ -134,11 +144,13 @@ def critique(
     given = {
         "reflector": reflector, "guidance": guidance, "refiner": refiner, "solver": solver, "critic": critic,
         "separator": separator, "editor": editor, "header": header, "max_edit_ratio": max_edit_ratio,
+        "hint_from": hint_from, "template": template, "solution_from": solution_from,
     }  # fmt: skip
     options = _options(of, given)
-    reviewer = Reviewer(context.task, "strategy 'critique'")
-    needed = ("reward",) if of == "intervention" else ("reward", "step.start")
-    require(file, needed, "strategy 'critique'")
+    reviewer = Reviewer(context.task, "strategy 'critique'") if of != "hint" else None
+    needed = {"hint": (), "intervention": ("reward",)}.get(of, ("reward", "step.start"))
+    for column in (column_of(options.get(name, "")) for name in ("hint_from", "solution_from")):
+        require_texts(file, needed, column, "strategy 'critique'")
     write = _MAKERS[of]
     remaining = iter(context.problems)
     with progress(file.num_rows, "critique, rollouts") as advance:
@@ -169,6 +181,13 @@ def _options(of: Of, given: dict[str, Any]) -> dict[str, Any]:
         check_template("critique", name, str(value), *PLACES.get(name, ()))
     if of == "intervention" and not options["separator"]:
         raise UsageError("option 'separator' of strategy 'critique': an empty text cuts nothing")
+    if of == "hint":
+        hint_source(options["hint_from"], "strategy 'critique'")
+        source = options["solution_from"]
+        if column_of(source) is None and source != DEMONSTRATION:
+            raise UsageError(
+                f"option 'solution_from' of strategy 'critique': {source!r}, needed is column:NAME or {DEMONSTRATION}"
+            )
     if of == "edit":
         if not 0 <= options["max_edit_ratio"] <= 1:
             raise UsageError(
@@ -182,13 +201,22 @@ class _Work:
     """A part of the file with its problems, one a group, their solutions, and reviews of its rows [M]."""
 
     def __init__(
-        self, context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array, reviewer: Reviewer,
-        correct: float,
+        self, context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array,
+        reviewer: Reviewer | None, correct: float,
     ) -> None:  # fmt: skip
         self.context, self.batch, self.problems, self.rows = context, batch, problems, rows
-        self.reviewer, self.correct = reviewer, correct
-        self.solutions = worked_of(context, batch, problems, rows, "strategy 'critique' needs some")
+        self._reviewer, self.correct = reviewer, correct
         self.names, self.groups = batch.strings("rollout_id"), batch.groups.ids
+
+    @cached_property
+    def solutions(self) -> dict[int, str]:
+        """{group: the task's worked solution}."""
+        return worked_of(self.context, self.batch, self.problems, self.rows, "strategy 'critique' needs some")
+
+    @property
+    def reviewer(self) -> Reviewer:
+        assert self._reviewer is not None, "hints need none"
+        return self._reviewer
 
     def steps(self, row: int) -> list[str]:
         return step_texts(self.context.tokenizer, self.batch, row)
@@ -308,8 +336,21 @@ def _edits(work: _Work, editor: str, header: Any, max_edit_ratio: float) -> list
     return found
 
 
+def _hints(work: _Work, hint_from: str, template: str, solution_from: str) -> list[Lesson]:
+    groups, first = np.unique(work.groups[work.rows], return_index=True)
+    column = column_of(solution_from)
+    solutions = list(work.solutions.values()) if column is None else texts_in(work.batch, column, groups)
+    column, lines = hint_source(hint_from, "strategy 'critique'")
+    hints = first_lines(solutions, lines or 0) if column is None else texts_in(work.batch, column, groups)
+    return [
+        work.lesson(row, asking(work.problems[group], template, hint=hint), solution, "hint")
+        for group, row, hint, solution in zip(groups.tolist(), work.rows[first].tolist(), hints, solutions, strict=True)
+        if hint and solution
+    ]
+
+
 _MAKERS: dict[str, Callable[..., list[Lesson]]] = {
-    "reflection": _reflections, "verdict": _verdicts, "intervention": _interventions, "edit": _edits,
+    "reflection": _reflections, "verdict": _verdicts, "intervention": _interventions, "edit": _edits, "hint": _hints,
 }  # fmt: skip
 
 

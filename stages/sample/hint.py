@@ -1,16 +1,17 @@
 """Hints for the prompts that nothing else solved."""
 
+import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
-from ...formats.errors import DataError, UsageError
+from ...formats.errors import DataError
 from ...formats.rollouts import Rollouts
 from ...formats.schema import ERROR, FIELDS, FILTERED, arrow_type
 from ...formats.segments import Array
-from ..driver import require
 from ..models.engine import Request
 from ..models.policy import render_prompt
 from ..progress import progress
@@ -20,7 +21,7 @@ from ..tasks import Problem
 from ..wording import check_template
 from ._revisions import asking
 from ._rows import derived_seed, to_rollouts
-from ._solutions import column_of, of_groups, worked
+from ._solutions import first_lines, hint_source, of_groups, require_texts, texts_in, worked
 from ._source import check_new, rewards_of
 from ._strategy import CONTINUES, SamplingContext, strategy
 
@@ -50,9 +51,13 @@ def hint(
     retried, reflection, guided, refined, intervention, edited, partial or demonstration do not count, and groups of such rows
     alone are left as they are.
 
+    A policy that makes nothing of a hint fails with it, too, and then no hinted row is trained on: how many groups failed,
+    were hinted and are left to learn from is said on standard error. `sample --strategy critique --set of=hint` writes
+    what a policy learns to read hints from.
+
     Args:
-        hint_from: where hints come from. "column:NAME" is a text column of the file, the same in all rows of a group;
-            "demonstration:N" the first N lines of the task's own worked solution.
+        hint_from: where hints come from. "column:NAME" is a text column of the file, the same in all rows of a group, or
+            of the file that the task is; "demonstration:N" the first N lines of the task's own worked solution.
         template: the last message with the hint; {question} and {hint} are replaced.
         failed: mean reward up to which a group has failed.
         solved: mean reward above which there is nothing to learn.
@@ -67,13 +72,9 @@ def hint(
     """
     file = context.rollouts
     assert file is not None, "sample opens it for a strategy that needs --from"
-    column, lines = column_of(hint_from), hint_from.removeprefix("demonstration:")
+    column, lines = hint_source(hint_from, "strategy 'hint'")
     check_template("hint", "template", template, "hint")
-    if column is None and not (lines.isdigit() and lines != hint_from):
-        raise UsageError(
-            f"option 'hint_from' of strategy 'hint': {hint_from!r}, needed is column:NAME or demonstration:N"
-        )
-    require(file, ("reward", *((column,) if column else ())), "strategy 'hint'")
+    require_texts(file, ("reward",), column, "strategy 'hint'")
     remaining = iter(context.problems)
     with progress(file.num_rows, "hint, rollouts") as advance:
         for batch in context.batches():
@@ -84,24 +85,33 @@ def hint(
             if replaced == "flag":
                 plain = plain.with_flag(FILTERED, batch.groups.spread((mean <= failed) | (mean > solved)))
             chosen = [problems[group] for group in lost.tolist()]
-            if column is None:
-                whole = worked(context, chosen, "name a column with hint_from=column:NAME")
-                hints = ["\n".join(text.splitlines()[: int(lines)]) for text in whole]
-            else:
+            if column is not None:
                 hints = _written(batch, column, lost)
+            else:
+                assert lines is not None, "one of the two is given"
+                hints = first_lines(worked(context, chosen, "name a column with hint_from=column:NAME"), lines)
             names = of_groups(batch, "group_id", lost)
-            yield _interleaved(plain, lost, _hinted(context, chosen, names, hints, template, failed, solved, replaced))
+            made = _hinted(context, chosen, names, hints, template, failed, solved, replaced)
+            context.count(hinted=len(lost), live=_live(made, failed, solved))
+            yield _interleaved(plain, lost, made)
             advance(len(batch))
+    counts = Counter(context.tally)
+    print(
+        f"hint: {counts['hinted']:,} groups failed and were sampled again with a hint, {counts['live']:,} of them are left "
+        "to learn from",
+        file=sys.stderr,
+    )
 
 
 def _written(batch: Rollouts, column: str, groups: Array) -> list[str]:
     """The hints that a column has for these groups. DataError for one without."""
-    texts = of_groups(batch, column, groups)
-    for group, text in zip(groups.tolist(), texts, strict=True):
+    hints: list[str] = []
+    for group, text in zip(groups.tolist(), texts_in(batch, column, groups), strict=True):
         if not text:
             row = int(batch.groups.starts[group])
             raise DataError(f"row {row}, column {column!r}: no hint for a prompt that failed")
-    return texts
+        hints.append(text)
+    return hints
 
 
 def _hinted(
@@ -140,9 +150,22 @@ def _hinted(
         columns["seed"] = pa.array(seeds, FIELDS["seed"].type)
     made = made.with_columns(columns)
     if replaced == "flag":
-        mean = _means(made, np.flatnonzero(~made.flagged(ERROR)))
+        mean = _own_means(made)
         made = made.with_flag(FILTERED, made.groups.spread((mean <= failed) | (mean > solved)))
     return made
+
+
+def _live(hinted: Rollouts | None, failed: float, solved: float) -> int:
+    """How many hinted groups there is something to learn from."""
+    if hinted is None:
+        return 0
+    mean = _own_means(hinted)
+    return int(((mean > failed) & (mean <= solved)).sum())
+
+
+def _own_means(hinted: Rollouts) -> Array:
+    """[G] mean reward of what did not fail in hinted groups."""
+    return _means(hinted, np.flatnonzero(~hinted.flagged(ERROR)))
 
 
 def _means(batch: Rollouts, rows: Array) -> Array:

@@ -12,7 +12,6 @@ from ...formats.errors import UsageError
 from ...formats.rollouts import Rollouts
 from ...formats.schema import arrow_type
 from ...formats.segments import Array
-from ..driver import require
 from ..models.engine import Completion, Request
 from ..options import at_least_one
 from ..progress import progress
@@ -32,7 +31,7 @@ from ._revisions import (
     spelled,
 )
 from ._rows import derived_seed, sampled_columns
-from ._solutions import column_of, demonstrator, of_groups, worked_of
+from ._solutions import column_of, demonstrator, require_texts, texts_in, worked_of
 from ._source import ADDED, own_rows, with_rows
 from ._steps import context_length
 from ._strategy import CONTINUES, SamplingContext, strategy
@@ -124,8 +123,8 @@ def intervene(
 
     Args:
         solution_from: where solutions come from. "column:NAME" is a text column of the file, the same in all rows of a
-            group (groups where it is missing are passed over), "demonstration" the task's own worked solution,
-            "reference" what the verifier compares with.
+            group, or of the file that the task is (groups where it is missing are passed over), "demonstration" the task's
+            own worked solution, "reference" what the verifier compares with.
         separator: what stands between blocks; None is a blank line, two newlines.
         proposals: K, interventions asked for, of each wrong rollout. Of equal rollouts of a group the first is asked
             about.
@@ -165,7 +164,7 @@ def intervene(
         )
     if solution_from == "demonstration":
         demonstrator(context.task, OTHERWISE)
-    require(file, ("reward", *((column,) if column else ())), "strategy 'intervene'")
+    require_texts(file, ("reward",), column, "strategy 'intervene'")
     remaining = iter(context.problems)
     with progress(file.num_rows, "intervene, rollouts") as advance:
         for batch in context.batches():
@@ -173,7 +172,7 @@ def intervene(
             for part, groups in parts(batch, rows_at_once):
                 problems, wrong = all_problems[groups], wrong_rows(part, correct)
                 if column is not None:
-                    solutions = dict(enumerate(of_groups(part, column)))
+                    solutions = dict(enumerate(texts_in(part, column)))
                 elif solution_from == "reference":
                     solutions = dict(enumerate(map(reference_of, problems)))
                 else:

@@ -24,12 +24,14 @@ class Problem:
     """One problem of a task.
 
     `problem_id` is stable: the same problem has the same id in every run. `prompt` is a list of chat messages
-    ({role, content}). `reference` is JSON-able and all that `verify` needs besides the answer's text.
+    ({role, content}). `reference` is JSON-able and all that `verify` needs besides the answer's text. `row` is what else
+    the problem's source says of it, such as a hint or a worked solution, by column; None where there is no such row.
     """
 
     problem_id: str
     prompt: list[Message]
     reference: Any
+    row: Mapping[str, Any] | None = None
 
 
 class Task(Protocol):

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from random import Random
 from typing import Any
 
@@ -17,7 +18,7 @@ ANSWER_FIELDS = ("reward_model.ground_truth", "answer", "reference", "solution",
 # A prompt is taken to be written for a model; a question is not, and gets this.
 QUESTION_FIELDS = ("question", "problem")
 INSTRUCTION = r"Put your final answer within \boxed{}."
-OPTIONS = ("prompt_field", "answer_field", "instruction")
+OPTIONS = ("prompt_field", "answer_field", "instruction", "columns")
 
 Row = tuple[Mapping[str, Any], str | None]  # and the split it is in, None where nothing says it
 
@@ -27,7 +28,8 @@ class TableTask:
     """Problems from rows, shuffled by the seed; the final answer is checked by text and by math-verify.
 
     spec: the `--task` value, which is also the place that errors name.
-    options: prompt_field, answer_field (a dot goes into a column of structs), instruction, and the family's own.
+    options: prompt_field, answer_field (a dot goes into a column of structs), instruction, columns (those to keep beside
+        question and answer, with commas; all where it is not given), and the family's own.
     read: makes the rows, in order. Only `problems` calls it: answers are verified without the file.
     """
 
@@ -85,6 +87,7 @@ class Columns:
     prompt: str
     answer: str
     instruction: str
+    kept: tuple[str, ...] | None = None
 
     @classmethod
     def find(cls, row: Mapping[str, Any], options: Mapping[str, str]) -> "Columns":
@@ -92,7 +95,11 @@ class Columns:
         prompt = _choose(row, options.get("prompt_field"), PROMPT_FIELDS, "prompt")
         answer = _choose(row, options.get("answer_field"), ANSWER_FIELDS, "answer")
         plain = isinstance(lookup(row, prompt), str) and prompt in QUESTION_FIELDS
-        return cls(prompt, answer, options.get("instruction", INSTRUCTION if plain else ""))
+        kept = options.get("columns")
+        names = None if kept is None else tuple(name.strip() for name in kept.split(",") if name.strip())
+        for name in names or ():
+            _choose(row, name, (), "columns")
+        return cls(prompt, answer, options.get("instruction", INSTRUCTION if plain else ""), names)
 
     def problem(self, row: Mapping[str, Any]) -> tuple[str, Problem]:
         """A row's question and problem. DataError when question or answer is missing or of a kind that has no text.
@@ -106,7 +113,9 @@ class Columns:
         if self.instruction:
             last = prompt[-1]
             prompt = [*prompt[:-1], {**last, "content": f"{last['content'].rstrip()}\n\n{self.instruction}"}]
-        return question, Problem(f"row-{digest(question).hex()}", prompt, reference)
+        names = [name for name in row if name != self.prompt] if self.kept is None else self.kept
+        rest = {str(name): _plain(lookup(row, name)) for name in names}
+        return question, Problem(f"row-{digest(question).hex()}", prompt, reference, rest)
 
 
 def lookup(row: Mapping[str, Any], path: str) -> Any:
@@ -126,7 +135,19 @@ def _choose(row: Mapping[str, Any], named: str | None, usual: Iterable[str], wha
             return path
     found = ", ".join(repr(name) for name in row) or "none"
     sought = " or ".join(repr(path) for path in candidates)
-    raise DataError(f"no column {sought} (found: {found}); name it with --task-set {what}_field=…")
+    option = what if what == "columns" else f"{what}_field"
+    raise DataError(f"no column {sought} (found: {found}); name it with --task-set {option}=…")
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it: bytes and numbers that are none are missing, dates and the like are their text."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, bytes | bytearray) or (isinstance(value, float) and not isfinite(value)):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def _messages(value: Any, column: str) -> list[Message]:
@@ -159,10 +180,11 @@ def _short(value: Any) -> str:
 
 
 def text_options(spec: str, options: Mapping[str, Any], known: Iterable[str]) -> dict[str, str]:
-    """The options of a task, all of them texts. UsageError for one that does not exist or is no text."""
+    """The options of a task, all of them texts; None is none given. UsageError for one that does not exist or is no
+    text."""
     for name, value in options.items():
         if name not in known:
             raise unknown(f"option of task {spec!r}:", name, known)
-        if not isinstance(value, str):
+        if not isinstance(value, str | None):
             raise UsageError(f"task {spec!r}: option {name} is {value!r}, needed is a text")
-    return dict(options)
+    return {name: value for name, value in options.items() if value is not None}

@@ -185,6 +185,8 @@ def open_arithmetic(spec: str, options: Mapping[str, Any]) -> Arithmetic:
     for name, value in (options or {}).items():
         if name not in LIMITS:
             raise unknown("option of task arithmetic:", name, LIMITS)
+        if value is None:
+            continue
         low, high = LIMITS[name]
         try:
             number = int(str(value))

@@ -17,7 +17,8 @@ def open_file(spec: str, options: Mapping[str, Any]) -> TableTask:
     """The task of `--task PATH`. UsageError on an option that does not exist or a kind of file that is not read.
 
     A row whose column `split` begins with "train" is a train problem, and a test problem if it says anything else.
-    Without that column the question's hash decides: one in five is a test problem.
+    Without that column the question's hash decides: one in five is a test problem. Whatever else a row has goes with its
+    problem into the rollouts (`task_row`), for strategies that take a hint or a solution from a column.
     """
     path = Path(spec)
     if path.suffix.lower() not in READERS:

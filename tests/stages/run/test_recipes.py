@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from apportion.formats.errors import UsageError
 from apportion.formats.recipes import expand, load_recipe, recipe_names, with_settings
-from apportion.stages.options import parse_settings
+from apportion.stages.options import parse_settings, typed_options
 from apportion.stages.run.plan import Planned, plan_of
 
 VARIABLES = {"rounds": 3, "lr": 0.5, "name": "tempo", "deep": {"inner": {"n": 4}}}
@@ -237,3 +237,37 @@ def test_every_shipped_recipe_has_a_plan(name: str) -> None:
 def test_a_step_as_a_command_line(plan: Callable[..., list[Planned]], step: str, line: str) -> None:
     [planned] = plan(f"steps: [{{{step}}}]")
     assert planned.shell() == line
+
+
+@pytest.mark.parametrize("written", ["null", "None", "~"])
+def test_any_variable_can_be_nothing(plan: Callable[..., list[Planned]], written: str) -> None:
+    """What that means is the option's: here the strategy's own text, no bound, and the number of rollouts as ever."""
+    text = """
+vars: {told: "{text}", threshold: 0.5, n: 4, tokens: 1}
+steps:
+  - sample:
+      strategy: team
+      set: {told: "${told}", threshold: "${threshold}"}
+      task: env/frozen_lake
+      task_set: {turn_tokens: "${tokens}"}
+      n: "${n}"
+      out: a
+"""
+    [step] = plan(text, *(f"{name}={written}" for name in ("told", "threshold", "n", "tokens")))
+    assert step.options["set"] == {"told": None, "threshold": None}
+    assert step.options["task_set"] == {"turn_tokens": None}
+    assert step.options["n"] == 8
+
+
+def test_nothing_is_the_default_where_it_is_no_value() -> None:
+    def function(*, text: str = "own", bound: int | None = 3) -> None: ...
+
+    assert typed_options(function, {"text": None, "bound": None}, "it") == {"text": "own", "bound": None}
+
+
+def test_nothing_is_not_enough_for_a_loop_or_a_sum(plan: Callable[..., list[Planned]]) -> None:
+    text = f"vars: {{n: 2}}\nsteps: [loop: {{var: round, range: '${{n}}', steps: [{SAMPLE}]}}]"
+    with pytest.raises(UsageError, match="a loop runs over a count or a list"):
+        plan(text, "n=null")
+    with pytest.raises(UsageError, match="unsupported operand"):
+        plan("vars: {n: 2}\nsteps: [sample: {n: '${n * 2}', out: a}]", "n=null")

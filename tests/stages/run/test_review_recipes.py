@@ -10,6 +10,7 @@ import pytest
 from apportion.formats.errors import DataError
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.recipes import load_recipe, with_settings
+from apportion.formats.rollouts import Rollouts
 from apportion.stages.run import run
 from apportion.stages.run.plan import plan_of
 from typer.testing import Result
@@ -43,7 +44,7 @@ def test_a_warm_start_and_a_round(name: str, tmp_path: Path, cli: Callable[..., 
     assert (tmp_path / "curve.svg").read_text().startswith("<svg")
 
 
-def test_where_no_intervention_is_kept_the_recipe_says_so(tmp_path: Path) -> None:
+def test_without_an_intervention_there_is_nothing_to_train_on(tmp_path: Path) -> None:
     settings = SMALL | {
         "lessons": 4,
         "warmup_epochs": 1,
@@ -52,8 +53,60 @@ def test_where_no_intervention_is_kept_the_recipe_says_so(tmp_path: Path) -> Non
         "k": 1,
         "critic_tokens": 8,
     }
-    with pytest.raises(DataError, match=r"int\.yaml, step 6 \(filter\): .*none of 8 rollouts matches"):
+    with pytest.raises(DataError, match=r"int\.yaml, step 7 \(train\): .*no row to train on"):
         run("int", folder=tmp_path, settings=settings)
+
+
+def flags_of(batch: Rollouts) -> dict[str, np.ndarray[Any, Any]]:
+    names = {flag for row in batch.arrow("flags").to_pylist() for flag in row or ()}
+    return {name: batch.flagged(name) for name in names}
+
+
+def tokens_of(policy: Path) -> float:
+    """How many tokens a training with one update used."""
+    [update] = [json.loads(line) for line in (policy / "metrics.jsonl").read_text().splitlines()]
+    return update["trained_tokens"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", EXTRA)
+def test_what_the_recipe_is_named_after_is_trained(name: str, tmp_path: Path) -> None:
+    """After a warm start as long as the recipe's own, and one round."""
+    own = {"rise": {"epochs": 1, "minibatch": 0}, "int": {"interventions": 48, "intervention_epochs": 1}}
+    run(name, folder=tmp_path, settings={"rounds": 1, "prompts": 16, "eval_prompts": 2} | own.get(name, {}))
+    made = {
+        "search-r2": "0/credit.parquet",
+        "rise": "0/pairs.parquet",
+        "int": "targets.parquet",
+        "r3l": "0/credit.parquet",
+    }
+    batch = RolloutFile(tmp_path / made[name]).read()
+    flags = flags_of(batch)
+    if name == "search-r2":  # verdicts are obeyed: what is not accepted leaves its parent where the verdict cuts it
+        refined = np.flatnonzero(flags["refined"])
+        steps, parents = batch.ragged("step.start"), {each: row for row, each in enumerate(batch.strings("rollout_id"))}
+        assert len(refined) and flags["accepted"].any()
+        for row in refined.tolist():
+            parent, fork = parents[batch.strings("parent_id")[row]], batch.arrow("fork")[row].as_py()
+            assert fork in steps[parent].tolist()
+            assert (batch.token_ids[row][:fork] == batch.token_ids[parent][:fork]).all()
+        assert batch.ragged("token.advantage").take(refined).values.any()
+    elif name == "rise":
+        paired = batch.arrow("pair_id").is_valid().to_numpy(zero_copy_only=False)
+        assert (paired & flags["edited"]).any()
+        assert tokens_of(tmp_path / "0/policy") == batch.take(np.flatnonzero(paired)).mask.sum()
+    elif name == "int":
+        learnt = flags["intervention"] & ~flags["filtered"]
+        assert learnt.any()
+        assert (flags["filtered"] == ~flags["intervention"]).all()
+        lines = (tmp_path / "mended/metrics.jsonl").read_text().splitlines()
+        assert (
+            sum(json.loads(line)["trained_tokens"] for line in lines) == batch.take(np.flatnonzero(learnt)).mask.sum()
+        )
+    else:
+        for flag in ("retried", "reflection", "guided"):
+            rows = np.flatnonzero(flags[flag])
+            assert batch.ragged("token.advantage").take(rows).values.any(), flag
 
 
 @pytest.mark.parametrize("name", EXTRA)

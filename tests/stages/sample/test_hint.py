@@ -141,3 +141,43 @@ def test_the_same_hints_are_not_given_twice(hinted: Hinted, tmp_path: Path) -> N
     (tmp_path / "hinted").rename(tmp_path / "once")
     with pytest.raises(DataError, match=r"/hinted@.*/0' is there already: .* give another --seed or --round"):
         hinted(tmp_path / "once")
+
+
+def test_what_is_taught_is_what_is_asked(scored: Path, hinted: Hinted, tmp_path: Path) -> None:
+    """`critique` renders a hint as `hint` does, and answers with the worked solution."""
+    settings = {"of": "hint", "hint_from": "demonstration:2", "template": "{question}\n{hint}"}
+    sample(strategy="critique", rollouts=scored, settings=settings, seed=4, out=tmp_path / "lessons")
+    lessons = RolloutFile(tmp_path / "lessons").read()
+    taught = lessons.take(np.flatnonzero(lessons.flagged("demonstration")))
+    assert len(taught) == len(RolloutFile(scored).read().groups)
+    asked = hinted().ragged("behaviour_prompt_ids")
+    questions = {tuple(taught.ragged("prompt_ids")[row].tolist()) for row in range(len(taught))}
+    assert {tuple(asked[row].tolist()) for row in np.flatnonzero(asked.segments.sizes).tolist()} <= questions
+    assert len(questions) == len(taught)
+    score(tmp_path / "lessons", out=tmp_path / "verified")
+    reward = RolloutFile(tmp_path / "verified").read()
+    assert (reward.numbers("reward")[reward.flagged("demonstration")] == 1).all()
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"of": "hint", "solution_from": "somewhere"}, "'somewhere', needed is column:NAME or demonstration"),
+    ({"of": "hint", "hint_from": "somewhere"}, "'somewhere', needed is column:NAME or demonstration:N"),
+    ({"of": "verdict", "hint_from": "column:hint"}, "of no use with of=verdict"),
+])  # fmt: skip
+def test_bad_options_of_what_is_taught_are_refused(
+    scored: Path, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        sample(strategy="critique", rollouts=scored, settings=settings, out=tmp_path / "lessons")
+
+
+def test_how_many_hinted_groups_are_left_to_learn_from_is_said(
+    hinted: Hinted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    after = hinted()
+    new = after.flagged("hinted")
+    live = len(
+        {name for name, own in zip(after.strings("group_id"), new & ~after.flagged("filtered"), strict=True) if own}
+    )
+    groups = len({name for name, own in zip(after.strings("group_id"), new, strict=True) if own})
+    assert f"hint: {groups} groups failed and were sampled again with a hint, {live} of them" in capsys.readouterr().err

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import math
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +203,7 @@ def test_faults_name_the_file_in_one_line(
     [
         ({"prompt_fields": "a"}, "did you mean 'prompt_field'"),
         ({"prompt_field": 5}, "option prompt_field is 5, needed is a text"),
-        ({"config": "main"}, "choose from: answer_field, instruction, prompt_field"),
+        ({"config": "main"}, "choose from: answer_field, columns, instruction, prompt_field"),
     ],
 )
 def test_options_out_of_place(options: dict[str, Any], message: str) -> None:
@@ -212,3 +214,16 @@ def test_options_out_of_place(options: dict[str, Any], message: str) -> None:
 def test_split_misspelt(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'test'"):
         task_of(tmp_path / "a.jsonl", ROWS).problems("tests", 1, 0)
+
+
+def test_whatever_else_a_row_has_goes_with_its_problem(tmp_path: Path) -> None:
+    """As JSON has it: what it has no form for is text, and bytes and numbers that are none are missing."""
+    path = tmp_path / "own.parquet"
+    row = {"question": "1+1", "answer": "2", "hint": "add", "day": date(2026, 1, 2), "image": b"png", "score": math.nan,
+           "calls": [{"name": "add", "arguments": {"a": 1}}]}  # fmt: skip
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row | {"split": "train"}]), path)
+    [problem] = open_task(str(path)).problems("train", 1, 0)
+    assert json.loads(json.dumps(problem.row, allow_nan=False)) == {
+        "answer": "2", "hint": "add", "day": "2026-01-02", "image": None, "score": None,
+        "calls": [{"name": "add", "arguments": {"a": 1}}], "split": "train",
+    }  # fmt: skip
