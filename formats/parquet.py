@@ -237,7 +237,7 @@ def check_names(files: Iterable[RolloutFile]) -> None:
 
 
 class RolloutWriter:
-    """Writes batches of whole groups to `stream_or_path`, checking the invariants of every one.
+    """Writes batches of whole groups to a path, or to a stream that can be read as well, checking the invariants of each.
 
     Row groups hold at most `tokens_per_row_group` response tokens unless one group alone has more.
     """

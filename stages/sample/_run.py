@@ -27,6 +27,7 @@ from ._source import groups_of, problems_of
 from ._source import opened as opened_rollouts
 from ._strategy import STRATEGIES, SamplingContext, Strategy, check_turns, files_in
 
+MOST = {"prompts": 10_000_000, "n": 1_000_000}  # all problems of a run and all seeds of a group are held in memory
 SAMPLING = ("max_tokens", "temperature", "top_p", "top_k")
 
 
@@ -71,6 +72,9 @@ def run(*, out: Path, resume: bool, force: bool, **given: Any) -> Written:
 
 def _check(given: Mapping[str, Any], out: Path, *, resume: bool, force: bool) -> None:
     at_least(1, **{name: given[name] for name in ("prompts", "n", "max_tokens")})
+    for name, most in MOST.items():
+        if given[name] > most:
+            raise UsageError(f"--{name} must be at most {most:,}, got {given[name]:,}")
     at_least(0, **{name: given[name] for name in ("temperature", "top_p", "top_k", "round")})
     if given["temperature"] > HOTTEST:
         raise UsageError(f"--temperature {given['temperature']}: needed is {HOTTEST:g} or less")

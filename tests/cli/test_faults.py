@@ -158,6 +158,7 @@ FAULTS: dict[str, tuple[str, int, str]] = {
     "negative top_p": ("sample --top-p -1 -o new", 2, "--top-p -1.0: needed is 0 or more"),
     "temperature that is no number": ("sample --temperature nan -o new", 2, "--temperature nan: needed is 0 or more"),
     "temperature beyond all": ("sample --temperature 3e38 -o new", 2, "--temperature 3e+38: needed is 1000 or less"),
+    "more rollouts than memory holds": ("sample --prompts 2 -n 100000000000 -o new", 2, "--n must be at most 1,000,000, got 100,000,000,000"),
     "lr that is no number": ("train tree.parquet --lr nan -o new", 2, "--lr nan: needed is 0 or more"),
     "beta of AdamW": ("train tree.parquet --beta2 1 -o new", 2, "--beta2 1.0: needed is less than 1"),
     "negative seed of training": ("train tree.parquet --seed -1 -o new", 2, "--seed -1: needed is 0 or more"),

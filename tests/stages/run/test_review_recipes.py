@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from apportion.formats.errors import DataError
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.recipes import load_recipe, with_settings
 from apportion.formats.rollouts import Rollouts
@@ -44,7 +43,7 @@ def test_a_warm_start_and_a_round(name: str, tmp_path: Path, cli: Callable[..., 
     assert (tmp_path / "curve.svg").read_text().startswith("<svg")
 
 
-def test_without_an_intervention_there_is_nothing_to_train_on(tmp_path: Path) -> None:
+def test_without_an_intervention_the_policy_stays_as_it_was(tmp_path: Path) -> None:
     settings = SMALL | {
         "lessons": 4,
         "warmup_epochs": 1,
@@ -53,8 +52,9 @@ def test_without_an_intervention_there_is_nothing_to_train_on(tmp_path: Path) ->
         "k": 1,
         "critic_tokens": 8,
     }
-    with pytest.raises(DataError, match=r"int\.yaml, step 7 \(train\): .*no row to train on"):
-        run("int", folder=tmp_path, settings=settings)
+    run("int", folder=tmp_path, settings=settings)
+    journal = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert str(tmp_path / "mended") in [entry["out"] for entry in journal if entry["quiet"]]
 
 
 def flags_of(batch: Rollouts) -> dict[str, np.ndarray[Any, Any]]:

@@ -69,7 +69,7 @@ steps:
         (INSPECT + "html: /tmp/a.html}", "html '/tmp/a.html' is outside of the run's folder"),
         (INSPECT + "html: ~/a.html}", "html '~/a.html' is outside of the run's folder"),
         ("eval policy: {keep: ../a.parquet}", "keep '../a.parquet' is outside of the run's folder"),
-        (INSPECT + 'svg: "a\\0"}', "has a null character in it"),
+        (INSPECT + 'svg: "a\\0"}', "a character that is no text"),
         (INSPECT + "svg: a, html: ./a}", "html './a' is written twice"),
         (
             "tree-build: {rollouts: scored.parquet, out: journal.jsonl}",

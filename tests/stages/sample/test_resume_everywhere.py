@@ -89,11 +89,10 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     score(folder / "sampled", out=folder / "scored")
     score(folder / "scored", scorer="steps", out=folder / STEPS)
     whole = RolloutFile(folder / STEPS)
-    with (folder / SPLIT).open("wb") as target:
-        writer = RolloutWriter(target, SPLIT, tokens_per_row_group=1)
-        for batch in whole.batches():
-            writer.write(batch)
-        writer.close(whole.provenance)
+    writer = RolloutWriter(folder / SPLIT, SPLIT, tokens_per_row_group=1)
+    for batch in whole.batches():
+        writer.write(batch)
+    writer.close(whole.provenance)
     scored = whole.read()
     reward = np.where(scored.groups.ids == 0, 0.0, scored.groups.positions % 4 == 0)  # never, or in a quarter
     write_rollouts(folder / HARD, [scored.with_columns({"reward": reward})], whole.provenance)
@@ -162,7 +161,7 @@ def test_a_run_in_parts_makes_the_same_file(
     summary = told()
     assert in_parts(**options, out=tmp_path / "parts")[1] >= 3
     assert told()[-1:] == summary, "the last part tells of all of it"
-    assert len(summary) == (options["strategy"] in ("retry", "intervene", "inject_errors", "critique"))
+    assert len(summary) == (options["strategy"] in ("retry", "intervene", "inject_errors", "critique", "hint"))
     whole, parts = RolloutFile(tmp_path / "whole"), RolloutFile(tmp_path / "parts")
     assert parts.read().table.equals(whole.read().table)
     assert parts.provenance == whole.provenance
