@@ -160,7 +160,8 @@ def check_recorded(spec: str) -> None:
         if not isinstance(found, str):
             raise UsageError(f"model {spec!r} is named by the file's history and is not on this machine")
         folder = Path(found).parent
-    if next(folder.glob("*.py"), None) is not None or any(map(_maps_code, CONFIGS, [folder] * len(CONFIGS))):
+    # Python files that no configuration names are never run.
+    if any(_maps_code(name, folder) for name in CONFIGS):
         raise UsageError(f"model {spec!r} is named by the file's history and comes with code of its own")
 
 

@@ -103,7 +103,6 @@ def test_every_command_of_a_page_is_one(command: str) -> None:
                 raise
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("command", runs(in_headers()))
 def test_every_header_runs(command: str, here: Path, cli: Callable[..., Result]) -> None:
     words = shlex.split(command)[1:]
