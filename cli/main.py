@@ -97,7 +97,7 @@ def _hush_others() -> None:
             line = f"warning: {' '.join(str(message).split())}"
             if line not in told:
                 told.add(line)
-                typer.echo(line, err=True)
+                print(line, file=sys.stderr)
         elif not issubclass(category, NOTICES):
             usual(message, category, *place, **named)
 
