@@ -12,6 +12,7 @@ from typing import Any
 
 # Standard output, warning filters, logging and the global generators belong to the whole process.
 _LOCK = threading.RLock()
+AGAIN = 0.25  # seconds between one try to end what takes too long and the next
 
 
 @contextmanager
@@ -39,20 +40,33 @@ def contained(seed: int | None = None) -> Iterator[None]:
             logging.disable(level)
 
 
+class _TookTooLong(BaseException):
+    """No Exception, since libraries catch those and go on."""
+
+
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """TimeoutError in what takes longer. Without effect off the main thread and where there is no SIGALRM."""
+    """TimeoutError in what takes longer. Without effect off the main thread and where there is no SIGALRM.
+
+    The signal comes again and again until the block has ended: what is raised once may fall into a library's bare `except:`,
+    or into a finalizer, where Python drops it.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
+    running = True
 
     def stop(*_: Any) -> None:
-        raise TimeoutError(f"took longer than {seconds} s")
+        if running:
+            raise _TookTooLong
 
     before = signal.signal(signal.SIGALRM, stop)
-    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
         yield
+    except _TookTooLong:
+        raise TimeoutError(f"took longer than {seconds} s") from None
     finally:
-        signal.setitimer(signal.ITIMER_REAL, left)
+        running = False
+        signal.setitimer(signal.ITIMER_REAL, left, interval)
         signal.signal(signal.SIGALRM, before)

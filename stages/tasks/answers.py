@@ -2,10 +2,9 @@
 
 import math
 import re
-import threading
 from collections.abc import Iterable
 
-from ._third_party import contained
+from ._third_party import contained, time_limit
 
 _ANNOUNCED = re.compile(r"(?:final\s+answer|answer)\**\s*(?::|\bis\b:?)\**", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -130,17 +129,16 @@ def _beyond(number: str, power: str) -> bool:
 def _same_formula(answer: str, reference: str) -> bool:
     if not _FORMULA.search(reference) or takes_long(answer) or takes_long(reference):
         return False
-    # Its time limits are Unix signals, which only the main thread can set: elsewhere it takes the time it takes.
-    seconds = VERIFY_SECONDS if threading.current_thread() is threading.main_thread() else None
     with contained():
         from math_verify import parse, verify
-        from math_verify.errors import TimeoutException
 
         try:
-            gold, given = (
-                parse(f"${one.strip().strip('$')}$", parsing_timeout=seconds)  # type: ignore[arg-type]  # None: no limit
-                for one in (reference, answer)
-            )
-            return bool(gold and given) and verify(gold, given, timeout_seconds=seconds)
-        except (Exception, TimeoutException):  # the latter is no Exception
+            # Not its own limit, which is one signal, and may be lost.
+            with time_limit(VERIFY_SECONDS):
+                gold, given = (
+                    parse(f"${one.strip().strip('$')}$", parsing_timeout=None)  # type: ignore[arg-type]  # no limit
+                    for one in (reference, answer)
+                )
+                return bool(gold and given) and verify(gold, given, timeout_seconds=None)
+        except Exception:
             return False
