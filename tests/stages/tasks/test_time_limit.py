@@ -10,7 +10,7 @@ from apportion.stages.tasks._third_party import time_limit
 def test_what_a_library_catches_is_raised_again() -> None:
     caught = 0
     start = time.perf_counter()
-    with pytest.raises(TimeoutError, match="longer than 0.1 s"), time_limit(0.1):
+    with pytest.raises(TimeoutError, match=r"longer than 0\.1 s"), time_limit(0.1):
         while True:
             try:
                 time.sleep(5)
