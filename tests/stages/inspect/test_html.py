@@ -483,7 +483,8 @@ def test_a_big_file_opens_at_once(tmp_path: Path, opened: Open) -> None:
     )  # fmt: skip
     offsets = big.tokens.offsets
     for name in ("token.advantage", "token.logprob", "token.entropy"):
-        values = random.normal(size=tokens.size) if name == "token.advantage" else -random.exponential(size=tokens.size)
+        values = random.normal(size=tokens.size) if name == "token.advantage" else random.exponential(size=tokens.size)
+        values = -values if name == "token.logprob" else values
         big = big.with_columns({name: Ragged(values.astype(np.float32), offsets)})
     started = time.perf_counter()
     out = page_of(add_prefix_tree(big), tmp_path, lambda token: f" t{token}")
