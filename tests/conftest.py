@@ -20,7 +20,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `long` run only where `-m` names the mark."""
+    """Tests marked `long` run only where `-m` names the mark. Those with a real model come first, so that one worker has all
+    of them, and the model is made once."""
+    items.sort(key=lambda item: item.get_closest_marker("model") is None)
     if "long" in str(config.getoption("markexpr")):
         return
     left_out = [item for item in items if item.get_closest_marker("long")]
