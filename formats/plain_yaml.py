@@ -57,7 +57,7 @@ def read_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         raise NotYaml(" ".join(str(error).split())) from error
     for value in _scalars(content):
-        if isinstance(value, str) and not _is_text(value):
+        if isinstance(value, str) and not is_text(value):
             raise NotPlain(f"{value!r:.40}: a character that is no text")
         if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
             raise NotPlain(f"a number of {value.bit_length()} bits; needed is one from -2^63 to 2^63 - 1")
@@ -99,6 +99,6 @@ def _scalars(content: Any) -> Iterator[Any]:
         yield content
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """Neither NUL, which no file name can hold, nor half of a surrogate pair, which cannot be written."""
     return "\0" not in value and not any("\ud800" <= each <= "\udfff" for each in value)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError, unknown
-from .plain_yaml import LARGEST, NotPlain, read_yaml
+from .plain_yaml import LARGEST, NotPlain, is_text, read_yaml
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 _KEYS = ("name", "about", "vars", "steps")
@@ -255,6 +255,8 @@ def _bounded(value: Any) -> Any:
     """The value; ValueError for one that is larger than a recipe needs."""
     if isinstance(value, str | list):
         _check_size(len(value))
+        if isinstance(value, str) and not is_text(value):
+            raise ValueError(f"{value!r:.40}: a character that is no text")
     elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
         raise ValueError(f"a number of {value.bit_length()} bits; needed is one from -2^63 to 2^63 - 1")
     return value
