@@ -68,9 +68,10 @@ def run_recipe(
     if shell:
         return Ran(recipe.name, str(folder), len(plan), 0, 0, 0.0, [step.shell() for step in plan])
     if dry_run:
+        shown = [step.shell() for step in plan]
         retention = _retention(recipe.name, plan, Journal(folder), keep)
         words = ["to run    " if number in retention.to_run else "up to date" for number in range(len(plan))]
-        lines = [f"{word}  {step.shell()}" for word, step in zip(words, plan, strict=True)]
+        lines = [f"{word}  {line}" for word, line in zip(words, shown, strict=True)]
         return Ran(recipe.name, str(folder), len(plan), 0, len(plan) - len(retention.to_run), 0.0, lines)
     _check_free(plan, folder)
     try:

@@ -34,8 +34,11 @@ class Planned:
         return {key: self.options[key] for key in self.command.outputs() if self.options.get(key) is not None}
 
     def shell(self) -> str:
-        """The same as a command line."""
-        return command_line(self.command, self.options, plugins=plugin_files(self.command.name, self.options))
+        """The same as a command line. UsageError for a value that no such line can hold."""
+        try:
+            return command_line(self.command, self.options, plugins=plugin_files(self.command.name, self.options))
+        except UsageError as error:
+            raise UsageError(f"{self.where}: {error}") from error
 
 
 def plan_of(

@@ -60,6 +60,11 @@ def test_an_expression_is_bounded(expression: str, said: str, cli: Cli, tmp_path
     assert time.process_time() - started < 2
 
 
+def test_a_value_that_no_line_of_shell_holds_is_told_with_its_step(cli: Cli, tmp_path: Path) -> None:
+    line = refused(cli, tmp_path, 'steps: [eval policy: {task: "\\u202e", out: a.json}]')
+    assert line.startswith("error: odd.yaml, step 1 (eval policy): option 'task' is")
+
+
 def test_what_recipes_compute_still_works() -> None:
     variables = {"names": ["a", "b"], "round": 7, "deep": {"x": 2.5}}
     assert expand("${round * 2 - 3}", variables, {}, "") == 11
