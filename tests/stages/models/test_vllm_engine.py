@@ -205,7 +205,8 @@ def test_a_backend_that_refuses_row_seeds_repeats_a_run_with_the_engines_seed(pr
     for seed in (5, 5, 6):
         close_loaded()
         found = open_engine("vllm", SOURCE, seed=seed, options=CACHE)
-        found.row_seeds = False
+        assert isinstance(found, Guarded)
+        found.engine.row_seeds = False
         torch.manual_seed(int(torch.randint(1 << 30, ())))  # what the rest of the process draws does not matter
         runs.append(
             [
