@@ -4,6 +4,7 @@ import io
 import logging
 import random
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -60,6 +61,13 @@ def time_limit(seconds: float) -> Iterator[None]:
         if running:
             raise _TookTooLong
 
+    tell = sys.unraisablehook
+
+    def tell_others(fault: Any) -> None:
+        if fault.exc_type is not _TookTooLong:
+            tell(fault)
+
+    sys.unraisablehook = tell_others  # else what a finalizer drops is printed
     before = signal.signal(signal.SIGALRM, stop)
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
@@ -70,3 +78,4 @@ def time_limit(seconds: float) -> Iterator[None]:
         running = False
         signal.setitimer(signal.ITIMER_REAL, left, interval)
         signal.signal(signal.SIGALRM, before)
+        sys.unraisablehook = tell

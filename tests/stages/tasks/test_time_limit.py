@@ -24,6 +24,19 @@ def test_what_a_library_catches_is_raised_again() -> None:
     assert time.perf_counter() - start < 4
 
 
+def test_what_a_finalizer_drops_is_raised_again_and_not_told(capfd: pytest.CaptureFixture[str]) -> None:
+    class Slow:
+        def __del__(self) -> None:
+            end = time.perf_counter() + 0.2
+            while time.perf_counter() < end:
+                pass
+
+    with pytest.raises(TimeoutError), time_limit(0.1):
+        Slow()
+        time.sleep(5)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_afterwards_nothing_is_left() -> None:
     before = signal.getsignal(signal.SIGALRM)
     with time_limit(5):
