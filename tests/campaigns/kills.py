@@ -4,45 +4,13 @@ command again ends as if nothing had happened, and nothing is left beside it.
     python tests/campaigns/kills.py --count 200 --seed 0 --heavy
 """
 
-import argparse
 import random
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from launching import CASES, Case, content, differing, finish, fresh, left_over, operations, prepare, start
-
-
-class Expected:
-    """What the cases give uninterrupted, made when it is first asked for."""
-
-    def __init__(self, inputs: Path, folder: Path):
-        self.inputs, self.folder = inputs, folder
-        self._made: dict[tuple[str, bool], Path] = {}
-        self._operations: dict[tuple[str, bool], tuple[int, float]] = {}
-
-    def out(self, case: Case, *, other: bool = False) -> Path:
-        key = (case.name, other)
-        if key not in self._made:
-            place = fresh(self.inputs, self.folder / "work")
-            code, told = finish(start(place, case.command(other=other)))
-            assert code == 0, told
-            kept = self.folder / f"{case.name}-{other}"
-            (place / case.out).rename(kept)
-            self._made[key] = kept
-        return self._made[key]
-
-    def moments(self, case: Case, old: Path | None) -> tuple[int, float]:
-        """Operations on files, and seconds."""
-        key = (case.name, old is not None)
-        if key not in self._operations:
-            place = fresh(self.inputs, self.folder / "work", old)
-            began = time.monotonic()
-            self._operations[key] = operations(place, case.command(force=old is not None)), time.monotonic() - began
-        return self._operations[key]
+from launching import Case, Expected, content, differing, finish, fresh, left_over, run_campaign, start
 
 
 def try_one(case: Case, expected: Expected, rng: random.Random) -> str | None:
@@ -92,32 +60,5 @@ def try_one(case: Case, expected: Expected, rng: random.Random) -> str | None:
     return None
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--heavy", action="store_true", help="also commands that load a model")
-    parser.add_argument("--only", default="", help="only the case of this name")
-    given = parser.parse_args()
-    rng = random.Random(given.seed)
-    folder = Path(tempfile.mkdtemp(prefix="kills-"))
-    failures = []
-    try:
-        prepare(folder / "inputs", heavy=given.heavy)
-        expected = Expected(folder / "inputs", folder)
-        cases = [case for case in CASES if (given.heavy or not case.heavy) and given.only in ("", case.name)]
-        weights = [1 if case.heavy else 3 for case in cases]
-        for _ in range(given.count):
-            fault = try_one(rng.choices(cases, weights)[0], expected, rng)
-            if fault is not None:
-                failures.append(fault)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    for fault in failures:
-        print(fault)
-    print(f"kills: {given.count} cases, {len(failures)} failures")
-    return 1 if failures else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_campaign("kills", __doc__, try_one))

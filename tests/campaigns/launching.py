@@ -1,12 +1,16 @@
 """Real commands in processes of their own, which can be killed or held up at any of their operations on files."""
 
+import argparse
 import hashlib
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -198,3 +202,60 @@ def left_over(folder: Path) -> list[str]:
         for path in folder.rglob("*")
         if path.name.startswith(".") or path.suffix in (".tmp", ".old", ".done", ".partial", ".probe")
     )
+
+
+class Expected:
+    """What the cases give uninterrupted, made when it is first asked for."""
+
+    def __init__(self, inputs: Path, folder: Path):
+        self.inputs, self.folder = inputs, folder
+        self._made: dict[tuple[str, bool], Path] = {}
+        self._operations: dict[tuple[str, bool], tuple[int, float]] = {}
+
+    def out(self, case: Case, *, other: bool = False) -> Path:
+        key = (case.name, other)
+        if key not in self._made:
+            place = fresh(self.inputs, self.folder / "work")
+            code, told = finish(start(place, case.command(other=other)))
+            assert code == 0, told
+            kept = self.folder / f"{case.name}-{other}"
+            (place / case.out).rename(kept)
+            self._made[key] = kept
+        return self._made[key]
+
+    def moments(self, case: Case, old: Path | None) -> tuple[int, float]:
+        """Operations on files, and seconds."""
+        key = (case.name, old is not None)
+        if key not in self._operations:
+            place = fresh(self.inputs, self.folder / "work", old)
+            began = time.monotonic()
+            self._operations[key] = operations(place, case.command(force=old is not None)), time.monotonic() - began
+        return self._operations[key]
+
+
+def run_campaign(name: str, about: str | None, try_one: Callable[[Case, Expected, random.Random], str | None]) -> int:
+    """Random cases of `try_one`, which says what is wrong, under the command line's options. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--heavy", action="store_true", help="also commands that load a model")
+    parser.add_argument("--only", default="", help="only the case of this name")
+    given = parser.parse_args()
+    rng = random.Random(given.seed)
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+    failures = []
+    try:
+        prepare(folder / "inputs", heavy=given.heavy)
+        expected = Expected(folder / "inputs", folder)
+        cases = [case for case in CASES if (given.heavy or not case.heavy) and given.only in ("", case.name)]
+        weights = [1 if case.heavy else 3 for case in cases]
+        for _ in range(given.count):
+            fault = try_one(rng.choices(cases, weights)[0], expected, rng)
+            if fault is not None:
+                failures.append(fault)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    for fault in failures:
+        print(fault)
+    print(f"{name}: {given.count} cases, {len(failures)} failures")
+    return 1 if failures else 0

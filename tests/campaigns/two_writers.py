@@ -4,15 +4,11 @@ with --force the last one wins; both whole. Of two runs in one folder one runs, 
     python tests/campaigns/two_writers.py --count 100 --seed 0 --heavy
 """
 
-import argparse
 import random
 import shutil
 import sys
-import tempfile
-from pathlib import Path
 
-from kills import Expected
-from launching import CASES, Case, content, finish, fresh, left_over, prepare, start
+from launching import Case, Expected, content, finish, fresh, left_over, run_campaign, start
 
 
 def try_one(case: Case, expected: Expected, rng: random.Random) -> str | None:
@@ -58,32 +54,5 @@ def try_one(case: Case, expected: Expected, rng: random.Random) -> str | None:
     return None
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--heavy", action="store_true", help="also commands that load a model")
-    parser.add_argument("--only", default="", help="only the case of this name")
-    given = parser.parse_args()
-    rng = random.Random(given.seed)
-    folder = Path(tempfile.mkdtemp(prefix="two-writers-"))
-    failures = []
-    try:
-        prepare(folder / "inputs", heavy=given.heavy)
-        expected = Expected(folder / "inputs", folder)
-        cases = [case for case in CASES if (given.heavy or not case.heavy) and given.only in ("", case.name)]
-        weights = [1 if case.heavy else 3 for case in cases]
-        for _ in range(given.count):
-            fault = try_one(rng.choices(cases, weights)[0], expected, rng)
-            if fault is not None:
-                failures.append(fault)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    for fault in failures:
-        print(fault)
-    print(f"two_writers: {given.count} cases, {len(failures)} failures")
-    return 1 if failures else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_campaign("two_writers", __doc__, try_one))
