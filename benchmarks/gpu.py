@@ -73,7 +73,7 @@ class Place:
         assign_credit(scored, method="tempo", out=out)
         return out
 
-    @cache  # noqa: B019
+    @cache  # noqa: B019 - as above
     def large(self) -> Path:
         """A checkpoint with random weights and the tokenizer of builtin:tiny."""
         from apportion.stages.models.tiny.blank import blank_tokenizer
