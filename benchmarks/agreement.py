@@ -23,7 +23,7 @@ from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.formats.segments import Array, Segments
 from apportion.stages.assign_credit import assign_credit
-from apportion.stages.assign_credit._method import METHODS
+from apportion.stages.assign_credit.kind import METHODS
 from apportion.stages.diff.agreement import ranks
 
 

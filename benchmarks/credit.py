@@ -29,8 +29,8 @@ from apportion.formats.rollouts import Rollouts
 from apportion.formats.segments import Array, Segments
 from apportion.stages.assign_credit import assign_credit
 from apportion.stages.assign_credit._apply import on_tokens
-from apportion.stages.assign_credit._method import METHODS, Credit
-from apportion.stages.tree_build.prefix_tree import add_prefix_tree
+from apportion.stages.assign_credit.kind import METHODS, Credit
+from apportion.stages.structure.prefix_tree import add_prefix_tree
 from baselines import gae_columns, gigpo_rows, grpo_dict_loop, grpo_vectorised, trie_visits
 from pipeline import best, synthetic
 

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from apportion.formats.parquet import RolloutFile
 from apportion.stages.assign_credit import assign_credit, credit_tokens
-from apportion.stages.assign_credit._method import METHODS
+from apportion.stages.assign_credit.kind import METHODS
 from apportion.stages.eval import policy as eval_policy
 from apportion.stages.models import open_engine
 from apportion.stages.models.engine import Completion, Request, Sampling

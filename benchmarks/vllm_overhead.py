@@ -16,7 +16,7 @@ from apportion.stages.models import open_engine
 from apportion.stages.models._guard import Guarded
 from apportion.stages.models.engine import Request, Sampling
 from apportion.stages.models.policy import ModelSource, render_prompt
-from apportion.stages.models.vllm_engine import VllmEngine
+from apportion.stages.models.vllm.engine import VllmEngine
 from apportion.stages.tasks import open_task
 
 

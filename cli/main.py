@@ -19,9 +19,9 @@ import typer
 from typer.core import TyperGroup
 
 from ..formats.errors import ApportionError, DeprecatedUse, unknown
-from ..stages.commands import commands
-from ..stages.harmless import HarmlessStream
-from ..stages.trust import trust_remote_code
+from ..stages.commands.table import commands
+from ..stages.core.harmless import HarmlessStream
+from ..stages.core.trust import trust_remote_code
 from .show import show
 from .typed import as_typer
 
@@ -160,7 +160,7 @@ def root(
     """
     trust_remote_code(trusted)
     if plugin:
-        from ..stages.registry import load_plugins
+        from ..stages.core.registry import load_plugins
 
         load_plugins(plugin)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from ..stages.harmless import harmless_json
+from ..stages.core.harmless import harmless_json
 
 
 def show(result: Any, as_json: bool) -> None:

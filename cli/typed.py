@@ -7,9 +7,9 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-from ..stages.commands import Command, Option
-from ..stages.options import check_width, parse_settings
-from ..stages.places import check_places, read_place
+from ..stages.commands.places import check_places, read_place
+from ..stages.commands.table import Command, Option
+from ..stages.core.options import check_width, parse_settings
 
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apportion.stages.remember._memory import MEMORIES
-from apportion.stages.sample._strategy import CONTINUES, STRATEGIES
-from apportion.stages.score._scorer import SCORERS
+from apportion.stages.remember.kind import MEMORIES
+from apportion.stages.sample.kind import CONTINUES, STRATEGIES
+from apportion.stages.score.kind import SCORERS
 from pages import (
     MADE_BY,
     README,

@@ -7,7 +7,7 @@ import inspect
 import re
 from pathlib import Path
 
-from apportion.stages.assign_credit._method import METHODS, Method
+from apportion.stages.assign_credit.kind import METHODS, Method
 from pages import (
     MADE_BY,
     README,

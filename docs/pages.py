@@ -10,8 +10,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from apportion.stages.driver import PRODUCED_BY
-from apportion.stages.registry import options_of
+from apportion.stages.core.driver import PRODUCED_BY
+from apportion.stages.core.registry import options_of
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -7,7 +7,7 @@ The tables of docs/format.md; the pages of docs/methods/ (method_pages.py), docs
 import re
 from pathlib import Path
 
-from apportion.stages.schema import schema
+from apportion.stages.commands.schema import schema
 
 PAGE = Path(__file__).parent / "format.md"
 BLOCK = re.compile(r"(<!-- apportion schema --as markdown -->\n).*?(<!-- end -->)", flags=re.DOTALL)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from apportion.formats.parquet import RolloutFile
-from apportion.stages.assign_credit._method import METHODS
-from apportion.stages.score._scorer import SCORERS
+from apportion.stages.assign_credit.kind import METHODS
+from apportion.stages.score.kind import SCORERS
 from typer.testing import Result
 
 PAGE = Path(__file__).parent.parent / "CONTRIBUTING.md"
@@ -20,7 +20,7 @@ def plugin(tmp_path: Path) -> Path:
     path = tmp_path / "my_method.py"
     path.write_text(
         code.replace("from ...formats", "from apportion.formats").replace(
-            "from ._method", "from apportion.stages.assign_credit._method"
+            "from ._method", "from apportion.stages.assign_credit.kind"
         )
     )
     return path
@@ -45,7 +45,7 @@ def test_the_example_of_a_method_runs_as_a_plugin(
 PLUGIN_WITH_A_DATACLASS = '''
 from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
-from apportion.stages.score._scorer import scorer
+from apportion.stages.score.kind import scorer
 
 @dataclass
 class Shape:

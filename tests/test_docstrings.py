@@ -7,7 +7,7 @@ from inspect import getmembers, isclass, isfunction
 
 import apportion
 import pytest
-from apportion.stages.assign_credit._method import METHODS
+from apportion.stages.assign_credit.kind import METHODS
 
 
 def modules() -> list[str]:

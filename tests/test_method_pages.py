@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from apportion.stages.assign_credit._method import METHODS
-from apportion.stages.registry import options_of
+from apportion.stages.assign_credit.kind import METHODS
+from apportion.stages.core.registry import options_of
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parent.parent

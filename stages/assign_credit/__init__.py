@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..options import ROLLOUTS_OUT, Flag
+from ..core.options import ROLLOUTS_OUT, Flag
 
 if TYPE_CHECKING:
-    from ..driver import Written
+    from ..core.driver import Written
     from ._in_memory import credit_tokens as credit_tokens
 
 
@@ -42,9 +42,9 @@ def assign_credit(
     equal get the flag dead_group, groups of one the flag singleton.
     """
     from ...formats.errors import UsageError
-    from ..driver import map_rollouts
+    from ..core.driver import map_rollouts
     from ._apply import Assigning
-    from ._method import METHODS, resolve_options
+    from .kind import METHODS, resolve_options
 
     chosen = METHODS[method]
     options = resolve_options(chosen, settings or {}, preset)

@@ -14,7 +14,7 @@ from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.schema import ERROR
 from ...formats.segments import Array, Segments
-from ._method import METHODS, Credit, Method
+from .kind import METHODS, Credit, Method
 
 FLAGS = ("singleton", "dead_group")
 

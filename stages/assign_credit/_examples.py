@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
-from ._method import Credit
+from .kind import Credit
 
 
 def rollouts_of(
@@ -46,6 +46,6 @@ def rollouts_of(
 
 def credit_of(rewards: Sequence[float], **kwargs: Any) -> Credit:
     """The same as a method sees them, with their prefix tree."""
-    from ..tree_build.prefix_tree import add_prefix_tree
+    from ..structure.prefix_tree import add_prefix_tree
 
     return Credit(add_prefix_tree(rollouts_of(rewards, **kwargs)))

@@ -10,9 +10,9 @@ from ...formats.errors import DataError, UsageError
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array, Segments
-from ..tree_build.prefix_tree import add_prefix_tree
+from ..structure.prefix_tree import add_prefix_tree
 from ._apply import on_tokens
-from ._method import METHODS, Credit, resolve_options
+from .kind import METHODS, Credit, resolve_options
 
 Tensor = TypeVar("Tensor")  # a torch tensor on any device, or a numpy array
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ._examples import rollouts_of
-from ._method import Credit
+from .kind import Credit
 
 
 def probed_rollouts(

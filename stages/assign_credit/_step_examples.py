@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from ...formats.ragged import Ragged
 from ._examples import rollouts_of
-from ._method import Credit
+from .kind import Credit
 
 
 def stepped(

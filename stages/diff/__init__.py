@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from ..options import Flag
+from ..core.options import Flag
 
 if TYPE_CHECKING:
     from ._compare import Difference

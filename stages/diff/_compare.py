@@ -16,9 +16,9 @@ from ...formats.parquet import STREAM, RolloutFile, files_of
 from ...formats.rollouts import Rollouts
 from ...formats.schema import paths_of
 from ...formats.segments import Array
+from ..core.options import at_least
 from ..inspect.statistics import on_tokens
-from ..options import at_least
-from ..token_texts import TokenTexts
+from ..models.token_texts import TokenTexts
 from .agreement import Agreement, agreement, scaled
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ class Difference:
         return asdict(self)
 
     def render(self) -> None:
-        from ..console import WordsConsole
-        from ..rows._print import closed_pipe_is_no_error
+        from ..core.console import WordsConsole
+        from ..rows.printing import closed_pipe_is_no_error
 
         console = WordsConsole(soft_wrap=False)
         with console.capture() as captured:

@@ -5,7 +5,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ..inspect.colours import credit_style, excluded_style
-from ..token_texts import marked, on_one_line
+from ..models.token_texts import marked, on_one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

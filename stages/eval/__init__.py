@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ...formats.errors import DataError, Stopped
-from ..options import OUT, Flag, Output, finite
+from ..core.options import OUT, Flag, Output, finite
 
 if TYPE_CHECKING:
     from ._refinement import Refinement
@@ -90,7 +90,7 @@ def rollouts(
     """Accuracy and pass@k of a scored rollout file, with 95 % intervals over its groups."""
     from ...formats.files import check_output
     from ...formats.parquet import RolloutFile
-    from ..driver import require
+    from ..core.driver import require
     from .report import report_on
 
     finite(threshold=threshold, at=at)
@@ -144,7 +144,7 @@ def refinement(
     from ...formats.files import check_output
     from ...formats.invariants import missing_paths
     from ...formats.parquet import RolloutFile
-    from ..driver import require
+    from ..core.driver import require
     from ._refinement import VERDICT, refinement_of
 
     finite(threshold=threshold)

@@ -69,7 +69,7 @@ class Curve:
         """A row for each place: pass@1 of every series with the range of its runs, and its lead over the first."""
         from rich.table import Table
 
-        from ..console import WordsConsole
+        from ..core.console import WordsConsole
 
         first, *others = self.series()
         table = Table(box=None, pad_edge=False, header_style="bold")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..harmless import harmless
+from ..core.harmless import harmless
 
 if TYPE_CHECKING:
     from .curves import Curve

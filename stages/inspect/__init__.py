@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from ..options import Flag, Output
+from ..core.options import Flag, Output
 
 if TYPE_CHECKING:
     from .view import View

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...formats.rollouts import Rollouts
-from ..token_texts import on_one_line
+from ..models.token_texts import on_one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

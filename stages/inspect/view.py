@@ -14,10 +14,10 @@ from ...formats.files import check_output, whole_file
 from ...formats.invariants import is_credit
 from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
-from ..harmless import harmless
-from ..options import at_least
-from ..progress import track
-from ..token_texts import TokenTexts, marked
+from ..core.harmless import harmless
+from ..core.options import at_least
+from ..core.progress import track
+from ..models.token_texts import TokenTexts, marked
 from .branches import draw_forks, draw_tree
 from .choosing import Choice, first_groups
 from .colours import credit_style, excluded_style
@@ -50,7 +50,7 @@ class View:
         return {"path": self.path, "statistics": asdict(self.statistics) if self.statistics else None, "rollouts": rows}
 
     def render(self) -> None:
-        from ..console import WordsConsole
+        from ..core.console import WordsConsole
 
         console = WordsConsole(soft_wrap=False)
         self.draw(console)

@@ -1,33 +1,13 @@
 """Policies, and the engines that sample from them."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..registry import Registry
+from .kind import ENGINES
 
 if TYPE_CHECKING:
     from .engine import Engine
     from .policy import ModelSource
-
-
-@dataclass(frozen=True)
-class EngineEntry:
-    """A registered engine. `open(source, seed, **options)` makes it ready for the weights that `source` names.
-
-    open: its keyword-only parameters are the engine's options. seed: for an engine whose rows cannot have their own.
-    needs: the packages that have to be installed. close: frees what an opened engine holds, for a stage that needs the
-    memory.
-    """
-
-    name: str
-    summary: str
-    needs: tuple[str, ...]
-    open: "Callable[..., Engine]"
-    close: Callable[[], None] | None = None
-
-
-ENGINES: Registry[EngineEntry] = Registry("engine", __name__, "engines")
 
 
 def resolved_engine(name: str) -> str:
@@ -52,7 +32,7 @@ def open_engine(
     """
     from typing import cast
 
-    from ..options import typed_options
+    from ..core.options import typed_options
     from ._guard import Guarded, engine_faults
 
     entry = ENGINES[resolved_engine(name)]

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...formats.errors import ApportionError, UsageError
 from ...formats.provenance import digest_of, digest_of_file
-from ..trust import remote_code_is_trusted
+from ..core.trust import remote_code_is_trusted
 
 TINY = Path(__file__).parent / "tiny"
 LOADED_AT_ONCE = 2

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..options import OUT, Flag
+from ..core.options import OUT, Flag
 
 if TYPE_CHECKING:
-    from ._memory import Remembered
+    from .kind import Remembered
 
 
 def remember(
@@ -26,6 +26,6 @@ def remember(
     A memory is a file of its own beside the rollouts, which scorers, strategies and methods read by `--set`. It is never
     changed: each iteration writes a new one. Rollouts that are in it already are refused.
     """
-    from ._memory import remembered
+    from .kind import remembered
 
     return remembered(rollouts, what=what, earlier=earlier, settings=settings, out=out, force=force)

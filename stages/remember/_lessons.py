@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from ..wording import filled
-from ._library import LEVELS, STRATEGY, WARNING
+from ..core.wording import filled
+from .library import LEVELS, STRATEGY, WARNING
 
 TEMPLATES = {
     "principle": "{turns} turns are enough to earn {reward}.",

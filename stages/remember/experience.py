@@ -14,11 +14,11 @@ import pyarrow as pa
 from ...formats.errors import DataError, UsageError, unknown
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array
-from ..driver import PRODUCED_BY
-from ..score._model import RECORDED
+from ..core.driver import PRODUCED_BY
+from ..models.recorded import RECORDED
 from ._lessons import TEMPLATES, Played, by_model, by_rules
-from ._library import SCHEMA, STRATEGY, WARNING, Entry, Library, Matching
-from ._memory import memory
+from .kind import memory
+from .library import SCHEMA, STRATEGY, WARNING, Entry, Library, Matching
 from .problems import of_the_prompt
 
 RULES = "rules"

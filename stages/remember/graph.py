@@ -9,8 +9,8 @@ import pyarrow as pa
 from ...formats.errors import DataError, UsageError
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array
-from ..score.edges import Drawn, check_spread
-from ._memory import memory
+from ..score.structure.edges import Drawn, check_spread
+from .kind import memory
 
 BETAS, DIVIDED_BY_AT_LEAST = (0.9, 0.999), 1e-8  # Adam's
 PAIR = ("src", "dst")

@@ -10,7 +10,7 @@ from ...formats.errors import DataError, UsageError
 from ...formats.rollouts import Rollouts
 from ...formats.schema import ERROR, WORTH_ONE
 from ...formats.segments import Array, Segments
-from ._memory import memory
+from .kind import memory
 
 NOT_FROM_THE_PROMPT = (
     ERROR, "hinted", "retried", *WORTH_ONE, "refined", "intervention", "edited", "partial", "demonstration",

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from ..options import OUT, ROLLOUTS_OUT, Flag
+from ..core.options import OUT, ROLLOUTS_OUT, Flag
 
 if TYPE_CHECKING:
-    from ..driver import Written
+    from ..core.driver import Written
     from ._filter import Filtered
-    from ._print import Head, Rows
     from ._split import Parts
+    from .printing import Head, Rows
 
 COLUMNS = Flag(("-c", "--columns"))
 WHERE = "Predicate on columns, such as \"reward > 0 and 'truncated' not in flags\"; see `apportion filter --help`."
@@ -89,7 +89,7 @@ def head(
 
     Nothing is checked, so that a defective file can be looked at; `apportion validate` says what is wrong with it.
     """
-    from ._print import first_rows
+    from .printing import first_rows
 
     return first_rows(rollouts, n=n, columns=columns)
 
@@ -113,6 +113,6 @@ def show(
     Nothing is checked but what --where reads, so that a defective file can be looked at; `apportion validate` says what
     is wrong with it.
     """
-    from ._print import all_rows
+    from .printing import all_rows
 
     return all_rows(rollouts, to=to, columns=columns, where=where, limit=limit)

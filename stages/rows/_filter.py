@@ -20,7 +20,7 @@ from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.schema import FILTERED
 from ...formats.segments import Array, Segments
-from ..progress import track
+from ..core.progress import track
 
 
 @dataclass(frozen=True)

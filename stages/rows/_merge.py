@@ -13,8 +13,8 @@ from ...formats.invariants import Names
 from ...formats.parquet import STREAM, RolloutFile, files_of, write_rollouts
 from ...formats.provenance import Record
 from ...formats.rollouts import Rollouts
-from ..driver import Written
-from ..progress import track
+from ..core.driver import Written
+from ..core.progress import track
 from ._histories import joined
 
 

@@ -20,8 +20,8 @@ from ...formats.parquet import STREAM, TOKENS_PER_ROW_GROUP, RolloutFile, Rollou
 from ...formats.provenance import Record
 from ...formats.rollouts import Rollouts
 from ...formats.schema import paths_of
-from ..options import at_least
-from ..progress import track
+from ..core.options import at_least
+from ..core.progress import track
 from ._histories import joined
 
 MOST_PARTS = 256  # files written at the same time

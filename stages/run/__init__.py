@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ..options import Flag, Output
+from ..core.options import Flag, Output
 
 if TYPE_CHECKING:
     from ._run import Ran

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..options import typed_options
+from ..core.options import typed_options
 
 
 def check_chosen(command: str, options: Mapping[str, Any]) -> None:
@@ -14,23 +14,23 @@ def check_chosen(command: str, options: Mapping[str, Any]) -> None:
     settings = options.get("set") or {}
     match command:
         case "assign-credit":
-            from ..assign_credit._method import METHODS, resolve_options
+            from ..assign_credit.kind import METHODS, resolve_options
 
             resolve_options(METHODS[options["method"]], settings, options["preset"])
         case "score":
-            from ..score._scorer import SCORERS
+            from ..score.kind import SCORERS
 
             typed_options(SCORERS[options["with"]].function, settings, f"scorer {options['with']!r}")
         case "sample":
-            from ..sample._strategy import STRATEGIES
+            from ..sample.kind import STRATEGIES
 
             typed_options(STRATEGIES[options["strategy"]].function, settings, f"strategy {options['strategy']!r}")
         case "remember":
-            from ..remember._memory import MEMORIES
+            from ..remember.kind import MEMORIES
 
             typed_options(MEMORIES[options["what"]].function, settings, f"memory {options['what']!r}")
         case "train":
-            from ..train._objective import OBJECTIVES
+            from ..train.kind import OBJECTIVES
 
             typed_options(OBJECTIVES[options["objective"]].function, settings, f"objective {options['objective']!r}")
         case _:

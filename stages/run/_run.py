@@ -10,7 +10,7 @@ from typing import Any
 
 from ...formats.errors import ApportionError, PartialError, UsageError
 from ...formats.recipes import load_recipe, with_settings
-from ..options import typed_values
+from ..core.options import typed_values
 from .journal import Journal
 from .lock import only_run
 from .plan import Planned, plan_of

@@ -12,8 +12,8 @@ from typing import Any
 from ... import __version__
 from ...formats.errors import ApportionError
 from ...formats.provenance import digest_of, digest_of_file
-from ..options import texts_in
-from ..registry import plugin_digests
+from ..core.options import texts_in
+from ..core.registry import plugin_digests
 from .plan import Planned
 from .targets import JOURNAL
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from ...formats.errors import UsageError, unknown
 from ...formats.recipes import Loop, Recipe, Step, expand, load_recipe, with_settings
-from ..commands import Command, commands
-from ..options import typed_values
-from ..places import check_places, read_place
-from ..registry import plugin_files
-from ..shell import command_line
+from ..commands.places import check_places, read_place
+from ..commands.shell import command_line
+from ..commands.table import Command, commands
+from ..core.options import typed_values
+from ..core.registry import plugin_files
 from ._chosen import check_chosen
 from .targets import Targets
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...formats.leftovers import remove
-from ..options import texts_in
+from ..core.options import texts_in
 from .journal import Journal
 from .plan import Planned
 

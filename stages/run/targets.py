@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...formats.errors import UsageError
-from ..options import texts_in
+from ..core.options import texts_in
 
 JOURNAL, LOCK = "journal.jsonl", "run.lock"
 RESERVED = (JOURNAL, LOCK)  # names in a run's folder that no step writes to

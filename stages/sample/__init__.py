@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ..options import ROLLOUTS_OUT, Flag
+from ..core.options import ROLLOUTS_OUT, Flag
 
 if TYPE_CHECKING:
-    from ..driver import Written
+    from ..core.driver import Written
 
 
 def sample(

@@ -9,7 +9,7 @@ from ...formats.errors import ApportionError, PartialError
 from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
 from ...formats.schema import ERROR, paths_of
-from ..driver import Written
+from ..core.driver import Written
 from ..models.engine import Completion, Usage
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ..models.engine import Completion, Request, Sampling
 from ..models.policy import render_prompt
 from ..tasks import Message, Problem
-from ._strategy import SamplingContext
+from .kind import SamplingContext
 
 _NUMBER = r"([-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))"
 _SCORES = [

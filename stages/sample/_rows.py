@@ -13,7 +13,7 @@ from ...formats.rollouts import Rollouts
 from ...formats.schema import FIELDS
 from ..models.engine import Completion, can_fail
 from ..tasks import Problem
-from ._strategy import SamplingContext
+from .kind import SamplingContext
 
 _FLAGS = {"length": ("truncated",), "error": ("error",)}
 

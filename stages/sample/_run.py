@@ -13,19 +13,19 @@ from ...formats.parquet import STREAM, RolloutFile, check_output, partial_name, 
 from ...formats.provenance import Provenance, Record, digest_of_file
 from ...formats.rollouts import Rollouts
 from ...formats.schema import HOTTEST
-from ..driver import Written
+from ..core.driver import Written
+from ..core.options import as_json, at_least, at_least_one, typed_options
+from ..core.registry import plugin_digests
 from ..models import open_engine
 from ..models.engine import Engine, Sampling, forget, usage_of
 from ..models.policy import ModelSource
-from ..options import as_json, at_least, at_least_one, typed_options
-from ..registry import plugin_digests
 from ..tasks import Problem, Task, open_task
 from ._failures import Failures
 from ._resume import Stopping, begun
 from ._rows import derived_seed
 from ._source import groups_of, problems_of
 from ._source import opened as opened_rollouts
-from ._strategy import STRATEGIES, SamplingContext, Strategy, check_turns, files_in
+from .kind import STRATEGIES, SamplingContext, Strategy, check_turns, files_in
 
 MOST = {"prompts": 10_000_000, "n": 1_000_000}  # all problems of a run and all seeds of a group are held in memory
 SAMPLING = ("max_tokens", "temperature", "top_p", "top_k")

@@ -13,11 +13,11 @@ from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
 from ...formats.schema import paths_of
 from ...formats.segments import Array
-from ..driver import require
+from ..core.driver import require
 from ..tasks import Problem, Task
 from ..tasks._table import lookup
 from ._rows import derived_seed
-from ._strategy import SamplingContext
+from .kind import SamplingContext
 
 COLUMN = "column"
 TASK_ROW = "task_row"

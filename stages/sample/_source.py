@@ -13,11 +13,11 @@ from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
 from ...formats.schema import arrow_type, paths_of
 from ...formats.segments import Array
-from ..driver import PRODUCED_BY
+from ..core.driver import PRODUCED_BY
 from ..models.policy import render_prompt
 from ..tasks import Message, Problem, Task, open_task
 from ._solutions import row_of
-from ._strategy import CONTINUES, Strategy
+from .kind import CONTINUES, Strategy
 
 ADDED = ("parent_id", "fork", "finish_reason", "text", "flags", "purpose")  # columns that rows added to a group have
 OF_THE_PROBLEM = ("task", "task_options", "task_row", "problem_id", "prompt", "reference")

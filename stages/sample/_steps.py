@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from ...formats.ragged import Ragged
 from ...formats.schema import FIELDS
-from ..models._stop import StopTexts
 from ..models.engine import Completion, Request, Sampling, context_of
-from ._strategy import SamplingContext
+from ..models.stop import StopTexts
+from .kind import SamplingContext
 
 STEP = "step"
 ANSWER = "answer"  # the kind of a step that ends its response

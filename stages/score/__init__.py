@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..options import ROLLOUTS_OUT, Flag
+from ..core.options import ROLLOUTS_OUT, Flag
 
 if TYPE_CHECKING:
-    from ..driver import Written
+    from ..core.driver import Written
 
 
 def score(
@@ -28,10 +28,10 @@ def score(
     from functools import partial
 
     from ...formats.provenance import digest_of_file
-    from ..driver import map_rollouts
-    from ..options import as_json, typed_options
-    from ._model import RECORDED, recorded_model
-    from ._scorer import SCORERS, scored
+    from ..core.driver import map_rollouts
+    from ..core.options import as_json, typed_options
+    from ..models.recorded import RECORDED, recorded_model
+    from .kind import SCORERS, scored
 
     chosen = SCORERS[scorer]
     options = typed_options(chosen.function, settings or {}, f"scorer {scorer!r}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ...formats.own import CHECKPOINT_HISTORY
-from ..options import OUT, Flag
+from ..core.options import OUT, Flag
 
 if TYPE_CHECKING:
     from ._run import Trained

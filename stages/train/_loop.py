@@ -10,9 +10,9 @@ import numpy as np
 
 from ...formats.errors import ApportionError
 from ...formats.segments import Array
-from ..progress import progress
+from ..core.progress import progress
 from ._examples import Aggregation, Examples, MicroBatch, micro_batches
-from ._objective import Objective, PairBatch, TokenBatch
+from .kind import Objective, PairBatch, TokenBatch
 
 if TYPE_CHECKING:
     import torch

@@ -18,15 +18,15 @@ from ...formats.parquet import RolloutFile, files_of
 from ...formats.provenance import Provenance, Record
 from ...formats.rollouts import Rollouts
 from ...formats.schema import CHOSEN, REJECTED, UNTRAINED
-from ..driver import require
+from ..core.driver import require
+from ..core.options import at_least, typed_options
+from ..core.registry import plugin_digests
 from ..models import close_engines
 from ..models.policy import Policy, load_policy, not_finite
-from ..options import at_least, typed_options
-from ..registry import plugin_digests
 from . import HISTORY_FILE
 from ._examples import Examples, to_examples
 from ._loop import Settings, update_policy, with_old, with_reference
-from ._objective import OBJECTIVES, Objective
+from .kind import OBJECTIVES, Objective
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 METRICS_FILE = "metrics.jsonl"

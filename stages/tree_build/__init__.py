@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from ..options import ROLLOUTS_OUT
+from ..core.options import ROLLOUTS_OUT
 
 if TYPE_CHECKING:
-    from ..driver import Written
+    from ..core.driver import Written
 
 
 def tree_build(
@@ -25,10 +25,10 @@ def tree_build(
     no tree: `step.state_id` is equal where steps of a group began in the same `step.state`, which rollouts may reach by
     different tokens; `step.state_visits` counts them.
     """
-    from ..driver import map_rollouts
-    from .prefix_tree import add_prefix_tree
-    from .state_groups import add_state_groups
-    from .step_tree import add_step_tree
+    from ..core.driver import map_rollouts
+    from ..structure.prefix_tree import add_prefix_tree
+    from ..structure.state_groups import add_state_groups
+    from ..structure.step_tree import add_step_tree
 
     build, needs = {
         "token": (add_prefix_tree, ()),

@@ -30,7 +30,7 @@ from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.formats.seal import MARK
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.tree_build.prefix_tree import add_prefix_tree
+from apportion.stages.structure.prefix_tree import add_prefix_tree
 
 PATIENCE = 60.0  # seconds for one case
 ROOM = 4 << 30  # bytes a case may take up beside what is loaded

@@ -30,9 +30,9 @@ from apportion.formats.provenance import Provenance, Record
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.commands import commands
-from apportion.stages.harmless import UNSAFE
-from apportion.stages.reproduction import NAMES, commands_of
+from apportion.stages.commands.reproduction import NAMES, commands_of
+from apportion.stages.commands.table import commands
+from apportion.stages.core.harmless import UNSAFE
 from apportion.stages.tasks import open_task, reasoning_gym_names
 
 SECONDS = 120  # for one command, on a busy machine

@@ -15,7 +15,7 @@ import pytest
 from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance, Record
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.tree_build.prefix_tree import add_prefix_tree
+from apportion.stages.structure.prefix_tree import add_prefix_tree
 from typer.testing import Result
 
 Cli = Callable[..., Result]

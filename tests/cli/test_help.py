@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 from apportion import __version__
-from apportion.stages.assign_credit._method import METHODS
-from apportion.stages.commands import commands
+from apportion.stages.assign_credit.kind import METHODS
+from apportion.stages.commands.table import commands
 from typer.testing import Result
 
 Cli = Callable[..., Result]

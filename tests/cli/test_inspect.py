@@ -7,7 +7,7 @@ from apportion.formats.parquet import write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.tree_build.prefix_tree import add_prefix_tree
+from apportion.stages.structure.prefix_tree import add_prefix_tree
 from typer.testing import Result
 
 

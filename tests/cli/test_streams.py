@@ -52,7 +52,7 @@ def test_a_command_that_is_told_to_end_leaves_nothing_half_written(scored_file: 
     folder = scored_file.parent
     (folder / "ends.py").write_text(
         "import os, signal, time\n"
-        "from apportion.stages.score._scorer import scorer\n"
+        "from apportion.stages.score.kind import scorer\n"
         "@scorer(needs=(), granularity='rollout', source='test')\n"
         "def ends(rollouts):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -71,7 +71,7 @@ def test_a_command_that_is_told_to_end_leaves_nothing_half_written(scored_file: 
 def test_a_signal_that_an_import_swallows_is_not_lost(number: signal.Signals, scored_file: Path) -> None:
     (scored_file.parent / "swallows.py").write_text(
         "import os, time\n"
-        "from apportion.stages.score._scorer import scorer\n"
+        "from apportion.stages.score.kind import scorer\n"
         "try:\n"
         f"    os.kill(os.getpid(), {int(number)})\n"
         "except BaseException:\n"
@@ -95,7 +95,7 @@ def test_a_signal_while_the_process_leaves_is_no_traceback(number: signal.Signal
 
 STOPS = """
 import os, signal
-from apportion.stages.environments import Outcome
+from apportion.stages.tasks.played import Outcome
 from apportion.stages.tasks import TASKS, Problem, TaskFamily
 
 class Stops:

@@ -15,7 +15,7 @@ from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.formats.schema import FIELDS, Field
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.tree_build.prefix_tree import add_prefix_tree
+from apportion.stages.structure.prefix_tree import add_prefix_tree
 
 
 def good() -> Rollouts:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from apportion.formats.recipes import Step, load_recipe, recipe_names
-from apportion.stages.assign_credit._method import METHODS
-from apportion.stages.commands import commands
-from apportion.stages.sample._strategy import STRATEGIES
-from apportion.stages.score._scorer import SCORERS
-from apportion.stages.train._objective import OBJECTIVES
+from apportion.stages.assign_credit.kind import METHODS
+from apportion.stages.commands.table import commands
+from apportion.stages.sample.kind import STRATEGIES
+from apportion.stages.score.kind import SCORERS
+from apportion.stages.train.kind import OBJECTIVES
 from typer.testing import Result
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +109,7 @@ def test_only_engines_import_a_model_library_at_module_level() -> None:
         for path in sources(layer)
         if {name.partition(".")[0] for name in imports(path, module_level(parsed(path)))} & HEAVY
     }
-    assert "stages/models/transformers_engine.py" in found
+    assert "stages/models/transformers/engine.py" in found
     parts = re.compile(r"stages/models/(\w+_engine|_\w+)\.py")  # engines, and what only they import
     assert [name for name in found if not parts.fullmatch(name)] == []
 

@@ -14,8 +14,8 @@ from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.formats.schema import FIELDS, ruler_of
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.assign_credit._method import Credit, Method
-from apportion.stages.tree_build.prefix_tree import add_prefix_tree
+from apportion.stages.assign_credit.kind import Credit, Method
+from apportion.stages.structure.prefix_tree import add_prefix_tree
 
 COLUMNS = (
     "token.logprob", "token.entropy", "token.value", "step.state", "step.reward", "step.value",

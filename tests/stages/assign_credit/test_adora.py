@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
-from apportion.stages.assign_credit._method import METHODS, Credit, resolve_options
-from apportion.stages.assign_credit.adora import adora
+from apportion.stages.assign_credit.kind import METHODS, Credit, resolve_options
+from apportion.stages.assign_credit.outcome.adora import adora
 
 
 def group(rewards: list[float], lengths: list[int], **kwargs: Any) -> Credit:

@@ -6,8 +6,8 @@ import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
-from apportion.stages.assign_credit._method import METHODS, Credit, resolve_options
-from apportion.stages.assign_credit.branchgrpo import branchgrpo
+from apportion.stages.assign_credit.kind import METHODS, Credit, resolve_options
+from apportion.stages.assign_credit.trees.branchgrpo import branchgrpo
 
 # methods A, BranchGRPO: root -> n1, n2; n1 -> leaves 1.0, 0.2; n2 -> leaves 0.5, 0.4.
 TOKENS = [[1, 5], [1, 6], [2, 5], [2, 6]]

@@ -11,9 +11,9 @@ from apportion.formats.provenance import Provenance
 from apportion.stages.assign_credit._apply import Assigning
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.assign_credit._step_examples import stepped
-from apportion.stages.assign_credit._turns import remark_on_length
-from apportion.stages.assign_credit.mapo import mapo
-from apportion.stages.assign_credit.turn_return import turn_return
+from apportion.stages.assign_credit.turns.mapo import mapo
+from apportion.stages.assign_credit.turns.turn_return import turn_return
+from apportion.stages.structure.turns import remark_on_length
 from typer.testing import Result
 
 # ------------------------------------------------------------------------------------------------------------ --clip

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit.dr_grpo import dr_grpo
-from apportion.stages.assign_credit.grpo import grpo
-from apportion.stages.assign_credit.rloo import rloo
+from apportion.stages.assign_credit.outcome.dr_grpo import dr_grpo
+from apportion.stages.assign_credit.outcome.grpo import grpo
+from apportion.stages.assign_credit.outcome.rloo import rloo
 
 
 def test_worked_examples() -> None:

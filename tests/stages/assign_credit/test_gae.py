@@ -4,9 +4,9 @@ from apportion.formats.errors import DataError
 from apportion.formats.ragged import Ragged
 from apportion.formats.segments import Segments
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.assign_credit._method import METHODS, Credit, resolve_options
-from apportion.stages.assign_credit._values import discounted_sums, whitened
-from apportion.stages.assign_credit.gae import gae
+from apportion.stages.assign_credit.kind import METHODS, Credit, resolve_options
+from apportion.stages.assign_credit.values.gae import gae
+from apportion.stages.structure.values import discounted_sums, whitened
 
 
 def valued(rewards: list[float], values: list[list[float]], mask: list[list[bool]] | None = None) -> Credit:

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 from apportion.formats.errors import DataError, UsageError
-from apportion.stages.assign_credit._method import METHODS, Credit, resolve_options
 from apportion.stages.assign_credit._step_examples import stepped
-from apportion.stages.assign_credit.gigpo import gigpo
-from apportion.stages.assign_credit.grpo import grpo
+from apportion.stages.assign_credit.kind import METHODS, Credit, resolve_options
+from apportion.stages.assign_credit.outcome.grpo import grpo
+from apportion.stages.assign_credit.turns.gigpo import gigpo
 
 STATES = [["s0", "s1", "s2"], ["s0", "s1"]]
 PAID = [[0.0, 0.0, 1.0], [0.0, 0.0]]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit.dr_grpo import dr_grpo
-from apportion.stages.assign_credit.gpg import gpg
-from apportion.stages.assign_credit.grpo import grpo
+from apportion.stages.assign_credit.outcome.dr_grpo import dr_grpo
+from apportion.stages.assign_credit.outcome.gpg import gpg
+from apportion.stages.assign_credit.outcome.grpo import grpo
 
 # Two of three groups differ, 4 of 6 rollouts; 3 of 6 rewards are not 0.
 REWARDS, GROUPS = [1.0, 0.0, 1.0, 0.0, 0.5, 0.5], [0, 0, 1, 1, 2, 2]

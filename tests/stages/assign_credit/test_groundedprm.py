@@ -8,9 +8,9 @@ from apportion.formats.parquet import RolloutFile
 from apportion.formats.ragged import Ragged
 from apportion.formats.segments import Array
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.assign_credit._method import METHODS, Credit, resolve_options
 from apportion.stages.assign_credit._step_examples import stepped
-from apportion.stages.assign_credit.groundedprm import groundedprm
+from apportion.stages.assign_credit.kind import METHODS, Credit, resolve_options
+from apportion.stages.assign_credit.trees.groundedprm import groundedprm
 from apportion.stages.sample import sample
 
 NAN = float("nan")

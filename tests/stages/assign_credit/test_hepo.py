@@ -5,9 +5,9 @@ import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
-from apportion.stages.assign_credit._method import Credit
-from apportion.stages.assign_credit.grpo import grpo
-from apportion.stages.assign_credit.hepo import hepo
+from apportion.stages.assign_credit.kind import Credit
+from apportion.stages.assign_credit.outcome.grpo import grpo
+from apportion.stages.assign_credit.tokens.hepo import hepo
 
 
 def uncertain(rewards: list[float], entropy: list[list[float]], **kwargs: Any) -> Credit:

@@ -8,8 +8,8 @@ import torch
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit import credit_tokens
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
-from apportion.stages.assign_credit._method import METHODS, Credit
-from apportion.stages.assign_credit.tempo import tempo
+from apportion.stages.assign_credit.kind import METHODS, Credit
+from apportion.stages.assign_credit.trees.tempo import tempo
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 IDS = [[5, 7, 9, 2, 0], [5, 7, 8, 2, 0], [5, 6, 4, 0, 0], [5, 7, 9, 3, 2]]
@@ -56,7 +56,7 @@ def test_masked_tokens_are_part_of_the_response_and_padding_is_not() -> None:
     batch = rollouts_of(
         [1.0, 0.0], tokens=[[5, 90, 7], [5, 90, 8, 90]], mask=[[True, False, True], [True, False, True, False]]
     )
-    from apportion.stages.tree_build.prefix_tree import add_prefix_tree
+    from apportion.stages.structure.prefix_tree import add_prefix_tree
 
     expected = tempo(Credit(add_prefix_tree(batch)))
     np.testing.assert_allclose(

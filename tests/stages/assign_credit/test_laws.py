@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from apportion.formats.segments import Array
-from apportion.stages.assign_credit._method import METHODS, Credit, Method
+from apportion.stages.assign_credit.kind import METHODS, Credit, Method
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -3,9 +3,9 @@ from typing import Any
 import numpy as np
 import pytest
 from apportion.formats.errors import DataError
-from apportion.stages.assign_credit._method import Credit
 from apportion.stages.assign_credit._step_examples import stepped
-from apportion.stages.assign_credit.mapo import mapo
+from apportion.stages.assign_credit.kind import Credit
+from apportion.stages.assign_credit.turns.mapo import mapo
 
 NAN = float("nan")
 PAID = [[1.0, 0.5, 0.8], [0.3, 0.6]]  # methods A, MAPO: gamma .85; immediate mean .64, std0 .241661

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit.dr_grpo import dr_grpo
-from apportion.stages.assign_credit.maxrl import maxrl
+from apportion.stages.assign_credit.outcome.dr_grpo import dr_grpo
+from apportion.stages.assign_credit.outcome.maxrl import maxrl
 
 
 def test_worked_example() -> None:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit.grpo import grpo
-from apportion.stages.assign_credit.passk import passk
+from apportion.stages.assign_credit.outcome.grpo import grpo
+from apportion.stages.assign_credit.outcome.passk import passk
 
 
 def test_one_success_in_four() -> None:

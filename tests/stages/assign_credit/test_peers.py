@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from apportion.stages.assign_credit._method import METHODS, resolve_options
+from apportion.stages.assign_credit.kind import METHODS, resolve_options
 
 pytestmark = pytest.mark.peers
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError
 from apportion.stages.assign_credit._step_examples import stepped
-from apportion.stages.assign_credit.potential_difference import potential_difference
+from apportion.stages.assign_credit.turns.potential_difference import potential_difference
 
 NAN = float("nan")
 

@@ -9,7 +9,7 @@ import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
-from apportion.stages.assign_credit._method import METHODS, Credit, resolve_options
+from apportion.stages.assign_credit.kind import METHODS, Credit, resolve_options
 from typer.testing import Result
 
 ONE_IN_EIGHT = [1.0, 0, 0, 0, 0, 0, 0, 0]  # mean 1/8; sample std 0.353553, population std 0.330719

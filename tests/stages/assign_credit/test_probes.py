@@ -12,7 +12,7 @@ from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._apply import credited
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.assign_credit._method import Credit
+from apportion.stages.assign_credit.kind import Credit
 from typer.testing import Result
 
 

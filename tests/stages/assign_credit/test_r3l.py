@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit._method import METHODS, resolve_options
-from apportion.stages.assign_credit.r3l import r3l
+from apportion.stages.assign_credit.kind import METHODS, resolve_options
+from apportion.stages.assign_credit.outcome.r3l import r3l
 
 
 @pytest.mark.parametrize(

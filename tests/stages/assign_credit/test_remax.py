@@ -7,8 +7,8 @@ from apportion.formats.errors import DataError
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._apply import credited
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
-from apportion.stages.assign_credit._method import Credit
-from apportion.stages.assign_credit.remax import remax
+from apportion.stages.assign_credit.kind import Credit
+from apportion.stages.assign_credit.outcome.remax import remax
 
 
 def probes(

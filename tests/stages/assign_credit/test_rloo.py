@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit.rloo import rloo
+from apportion.stages.assign_credit.outcome.rloo import rloo
 
 
 def test_worked_example() -> None:

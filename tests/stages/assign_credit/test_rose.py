@@ -9,9 +9,9 @@ import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit._method import Credit
-from apportion.stages.assign_credit.rose import rose
-from apportion.stages.tree_build.step_tree import add_step_tree
+from apportion.stages.assign_credit.kind import Credit
+from apportion.stages.assign_credit.trees.rose import rose
+from apportion.stages.structure.step_tree import add_step_tree
 
 # r0 and two that left it after four tokens; r3 begins anew. Lengths 10, 14, 8, 6.
 SHARED = [1, 2, 3, 4]

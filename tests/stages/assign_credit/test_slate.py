@@ -7,9 +7,9 @@ import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.assign_credit._method import Credit
 from apportion.stages.assign_credit._step_examples import stepped
-from apportion.stages.assign_credit.slate import selection_probabilities, slate
+from apportion.stages.assign_credit.kind import Credit
+from apportion.stages.assign_credit.turns.slate import selection_probabilities, slate
 
 NAN = float("nan")
 # methods A, SLATE: five candidates of the first step, the fourth of which answers (its bonus is .1).

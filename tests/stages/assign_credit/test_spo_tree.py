@@ -9,8 +9,8 @@ from apportion.formats.errors import DataError
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit._method import Credit
-from apportion.stages.assign_credit.spo_tree import spo_tree
+from apportion.stages.assign_credit.kind import Credit
+from apportion.stages.assign_credit.trees.spo_tree import spo_tree
 from apportion.stages.sample import sample
 from apportion.stages.score import score
 from apportion.stages.tree_build import tree_build

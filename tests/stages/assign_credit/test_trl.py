@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from apportion.stages.assign_credit._apply import on_tokens
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.assign_credit._method import METHODS, Credit, resolve_options
+from apportion.stages.assign_credit.kind import METHODS, Credit, resolve_options
 from apportion.stages.models.policy import TINY
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]

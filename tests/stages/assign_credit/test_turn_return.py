@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError
 from apportion.stages.assign_credit._step_examples import stepped
-from apportion.stages.assign_credit.grpo import grpo
-from apportion.stages.assign_credit.rloo import rloo
-from apportion.stages.assign_credit.turn_return import turn_return
+from apportion.stages.assign_credit.outcome.grpo import grpo
+from apportion.stages.assign_credit.outcome.rloo import rloo
+from apportion.stages.assign_credit.turns.turn_return import turn_return
 
 # ----------------------------------------------------------------------- the bandit: when to stop (verl#7244)
 #

@@ -8,9 +8,9 @@ from apportion.formats.errors import DataError
 from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
-from apportion.stages.assign_credit._method import Credit
 from apportion.stages.assign_credit._probe_examples import probed, probed_rollouts
-from apportion.stages.assign_credit.vineppo import vineppo
+from apportion.stages.assign_credit.kind import Credit
+from apportion.stages.assign_credit.values.vineppo import vineppo
 from typer.testing import Result
 
 # methods A, VinePPO: K = 4 outcomes before each of 3 steps, R = 1, so V = 0.5, 0.75, 0.25.

@@ -9,7 +9,7 @@ from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.inspect.branches import ROOT, branches_of, forks_of
-from apportion.stages.tree_build.prefix_tree import add_prefix_tree
+from apportion.stages.structure.prefix_tree import add_prefix_tree
 from typer.testing import Result
 
 

@@ -17,7 +17,7 @@ from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.inspect.branches import FORKS_SHOWN
 from apportion.stages.inspect.html import ROLLOUTS_SHOWN, room_on_the_page, safe_json, write_page
 from apportion.stages.inspect.statistics import statistics_of
-from apportion.stages.tree_build.prefix_tree import add_prefix_tree
+from apportion.stages.structure.prefix_tree import add_prefix_tree
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.chrome.service import Service

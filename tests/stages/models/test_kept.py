@@ -9,11 +9,11 @@ import pytest
 import torch
 from apportion.formats.parquet import RolloutFile
 from apportion.stages.models import transformers_engine
-from apportion.stages.models._kept import KeptStates
-from apportion.stages.models._prefixes import trunks_of
 from apportion.stages.models.engine import Completion, Request, Sampling
 from apportion.stages.models.policy import Policy, load_policy
-from apportion.stages.models.transformers_engine import TransformersEngine
+from apportion.stages.models.transformers._kept import KeptStates
+from apportion.stages.models.transformers._prefixes import trunks_of
+from apportion.stages.models.transformers.engine import TransformersEngine
 from typer.testing import Result
 
 COLUMN = 2 * 3 * 4  # bytes of one token in `states_of`: keys and values of one layer, one head, three float32

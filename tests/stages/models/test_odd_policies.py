@@ -10,7 +10,7 @@ import torch
 from apportion.stages.models import open_engine
 from apportion.stages.models.engine import Engine, Request, Sampling
 from apportion.stages.models.policy import ModelSource, load_policy, load_tokenizer
-from apportion.stages.models.vllm_engine import close_loaded
+from apportion.stages.models.vllm.engine import close_loaded
 
 TOKENIZER = load_tokenizer("builtin:tiny")
 STRONG = 30.0

@@ -19,9 +19,9 @@ from apportion.formats.parquet import RolloutFile
 from apportion.stages.models import _openai_client, open_engine
 from apportion.stages.models._guard import Guarded
 from apportion.stages.models.engine import Completion, Floats, Request, Sampling
-from apportion.stages.models.openai_engine import OpenAIEngine
+from apportion.stages.models.openai.engine import OpenAIEngine
 from apportion.stages.models.policy import TINY, ModelSource, Policy
-from apportion.stages.models.transformers_engine import TransformersEngine
+from apportion.stages.models.transformers.engine import TransformersEngine
 from typer.testing import Result
 
 SOURCE = ModelSource("builtin:tiny", "cpu", "float32")

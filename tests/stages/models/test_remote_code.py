@@ -13,9 +13,9 @@ import pytest
 from apportion.formats.errors import ApportionError, UsageError
 from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance, Record
-from apportion.stages.driver import _in_order
+from apportion.stages.core.driver import _in_order
+from apportion.stages.core.trust import remote_code_is_trusted, trust_remote_code
 from apportion.stages.models.policy import TINY, ModelSource, check_recorded, load_policy, load_tokenizer
-from apportion.stages.trust import remote_code_is_trusted, trust_remote_code
 from typer.testing import Result
 
 Cli = Callable[..., Result]

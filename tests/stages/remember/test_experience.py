@@ -15,8 +15,8 @@ from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.models.policy import load_policy, load_tokenizer, render_prompt
 from apportion.stages.remember._lessons import Played, by_rules, question
-from apportion.stages.remember._memory import MEMORIES
 from apportion.stages.remember.experience import experience
+from apportion.stages.remember.kind import MEMORIES
 from typer.testing import Result
 
 Cli = Callable[..., Result]

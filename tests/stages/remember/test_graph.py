@@ -13,9 +13,9 @@ from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.remember._memory import MEMORIES
 from apportion.stages.remember.graph import graph
-from apportion.stages.score.edges import Drawn, edges
+from apportion.stages.remember.kind import MEMORIES
+from apportion.stages.score.structure.edges import Drawn, edges
 from typer.testing import Result
 
 Cli = Callable[..., Result]

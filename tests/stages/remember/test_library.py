@@ -4,7 +4,7 @@ from difflib import SequenceMatcher
 from random import Random
 
 import pytest
-from apportion.stages.remember._library import STRATEGY, WARNING, Entry, Library, Matching, words_in_common
+from apportion.stages.remember.library import STRATEGY, WARNING, Entry, Library, Matching, words_in_common
 
 HEAT, SHELF, DRAWERS = "heat the item before placing it", "check every shelf first", "open drawers one by one"
 CUP, ON_SHELF, BATH = (

@@ -13,10 +13,10 @@ from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.remember._memory import MEMORIES
+from apportion.stages.remember.kind import MEMORIES
 from apportion.stages.remember.problems import Record, problems
-from apportion.stages.sample.budget import _rates
-from apportion.stages.score.problems import problems as known_of
+from apportion.stages.sample.fresh.budget import _rates
+from apportion.stages.score.outcome.problems import problems as known_of
 from typer.testing import Result
 
 Cli = Callable[..., Result]

@@ -18,10 +18,10 @@ from apportion.formats.rollouts import Rollouts
 from apportion.formats.schema import FILTERED, UNTRAINED
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.rows._filter import recounted
-from apportion.stages.train._objective import OBJECTIVES
+from apportion.stages.structure.prefix_tree import add_prefix_tree
+from apportion.stages.structure.state_groups import add_state_groups
 from apportion.stages.train._run import _trainable
-from apportion.stages.tree_build.prefix_tree import add_prefix_tree
-from apportion.stages.tree_build.state_groups import add_state_groups
+from apportion.stages.train.kind import OBJECTIVES
 from typer.testing import Result
 
 Cli = Callable[..., Result]

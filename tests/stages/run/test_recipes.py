@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from apportion.formats.errors import UsageError
 from apportion.formats.recipes import expand, load_recipe, recipe_names, with_settings
-from apportion.stages.options import parse_settings, typed_options
+from apportion.stages.core.options import parse_settings, typed_options
 from apportion.stages.run.plan import Planned, plan_of
 
 VARIABLES = {"rounds": 3, "lr": 0.5, "name": "tempo", "deep": {"inner": {"n": 4}}}

@@ -9,10 +9,10 @@ import pytest
 import torch
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
-from apportion.stages.models import ENGINES, EngineEntry
 from apportion.stages.models.engine import Completion, Request, Sampling
+from apportion.stages.models.kind import ENGINES, EngineEntry
 from apportion.stages.models.policy import ModelSource, load_policy
-from apportion.stages.models.transformers_engine import TransformersEngine
+from apportion.stages.models.transformers.engine import TransformersEngine
 from apportion.stages.sample import sample
 
 Sampled = Callable[..., Rollouts]

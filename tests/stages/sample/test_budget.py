@@ -10,7 +10,7 @@ from apportion.formats.errors import DataError, UsageError
 from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.stages.sample import sample
-from apportion.stages.sample._knapsack import allocation, needed, success_rate, value
+from apportion.stages.sample.fresh._knapsack import allocation, needed, success_rate, value
 from apportion.stages.score import score
 
 from .conftest import Sampled

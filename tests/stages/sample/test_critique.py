@@ -13,10 +13,10 @@ from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.models.policy import load_tokenizer
 from apportion.stages.sample import sample
-from apportion.stages.sample._edits import edit_of
-from apportion.stages.sample._interventions import intervention_of
-from apportion.stages.sample.refine import verdict_of
-from apportion.stages.sample.retry import reflection_of
+from apportion.stages.sample.revise._edits import edit_of
+from apportion.stages.sample.revise._interventions import intervention_of
+from apportion.stages.sample.revise.refine import verdict_of
+from apportion.stages.sample.revise.retry import reflection_of
 from apportion.stages.score import score
 from apportion.stages.train import train
 from typer.testing import Result

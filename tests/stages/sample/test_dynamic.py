@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from apportion.formats.errors import UsageError
-from apportion.stages.sample.dynamic import _dead
-from apportion.stages.score.verify import verify
+from apportion.stages.sample.fresh.dynamic import _dead
+from apportion.stages.score.outcome.verify import verify
 
 from .conftest import Sampled
 

@@ -15,10 +15,10 @@ from apportion.formats.provenance import Provenance, Record
 from apportion.stages.models import open_engine
 from apportion.stages.models.engine import Sampling
 from apportion.stages.models.policy import ModelSource, load_policy, render_prompt
-from apportion.stages.remember._library import STRATEGY, WARNING, Entry, Library
-from apportion.stages.remember._memory import MEMORIES
-from apportion.stages.sample._strategy import SamplingContext
-from apportion.stages.sample.experience import experience, opened
+from apportion.stages.remember.kind import MEMORIES
+from apportion.stages.remember.library import STRATEGY, WARNING, Entry, Library
+from apportion.stages.sample.kind import SamplingContext
+from apportion.stages.sample.play.experience import experience, opened
 from typer.testing import Result
 
 from .test_interact import END, TOKENIZER, CountingTask, Scripted, ids_of, row_of

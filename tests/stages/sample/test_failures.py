@@ -11,13 +11,13 @@ import pytest
 from apportion.formats.errors import ApportionError
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
-from apportion.stages.models import ENGINES, EngineEntry
 from apportion.stages.models.engine import Completion
+from apportion.stages.models.kind import ENGINES, EngineEntry
 from apportion.stages.models.policy import ModelSource
-from apportion.stages.models.transformers_engine import TransformersEngine
+from apportion.stages.models.transformers.engine import TransformersEngine
 from apportion.stages.sample import sample
 from apportion.stages.sample._failures import Failures
-from apportion.stages.sample._strategy import STRATEGIES
+from apportion.stages.sample.kind import STRATEGIES
 from apportion.stages.score import score
 from typer.testing import Result
 

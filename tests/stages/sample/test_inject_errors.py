@@ -13,10 +13,10 @@ from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit import assign_credit
-from apportion.stages.models import ENGINES
+from apportion.stages.models.kind import ENGINES
 from apportion.stages.models.policy import load_tokenizer
 from apportion.stages.sample import sample
-from apportion.stages.sample._edits import (
+from apportion.stages.sample.revise._edits import (
     edit_kinds,
     edit_of,
     edit_ratio,

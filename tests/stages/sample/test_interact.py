@@ -13,14 +13,14 @@ from apportion.formats.errors import UsageError
 from apportion.formats.invariants import check_batch
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
-from apportion.stages.environments import Action, Outcome
 from apportion.stages.models import open_engine
 from apportion.stages.models.engine import Completion, Request, Sampling
 from apportion.stages.models.policy import ModelSource, load_policy, load_tokenizer, render_prompt
 from apportion.stages.sample import sample
-from apportion.stages.sample._interact import played
-from apportion.stages.sample._strategy import SamplingContext
+from apportion.stages.sample.kind import SamplingContext
+from apportion.stages.sample.play._interact import played
 from apportion.stages.tasks import TASKS, Problem, TaskFamily, open_task
+from apportion.stages.tasks.played import Action, Outcome
 from typer.testing import Result
 
 TOKENIZER = load_tokenizer("builtin:tiny")
@@ -307,7 +307,7 @@ def hermes() -> Any:
     tokenizer = load_tokenizer("builtin:tiny-blank")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     tokenizer.eos_token = "<|im_end|>"
-    template = Path(__file__).parents[1] / "environments" / "templates" / "hermes.jinja"
+    template = Path(__file__).parents[1] / "tasks" / "played" / "templates" / "hermes.jinja"
     tokenizer.chat_template = template.read_text(encoding="utf-8").removesuffix("\n")
     return tokenizer
 

@@ -13,11 +13,11 @@ from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit import assign_credit
 from apportion.stages.models.policy import load_tokenizer
+from apportion.stages.models.token_texts import TokenOffsets
 from apportion.stages.sample import sample
-from apportion.stages.sample._interventions import Intervention, guided, intervention_of, leaks, verified
-from apportion.stages.sample._revisions import Spelling, spelled
+from apportion.stages.sample.revise._interventions import Intervention, guided, intervention_of, leaks, verified
+from apportion.stages.sample.revise._revisions import Spelling, spelled
 from apportion.stages.score import score
-from apportion.stages.token_texts import TokenOffsets
 from apportion.stages.train import train
 from typer.testing import Result
 

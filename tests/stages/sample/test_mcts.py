@@ -13,15 +13,15 @@ from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
 from apportion.formats.segments import Segments
 from apportion.stages.assign_credit._apply import credit_of_batch
-from apportion.stages.assign_credit._simulations import simulation_values
-from apportion.stages.assign_credit.groundedprm import groundedprm
-from apportion.stages.models import ENGINES, EngineEntry
+from apportion.stages.assign_credit.trees.groundedprm import groundedprm
 from apportion.stages.models.engine import Completion, Request, Sampling
+from apportion.stages.models.kind import ENGINES, EngineEntry
 from apportion.stages.models.policy import Policy
-from apportion.stages.models.transformers_engine import TransformersEngine
+from apportion.stages.models.transformers.engine import TransformersEngine
 from apportion.stages.sample._judge import truth_of
-from apportion.stages.sample._search_tree import NOTHING, Node, Tree, uct
-from apportion.stages.sample.mcts import Search
+from apportion.stages.sample.trees._search_tree import NOTHING, Node, Tree, uct
+from apportion.stages.sample.trees.mcts import Search
+from apportion.stages.structure.simulations import simulation_values
 from apportion.stages.tasks import Problem
 from apportion.stages.tasks.arithmetic import Arithmetic
 from typer.testing import Result

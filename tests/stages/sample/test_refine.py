@@ -13,7 +13,7 @@ from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit import assign_credit
 from apportion.stages.sample import sample
-from apportion.stages.sample.refine import Verdict, verdict_of
+from apportion.stages.sample.revise.refine import Verdict, verdict_of
 from apportion.stages.score import score
 
 from .conftest import check_branches, check_logprobs

@@ -13,16 +13,16 @@ from apportion.formats.invariants import check_batch
 from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
-from apportion.stages.environments import Action, Outcome
 from apportion.stages.models import open_engine
 from apportion.stages.models.engine import Sampling
 from apportion.stages.models.policy import ModelSource, load_tokenizer
 from apportion.stages.sample import sample
-from apportion.stages.sample._interact import Rollout
-from apportion.stages.sample._replay import Replay, columns_after
 from apportion.stages.sample._source import problems_of
-from apportion.stages.sample._strategy import SamplingContext
+from apportion.stages.sample.kind import SamplingContext
+from apportion.stages.sample.play._interact import Rollout
+from apportion.stages.sample.play._replay import Replay, columns_after
 from apportion.stages.tasks import TASKS, Problem, TaskFamily
+from apportion.stages.tasks.played import Action, Outcome
 from typer.testing import Result
 
 TOKENIZER = load_tokenizer("builtin:tiny")

@@ -14,16 +14,16 @@ import torch
 from apportion.formats.errors import ApportionError, Stopped, UsageError
 from apportion.formats.parquet import STREAM, RolloutFile
 from apportion.stages import registry
-from apportion.stages.digest import digest
+from apportion.stages.core.registry import load_plugin
 from apportion.stages.models.policy import load_policy
-from apportion.stages.registry import load_plugin
+from apportion.stages.rows.digest import digest
 from apportion.stages.sample import sample
-from apportion.stages.sample._strategy import STRATEGIES
+from apportion.stages.sample.kind import STRATEGIES
 
 PLUGIN = '''
 """Independent sampling that sends itself a signal in the middle of its second batch."""
 import os, signal
-from apportion.stages.sample._strategy import STRATEGIES, strategy
+from apportion.stages.sample.kind import STRATEGIES, strategy
 
 @strategy(source="test")
 def stopped(context, *, number: int = int(signal.SIGTERM), of: str = "independent", after: int = 1, times: int = 1):

@@ -15,11 +15,11 @@ import pytest
 from apportion.formats.errors import Stopped
 from apportion.formats.parquet import RolloutFile, RolloutWriter, write_rollouts
 from apportion.formats.rollouts import Rollouts
-from apportion.stages.digest import digest
-from apportion.stages.driver import Written
+from apportion.stages.core.driver import Written
+from apportion.stages.rows.digest import digest
 from apportion.stages.sample import sample
 from apportion.stages.sample._failures import Partly
-from apportion.stages.sample._strategy import CONTINUES, STRATEGIES
+from apportion.stages.sample.kind import CONTINUES, STRATEGIES
 from apportion.stages.score import score
 
 COMMON: dict[str, Any] = {"prompts": 4, "n": 2, "seed": 3, "max_tokens": 40, "device": "cpu"}

@@ -13,11 +13,11 @@ from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit import assign_credit
-from apportion.stages.models import ENGINES, EngineEntry
 from apportion.stages.models.engine import Completion, Request, Sampling
+from apportion.stages.models.kind import ENGINES, EngineEntry
 from apportion.stages.models.policy import load_policy, load_tokenizer
 from apportion.stages.sample import sample
-from apportion.stages.sample.retry import reflection_of
+from apportion.stages.sample.revise.retry import reflection_of
 from apportion.stages.score import score
 from typer.testing import Result
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from apportion.formats.errors import UsageError
 from apportion.stages.models.engine import Alternatives
-from apportion.stages.sample._uncertainty import candidate_metric
+from apportion.stages.sample.trees._uncertainty import candidate_metric
 
 from .conftest import Sampled, check_branches, check_logprobs
 

@@ -10,10 +10,10 @@ import pytest
 from apportion.formats.errors import UsageError
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
+from apportion.stages.core.registry import options_of
 from apportion.stages.models.policy import load_tokenizer
-from apportion.stages.registry import options_of
 from apportion.stages.sample import sample
-from apportion.stages.sample._strategy import STRATEGIES
+from apportion.stages.sample.kind import STRATEGIES
 from apportion.stages.score import score
 from apportion.stages.tasks import open_task
 

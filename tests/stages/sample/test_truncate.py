@@ -13,14 +13,14 @@ from apportion.formats.invariants import broken_invariants
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._apply import credit_of_batch
-from apportion.stages.assign_credit.slate import selection_probabilities, slate
-from apportion.stages.models import ENGINES, EngineEntry
+from apportion.stages.assign_credit.turns.slate import selection_probabilities, slate
 from apportion.stages.models.engine import Completion, Sampling
+from apportion.stages.models.kind import ENGINES, EngineEntry
 from apportion.stages.models.policy import load_tokenizer
-from apportion.stages.models.transformers_engine import TransformersEngine
+from apportion.stages.models.transformers.engine import TransformersEngine
 from apportion.stages.sample._judge import score_of
 from apportion.stages.sample._steps import Step, step_ends
-from apportion.stages.sample.truncate import Tree, advantages, choose
+from apportion.stages.sample.trees.truncate import Tree, advantages, choose
 from apportion.stages.score import score
 from apportion.stages.tasks import Problem
 from apportion.stages.tasks.arithmetic import Arithmetic

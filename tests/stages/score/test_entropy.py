@@ -8,7 +8,7 @@ from apportion.formats.provenance import Provenance
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.models.policy import load_policy
-from apportion.stages.score.entropy import entropy
+from apportion.stages.score.uncertainty.entropy import entropy
 from typer.testing import Result
 
 

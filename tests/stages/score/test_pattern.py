@@ -9,7 +9,7 @@ from apportion.formats.errors import UsageError
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.score.pattern import pattern
+from apportion.stages.score.outcome.pattern import pattern
 from typer.testing import Result
 
 TEXTS = ["<think>a\nb</think>7", "7", None, "well <think>a</think>7"]

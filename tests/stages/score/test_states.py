@@ -9,7 +9,7 @@ from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.models.policy import load_tokenizer
-from apportion.stages.score.states import states
+from apportion.stages.score.structure.states import states
 from typer.testing import Result
 
 

@@ -11,9 +11,9 @@ from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.models import policy
+from apportion.stages.models.token_texts import TokenOffsets
 from apportion.stages.score import score
-from apportion.stages.score.steps import steps
-from apportion.stages.token_texts import TokenOffsets
+from apportion.stages.score.structure.steps import steps
 
 
 class Bytes:

@@ -14,7 +14,7 @@ from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.sample import sample
 from apportion.stages.score import score
-from apportion.stages.score.verify import verify
+from apportion.stages.score.outcome.verify import verify
 from apportion.stages.tasks import open_task
 from typer.testing import Result
 

@@ -10,7 +10,7 @@ from apportion.formats.ragged import Ragged
 from apportion.stages.models.policy import load_policy
 from apportion.stages.train._examples import Aggregation, Examples
 from apportion.stages.train._loop import Settings, all_logprobs, update_policy
-from apportion.stages.train._objective import OBJECTIVES
+from apportion.stages.train.kind import OBJECTIVES
 
 KL = {"kl_coef": 0.1, "kl_estimator": "k3"}
 CASES = [

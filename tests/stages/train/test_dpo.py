@@ -16,8 +16,8 @@ from apportion.formats.rollouts import Rollouts
 from apportion.stages.models.policy import load_policy
 from apportion.stages.train._examples import micro_batches, to_examples
 from apportion.stages.train._loop import minibatches
-from apportion.stages.train._objective import PairBatch
-from apportion.stages.train.dpo import dpo
+from apportion.stages.train.kind import PairBatch
+from apportion.stages.train.objectives.dpo import dpo
 from safetensors.torch import load_file
 from torch import Tensor
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from apportion.formats.errors import UsageError
-from apportion.stages.train._kl import kl_penalty
-from apportion.stages.train._objective import TokenBatch
-from apportion.stages.train.opmd import opmd
-from apportion.stages.train.ppo import ppo
+from apportion.stages.train.kind import TokenBatch
+from apportion.stages.train.objectives._kl import kl_penalty
+from apportion.stages.train.objectives.opmd import opmd
+from apportion.stages.train.objectives.ppo import ppo
 
 ESTIMATORS = ["k1", "k2", "k3", "abs", "k1+", "k3+"]
 DIFFERENCES = [-30.0, -3.0, -0.3, 0.3, 2.0, 2.7, 5.0, 19.0]  # d = reference_logprob - logprob

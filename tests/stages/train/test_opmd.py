@@ -8,8 +8,8 @@ import pytest
 import torch
 from apportion.formats.errors import UsageError
 from apportion.formats.parquet import RolloutFile
-from apportion.stages.train._objective import TokenBatch
-from apportion.stages.train.opmd import opmd
+from apportion.stages.train.kind import TokenBatch
+from apportion.stages.train.objectives.opmd import opmd
 
 LOGPROB = [-0.1, -0.2, 0.0, 0.0, -0.3, -0.4, -0.5, 0.0, -0.6]
 BEHIND_THE_PIVOT = [0, 0, 0, 0, 1, 1, 1, 0, 1]  # the first of three turns is what the retry kept

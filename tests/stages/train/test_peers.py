@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from apportion.stages.models.policy import TINY
-from apportion.stages.train._kl import kl_penalty
-from apportion.stages.train._objective import TokenBatch
-from apportion.stages.train.ppo import ppo
+from apportion.stages.train.kind import TokenBatch
+from apportion.stages.train.objectives._kl import kl_penalty
+from apportion.stages.train.objectives.ppo import ppo
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 

@@ -3,9 +3,9 @@ from math import exp, log
 import pytest
 import torch
 from apportion.formats.errors import UsageError
-from apportion.stages.train._objective import TokenBatch
-from apportion.stages.train.ppo import ppo
-from apportion.stages.train.sft import sft
+from apportion.stages.train.kind import TokenBatch
+from apportion.stages.train.objectives.ppo import ppo
+from apportion.stages.train.objectives.sft import sft
 
 
 def batch_of(

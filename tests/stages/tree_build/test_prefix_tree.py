@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from apportion.formats.invariants import broken_invariants
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.tree_build.prefix_tree import add_prefix_tree
+from apportion.stages.structure.prefix_tree import add_prefix_tree
 
 
 def paths(tokens: list[list[int]], groups: list[int] | None = None) -> list[dict]:

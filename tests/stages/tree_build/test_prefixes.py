@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.tree_build.prefixes import prefix_keys
+from apportion.stages.structure.prefixes import prefix_keys
 
 
 @pytest.mark.parametrize("seed", range(6))

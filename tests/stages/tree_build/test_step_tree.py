@@ -15,10 +15,10 @@ from apportion.formats.parquet import RolloutFile
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.assign_credit._method import Credit
-from apportion.stages.assign_credit.gigpo import gigpo
-from apportion.stages.tree_build.state_groups import add_state_groups
-from apportion.stages.tree_build.step_tree import add_step_tree
+from apportion.stages.assign_credit.kind import Credit
+from apportion.stages.assign_credit.turns.gigpo import gigpo
+from apportion.stages.structure.state_groups import add_state_groups
+from apportion.stages.structure.step_tree import add_step_tree
 from typer.testing import Result
 
 

@@ -1,0 +1,79 @@
+"""GRPO: judge each rollout against the mean and spread of its group."""
+
+from typing import Literal
+
+import numpy as np
+
+from ....formats.segments import Array
+from ...structure.baseline import settle_singletons
+from ...structure.statistics import in_spreads, weighted_mean, weighted_std
+from ..kind import Credit, Singleton, credit_method
+
+
+@credit_method(
+    granularity="rollout",
+    source="arXiv:2402.03300, §4.1.2",
+    evidence="code",
+    presets={
+        "verl": {"eps": 1e-6, "singleton": "raw"},
+        "trl": {"eps": 1e-4},
+        "openrlhf": {"eps": 1e-9},
+        "skyrl": {"eps": 1e-6, "singleton": "raw"},
+        "rllm": {"ddof": 0, "eps": 1e-6, "singleton": "raw"},
+        "open-instruct": {"scale": "none"},
+        "prime-rl": {"scale": "none"},
+        "torchtune": {"eps": 1e-4},
+    },
+)
+def grpo(
+    credit: Credit,
+    *,
+    center: Literal["mean", "none"] = "mean",
+    scale: Literal["std", "none"] = "std",
+    unit: Literal["rollout", "token"] = "rollout",
+    ddof: int = 1,
+    eps: float = 1e-6,
+    singleton: Singleton = "zero",
+) -> Array:
+    """Group-normalised reward of every rollout, the same on all its tokens.
+
+        A_i = (R_i - mean_g) / (std_g + eps)          scale = "std"
+        A_i =  R_i - mean_g                           scale = "none"
+
+    The std is over the group, with divisor n - ddof; eps is added to it. With scale="none" this is `dr_grpo`. For the std
+    of the whole batch (TRL's scale_rewards="batch") see `lite_ppo`.
+
+    Args:
+        credit: uses reward [R], reward units.
+        center: take off the group's "mean", or "none", which leaves the raw reward (with scale="none" plain REINFORCE).
+        scale: divide by the group's std, or not at all.
+        unit: mean and std count each "rollout" once, or as often as it has policy "token"s.
+        ddof: 1 sample std (verl, TRL, OpenRLHF), 0 population std.
+        eps: added to the std: 1e-6 verl (ours), 1e-4 TRL, 1e-9 OpenRLHF.
+        singleton: what a group of one gets: "zero", its "raw" reward (verl), or an "error".
+
+    Returns:
+        [R] advantages: in standard deviations ("std") or reward units ("none"). A group of equal rewards gets exactly 0,
+        unless neither center nor scale is on.
+
+    Raises:
+        DataError: a missing reward; a group of one with singleton="error".
+
+    Departures: 1. the paper does not say which std; 1 is what all three large implementations compute.
+
+    >>> import numpy as np
+    >>> from apportion.stages.assign_credit._examples import credit_of
+    >>> grpo(credit_of([1.0, 0.0, 0.0, 1.0, 0.5]), scale="none").tolist()
+    [0.5, -0.5, -0.5, 0.5, 0.0]
+    """
+    groups, reward = credit.groups, credit.reward
+    weights = credit.tokens.sum(credit.mask) if unit == "token" else np.ones(len(reward), np.int64)
+    advantage = reward
+    if center == "mean":
+        advantage = reward - groups.spread(weighted_mean(reward, weights, groups))
+    if scale == "std":
+        advantage = in_spreads(advantage, groups.spread(weighted_std(reward, weights, groups, ddof=ddof)), eps)
+    if center == "mean" or scale == "std":
+        # The mean of equal numbers may be off by an ulp (0.7 twelve times), which std + eps would blow up.
+        advantage = np.where(groups.spread(groups.constant(reward)), 0.0, advantage)
+    return settle_singletons(advantage, reward, groups, singleton)

@@ -1,0 +1,1 @@
+"""Credit that differs from token to token."""

@@ -1,0 +1,1 @@
+"""Credit from a tree of rollouts."""

@@ -1,0 +1,230 @@
+"""BranchGRPO: compare the nodes of a tree with the others at their depth, and prune edges from the gradient."""
+
+from typing import Literal
+
+import numpy as np
+
+from ....formats.errors import DataError, UsageError
+from ....formats.segments import Array, Segments
+from ...structure.nodes import Nodes
+from ...structure.statistics import weighted_mean, weighted_std
+from ...structure.turns import Siblings
+from ...structure.values import token_signal
+from ..kind import Credit, credit_method
+
+
+@credit_method(
+    needs=("reward", "node.id", "node.start", "node.end"),
+    granularity="node",
+    source="arXiv:2509.06040",
+    evidence="code",
+    presets={
+        "branchgrpo": {
+            "fusion": "uniform",
+            "ddof": 1,
+            "threshold": 1e-6,
+            "eps": 1e-8,
+            "clip": 5.0,
+            "width": "none",
+            "shared": "split",
+        }
+    },
+)
+def branchgrpo(
+    credit: Credit,
+    *,
+    fusion: Literal["uniform", "weighted"] = "uniform",
+    alpha: float = 1.0,
+    ddof: int = 1,
+    threshold: float = 1e-6,
+    eps: float = 1e-8,
+    clip: float | None = 5.0,
+    prune_depths: tuple[int, ...] = (),
+    slide_step: int = 0,
+    slide_every: int = 30,
+    slide_stop: int | None = None,
+    width: Literal["none", "branch", "extremes"] = "none",
+    ratio: float = 0.5,
+    shared: Literal["each", "split"] = "each",
+) -> Array:
+    """Fused reward of a node, normalised among the nodes of its tree at the same depth, on the node's tokens.
+
+        r(n) = mean reward of the rollouts that pass through n                                  fusion = "uniform"
+        r(n) = Σ_c w_c · r(c),  w = softmax(alpha · logp_c) over n's children                   fusion = "weighted"
+        A(n) = (r(n) - mean_d) / (std_d + eps)    over the nodes of n's tree at its depth d; 0 where std_d < threshold
+        A(n) = 0                                  where n is alone at its depth, or pruned
+
+    logp_c is the mean log-probability of the tokens of c. Among children and at a depth a node counts once for each time
+    it was drawn: `tree-build` makes one node of siblings with the same tokens, where the paper has a node for each sample.
+    A rollout drew a node unless it has the tokens from the rollout it left (`fork`, which the branching strategies write);
+    in a file of independent rollouts each drew all its nodes.
+
+    Depth counts the nodes on the path with tokens of the policy, the prompt is depth 0. Pruning comes last and changes no
+    other node's A. For width pruning, a branch is what follows a path's last split; its first node, which the split made,
+    is kept, and of the m nodes after it
+
+        the max(1, ⌊ratio · m⌋) of highest A in each branch                     width = "branch" (mode 1)
+        k = max(2, ⌊ratio · m⌋) in the whole tree: ⌊k/2⌋ of highest A and       width = "extremes" (mode 2)
+            k - ⌊k/2⌋ of lowest
+
+    where of equal A the earlier node comes first.
+
+    Args:
+        credit: uses reward [R], reward units, the node ruler of `tree-build`, `fork` where the file has it, and for
+            fusion="weighted" token.logprob [T], nat.
+        fusion: how rewards go up the tree: "uniform" (code's default) or "weighted" by the probability of the edges.
+        alpha: 1 over the temperature of that softmax.
+        ddof: divisor n - ddof of the std.
+        threshold: a depth whose std is less gives 0.
+        eps: added to the std.
+        clip: A is clipped to ± this; None does not.
+        prune_depths: depths whose nodes get 0.
+        slide_step: the training step s, for pruned depths that slide towards the prompt, by
+            min(⌊s / slide_every⌋, max(0, min(prune_depths) - slide_stop)).
+        slide_every: training steps from one shift to the next.
+        slide_stop: depth the least pruned one slides to at most; None is that of the tree's last split.
+        width: which nodes after the last split are pruned: "none", all but the best of each "branch", or all but the
+            "extremes".
+        ratio: share that is kept of them.
+        shared: "each" rollout that passes through a node gets the node's whole credit; "split" shares it among them, so
+            that in sum a token counts once for each time it was drawn, as in the paper, where a sample stands once in the
+            loss.
+
+    Returns:
+        [T] advantages in standard deviations; 0 where the mask is false. A group of one, or of equal rewards, gets
+        exactly 0.
+
+    Raises:
+        DataError: a missing reward or path; no token.logprob with fusion="weighted". UsageError: a ratio outside 0 to
+            1, slide_every below 1.
+
+    Departures: 1. The paper's trees are of diffusion steps, with all leaves at one depth; all about text is a guess: a
+        finished leaf takes part at its own depth only, and for logp_c the code's mean over latent dimensions became one
+        over tokens. 2. A rollout that ends where others go on is a child without tokens, of logp 0 (a guess). Equal
+        responses are one node and several leaves. 3. A pruned edge leaves the paper's loss; here its credit is 0. 4. An
+        edge is in the paper's loss once, here in each rollout that passes through (see shared). 5. There the last split
+        is at one depth of the whole tree, here each path has its own (a guess; the same where leaves are at one depth).
+        6. A compressed prefix tree (`tree-build`) has a depth per branching, not per step: nothing follows a last split
+        there. For widths and depths in steps, build the tree by step. 7. The code's `use_group` is `grpo`.
+
+    >>> from apportion.stages.assign_credit._examples import credit_of
+    >>> left = [None, (0, 1), None, (2, 1)]  # the second rollout left the first after one token, and the last the third
+    >>> credit = credit_of([1.0, 0.2, 0.5, 0.4], tokens=[[1, 5], [1, 6], [2, 5], [2, 6]], left=left)
+    >>> branchgrpo(credit).round(4).tolist()
+    [0.7071, 1.3957, 0.7071, -0.9549, -0.7071, -0.0735, -0.7071, -0.3673]
+    """
+    if not 0 <= ratio <= 1:
+        raise UsageError(f"option 'ratio' of credit method 'branchgrpo': {ratio}, needed is 0 to 1")
+    if slide_every < 1:
+        raise UsageError(f"option 'slide_every' of credit method 'branchgrpo': {slide_every}, needed is 1 or more")
+    nodes, reward = Nodes.of(credit), credit.reward
+    written = _own_tokens(credit, nodes)
+    own = np.bincount(nodes.node, weights=written, minlength=len(nodes.parent)) > 0
+    depth = _along_paths(nodes, own)
+    tree = np.arange(len(own))
+    tree[nodes.node] = credit.groups.ids[nodes.paths.ids]
+
+    samples = nodes.samples(credit)
+    if fusion == "uniform":
+        fused = nodes.below(reward) / np.maximum(nodes.below(np.ones(len(reward))), 1)
+    else:
+        fused = _weighted(nodes, reward, samples, alpha * _mean_logprob(credit, nodes, written))
+    advantage = np.zeros(len(own))
+    advantage[own] = _compared(fused[own], samples[own], Siblings.of(depth[own], tree[own]), ddof, threshold, eps)
+
+    one_leaf = nodes.alike(nodes.leaf.astype(np.float64))
+    kept = own.copy()
+    if prune_depths:
+        last = np.zeros(len(credit.groups), np.int64)
+        np.maximum.at(last, tree[~one_leaf], depth[~one_leaf])
+        stop = last if slide_stop is None else np.full_like(last, slide_stop)
+        shift = np.minimum(slide_step // slide_every, np.maximum(0, min(prune_depths) - stop))
+        kept &= ~np.isin(depth + shift[tree], prune_depths)
+    if width != "none":
+        after = np.flatnonzero(kept & one_leaf & (_along_paths(nodes, own & one_leaf) > 1))
+        branch = np.empty(len(own), np.int64)
+        branch[nodes.node] = nodes.leaf[nodes.paths.ids]
+        among = (branch if width == "branch" else tree)[after]
+        kept[_pruned(after, among, advantage[after], depth[after], width, ratio)] = False
+    advantage = np.where(kept, advantage, 0.0)
+    if clip is not None:
+        advantage = np.clip(advantage, -clip, clip)
+    on_tokens = nodes.on_tokens(credit, advantage)
+    if shared == "split":
+        on_tokens = on_tokens * nodes.drawn_share(credit)
+    return np.where(credit.mask, on_tokens, 0.0)
+
+
+def _own_tokens(credit: Credit, nodes: Nodes) -> Array:
+    """[P] how many tokens of each place of a path the policy wrote."""
+    before = np.concatenate(([0], np.cumsum(credit.mask, dtype=np.int64)))
+    first = credit.tokens.starts[nodes.paths.ids]
+    return before[first + nodes.end] - before[first + nodes.start]
+
+
+def _along_paths(nodes: Nodes, chosen: Array) -> Array:
+    """[N] how many nodes from the prompt's child down to each are chosen [N]; 0 for the prompt."""
+    count = np.zeros(len(chosen), np.int64)
+    count[nodes.node] = nodes.paths.cumsum(chosen[nodes.node]).astype(np.int64)
+    return count
+
+
+def _mean_logprob(credit: Credit, nodes: Nodes, written: Array) -> Array:
+    """[N] nat, mean over the policy's tokens of a node in all rollouts that pass through; 0 where there are none."""
+    if "token.logprob" not in credit.rollouts:
+        raise DataError(
+            "no column 'token.logprob', which branchgrpo needs for fusion=weighted; "
+            "`apportion sample` writes it; or --set fusion=uniform"
+        )
+    own = np.where(credit.mask, token_signal(credit, "token.logprob"), 0.0)
+    inside = Segments.of_sizes(nodes.end - nodes.start)
+    first = credit.tokens.starts[nodes.paths.ids] + nodes.start
+    of_places = inside.sum(own[inside.positions + inside.spread(first)])
+    total = np.bincount(nodes.node, weights=of_places, minlength=len(nodes.parent))
+    return total / np.maximum(np.bincount(nodes.node, weights=written, minlength=len(nodes.parent)), 1)
+
+
+def _weighted(nodes: Nodes, reward: Array, samples: Array, score: Array) -> Array:
+    """[N] r(n), the children weighed by softmax of score [N], samples [N] of each; a rollout that ends at n is a child of
+    score 0."""
+    count = len(nodes.parent)
+    ended = np.bincount(nodes.leaf, minlength=count)
+    inner = np.flatnonzero(nodes.parent >= 0)
+    highest = np.where(ended > 0, 0.0, -np.inf)
+    np.maximum.at(highest, nodes.parent[inner], score[inner])
+    at_leaf = np.exp(np.where(ended > 0, -highest, -np.inf))
+    weight = np.zeros(count)
+    weight[inner] = samples[inner] * np.exp(score[inner] - highest[nodes.parent[inner]])
+    sums = np.bincount(nodes.leaf, weights=reward, minlength=count) * at_leaf
+    weights = ended * at_leaf
+    np.add.at(weights, nodes.parent[inner], weight[inner])
+    weights = np.where(weights > 0, weights, 1.0)
+    for level in nodes.levels():
+        np.add.at(sums, nodes.parent[level], weight[level] * sums[level] / weights[level])
+    return sums / weights
+
+
+def _compared(values: Array, samples: Array, siblings: Siblings, ddof: int, threshold: float, eps: float) -> Array:
+    """[N] (value - mean) / (std + eps) in each set, samples [N] of each value; 0 in one of one, or with a std of 0 or below
+    the threshold."""
+    sets, ordered, weights = siblings.sets, values[siblings.order], samples[siblings.order]
+    std = weighted_std(ordered, weights, sets, ddof=ddof)
+    live = (std > 0) & (std >= threshold)
+    centred = ordered - sets.spread(weighted_mean(ordered, weights, sets))
+    out = np.empty(len(values))
+    out[siblings.order] = np.where(sets.spread(live), centred / sets.spread(np.where(live, std + eps, 1.0)), 0.0)
+    return out
+
+
+def _pruned(places: Array, among: Array, advantage: Array, depth: Array, width: str, ratio: float) -> Array:
+    """Those of places [M] that are pruned. among: [M], each set is pruned by itself."""
+    order = np.lexsort((places, depth, -np.round(advantage, 9), among))  # sums of other order differ in the last digits
+    sets = Segments.of_runs(among[order])
+    size, rank = sets.spread(sets.sizes), sets.positions
+    count = np.floor(size * ratio + 1e-9).astype(np.int64)  # 0.29 · 100 is 28.999…
+    if width == "branch":
+        gone = rank >= np.maximum(count, 1)
+    else:
+        count = np.maximum(count, 2)
+        gone = (rank >= count // 2) & (rank < size - (count - count // 2))
+    return places[order[gone]]

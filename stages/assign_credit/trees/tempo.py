@@ -1,0 +1,88 @@
+"""TEMPO: the group's reward, corrected where the rollout leaves its siblings (prefix-tree temporal difference)."""
+
+from typing import Literal
+
+import numpy as np
+
+from ....formats.invariants import node_keys
+from ....formats.segments import Array
+from ...structure.baseline import centred, settle_singletons
+from ..kind import Credit, Singleton, credit_method
+
+
+@credit_method(
+    needs=("reward", "node.id", "node.start", "node.end"),
+    granularity="token",
+    source="arXiv:2509.18314",
+    evidence="code",
+    presets={"tempo": {"scale": "std", "ddof": 1, "eps": 1e-6, "multi_turn": "stop", "singleton": "error"}},
+)
+def tempo(
+    credit: Credit,
+    *,
+    scale: Literal["std", "none"] = "std",
+    ddof: int = 1,
+    eps: float = 1e-6,
+    multi_turn: Literal["stop", "skip"] = "stop",
+    singleton: Singleton = "zero",
+) -> Array:
+    """GRPO's centred reward plus the one-step change of the prefix value, per token.
+
+        V(s)  = mean reward of the group's rollouts that pass through the prefix s;  V(root) = mean_g
+        A_it  = (R_i - mean_g + V(s_{t+1}) - V(s_t)) / (std_g + eps)          scale = "std"
+        A_it  =  R_i - mean_g + V(s_{t+1}) - V(s_t)                           scale = "none"
+
+    The prefix value changes only at the first token of a tree node, the token at which a rollout diverges from a
+    sibling; elsewhere this is GRPO. Over a rollout the changes sum to V(whole response) - mean_g.
+
+    Args:
+        credit: uses reward [R] and the node ruler of `tree-build` (by token).
+        scale: "std", or "none" for the Dr.GRPO style.
+        ddof: divisor n - ddof of the std; 1 as in the released code.
+        eps: added to the std.
+        multi_turn: "stop" ends the prefix comparison at the first token an environment wrote, later tokens get the
+            GRPO value (released code); "skip" goes on over environment tokens, which get 0 themselves (ours, a guess).
+        singleton: what a group of one gets: "zero", its "raw" reward, or an "error".
+
+    Returns:
+        [T] advantages: in standard deviations ("std") or reward units ("none"); 0 where the mask is false. A group of
+        equal rewards gets exactly 0.
+
+    Raises:
+        DataError: a missing reward; a group of one with singleton="error".
+
+    Departures: 1. a group of one is NaN in the released code, here 0, and an error under the preset tempo. 2. The released code compares padded ids, where a
+        pad id equal to a live id makes false matches; here a rollout takes part only while it lasts.
+
+    >>> from apportion.stages.assign_credit._examples import credit_of
+    >>> tempo(credit_of([1.0, 0.0], tokens=[[5, 7], [5, 8]]), scale="none").tolist()
+    [0.5, 1.0, -0.5, -1.0]
+    """
+    groups, tokens, reward = credit.groups, credit.tokens, credit.reward
+    base = settle_singletons(centred(reward, groups), reward, groups, singleton)
+    advantage = tokens.spread(base)
+
+    ids = credit.rollouts.ragged("node.id")
+    starts = credit.rollouts.ragged("node.start").values
+    node, rows = node_keys(credit.rollouts, ids)
+    _, node = np.unique(node, return_inverse=True)
+    value = np.bincount(node, weights=reward[rows]) / np.maximum(np.bincount(node), 1)
+    value = value[node]
+    previous = np.concatenate(([0.0], value[:-1]))
+    heads = ids.segments.starts[ids.segments.sizes > 0]
+    previous[heads] = groups.spread(groups.mean(reward))[rows[heads]]
+    change = np.where(groups.spread(groups.constant(reward))[rows], 0.0, value - previous)
+
+    places = tokens.starts[rows] + starts
+    if multi_turn == "stop":
+        written = np.where(credit.mask, np.iinfo(np.int64).max, tokens.positions)
+        change = np.where(starts < tokens.min(written)[rows], change, 0.0)
+    filled = tokens.sizes[rows] > starts
+    np.add.at(advantage, places[filled], change[filled])
+
+    if scale == "std":
+        divisor = groups.spread(groups.std(reward, ddof=ddof)) + eps
+        if singleton == "raw":
+            divisor = np.where(groups.spread(groups.sizes == 1), 1.0, divisor)
+        advantage = advantage / tokens.spread(divisor)
+    return np.where(credit.mask, advantage, 0.0)

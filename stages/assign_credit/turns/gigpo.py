@@ -1,0 +1,161 @@
+"""GiGPO: judge each rollout against its group, and each step against the steps that began in the same state."""
+
+from typing import Literal
+
+import numpy as np
+
+from ....formats.errors import UsageError
+from ....formats.segments import Array
+from ...structure.steps import steps_of
+from ...structure.turns import Decisions, Rewards, Siblings, on_own_tokens, rewards_of, states_of, step_column
+from ..kind import Credit, Singleton, credit_method
+
+
+@credit_method(
+    needs=("reward", "step.start", "step.end", "step.state"),
+    granularity="step",
+    source="arXiv:2505.10978, eq. 3–8",
+    evidence="code",
+    presets={
+        "verl-agent": {
+            "scale": "none", "statistics": "steps", "penalty": 0.1, "unjudged": "valid", "singleton": "raw",
+        },
+        "verl-agent-alfworld": {
+            "scale": "std", "statistics": "steps", "penalty": 0.1, "unjudged": "valid", "singleton": "raw",
+        },
+        "slea": {  # arXiv:2603.18079
+            "scale": "none", "statistics": "steps", "similarity": 0.85, "penalty": 0.1, "unjudged": "valid",
+        },
+    },
+)  # fmt: skip
+def gigpo(
+    credit: Credit,
+    *,
+    rewards: Rewards = "outcome",
+    gamma: float = 0.95,
+    weight: float = 1.0,
+    scale: Literal["std", "none"] = "std",
+    ddof: int = 1,
+    eps: float = 1e-6,
+    statistics: Literal["trajectories", "steps"] = "trajectories",
+    similarity: float = 1.0,
+    penalty: float = 0.0,
+    unjudged: Literal["error", "valid"] = "error",
+    singleton: Singleton = "zero",
+) -> Array:
+    """Group advantage of the rollout plus the advantage of each step among those of its group with the same state.
+
+        Q_t   = Σ_{k>=t} gamma^(k-t) · r_k                      steps of one rollout
+        A^E_i = (R_i - mean_g) / (std_g + eps)                  R_i = Σ_t r_t; rollouts of the group
+        A^S_t = (Q_t - mean_s) / (std_s + eps)                  steps of the group that began in the state s
+        A_t   = A^E_i + weight · A^S_t                          on every token of the step
+
+    With scale="none" (the released code's `mean_norm`; "std" is its `mean_std_norm`) nothing is divided. States are
+    compared within a group and never across prompts; the same rollout may bring a state twice. A state met once gives
+    A^S = 0; if no state is met twice this is GRPO.
+
+    Args:
+        credit: uses reward [R], the step ruler with `step.state` (`score --with states`), and `step.reward` unless
+            rewards="outcome"; reward units.
+        rewards: where r comes from: the rollout's reward on its last step ("outcome"), `step.reward`, or "both" added.
+        gamma: discount per step of the policy's.
+        weight: w, of the step part.
+        scale: "std" (mean_std_norm) or "none" (mean_norm), of both parts.
+        ddof: divisor n - ddof of the std.
+        eps: added to the std.
+        statistics: mean and std of A^E over "trajectories" (paper), or over all "steps" of the group, where long
+            rollouts weigh more (released code).
+        similarity: 1 groups equal states; below, a state joins the first one seen in its group whose difflib ratio with
+            it is at least this.
+        penalty: taken off R and Q of a step whose `step.valid` is false, of that step alone (0.1 in the released code).
+        unjudged: with a penalty, a file without `step.valid`, which an environment writes, is an "error", or all its steps
+            count as "valid".
+        singleton: A^E of a group of one: "zero", its "raw" reward (released code), or an "error".
+
+    Returns:
+        [T] advantages: in standard deviations ("std") or reward units ("none"); 0 where the mask is false or in no step.
+
+    Raises:
+        DataError: rollouts without steps, steps without a state, a missing reward, a penalty without `step.valid`.
+
+    Departures: 1. Statistics over steps are the released code's default; the paper's equation 3 is over rollouts.
+        2. There the penalty is on (0.1); here it is 0 but in its presets, since files without an environment have no
+        invalid actions.
+        3. There rows that pad a batch enter the statistics; here nothing is padded.
+        4. Similar states are matched in the order of rollouts and steps, so that the result depends on nothing else.
+        5. Preset slea is SLEA-RL's credit (arXiv:2603.18079) as its text has it; its released code groups equal states only.
+
+    Bias: the state's mean includes the step itself, which shrinks A^S of n siblings by (n-1)/n; n depends on how often the
+        policy comes to the state, so what rarely met states teach counts less (see `turn_return`). Division by a std of
+        few steps favours states where returns hardly differ.
+
+    >>> from apportion.stages.assign_credit._step_examples import stepped
+    >>> credit = stepped([1.0, 0.0], [[1, 1], [1, 1]], states=[["shop", "till"], ["shop", "exit"]])
+    >>> gigpo(credit, scale="none", gamma=0.5).tolist()
+    [0.75, 0.5, -0.75, -0.5]
+    """
+    if not 0 < similarity <= 1:
+        raise UsageError(f"similarity {similarity}: needed is a number above 0, 1 at most")
+    steps = steps_of(credit)
+    decisions = Decisions.of(credit, steps)
+    own, rows = decisions.own, steps.rows
+    paid = rewards_of(credit, steps, rewards)
+    off = np.zeros(len(paid))
+    if penalty and ("step.valid" in credit.rollouts or unjudged == "error"):
+        remedy = "an environment says which actions were valid; --set unjudged=valid takes all for it"
+        off = penalty * (step_column(credit, steps, "step.valid", remedy) == 0)
+    total = rows.sum(paid) + np.where((rows.sizes == 0) & (rewards != "steps"), credit.reward, 0.0)
+    quality = decisions.returns(paid, gamma) - off
+    score = rows.spread(total) - off
+
+    group = credit.groups.ids[rows.ids]
+    episode = np.zeros(len(paid))
+    if statistics == "steps":
+        episode[own] = Siblings.of(group[own]).compared(score[own], scale, ddof, eps, singleton)
+    else:
+        first = np.where(rows.sizes > 0, total - rows.first(off), total)
+        of_rollout = Siblings.of(credit.groups.ids).compared(first, scale, ddof, eps, singleton)
+        episode = rows.spread(of_rollout)
+        if penalty:
+            # Later steps are placed in the statistics of the rollouts, with a penalty of their own.
+            divisor = np.ones(len(rows))
+            if scale == "std":
+                std = credit.groups.std(first, ddof=ddof)
+                divisor = credit.groups.spread(np.where(std > 0, std + eps, 1.0))
+            episode = episode + (score - rows.spread(first)) / rows.spread(divisor)
+
+    state, texts = states_of(credit, steps)
+    if similarity < 1:
+        state = _similar(group, state, texts, similarity)
+    step = np.zeros(len(paid))
+    step[own] = Siblings.of(state[own], group[own]).compared(quality[own], scale, ddof, eps)
+    return on_own_tokens(credit, steps, episode + weight * step)
+
+
+def _similar(group: Array, state: Array, texts: list[str], threshold: float) -> Array:
+    """[S] the state each step's is taken for: the first of its group that is alike enough, else its own.
+
+    Only the distinct states of a group are compared: equal texts always join the same one.
+    """
+    from difflib import SequenceMatcher
+
+    keys = group * len(texts) + state
+    distinct, first, place = np.unique(keys, return_index=True, return_inverse=True)
+    joined = np.empty(len(distinct), np.int64)
+    leaders: list[int] = []
+    before = -1
+    for each in np.argsort(first, kind="stable").tolist():
+        at = int(first[each])
+        if group[at] != before:
+            leaders, before = [], int(group[at])
+        code = int(state[at])
+        matcher = SequenceMatcher(None, texts[code])
+        for leader in leaders:
+            matcher.set_seq2(texts[leader])
+            if matcher.real_quick_ratio() >= threshold and matcher.ratio() >= threshold:
+                code = leader
+                break
+        else:
+            leaders.append(code)
+        joined[each] = code
+    return joined[place]

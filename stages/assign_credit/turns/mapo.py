@@ -1,0 +1,108 @@
+"""MAPO (MICA): mix how a turn's future compares at its turn index with how its own reward compares to all turns."""
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from ....formats.errors import DataError
+from ....formats.segments import Array
+from ...structure.steps import steps_of
+from ...structure.turns import Decisions, Siblings, on_own_tokens, remark_on_length, step_column
+from ..kind import Credit, credit_method
+
+
+@credit_method(
+    needs=("step.start", "step.end", "step.reward"),
+    granularity="turn",
+    source="arXiv:2603.06194",
+    evidence="second-hand",
+    scope="batch",
+    presets={"v1-ablation": {"alpha": 0.4, "beta": 0.6}},
+    remark=remark_on_length,
+)
+def mapo(
+    credit: Credit,
+    *,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    gamma: float = 0.85,
+    statistics: Literal["batch", "group"] = "batch",
+    ddof: int = 0,
+    eps: float = 1e-8,
+    failed: Literal["mean", "error"] = "mean",
+) -> Array:
+    """Mixed advantage of dialogue turns from one judge's reward for each.
+
+        G_t      = Σ_{k>=t} gamma^(k-t) · r_k
+        A^turn_t  = (G_t - mean) / (std + eps)        over the group's rollouts that have a turn t
+        A^batch_t = (r_t - mean) / (std + eps)        over all turns
+        A_t       = alpha · A^turn_t + beta · A^batch_t
+
+    Not to be confused with arXiv:2509.18849, another method of the same name. Later versions of the paper call it MICA.
+
+    Args:
+        credit: uses the step ruler (`score --with steps`), a step being a turn, and `step.reward`, reward units.
+        alpha: weight of the return's part.
+        beta: weight of the immediate reward's part.
+        gamma: discount per turn.
+        statistics: A^batch is over all turns of the whole file ("batch", v1), or of the prompt's rollouts ("group", v2).
+        ddof: divisor n - ddof of both stds; 0 as in the published module.
+        eps: added to the stds.
+        failed: a reward that is not a number, which a judge could not give, is the "mean" of its rollout's others (0
+            if there are none), or an "error".
+
+    Returns:
+        [T] advantages in standard deviations; 0 where the mask is false or in no turn, and for a part all of whose
+        values are equal.
+
+    Raises:
+        DataError: rollouts without steps; a failed reward with failed="error".
+
+    Departures: 1. The repository's own returns start anew at every user token and discount per token; the estimator its
+        paper describes is not published. Here returns cross turns. 2. A turn index that one rollout alone reached has
+        A^turn = 0 (a guess). 3. Turns of environments take no part; their reward counts in the turn before. 4. The last
+        turn of a truncated rollout takes no part and gets 0 where it has no reward.
+
+    Bias: per-turn-index comparison, which is biased when the policy decides when to stop: the few rollouts that are left
+        at a late turn are no fair sample, and A^batch takes the mean reward off every further turn. See `turn_return`.
+
+        It maximises the sum of the judge's rewards, so their zero matters: of scores that are not centred (0.6 a turn on
+        average, say) longer rollouts collect more, whatever their turns are worth and however they end, and credit can be
+        worse than none. The paper's reward is a difference of distances, which has a zero of its own. Of another judge take the
+        mean off `step.reward` first; `assign-credit` remarks on it where the number of turns makes for much of what rollouts
+        differ in.
+
+    >>> from apportion.stages.assign_credit._step_examples import stepped
+    >>> mapo(stepped([0.0, 0.0], [[1, 1], [1]], reward=[[1.0, 0.0], [0.5]])).round(3).tolist()
+    [1.112, -0.612, -0.5]
+    """
+    steps = steps_of(credit)
+    reward = step_column(credit, steps, "step.reward", "run `apportion score IN --with SCORER -o OUT` for steps first")
+    decisions = _without_cut_turns(credit, Decisions.of(credit, steps), reward)
+    own, rows = decisions.own, steps.rows
+    reward, known = np.where(own | np.isfinite(reward), reward, 0.0), np.isfinite(reward)
+    if not known[own].all():
+        if failed == "error":
+            row = int(rows.ids[np.flatnonzero(~known & own)[0]])
+            raise DataError(f"row {row}, column 'step.reward': a turn without a reward; score it again, or failed=mean")
+        judged = known & own
+        mean = rows.sum(np.where(judged, reward, 0.0)) / np.maximum(rows.sum(judged), 1)
+        reward = np.where(np.isfinite(reward), reward, rows.spread(mean))
+    reward = decisions.handed_back(reward)
+
+    group = credit.groups.ids[rows.ids]
+    advantage = np.zeros(len(reward))
+    ahead = decisions.returns(reward, gamma)
+    by_turn = Siblings.of(decisions.index[own], group[own])
+    by_batch = Siblings.of(np.zeros(int(own.sum()), np.int64) if statistics == "batch" else group[own])
+    advantage[own] = alpha * by_turn.compared(ahead[own], "std", ddof, eps)
+    advantage[own] += beta * by_batch.compared(reward[own], "std", ddof, eps)
+    return on_own_tokens(credit, steps, advantage)
+
+
+def _without_cut_turns(credit: Credit, decisions: Decisions, reward: Array) -> Decisions:
+    """The decisions but for those that the token limit cut off before they could be judged."""
+    last = decisions.own & (decisions.rows.spread(decisions.rows.sum(decisions.own)) == decisions.index + 1)
+    cut = last & ~np.isfinite(reward) & decisions.rows.spread(credit.rollouts.flagged("truncated"))
+    return replace(decisions, own=decisions.own & ~cut)

@@ -1,0 +1,1 @@
+"""Credit from values of states: a critic's, or the mean of probes."""

@@ -1,0 +1,97 @@
+"""GAE: credit from a value per token, the reward and the values to come weighed by λ."""
+
+from typing import Literal
+
+import numpy as np
+
+from ....formats.errors import DataError
+from ....formats.segments import Array, Segments
+from ...structure.turns import Rewards, token_rewards
+from ...structure.values import discounted_sums, token_signal, whitened
+from ..kind import Credit, credit_method
+
+
+@credit_method(
+    needs=("reward", "token.value"),
+    granularity="token",
+    methodology="temporal-difference",
+    source="arXiv:1506.02438, eq. 16; masked tokens and whitening as in verl",
+    evidence="code",
+    scope="batch",
+    presets={
+        "verl": {"lam": 1.0, "whiten": "batch"},
+        "trl": {"lam": 0.95, "whiten": "batch"},
+    },
+)
+def gae(
+    credit: Credit,
+    *,
+    gamma: float = 1.0,
+    lam: float = 0.95,
+    rewards: Rewards = "outcome",
+    value: str = "token.value",
+    whiten: Literal["none", "batch"] = "none",
+    eps: float = 1e-8,
+) -> Array:
+    """Generalised advantage estimation: λ-weighted sum of the temporal differences that follow, per token.
+
+        δ_t = r_t + γ · V_{t+1} - V_t                V after the last token = 0
+        A_t = δ_t + γ · λ · A_{t+1}
+        A   = (A - mean) / √(var + eps)              whiten = "batch": over the file's policy tokens, var with n - 1
+
+    Tokens an environment wrote are skipped: t + 1 is the policy's next token, whatever stands between. V_t is the value
+    before token t is chosen. λ = 0 gives the one-step change, λ = 1 the return to come minus V_t.
+
+    Args:
+        credit: uses reward [R] (and step.reward), reward units, and the value column, reward units.
+        gamma: discount a token, 0 to 1.
+        lam: λ, 0 to 1: 0.95 the classic choice (ours, TRL), 1 verl's default.
+        rewards: "outcome" puts the rollout's reward on its last policy token; "steps" puts `step.reward` on the last
+            policy token of each step (of a step without one, on the last before it; on the first where there is
+            none); "both".
+        value: column with the value of each token; that of masked tokens is not read.
+        whiten: "none", or "batch" over all rollouts of the file; then the advantages of groups depend on each other.
+        eps: added to the variance, inside the root.
+
+    Returns:
+        [T] advantages: reward units, in standard deviations with whiten="batch"; 0 where the mask is false.
+
+    Raises:
+        DataError: a missing reward or value; no column `value`, or no `step.reward` where asked for.
+
+    Departures: 1. the paper does not whiten; implementations of PPO do. 2. OpenRLHF sets value and reward of masked
+        tokens to 0 instead of skipping them, and older verl discounts across them; both would let what an environment
+        wrote change the credit of other tokens, so neither is offered. 3. There are no groups in it: equal rewards
+        give 0 only where the values say so. 4. `scope` is the batch for whiten="batch"; without it the file is read
+        at once for nothing.
+
+    >>> from apportion.stages.assign_credit._examples import rollouts_of
+    >>> from apportion.formats.ragged import Ragged
+    >>> import numpy as np
+    >>> batch = rollouts_of([1.0], tokens=[[4, 5, 6]])
+    >>> batch = batch.with_columns({"token.value": Ragged.from_lists([[0.5, 0.6, 0.4]], np.float32)})
+    >>> gae(Credit(batch)).round(4).tolist()
+    [0.4515, 0.37, 0.6]
+    """
+    if value not in credit.rollouts:
+        raise DataError(f"no column {value!r}, which gae needs; a critic's values go there, one a response token")
+    everywhere = bool(credit.mask.all())
+    own = slice(None) if everywhere else np.flatnonzero(credit.mask)
+    inside = credit.tokens if everywhere else Segments.of_sizes(credit.tokens.sum(credit.mask))
+    values = token_signal(credit, value)[own]
+    reward = token_rewards(credit, inside, rewards)
+    following = np.zeros(len(values))
+    following[:-1] = values[1:]
+    following[inside.offsets[1:][inside.sizes > 0] - 1] = 0.0
+    difference = following  # in place: these are as long as the file
+    difference *= gamma
+    difference += reward
+    difference -= values
+    advantage = discounted_sums(difference, inside, gamma * lam)
+    if whiten == "batch":
+        advantage = whitened(advantage, np.ones(len(values), bool), eps=eps)
+    if everywhere:
+        return advantage
+    out = np.zeros(len(credit.mask))
+    out[own] = advantage
+    return out

@@ -1,0 +1,141 @@
+"""A JSON Schema of recipe files, made from the table of commands: editors complete and check with it."""
+
+import re
+from collections.abc import Mapping
+from inspect import Parameter
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from .table import Command, Option, commands
+
+EXPRESSION = {"$ref": "#/$defs/expression"}
+STEPS = {"$ref": "#/$defs/steps"}
+_NUMBERS = {
+    int: ("integer", r"^[-+]?[0-9]+$"),
+    float: ("number", r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$"),
+}
+_LISTED = re.compile(r"see `apportion list (methods|scorers|strategies|objectives)`")
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12): keys of a recipe, of its loops, and of every command, with types, defaults and help.
+
+    Unknown keys are refused. `${…}` stands wherever a number, a truth value or a choice does.
+    """
+    known = commands()
+    steps = {name: {"$ref": f"#/$defs/{_slug(name)}"} for name in known}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "apportion recipe",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["steps"],
+        "properties": {
+            "name": {"type": "string", "description": "The recipe's name; default the file's."},
+            "about": {"type": "string", "description": "What it does, in one line."},
+            "vars": {"type": ["object", "null"], "description": "Variables for ${…}; --set changes them."},
+            "steps": STEPS,
+        },
+        "$defs": {
+            "expression": {
+                "type": "string",
+                "pattern": r"^\$\{[^}]*\}$",
+                "description": "Variables, numbers, strings, + - * / // %, latest('command'), every('command').",
+            },
+            "steps": {
+                "type": "array",
+                "minItems": 1,
+                "items": {
+                    "type": "object",
+                    "description": "One command with its options, or a loop.",
+                    "additionalProperties": False,
+                    "minProperties": 1,
+                    "maxProperties": 1,
+                    "properties": {"loop": {"$ref": "#/$defs/loop"}, **steps},
+                },
+            },
+            "loop": _loop(),
+            **{_slug(name): _command(command) for name, command in known.items()},
+        },
+    }
+
+
+def _slug(name: str) -> str:
+    return f"command-{name.replace(' ', '-')}"
+
+
+def _loop() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": "Steps repeated with a variable bound to each value.",
+        "additionalProperties": False,
+        "required": ["var", "steps"],
+        "oneOf": [{"required": ["range"]}, {"required": ["in"]}],
+        "properties": {
+            "var": {"type": "string", "description": "The variable's name."},
+            "range": {"anyOf": [{"type": "integer", "minimum": 0}, EXPRESSION], "description": "How often, from 0."},
+            "in": {"anyOf": [{"type": "array"}, EXPRESSION], "description": "The values, a list."},
+            "independent": {
+                "type": "boolean",
+                "default": False,
+                "description": "A turn does not see the outputs of those before it.",
+            },
+            "steps": STEPS,
+        },
+    }
+
+
+def _command(command: Command) -> dict[str, Any]:
+    options = {key: option for key, option in command.options().items() if key != "force"}
+    required = [key for key, option in options.items() if option.required]
+    return {
+        "type": "object" if required else ["object", "null"],
+        "description": command.summary,
+        "additionalProperties": False,
+        **({"required": required} if required else {}),
+        "properties": {key: _option(option) for key, option in options.items()},
+    }
+
+
+def _option(option: Option) -> dict[str, Any]:
+    found = _of_type(option.type)
+    names = _LISTED.search(option.help)
+    if names:  # any text will do, since plugins bring names of their own; these are for completion
+        found = {"anyOf": [{"enum": _names(names[1])}, found]}
+    found = {**found, "description": option.help}
+    default = option.default
+    if default is not Parameter.empty and default is not None:
+        found["default"] = str(default) if isinstance(default, Path) else default
+    return found
+
+
+def _names(kind: str) -> list[str]:
+    from .catalogue import catalogue
+
+    return [entry["name"] for entry in catalogue(kind).entries]  # type: ignore[arg-type]
+
+
+def _of_type(kind: Any) -> dict[str, Any]:
+    """What a recipe may write for a parameter of this Python type."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return {"anyOf": [each for part in parts for each in _choices(_of_type(part))]}
+    if kind is NoneType:
+        return {"type": "null"}
+    if kind is bool:
+        return {"anyOf": [{"type": "boolean"}, EXPRESSION]}
+    if kind in _NUMBERS:
+        name, text = _NUMBERS[kind]  # YAML 1.1 reads 3e-4 as text, which is converted later
+        return {"anyOf": [{"type": name}, {"type": "string", "pattern": text}, EXPRESSION]}
+    if origin is Literal:
+        return {"anyOf": [{"enum": list(parts)}, EXPRESSION]}
+    if origin is list:
+        return {"anyOf": [{"type": "array", "items": _of_type(parts[0])}, EXPRESSION]}
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        return {"anyOf": [{"type": "object"}, EXPRESSION]}
+    return {"type": "string"}
+
+
+def _choices(found: dict[str, Any]) -> list[dict[str, Any]]:
+    return found["anyOf"] if set(found) == {"anyOf"} else [found]

@@ -1,0 +1,179 @@
+"""The one driver of rollouts → rollouts stages: streams whole groups, keeps every other column, records history."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ... import __version__
+from ...formats.errors import ApportionError, DataError, UsageError
+from ...formats.files import whole_directory
+from ...formats.invariants import missing_paths
+from ...formats.parquet import STREAM, RolloutFile, check_names, check_output, files_of, write_rollouts
+from ...formats.provenance import Record
+from ...formats.rollouts import Rollouts
+from .options import at_least
+from .progress import track
+from .registry import load_plugins, plugin_digests, plugins_loaded
+from .trust import remote_code_is_trusted, trust_remote_code
+
+PRODUCED_BY = {
+    "reward": "run `apportion score IN --with verify -o OUT` first",
+    "node.id": "run `apportion tree-build IN -o OUT` first",
+    "step.start": "run `apportion score IN --with steps -o OUT` first",
+    "step.state": "run `apportion score IN --with states -o OUT` first, or bring it from the environment",
+    "parent_id": "run `apportion sample --from IN --strategy vine -o OUT` first, and score that",
+    "token.entropy": "run `apportion score IN --with entropy -o OUT` first",
+    "token.value": "a critic writes it: one value a response token, before the token is chosen",
+    "token.logprob": "sample with an engine that reports log-probabilities",
+    "pair_id": "run `apportion sample --from IN --strategy inject_errors -o OUT` first",
+    "token.advantage": "run `apportion assign-credit IN --method grpo -o OUT` first",
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a stage wrote: the place, and rows, groups and tokens in it."""
+
+    out: str
+    rollouts: int
+    groups: int
+    tokens: int
+
+    def render(self) -> None:
+        """One line on standard error."""
+        print(self.line(), file=sys.stderr)
+
+    def line(self) -> str:
+        """What is told of it."""
+        return f"{self.out}: {self.rollouts:,} rollouts, {self.groups:,} groups, {self.tokens:,} tokens"
+
+
+def require(file: RolloutFile, needs: tuple[str, ...], who: str) -> None:
+    """DataError naming the first column `who` needs and the file lacks, and the stage that makes it."""
+    for path in missing_paths(file.schema, needs):
+        remedy = PRODUCED_BY.get(path, f"add it, or see `apportion list` for what makes {path!r}")
+        if path.startswith("token.advantage_"):
+            remedy = f"run `apportion assign-credit IN --method METHOD --as {path.removeprefix('token.')} -o OUT` first"
+        raise DataError(f"{file.path}: no column {path!r}, which {who} needs; {remedy}")
+
+
+def map_rollouts(
+    transform: Callable[[Rollouts], Rollouts],
+    source: Path,
+    out: Path,
+    *,
+    stage: str,
+    parameters: Mapping[str, Any],
+    needs: tuple[str, ...] = (),
+    who: str = "",
+    force: bool = False,
+    inputs: Mapping[str, str] | None = None,
+    workers: int = 1,
+    whole: bool = False,
+) -> Written:
+    """Apply `transform` to every batch of whole groups of `source` and write the result to `out`.
+
+    A directory is mapped file by file into a directory, `workers` files at the same time, each in a process of its own;
+    `transform` then has to be picklable (a function of a module, or a partial of one). `parameters` and the inputs'
+    digests go into the history. With `whole`, `transform` gets a file's rollouts all at once, and there is just one file:
+    what it computes is over all of them. Raises UsageError (missing input, existing output) and DataError (missing column, broken
+    invariant); the place is in the message, and nothing is left behind.
+    """
+    at_least(1, workers=workers)
+    job = partial(
+        _map_file, transform,
+        stage=stage, parameters=parameters, needs=needs, who=who or stage, inputs=inputs or {}, whole=whole,
+    )  # fmt: skip
+    files = files_of(source)
+    if files == [source]:
+        return job(source, out, force=force)
+    if whole:
+        raise UsageError(
+            f"{source}: {who or stage} compares all rollouts, which have to be in one file; merge them first"
+        )
+    if out == STREAM:
+        raise UsageError(f"{source}: a directory cannot be written to standard output; name a directory with -o")
+    check_output(out, force=force, directory=True)
+    check_names(map(RolloutFile, files))
+    counts = {"rollouts": 0, "groups": 0, "tokens": 0}
+    with whole_directory(out, force=force) as folder:
+        jobs = [partial(job, file, folder / file.name) for file in files]
+        for written in track(_in_order(jobs, workers), total=len(jobs), what=f"{stage}, files"):
+            counts = {name: counts[name] + getattr(written, name) for name in counts}
+    return Written(str(out), **counts)
+
+
+def _map_file(
+    transform: Callable[[Rollouts], Rollouts],
+    source: Path,
+    out: Path,
+    *,
+    stage: str,
+    parameters: Mapping[str, Any],
+    needs: tuple[str, ...],
+    who: str,
+    inputs: Mapping[str, str],
+    whole: bool,
+    force: bool = False,
+) -> Written:
+    if out != STREAM:
+        check_output(out, force=force)
+    file = RolloutFile(source)
+    require(file, needs, who)
+    if file.num_rows == 0:
+        raise DataError(f"{source}: no rollouts in it")
+    record = Record(
+        stage=stage,
+        version=__version__,
+        parameters=parameters,
+        inputs={"rollouts": file.digest(), **plugin_digests(stage, parameters), **inputs},
+    )
+
+    def transformed() -> Iterator[Rollouts]:
+        row = 0
+        batches = [file.read(check=needs)] if whole else file.batches(check=needs)
+        for batch in track(batches, total=1 if whole else file.num_row_groups, what=stage):
+            try:
+                result = transform(batch)
+            except DataError as error:
+                raise DataError(f"{source} (rows from {row}): {error}") from error
+            row += len(batch)
+            yield result
+
+    counts = write_rollouts(out, transformed(), file.provenance.with_record(record), force=force)
+    return Written(str(out), **counts)
+
+
+def _begin(plugins: list[Path], trusted: bool) -> None:
+    """What the command line has said, in a worker."""
+    trust_remote_code(trusted)
+    load_plugins(plugins)
+
+
+def _in_order(jobs: Sequence[Callable[[], Written]], workers: int) -> Iterator[Written]:
+    """The jobs' results in their order, made by up to `workers` processes; the first fault ends them all."""
+    workers = min(workers, len(jobs))
+    if workers == 1:
+        yield from (job() for job in jobs)
+        return
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
+    # Forked processes would inherit the locks of torch's and pyarrow's threads; spawned ones start clean.
+    given = (plugins_loaded(), remote_code_is_trusted())
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, given) as pool:
+        futures = [pool.submit(job) for job in jobs]
+        try:
+            for future in futures:
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise ApportionError(
+                "a worker process was ended from outside, most likely for want of memory; try fewer --workers"
+            ) from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

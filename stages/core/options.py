@@ -1,0 +1,192 @@
+"""Options given as text or YAML, typed by the signature of the function they go to."""
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from inspect import Parameter
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+from ...formats.errors import UsageError, unknown
+from .registry import options_of
+
+
+@dataclass(frozen=True)
+class Flag:
+    """In an `Annotated` hint: the option's names on the command line, where they are not made from Python's name.
+
+    The first long one, without its dashes, is the key in a recipe.
+    """
+
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Output(Flag):
+    """A Flag of an option that names what the command writes. Such a place is neither an input nor another output, and a
+    recipe's lie in the folder of its run.
+
+    in_place: it may be the input file, which --force then replaces by the same rollouts with more in them.
+    is_filled: a folder that outputs are put into; what is in it stays.
+    """
+
+    in_place: bool = False
+    is_filled: bool = False
+
+
+OUT = Output(("-o", "--out"))
+ROLLOUTS_OUT = Output(("-o", "--out"), in_place=True)
+QUOTES = "; text that begins with a bracket needs quotes of its own: --set 'name=\"{text}\"'"
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+
+
+@cache
+def parameter_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The parameters' type hints, `Annotated` kept. `return` is left alone: it may be a name for the type checker only."""
+    parameters = {name: hint for name, hint in function.__annotations__.items() if name != "return"}
+    bare = type("bare", (), {"__annotations__": parameters})
+    return get_type_hints(bare, globalns=function.__globals__, include_extras=True)
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    """Made once a type: a plan has many steps with the same options."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def typed_options(function: Callable[..., Any], given: Mapping[str, Any], whose: str) -> dict[str, Any]:
+    """Every keyword-only option of `function`: its default, or the given value converted to its annotated type.
+
+    Raises UsageError for an unknown name (with a did-you-mean), a value of another type, NaN, or a missing one.
+    """
+    hints = parameter_hints(function)
+    return typed_values(
+        {name: (hints[name], parameter.default) for name, parameter in options_of(function).items()}, given, whose
+    )
+
+
+def typed_values(wanted: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any], whose: str) -> dict[str, Any]:
+    """The same for {name: (type, default)}; a default of Parameter.empty makes the option required.
+
+    None is a value where the type has it, and elsewhere leaves the option at its default.
+    """
+    from pydantic import ValidationError
+
+    for name in given:
+        if name not in wanted:
+            raise unknown(f"option of {whose}", str(name), wanted)
+    resolved: dict[str, Any] = {}
+    for name, (kind, default) in wanted.items():
+        if given.get(name) is None and not (name in given and _takes_none(kind)):
+            if default is Parameter.empty:
+                raise UsageError(f"{whose} needs the option {name!r}")
+            resolved[name] = default
+            continue
+        value = given[name]
+        if kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)  # pydantic has other words for 1e25 than for its digits
+        try:
+            resolved[name] = _adapter(kind).validate_python(value)
+        except OverflowError:  # a whole number of 400 digits where a float is needed
+            raise UsageError(f"option {name!r} of {whose}: a number that is too large for a float") from None
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"]
+            text = isinstance(given[name], dict | list) and "string" in problem
+            raise UsageError(
+                f"option {name!r} of {whose}: {given[name]!r:.200}: {problem[0].lower()}{problem[1:]}{QUOTES if text else ''}"
+            ) from error
+        resolved[name] = with_home(resolved[name])
+        if isinstance(resolved[name], float) and math.isnan(resolved[name]):
+            raise UsageError(f"option {name!r} of {whose}: nan, needed is a number")
+        check_width(resolved[name], f"option {name!r} of {whose}")
+    return resolved
+
+
+def with_home(value: Any) -> Any:
+    """A path, or each of several, with `~` opened as the shell does it where the path is a word of its own."""
+    if isinstance(value, list):
+        return [with_home(each) for each in value]
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) and str(value).startswith("~") else value
+
+
+def check_width(value: Any, where: str) -> None:
+    """UsageError for a whole number that has no place in 64 bits, where seeds and sizes are kept."""
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, int) and not -(1 << 63) <= each < 1 << 63:
+            raise UsageError(f"{where}: a number of {each.bit_length()} bits; needed is one from -2^63 to 2^63 - 1")
+
+
+def _takes_none(kind: Any) -> bool:
+    return kind is Any or NoneType in get_args(kind)
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """["name=value", …] with YAML values, and None as Python writes it. UsageError for one without `=`."""
+    from ...formats.plain_yaml import NotPlain, NotYaml, read_yaml
+
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set {setting}: needed is name=value")
+        try:
+            parsed[name.strip()] = read_yaml(text) if text else ""
+            if text == "None":
+                parsed[name.strip()] = None
+            elif _EXPONENT.fullmatch(text):  # 2e-4 is text to YAML 1.1, which wants 2.0e-4
+                parsed[name.strip()] = float(text)
+        except NotYaml as error:
+            raise UsageError(f"--set {setting:.200}: the value is not YAML{QUOTES}") from error
+        except NotPlain as error:
+            raise UsageError(f"--set {setting:.200}: {error}") from error
+    return parsed
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text in an option's value, lists and settings opened: the values that may name a file or an entry. An empty one
+    names none."""
+    if isinstance(value, str):
+        if value:
+            yield value
+    elif isinstance(value, Mapping | list):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from texts_in(each)
+
+
+def at_least(least: float, **values: float) -> None:
+    """UsageError for the first value that is below `least`, infinite or NaN."""
+    for name, value in values.items():
+        if not value >= least:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: needed is {least} or more")
+    finite(**values)
+
+
+def finite(**values: float) -> None:
+    """UsageError for the first value that is infinite or NaN."""
+    for name, value in values.items():
+        if not abs(value) < math.inf:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: needed is a finite number")
+
+
+def at_least_one(strategy: str, **values: int) -> None:
+    """The same for options of a strategy, which cannot be below 1."""
+    for name, value in values.items():
+        if value < 1:
+            raise UsageError(f"option {name!r} of strategy {strategy!r}: {value}, needed is 1 or more")
+
+
+def as_json(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they are recorded."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+    return {name: plain(value) for name, value in options.items()}

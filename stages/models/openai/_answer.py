@@ -1,0 +1,144 @@
+"""What a server that speaks OpenAI's completions API answers, taken apart."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..engine import Alternatives
+
+LOWEST = -9999.0  # what vLLM says for -inf, which JSON does not have
+ROUNDING = 0.01  # a probability may come out above 1 by so much, as a logarithm, in a server's small floats
+MOST_TOKENS = 2**31 - 1  # nothing holds more
+TOKEN_ID = "token_id:"  # how vLLM writes a token when it is told to
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One choice of the server's, taken apart. None: it did not say.
+
+    logprobs: [T] of the tokens; top: at each place, the most likely tokens' ids and log-probabilities.
+    stop_reason: what ended it, where that is known: a stop text or a token id. prompt_tokens: that the server read;
+    cached_tokens: those of them that it did not compute; made: that it made. listed: ids are in llama.cpp's list of
+    log-probabilities, which leaves out the tokens of a stop text, and those that end within a character.
+    """
+
+    text: str
+    finish_reason: str
+    stop_reason: str | int | None
+    ids: list[int] | None
+    logprobs: list[float] | None
+    top: list[dict[int, float]] | None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    made: int | None = None
+    listed: bool = False
+
+    def cut(self, size: int) -> "Answer":
+        """Its first tokens only."""
+        ids, logprobs, top = (None if each is None else each[:size] for each in (self.ids, self.logprobs, self.top))
+        return replace(self, ids=ids, logprobs=logprobs, top=top)  # pyright: ignore[reportArgumentType]
+
+
+def answer_of(content: Any, vocabulary: int) -> Answer:
+    """The first choice. It raises whatever a wrong shape makes it raise, and ValueError for values that cannot be: token
+    ids that are not whole numbers below `vocabulary`, log-probabilities that are not finite or above 0."""
+    if "choices" not in content and "error" in content:
+        raise ValueError(str(content["error"]))
+    choice = content["choices"][0]
+    said = choice.get("logprobs") or {}
+    tokens, logprobs, top = _per_token(said, vocabulary)
+    ids = choice.get("token_ids")
+    ids = tokens if ids is None else [_token(token, vocabulary) for token in ids]
+    if ids is not None and logprobs is not None and len(ids) != len(logprobs):
+        raise ValueError(f"{len(ids)} token ids but {len(logprobs)} log-probabilities")
+    text = choice.get("text")
+    if not isinstance(text, str | None):
+        raise ValueError(f"a text of kind {type(text).__name__}")
+    reason = choice.get("stop_reason", choice.get("matched_stop"))
+    usage = content.get("usage") or {}
+    return Answer(
+        text=text or "",
+        finish_reason=str(choice.get("finish_reason")),
+        stop_reason=reason if isinstance(reason, str | int) else None,
+        ids=ids, logprobs=logprobs, top=top, prompt_tokens=_count(usage.get("prompt_tokens")),
+        cached_tokens=_count((usage.get("prompt_tokens_details") or {}).get("cached_tokens")),
+        made=_count(usage.get("completion_tokens")),
+        listed=ids is not None and ids is tokens and "content" in said,
+    )  # fmt: skip
+
+
+def _per_token(
+    said: Mapping[str, Any], vocabulary: int
+) -> tuple[list[int] | None, list[float] | None, list[dict[int, float]] | None]:
+    """Ids, log-probabilities and most likely tokens, in OpenAI's form or in llama.cpp's. None for what is not there."""
+    if "content" in said:
+        places = said["content"]
+        if not all("id" in place and "logprob" in place for place in places):
+            return None, None, None
+        ids = [_token(place["id"], vocabulary) for place in places]
+        top = [
+            {_token(each["id"], vocabulary): _likely(each["logprob"]) for each in place.get("top_logprobs", ())}
+            for place in places
+        ]
+        return ids, [_logprob(place["logprob"]) for place in places], top
+    values = said.get("token_logprobs")
+    logprobs = None if values is None else [_logprob(value) for value in values]
+    tokens = said.get("tokens")
+    if not tokens or not all(token.startswith(TOKEN_ID) for token in tokens):
+        return None, logprobs, None
+    top = said.get("top_logprobs")
+    if top is not None:
+        top = [{_named(token, vocabulary): _likely(value) for token, value in (place or {}).items()} for place in top]
+    return [_named(token, vocabulary) for token in tokens], logprobs, top
+
+
+def _token(value: Any, vocabulary: int) -> int:
+    """A token id. 1.9, true and "7" are none."""
+    if type(value) is not int or not 0 <= value < vocabulary:
+        raise ValueError(f"a token id of {str(value)[:40]}, needed is a whole number below {vocabulary:,}")
+    return value
+
+
+def _named(token: str, vocabulary: int) -> int:
+    digits = token.removeprefix(TOKEN_ID)
+    if not (digits.isascii() and digits.isdecimal()):
+        raise ValueError(f"a token id of {digits[:40]!r}")
+    return _token(int(digits), vocabulary)
+
+
+def _logprob(value: Any) -> float:
+    number = _likely(value)
+    if not math.isfinite(number):
+        raise ValueError("a log-probability that is no finite number")
+    return number
+
+
+def _likely(value: Any) -> float:
+    """A number; -inf, which some servers write for a token that cannot come, is one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        raise ValueError("a log-probability that is no number")
+    if value > ROUNDING:
+        raise ValueError(f"a log-probability of {value:g}")
+    return float(value)
+
+
+def _count(value: Any) -> int | None:
+    """How many tokens; None where the server does not say."""
+    if value is not None and (type(value) is not int or not 0 <= value <= MOST_TOKENS):
+        raise ValueError(f"a number of tokens of {str(value)[:40]}")
+    return value
+
+
+def alternatives_of(top: Sequence[Mapping[int, float]], count: int) -> Alternatives:
+    """The `count` most likely tokens of each place; equally likely ones by their number."""
+    ids = np.full((len(top), count), -1, np.int32)
+    logprobs = np.full((len(top), count), -np.inf, np.float32)
+    for place, likely in enumerate(top):
+        ordered = sorted(likely.items(), key=lambda each: (-each[1], each[0]))[:count]
+        ordered = [each for each in ordered if each[1] > LOWEST]
+        ids[place, : len(ordered)] = [token for token, _ in ordered]
+        logprobs[place, : len(ordered)] = [value for _, value in ordered]
+    return Alternatives(ids, logprobs)

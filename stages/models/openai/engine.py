@@ -1,0 +1,290 @@
+"""Sampling with a server that speaks OpenAI's completions API: vLLM, SGLang, llama.cpp …
+
+Prompts are sent as token ids, every sample as a request of its own; as text to a server that takes no ids, and then it has
+to read as many tokens as there are. Token ids come back where the server can say them (vLLM and SGLang with
+`return_token_ids`, llama.cpp with its log-probabilities); elsewhere the text is encoded again with the tokenizer of
+--model. llama.cpp's list of log-probabilities leaves out the tokens of a stop text, and those that end within a
+character: it is not told of stop texts, its answers are cut here, and one that lacks tokens is an error. Which weights a
+server has is its own word: nothing here verifies it.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from ....formats.errors import UsageError
+from ..engine import Completion, EngineLost, Floats, Request, Sampling, Usage
+from ..kind import ENGINES, EngineEntry
+from ..policy import ModelSource
+from ..stop import StopTexts
+from ._answer import Answer, alternatives_of, answer_of
+from ._client import NO_KEY, Server, Unanswered, asked, body_of
+from ._meeting import meet, written
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+Reported = Literal["raw", "tempered", "sampling"]
+
+
+class OpenAIEngine:
+    """Asks a server for each sample, up to `concurrency` at a time.
+
+    A rollout that gets no answer is a completion with the finish reason "error"; the others go on. The server counts as
+    lost when `concurrency` requests in a row (8 at least) got none, or the last ones and then one for a single token.
+    """
+
+    name = "openai"
+    can_fail = True
+
+    def __init__(
+        self, server: Server, tokenizer: Any, first: Answer, *,
+        version: str = "", context: int | None = None, concurrency: int = 32, seeds: bool = True,
+        reported: Reported = "raw", begins: bool = False,
+    ):  # fmt: skip
+        self.version = version
+        self.identity = f"served:{server.model}"
+        self.row_seeds = seeds
+        self.tokens_exact = first.ids is not None and not server.text
+        self._stops_here = first.listed  # such a server would leave out the tokens of a stop text
+        self._begins = begins  # it puts the beginning of a sequence before a text itself
+        self.context = context
+        self._server, self._tokenizer, self._concurrency, self._reported = server, tokenizer, concurrency, reported
+        self._has_logprobs = self.tokens_exact and first.logprobs is not None
+        self._lost_after = max(8, concurrency)
+        self._unanswered = 0  # in a row
+        self._usage = Usage()
+        self._says_cached = False
+
+    @property
+    def usage(self) -> Usage:
+        """Of the answers so far. What was cached is known where the server said so once: of none, many say nothing."""
+        return self._usage if self._says_cached else replace(self._usage, cached_tokens=None)
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`. UsageError for what the server refuses, EngineLost when it does not answer any more."""
+        for request in requests:
+            self._limit(request, sampling)
+        found: list[list[Completion | None]] = [[None] * len(request.seeds) for request in requests]
+        try:
+            asyncio.run(self._generate(requests, sampling, found, on_progress or (lambda _: None)))
+        except BaseExceptionGroup as group:  # the others in it were cancelled, or saw the same
+            raise group.exceptions[0] from group
+        return [[each for each in group if each is not None] for group in found]
+
+    async def _generate(
+        self, requests: Sequence[Request], sampling: Sampling, found: list[list[Completion | None]],
+        on_progress: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        rows = iter([(index, row) for index, request in enumerate(requests) for row in range(len(request.seeds))])
+
+        async def work(client: "AsyncOpenAI") -> None:
+            for index, row in rows:  # one iterator for all workers
+                found[index][row] = await self._complete(client, requests[index], row, sampling)
+                on_progress(1)
+
+        async with self._server.client() as client, asyncio.TaskGroup() as workers:
+            for _ in range(min(self._concurrency, sum(map(len, found)))):
+                workers.create_task(work(client))
+        if self._unanswered:  # the last rows failed: by themselves, or is the server gone?
+            await self._check_there(requests)
+
+    async def _check_there(self, requests: Sequence[Request]) -> None:
+        prompt = self._prompt(list(requests[0].prefix_ids))
+        try:
+            async with self._server.client() as client:
+                body = body_of(self._server, Sampling(), prompt, 1)
+                await asked(client, self._server, body, lambda content: answer_of(content, self._server.vocabulary))
+        except Unanswered as error:
+            raise self._lost(error) from error
+        self._unanswered = 0
+
+    def _lost(self, error: Unanswered) -> EngineLost:
+        return EngineLost(f"{self._server.base_url}: no answer to {self._unanswered} requests in a row ({error})")
+
+    async def _complete(self, client: "AsyncOpenAI", request: Request, row: int, sampling: Sampling) -> Completion:
+        limit = self._limit(request, sampling)
+        if limit < 1:
+            return self._empty("length", sampling)
+        prefix = list(request.prefix_ids)
+        asked_for = replace(sampling, stop=()) if self._stops_here else sampling
+        body = body_of(self._server, asked_for, self._prompt(prefix), limit)
+        if self.row_seeds and sampling.temperature > 0:
+            body["seed"] = int(request.seeds[row])
+
+        def read(content: Any) -> tuple[Completion, Answer]:
+            answer = answer_of(content, self._server.vocabulary)
+            if len(answer.ids or ()) > limit:
+                raise ValueError(f"{len(answer.ids or ())} tokens where {limit} were asked for")
+            return self._completion(answer, sampling), answer
+
+        try:
+            completion, answer = await asked(client, self._server, body, read)
+        except Unanswered as error:
+            self._unanswered += 1
+            if self._unanswered >= self._lost_after:
+                raise self._lost(error) from error
+            return self._empty("error", sampling, str(error))
+        self._unanswered = 0
+        if self._server.text and answer.prompt_tokens not in (None, len(prefix)):
+            return self._empty("error", sampling, f"it read {answer.prompt_tokens} tokens of a prefix of {len(prefix)}")
+        if self.tokens_exact and answer.made not in (None, len(answer.ids or ())):
+            return self._empty("error", sampling, f"it made {answer.made} tokens and names {len(answer.ids or ())}")
+        self._says_cached |= answer.cached_tokens is not None
+        self._usage += Usage(len(prefix), min(answer.cached_tokens or 0, len(prefix)), len(completion.ids))
+        return completion
+
+    def _prompt(self, prefix: list[int]) -> list[int] | str:
+        """As the server takes it."""
+        if not self._server.text:
+            return prefix
+        begun = self._begins and prefix[0] == self._tokenizer.bos_token_id
+        return written(self._tokenizer, prefix[1:] if begun else prefix)
+
+    def _limit(self, request: Request, sampling: Sampling) -> int:
+        size = len(request.prefix_ids)
+        if size == 0:
+            raise UsageError("an empty prefix: a model needs at least one token to continue")
+        limit = sampling.max_tokens if request.max_tokens is None else min(request.max_tokens, sampling.max_tokens)
+        if self.context is None:
+            return limit
+        if size >= self.context:
+            raise UsageError(f"a prompt of {size:,} tokens does not fit the model's context of {self.context:,}")
+        return min(limit, self.context - size)
+
+    def _completion(self, answer: Answer, sampling: Sampling) -> Completion:
+        """ValueError for an answer that says less than the server's first one did."""
+        if answer.finish_reason not in ("stop", "length"):
+            raise ValueError(f"it ended with finish_reason {answer.finish_reason!r}")
+        if self._stops_here:
+            answer = self._stopped(answer, sampling.stop)
+        by_text = answer.finish_reason == "stop" and self._ended_by_text(answer, sampling)
+        reason = "stop_text" if by_text else answer.finish_reason
+        if not self.tokens_exact:
+            ids = list(self._tokenizer(answer.text, add_special_tokens=False)["input_ids"])
+            if reason == "stop" and self._tokenizer.eos_token_id is not None:
+                ids.append(self._tokenizer.eos_token_id)
+            return Completion(np.array(ids, np.int32), None, reason)
+        if answer.ids is None or (self._has_logprobs and answer.logprobs is None):
+            raise ValueError("it lacks token ids or log-probabilities, which the first answer had")
+        logprobs, raw = self._known(answer.logprobs if self._has_logprobs else None, sampling)
+        others = None
+        if sampling.alternatives and answer.top is not None:
+            others = alternatives_of(answer.top, sampling.alternatives)
+        return Completion(np.array(answer.ids, np.int32), logprobs, reason, raw, others)
+
+    def _stopped(self, answer: Answer, stop: tuple[str, ...]) -> Answer:
+        """The answer as far as the token that completes one of the stop texts."""
+        if answer.ids is None and answer.made:  # it leaves the list out where nothing is in it
+            return replace(answer, ids=[], logprobs=[], top=[])
+        texts = StopTexts(self._tokenizer, stop)
+        for size, token in enumerate(answer.ids or (), 1):
+            if texts.completed([0], [token])[0]:
+                return replace(answer.cut(size), finish_reason="stop")
+        return answer
+
+    def _ended_by_text(self, answer: Answer, sampling: Sampling) -> bool:
+        if isinstance(answer.stop_reason, str):
+            return answer.stop_reason in sampling.stop
+        if answer.stop_reason is not None or not sampling.stop:
+            return False
+        if answer.ids is None:  # the text does not show it: the server may have cut the stop text off
+            return True
+        text = self._tokenizer.decode(answer.ids, skip_special_tokens=True)
+        return any(stop in text for stop in sampling.stop)
+
+    def _known(self, values: list[float] | None, sampling: Sampling) -> tuple[Floats | None, Floats | None]:
+        """The reported log-probabilities as those of the sampling distribution, and of the policy at temperature 1.
+
+        None where the distribution is another one. With temperature 0 the first are the policy's own, as everywhere.
+        """
+        if values is None:
+            return None, None
+        floats = np.minimum(np.array(values, np.float32), np.float32(0))
+        if self._reported == "raw":
+            return (floats if sampling.is_raw or sampling.temperature == 0 else None), floats
+        whole = sampling.top_p >= 1 and sampling.top_k == 0
+        if self._reported == "tempered":
+            at_one = sampling.temperature in (0, 1)
+            return (floats if whole else None), (floats if at_one else None)
+        return floats, (floats if sampling.is_raw else None)
+
+    def _empty(self, reason: str, sampling: Sampling, error: str | None = None) -> Completion:
+        """No tokens, and no log-probabilities exactly where the others have none."""
+        logprobs, raw = self._known([] if self._has_logprobs else None, sampling)
+        others = alternatives_of([], sampling.alternatives) if sampling.alternatives else None
+        return Completion(np.empty(0, np.int32), logprobs, reason, raw, others, error)
+
+
+def _open(
+    source: ModelSource,
+    seed: int,
+    *,
+    base_url: str = "http://localhost:8000/v1",
+    served_model: str | None = None,
+    api_key_env: str | None = None,
+    concurrency: int = 32,
+    timeout_s: float = 600.0,
+    retries: int = 6,
+    seeds: bool = True,
+    logprobs: Literal["auto", "raw", "tempered", "sampling"] = "auto",
+) -> OpenAIEngine:
+    """A server, asked for one token to see what it answers. --model names the tokenizer that fits it.
+
+    Args:
+        base_url: where the API is, /v1 included.
+        served_model: the model's name on the server; None is the only one there.
+        api_key_env: environment variable that holds the key; None sends none.
+        concurrency: requests under way at a time.
+        timeout_s: seconds until a request counts as lost.
+        retries: times that a request is made again.
+        seeds: send every row's seed, which servers may use or not; off, rows have none.
+        logprobs: of which distribution the server's are: "raw", of the policy at temperature 1 (vLLM, llama.cpp);
+            "tempered", at the temperature asked for, all tokens kept (SGLang); "sampling", what was sampled from (vLLM
+            with --logprobs-mode processed_logprobs). "auto" goes by who made the server.
+    """
+    if find_spec("openai") is None:
+        raise UsageError("engine 'openai' needs the 'openai' extra; run: pip install 'apportion[openai]'")
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"option 'base_url' of engine 'openai': {base_url!r}, needed is http://HOST:PORT/v1")
+    if parts.username or parts.password or parts.query:
+        raise UsageError("option 'base_url' of engine 'openai': a key does not belong there; see api_key_env")
+    for name, value, least in (("concurrency", concurrency, 1), ("retries", retries, 0)):
+        if value < least:
+            raise UsageError(f"option {name!r} of engine 'openai': {value}, needed is {least} or more")
+    if not timeout_s > 0:
+        raise UsageError(f"option 'timeout_s' of engine 'openai': {timeout_s}, needed is more than 0")
+    key = NO_KEY
+    if api_key_env is not None:
+        key = os.environ.get(api_key_env, "").strip()
+        if not key:
+            raise UsageError(f"option 'api_key_env' of engine 'openai': no environment variable {api_key_env!r} is set")
+        if not (key.isascii() and key.isprintable()):
+            raise UsageError(
+                f"option 'api_key_env' of engine 'openai': what {api_key_env!r} holds has characters that no header can have"
+            )
+    server = Server(base_url, source.config.vocab_size, api_key=key, timeout_s=timeout_s, retries=retries)
+    met = asyncio.run(meet(server, served_model, source.tokenizer))
+    reported: Reported = logprobs if logprobs != "auto" else "tempered" if met.kind == "sglang" else "raw"
+    return OpenAIEngine(
+        met.server, source.tokenizer, met.first,
+        version=" ".join(filter(None, (met.kind, met.fingerprint))) or "server",
+        context=met.context, concurrency=concurrency, seeds=seeds, reported=reported, begins=met.begins,
+    )  # fmt: skip
+
+
+ENGINES.add(
+    EngineEntry("openai", "A server with OpenAI's completions API: vLLM, SGLang, llama.cpp …", ("openai",), _open)
+)

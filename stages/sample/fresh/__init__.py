@@ -1,0 +1,1 @@
+"""Rollouts that begin at the prompt."""

@@ -1,0 +1,139 @@
+"""How many rollouts each prompt gets: the allocation of Knapsack RL."""
+
+from collections.abc import Sequence
+from math import inf, log
+from typing import Literal
+
+import numpy as np
+
+from ....formats.errors import UsageError
+from ....formats.segments import Array
+
+Mode = Literal["paper", "released"]
+Cost = Literal["probability", "expectation"]
+Unknown = Literal["exclude", "as_zero"]
+LATEST = 16  # outcomes that an estimate is made of, at least
+ENOUGH = 8  # outcomes below which there is none
+
+
+def success_rate(epochs: Sequence[Sequence[float]]) -> float | None:
+    """Estimated chance of success of a prompt from its rewards, epoch by epoch, the oldest first; above 0 is a success.
+
+    The mean of the last epoch or, where that has fewer than 16, of the latest 16 there are. None with fewer than 8.
+
+    >>> success_rate([[0, 0, 1, 0, 0, 0, 0, 0], [1, 1]])
+    0.3
+    """
+    outcomes: list[float] = []
+    for epoch in reversed(epochs):
+        outcomes += [float(reward > 0) for reward in reversed(epoch)]
+        if len(outcomes) >= LATEST:
+            break
+    if len(epochs) and len(epochs[-1]) < LATEST:
+        outcomes = outcomes[:LATEST]
+    return float(np.mean(outcomes)) if len(outcomes) >= ENOUGH else None
+
+
+def value(rollouts: Array, p: float) -> Array:
+    """[N] what that many rollouts of a prompt are worth: chance of a group that is not all equal, times p (1 - p)².
+
+    >>> value(np.array([8]), 0.25).round(6).tolist()
+    [0.126544]
+    """
+    return (1 - p**rollouts - (1 - p) ** rollouts) * p * (1 - p) ** 2
+
+
+def needed(p: float, confidence: float, cost: Cost = "probability") -> float:
+    """Rollouts until a group is not all equal, with that confidence or ("expectation") on average; infinite for p = 0 and 1.
+
+    >>> round(needed(0.1, 0.9), 4), round(needed(0.1, 0.9, "expectation"), 4)
+    (21.8543, 10.1111)
+    """
+    if not 0 < p < 1:
+        return inf
+    return log(1 - confidence) / log(max(p, 1 - p)) if cost == "probability" else 1 / (p * (1 - p)) - 1
+
+
+def allocation(
+    rates: Sequence[float | None],
+    n: int,
+    *,
+    least: int = 2,
+    most: int = 128,
+    failing: int = 2,
+    solved: int = 2,
+    confidence: float = 0.9,
+    cost: Cost = "probability",
+    mode: Mode = "paper",
+    unknown: Unknown = "exclude",
+) -> list[int]:
+    """Rollouts of every prompt; they sum to n times their number.
+
+    Prompts with 0 < p < 1 begin with `least`, those with p = 0 with `failing`, with p = 1 with `solved`, unknown ones
+    with n. What remains goes to the first kind by exact dynamic programming over `value`, up to `most` each; what they
+    need not take (`needed`) to those with p = 0 (and unknown ones with unknown="as_zero"), or, if there are none, to all
+    the others.
+
+    Raises:
+        UsageError: the beginning alone takes more than there is.
+    """
+    counts = np.array([_begin(p, n, least, failing, solved) for p in rates], np.int64)
+    left = n * len(rates) - int(counts.sum())
+    if left < 0:
+        raise UsageError(
+            f"strategy 'budget': {counts.sum()} rollouts to begin with, but {n * len(rates)} in all; raise -n, or lower "
+            "min_n, negative_n or positive_n"
+        )
+    open_ = [index for index, p in enumerate(rates) if p is not None and 0 < p < 1]
+    hopeless = [index for index, p in enumerate(rates) if p == 0 or (p is None and unknown == "as_zero")]
+    others = [index for index in range(len(rates)) if index not in set(open_)]
+    if not open_:
+        if not hopeless:
+            return [n] * len(rates)
+        counts[hopeless] += _even(left, len(hopeless))
+        return counts.tolist()
+    wanted = sum(int(min(most, needed(float(rates[index] or 0), confidence, cost))) for index in open_)
+    spare = hopeless or others
+    if wanted < left and spare:
+        counts[spare] += _even(left - wanted, len(spare))
+        left = wanted
+    room = most - least
+    inside = min(left, room * len(open_))
+    counts[open_] += _best([float(rates[index] or 0) for index in open_], inside, least, room, mode)
+    counts[open_] += _even(left - inside, len(open_))
+    return counts.tolist()
+
+
+def _begin(p: float | None, n: int, least: int, failing: int, solved: int) -> int:
+    return n if p is None else failing if p == 0 else solved if p == 1 else least
+
+
+def _even(total: int, count: int) -> Array:
+    """[count] that sum to total and differ by at most 1, the larger ones first."""
+    return total // count + (np.arange(count) < total % count)
+
+
+def _best(rates: Sequence[float], total: int, least: int, room: int, mode: Mode) -> Array:
+    """[P] extra rollouts, 0 to room each, that sum to total and have the largest value; of equal ones the smallest,
+    the last prompt's first."""
+    best = np.full(total + 1, -inf)
+    best[0] = 0.0
+    choice: list[Array] = []
+    for p in rates:
+        extra = np.arange(min(room, total) + 1)
+        gain = value(least + extra, p)
+        if mode == "released":  # its table has 0 where nothing is added
+            gain[0] = 0.0
+        new, chosen = np.full(total + 1, -inf), np.zeros(total + 1, np.int64)
+        for count, more in zip(extra.tolist(), gain.tolist(), strict=True):
+            reached = best[: total + 1 - count] + more
+            better = reached > new[count:]
+            new[count:][better] = reached[better]
+            chosen[count:][better] = count
+        best = new
+        choice.append(chosen)
+    found, left = np.zeros(len(rates), np.int64), total
+    for index in reversed(range(len(rates))):
+        found[index] = choice[index][left]
+        left -= int(found[index])
+    return found

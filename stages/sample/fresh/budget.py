@@ -1,0 +1,135 @@
+"""Budget: more rollouts for the prompts on which they are worth most."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ....formats.errors import UsageError
+from ....formats.memories import is_memory
+from ....formats.parquet import RolloutFile, files_of
+from ....formats.rollouts import Rollouts
+from ...core.driver import require
+from ...core.options import at_least_one
+from ...core.progress import progress
+from ...models.engine import Request
+from ...models.policy import render_prompt
+from ...remember.kind import MEMORIES
+from ...remember.problems import of_the_prompt
+from .._rows import row_seeds, to_rollouts
+from .._source import rewards_of
+from ..kind import SamplingContext, strategy
+from ._knapsack import Cost, Mode, Unknown, allocation, success_rate
+
+Epoch = dict[str, list[float]]  # rewards by problem
+
+
+@strategy(source="arXiv:2509.25849 (Knapsack RL)")
+def budget(
+    context: SamplingContext,
+    *,
+    history: Sequence[Path],
+    min_n: int = 2,
+    max_n: int = 128,
+    negative_n: int = 2,
+    positive_n: int = 2,
+    confidence: float = 0.9,
+    cost: Cost = "probability",
+    mode: Mode = "paper",
+    unknown: Unknown = "exclude",
+    rows_at_once: int = 2048,
+) -> Iterator[Rollouts]:
+    """Independent rollouts, -n a prompt on average, divided by what earlier ones say of the chance of success p.
+
+        V(N, p) = (1 - p^N - (1 - p)^N) · p · (1 - p)²
+
+    A prompt with 0 < p < 1 gets min_n to max_n rollouts, such that Σ V over those prompts is largest (exact dynamic
+    programming over the whole budget). Prompts of p = 0 and p = 1 get negative_n and positive_n, prompts without a
+    history n. Where the first kind needs less than what is left, those of p = 0 share the rest.
+    The release trains GRPO on these groups with credit cut off at ±5: `assign-credit --clip 5`.
+
+    Args:
+        history: scored rollout files or directories, the oldest first, one an epoch, or the last memory that `remember
+            --what problems` made of them; matched by `problem_id`. p is the mean success (reward above 0) of the last
+            epoch, or of the latest 16 where that has fewer; none below 8. What was not made of the prompt alone (probes,
+            hinted, retried …) or failed does not count.
+        min_n: rollouts of a prompt that is sometimes solved, at least.
+        max_n: at most.
+        negative_n: of a prompt that never was; with 0 it is left out, unless rollouts are left over.
+        positive_n: of one that always was; with 0 it is left out.
+        confidence: of a group that is not all equal, by which cost="probability" tells how many rollouts prompts need.
+        cost: how many rollouts a prompt needs: until its group is not all equal with that confidence ("probability",
+            ln(1 - confidence) / ln(max(p, 1 - p))), or on average ("expectation", 1 / (p (1 - p)) - 1).
+        mode: "paper", or "released": in its code the first min_n rollouts are worth nothing in the sum.
+        unknown: whether prompts without a history share what is left over with those of p = 0 ("as_zero", the released code)
+            or not ("exclude").
+        rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
+
+    Departures: the released code takes prompts without a history for prompts that never succeed when it divides what is
+        left; here they stay apart, unless unknown="as_zero".
+    """
+    at_least_one("budget", min_n=min_n)
+    for name, given in (("negative_n", negative_n), ("positive_n", positive_n)):
+        if given < 0:
+            raise UsageError(f"strategy budget: {name} must be 0 or more, got {given}")
+    if max_n < min_n:
+        raise UsageError(f"option 'max_n' of strategy 'budget': {max_n}, needed is min_n ({min_n}) or more")
+    if not 0 < confidence < 1:
+        raise UsageError(f"option 'confidence' of strategy 'budget': {confidence}, needed is between 0 and 1")
+    rates = _rates(history)
+    everything = [*context.finished, *context.problems]
+    divided = allocation(
+        [rates.get(problem.problem_id) for problem in everything], context.n, least=min_n, most=max_n, failing=negative_n,
+        solved=positive_n, confidence=confidence, cost=cost, mode=mode, unknown=unknown,
+    )  # fmt: skip
+    # What is kept of a run that was stopped is counted in groups, and a prompt without rollouts has none.
+    given = [place for place, count in enumerate(divided) if count][len(context.finished) :]
+    problems, counts = [everything[place] for place in given], [divided[place] for place in given]
+    with progress(sum(counts), "budget") as advance:
+        first = 0
+        while first < len(counts):
+            last, rows = first, 0
+            while last < len(counts) and (last == first or rows + counts[last] <= rows_at_once):
+                rows, last = rows + counts[last], last + 1
+            part = problems[first:last]
+            prompts = [render_prompt(context.tokenizer, problem.prompt) for problem in part]
+            requests = [
+                Request(prefix_ids=prompt, seeds=row_seeds(context, problem, count))
+                for prompt, problem, count in zip(prompts, part, counts[first:last], strict=True)
+            ]
+            yield to_rollouts(context, part, prompts, context.engine.generate(requests, context.sampling, advance))
+            first = last
+
+
+def _rates(history: Sequence[Path]) -> dict[str, float | None]:
+    """Estimated chance of success by problem."""
+    epochs: dict[str, list[list[float]]] = defaultdict(list)
+    for path in history:
+        for of_epoch in _remembered(path) if is_memory(path) else [_scored(path)]:
+            for problem, rewards in of_epoch.items():
+                epochs[problem].append(rewards)
+    return {problem: success_rate(of_problem) for problem, of_problem in epochs.items()}
+
+
+def _scored(path: Path) -> Epoch:
+    """The rewards of rollout files, of what the policy made of the prompt alone, as the memory of problems has them."""
+    found: Epoch = defaultdict(list)
+    for name in files_of(path):
+        file = RolloutFile(name)
+        require(file, ("problem_id", "reward"), "strategy 'budget'")
+        there = [name for name in ("purpose", "flags") if name in file.schema.names]
+        for batch in file.batches(["rollout_id", "group_id", "problem_id", "reward", "token.id", "token.mask", *there]):
+            rows, names = of_the_prompt(batch), batch.strings("problem_id")
+            for row, reward in zip(rows.tolist(), rewards_of(batch, rows).tolist(), strict=True):
+                found[names[row]].append(reward)
+    return found
+
+
+def _remembered(path: Path) -> list[Epoch]:
+    """The rewards of a memory, iteration by iteration."""
+    table = MEMORIES["problems"].read(path)
+    epochs: defaultdict[int, Epoch] = defaultdict(lambda: defaultdict(list))
+    for problem, iteration, reward in zip(
+        *(table[name].to_pylist() for name in ("problem_id", "iteration", "reward")), strict=True
+    ):
+        epochs[iteration][problem].append(reward)
+    return [epochs[iteration] for iteration in sorted(epochs)]

@@ -1,0 +1,42 @@
+"""Demonstrations: worked solutions the task writes itself, to train a first policy on."""
+
+from collections.abc import Iterator
+from random import Random
+
+import numpy as np
+
+from ....formats.rollouts import Rollouts
+from ...models.engine import Completion
+from ...models.policy import render_prompt
+from .._rows import row_seeds, to_rollouts
+from .._solutions import demonstrator
+from ..kind import SamplingContext, strategy
+
+
+@strategy(source="ours", needs=("task.demonstrate",), engine=False)
+def demonstrate(context: SamplingContext, *, mistakes: float = 0.0, rows_at_once: int = 8192) -> Iterator[Rollouts]:
+    """n worked solutions of every prompt, written by the task instead of a model; flagged `demonstration`.
+
+    No policy drew their tokens, so there are no log-probabilities.
+
+    Args:
+        mistakes: probability of the wrong choice at each step that offers one, 0 to 1.
+        rows_at_once: solutions written before a part of the file is; bounds the memory.
+    """
+    write = demonstrator(context.task, "--strategy demonstrate needs some")
+    end = context.tokenizer.eos_token_id
+    at_once = max(1, rows_at_once // context.n)
+    for first in range(0, len(context.problems), at_once):
+        problems = context.problems[first : first + at_once]
+        prompts = [render_prompt(context.tokenizer, problem.prompt) for problem in problems]
+        texts = [
+            write(problem, Random(seed), mistakes=mistakes)
+            for problem in problems
+            for seed in row_seeds(context, problem)
+        ]
+        encoded = context.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        rows = iter([Completion(np.array([*ids, end], np.int32), None, "stop") for ids in encoded])
+        yield to_rollouts(
+            context, problems, prompts, [[next(rows) for _ in range(context.n)] for _ in problems],
+            flags=("demonstration",),
+        )  # fmt: skip

@@ -1,0 +1,185 @@
+"""Hints for the prompts that nothing else solved."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from ....formats.errors import DataError
+from ....formats.rollouts import Rollouts
+from ....formats.schema import ERROR, FIELDS, FILTERED, arrow_type
+from ....formats.segments import Array
+from ...core.progress import progress
+from ...core.wording import check_template
+from ...models.engine import Request
+from ...models.policy import render_prompt
+from ...remember.problems import of_the_prompt
+from ...score.outcome.verify import verify
+from ...tasks import Problem
+from .._rows import derived_seed, to_rollouts
+from .._solutions import first_lines, hint_source, of_groups, require_texts, texts_in, worked
+from .._source import check_new, rewards_of
+from ..kind import CONTINUES, SamplingContext, strategy
+from ..revise._revisions import asking
+
+TEMPLATE = "{question}\n\nSome guidance: {hint}"
+HINTED = "hinted"
+
+
+@strategy(source="arXiv:2506.13923 (Guide)", needs=(CONTINUES,))
+def hint(
+    context: SamplingContext,
+    *,
+    hint_from: str = "column:hint",
+    template: str = TEMPLATE,
+    failed: float = 0.001,
+    solved: float = 0.999,
+    replaced: Literal["flag", "keep"] = "flag",
+) -> Iterator[Rollouts]:
+    """New rollouts, with a hint in the prompt, for the prompts whose rollouts in --from all failed (Guide).
+
+    A group whose mean reward is `failed` or less gets a second group of n rollouts, which read the hint. Their `prompt`
+    and `prompt_ids` are those without it, which is what is trained; `behaviour_prompt_ids` is what they read, and their
+    `token.logprob` is under that, so that a ratio of the two corrects for the hint. They have their own baseline, are
+    scored here by the task's verifier (`reward`), and flagged `hinted`. Groups that nothing is to be learnt from are
+    flagged `filtered`, which is never trained on: the failed ones and those above `solved`, as they are and with a hint.
+
+    A group's mean is that of what the policy wrote from its prompt alone: probes, evals, and rows flagged error, hinted,
+    retried, reflection, guided, refined, intervention, edited, partial or demonstration do not count, and groups of such rows
+    alone are left as they are.
+
+    A policy that makes nothing of a hint fails with it, too, and then no hinted row is trained on: how many groups failed,
+    were hinted and are left to learn from is said on standard error. `sample --strategy critique --set of=hint` writes
+    what a policy learns to read hints from.
+
+    Args:
+        hint_from: where hints come from. "column:NAME" is a text column of the file, the same in all rows of a group, or
+            of the file that the task is; "demonstration:N" the first N lines of the task's own worked solution.
+        template: the last message with the hint; {question} and {hint} are replaced.
+        failed: mean reward up to which a group has failed.
+        solved: mean reward above which there is nothing to learn.
+        replaced: "flag" those groups, or "keep" them as they are.
+
+    Raises:
+        UsageError: a template without {hint}; a task without worked solutions. DataError: no rewards; a group that failed
+            and has no hint; a file that has these rollouts already.
+
+    Departures: 1. The paper throws flagged groups away. 2. Its released code hints only where enough groups failed to
+        fill its workers. 3. Its `mixin`, plain failures in place of hinted ones, is not there.
+    """
+    file = context.rollouts
+    assert file is not None, "sample opens it for a strategy that needs --from"
+    column, lines = hint_source(hint_from, "strategy 'hint'")
+    check_template("hint", "template", template, "hint")
+    require_texts(file, ("reward",), column, "strategy 'hint'")
+    remaining = iter(context.problems)
+    with progress(file.num_rows, "hint, rollouts") as advance:
+        for batch in context.batches():
+            problems = [next(remaining) for _ in range(len(batch.groups))]
+            mean = _means(batch, of_the_prompt(batch))
+            lost = np.flatnonzero(mean <= failed)
+            plain = batch.with_missing("behaviour_prompt_ids", "flags")
+            if replaced == "flag":
+                plain = plain.with_flag(FILTERED, batch.groups.spread((mean <= failed) | (mean > solved)))
+            chosen = [problems[group] for group in lost.tolist()]
+            if column is not None:
+                hints = _written(batch, column, lost)
+            else:
+                assert lines is not None, "one of the two is given"
+                hints = first_lines(worked(context, chosen, "name a column with hint_from=column:NAME"), lines)
+            names = of_groups(batch, "group_id", lost)
+            made = _hinted(context, chosen, names, hints, template, failed, solved, replaced)
+            context.count(hinted=len(lost), live=_live(made, failed, solved))
+            yield _interleaved(plain, lost, made)
+            advance(len(batch))
+    counts = Counter(context.tally)
+    print(
+        f"hint: {counts['hinted']:,} groups failed and were sampled again with a hint, {counts['live']:,} of them are left "
+        "to learn from",
+        file=sys.stderr,
+    )
+
+
+def _written(batch: Rollouts, column: str, groups: Array) -> list[str]:
+    """The hints that a column has for these groups. DataError for one without."""
+    hints: list[str] = []
+    for group, text in zip(groups.tolist(), texts_in(batch, column, groups), strict=True):
+        if not text:
+            row = int(batch.groups.starts[group])
+            raise DataError(f"row {row}, column {column!r}: no hint for a prompt that failed")
+        hints.append(text)
+    return hints
+
+
+def _hinted(
+    context: SamplingContext, problems: Sequence[Problem], groups: Sequence[str], hints: Sequence[str], template: str,
+    failed: float, solved: float, replaced: str,
+) -> Rollouts | None:  # fmt: skip
+    """A group of its own for each problem."""
+    if not problems:
+        return None
+    tokenizer = context.tokenizer
+    guided = [
+        render_prompt(tokenizer, asking(problem, template, hint=text))
+        for problem, text in zip(problems, hints, strict=True)
+    ]
+    requests = [
+        Request(
+            prefix_ids=prompt,
+            seeds=[
+                derived_seed(context.seed, context.round, problem.problem_id, HINTED, index)
+                for index in range(context.n)
+            ],
+        )
+        for problem, prompt in zip(problems, guided, strict=True)
+    ]
+    prompts = [render_prompt(tokenizer, problem.prompt) for problem in problems]
+    made = to_rollouts(context, problems, prompts, context.engine.generate(requests, context.sampling), flags=(HINTED,))
+    read = [prompt for prompt in guided for _ in range(context.n)]
+    seeds = [seed for request in requests for seed in request.seeds]
+    columns = {
+        "group_id": [f"{group}/{HINTED}" for group in groups for _ in range(context.n)],
+        "rollout_id": [f"{group}/{HINTED}@{context.salt}/{index}" for group in groups for index in range(context.n)],
+        "behaviour_prompt_ids": pa.array(read, arrow_type("behaviour_prompt_ids")),
+        "reward": verify(made)["reward"],
+    }  # fmt: skip
+    if "seed" in made:
+        columns["seed"] = pa.array(seeds, FIELDS["seed"].type)
+    made = made.with_columns(columns)
+    if replaced == "flag":
+        mean = _own_means(made)
+        made = made.with_flag(FILTERED, made.groups.spread((mean <= failed) | (mean > solved)))
+    return made
+
+
+def _live(hinted: Rollouts | None, failed: float, solved: float) -> int:
+    """How many hinted groups there is something to learn from."""
+    if hinted is None:
+        return 0
+    mean = _own_means(hinted)
+    return int(((mean > failed) & (mean <= solved)).sum())
+
+
+def _own_means(hinted: Rollouts) -> Array:
+    """[G] mean reward of what did not fail in hinted groups."""
+    return _means(hinted, np.flatnonzero(~hinted.flagged(ERROR)))
+
+
+def _means(batch: Rollouts, rows: Array) -> Array:
+    """[G] mean reward of those rows [M] in each group; NaN where there is none."""
+    groups, size = batch.groups.ids[rows], len(batch.groups)
+    count = np.bincount(groups, minlength=size)
+    total = np.bincount(groups, weights=rewards_of(batch, rows), minlength=size)
+    return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+
+
+def _interleaved(plain: Rollouts, lost: Array, hinted: Rollouts | None) -> Rollouts:
+    """Each hinted group behind the group that it is for. Other columns of the file are missing (null) in it."""
+    if hinted is None:
+        return plain
+    check_new(plain, hinted)
+    order = np.argsort(np.concatenate((plain.groups.ids, hinted.groups.spread(lost))), kind="stable")
+    return Rollouts.concat([plain, hinted.like(plain)]).take(order)

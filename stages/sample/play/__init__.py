@@ -1,0 +1,1 @@
+"""Rollouts of agents: in an environment, or in a team."""

@@ -1,0 +1,199 @@
+"""Teams: several agents answer together, and chance decides who reads whom."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ....formats.errors import UsageError
+from ....formats.rollouts import Rollouts
+from ....formats.schema import FIELDS
+from ...core.progress import progress
+from ...core.wording import check_template, filled
+from ...models.engine import Completion, Request
+from ...models.policy import render_prompt
+from ...remember.kind import MEMORIES
+from ...tasks import Message, Problem
+from .._rows import derived_seed, row_seeds, to_rollouts
+from ..kind import SamplingContext, strategy
+from ..revise._revisions import asking
+
+ROLES = ("solver", "solver", "critic", "judge")
+TEMPLATE = "{question}\n\nYou are agent {agent} of {agents} in a team, the {role}.{heard}\n\n{ask}"
+TOLD = "\n\nAgent {agent}, the {role}, says:\n{text}"
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How agents are spoken to."""
+
+    roles: tuple[str, ...]
+    template: str
+    told: str
+
+    def prompt(self, problem: Problem, agent: int, heard: Sequence[tuple[int, str]]) -> list[Message]:
+        """The problem's messages; the last of them by the template."""
+        said = [filled(self.told, agent=str(i + 1), role=self.roles[i], text=text) for i, text in heard]
+        last = agent == len(self.roles) - 1
+        return asking(
+            problem, self.template, agent=str(agent + 1), agents=str(len(self.roles)), role=self.roles[agent],
+            heard="".join(said), ask="Give the team's answer." if last else "Help the team towards the answer.",
+        )  # fmt: skip
+
+
+@strategy(source="arXiv:2603.02701 (Graph-GRPO), steps 1 and 2; the prompts are ours")
+def team(
+    context: SamplingContext,
+    *,
+    roles: Sequence[str] = ROLES,
+    edge: float = 0.5,
+    edges: Mapping[str, float] | None = None,
+    graph: Path | None = None,
+    threshold: float | None = None,
+    template: str = TEMPLATE,
+    told: str = TOLD,
+    rows_at_once: int = 2048,
+) -> Iterator[Rollouts]:
+    """n teams of every prompt, each with a communication graph of its own.
+
+    The agents are one policy in several roles and speak in a fixed order. Agent j reads the problem and what those
+    agents i < j said from which an edge leads to it; every edge is there with its own probability, independently. The
+    last agent answers: its prompt and tokens are the row, so that the answer can be verified and trained on like any
+    other. What the others said is in the column `team`, and not trained on. The rows of a group have one problem, but
+    prompts that differ by what was read. The ruler `edge` has every pair i < j: `src`, `dst`, its `probability`, and
+    whether it was `kept`.
+
+    Args:
+        roles: of the agents, in the order in which they speak; at least two.
+        edge: probability of an edge.
+        edges: probabilities of some edges, such as {"0-3": 0.9}; agents are counted from 0.
+        graph: memory of `remember --what graph`, whose probabilities stand in for both.
+        threshold: keep the edges that are more likely than this, and no others, instead of drawing them; 0.5 is how a
+            graph that was learnt is used.
+        template: the last message of an agent's prompt; {question}, {agent} (from 1), {agents}, {role}, {heard} and {ask}
+            (help, or give the answer) are replaced.
+        told: what {heard} is made of, once for each agent that was read; {agent}, {role} and {text} are replaced.
+        rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
+
+    Raises:
+        UsageError: fewer than two roles; a probability or threshold outside 0 to 1; a template without its names; a graph
+            of another number of agents. DataError: a file that is no graph.
+    """
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UsageError(f"option 'threshold' of strategy 'team': {threshold}, needed is 0 to 1")
+    for option, text, needed in (
+        ("template", template, "question"),
+        ("template", template, "heard"),
+        ("told", told, "text"),
+    ):
+        check_template("team", option, text, needed)
+    pairs = list(combinations(range(len(roles)), 2))
+    probabilities = _probabilities(pairs, edge, edges or {}) if graph is None else _learnt(pairs, graph, edges or {})
+    wording = Wording(tuple(roles), template, told)
+    at_once = max(1, rows_at_once // context.n)
+    with progress(len(context.problems) * context.n, "team") as advance:
+        for first in range(0, len(context.problems), at_once):
+            problems = context.problems[first : first + at_once]
+            yield _played(context, problems, wording, pairs, probabilities, threshold)
+            advance(len(problems) * context.n)
+
+
+def _probabilities(pairs: Sequence[tuple[int, int]], edge: float, edges: Mapping[str, float]) -> np.ndarray:
+    """[E] float64 of the pairs. UsageError for a pair that is none and for what is no probability."""
+    if not pairs:
+        raise UsageError("option 'roles' of strategy 'team': one agent or none, needed are two or more")
+    found = dict.fromkeys((f"{i}-{j}" for i, j in pairs), edge)
+    for name in edges:
+        if name not in found:
+            raise UsageError(f"option 'edges' of strategy 'team': {name!r}, needed is one of {', '.join(found)}")
+    found.update(edges)
+    for name, value in found.items():
+        if not 0 <= value <= 1:
+            raise UsageError(f"strategy 'team': edge {name} has the probability {value}, needed is 0 to 1")
+    return np.array(list(found.values()), np.float64)
+
+
+def _learnt(pairs: Sequence[tuple[int, int]], graph: Path, edges: Mapping[str, float]) -> np.ndarray:
+    """[E] float64 of the pairs, as a memory has them."""
+    if edges:
+        raise UsageError("strategy 'team': both 'graph' and 'edges' say how likely edges are; give one of them")
+    table = MEMORIES["graph"].read(graph).to_pydict()
+    found = dict(zip(zip(table["src"], table["dst"], strict=True), table["probability"], strict=True))
+    if set(found) != set(pairs):
+        raise UsageError(
+            f"{graph}: a graph of {1 + max(table['dst'])} agents; 'roles' of strategy 'team' has another number"
+        )
+    return np.array([found[pair] for pair in pairs], np.float64)
+
+
+def _played(
+    context: SamplingContext, problems: Sequence[Problem], wording: Wording, pairs: Sequence[tuple[int, int]],
+    probabilities: np.ndarray, threshold: float | None,
+) -> Rollouts:  # fmt: skip
+    roles = wording.roles
+    tasks = [problem for problem in problems for _ in range(context.n)]
+    seeds = [seed for problem in problems for seed in row_seeds(context, problem)]
+    if threshold is None:
+        chance = [
+            np.random.Generator(np.random.Philox(derived_seed("graph", seed))).random(len(pairs)) for seed in seeds
+        ]
+        kept = np.stack(chance) < probabilities  # [rows, E]
+    else:
+        kept = np.tile(probabilities > threshold, (len(seeds), 1))
+    said: list[list[str]] = [[] for _ in tasks]
+    lost: list[str | None] = [None for _ in tasks]
+    asked: list[list[Message]] = []
+    prompts: list[list[int]] = []
+    completions: list[Completion] = []
+    for agent in range(len(roles)):
+        heard = [[i for (i, j), there in zip(pairs, row.tolist(), strict=True) if there and j == agent] for row in kept]
+        asked = [
+            wording.prompt(problem, agent, [(i, spoken[i]) for i in read])
+            for problem, spoken, read in zip(tasks, said, heard, strict=True)
+        ]
+        prompts = [render_prompt(context.tokenizer, messages) for messages in asked]
+        last = agent == len(roles) - 1
+        made = context.engine.generate(
+            [
+                Request(prefix_ids=prompt, seeds=[seed if last else derived_seed(seed, agent)])
+                for prompt, seed in zip(prompts, seeds, strict=True)
+            ],
+            context.sampling,
+        )
+        completions = [each for (each,) in made]
+        if not last:
+            texts = context.tokenizer.batch_decode([each.ids for each in completions], skip_special_tokens=True)
+            for row, (completion, text) in enumerate(zip(completions, texts, strict=True)):
+                said[row].append(text.strip())
+                if completion.finish_reason == "error":
+                    lost[row] = lost[row] or completion.error or "no completion"
+    completions = [_lost(each, why) if why else each for each, why in zip(completions, lost, strict=True)]
+    groups = [completions[start : start + context.n] for start in range(0, len(completions), context.n)]
+    rollouts = to_rollouts(context, problems, prompts[:: context.n], groups)
+    size = len(rollouts)
+
+    def each_pair(values: Any, kind: pa.DataType) -> pa.Array:
+        return pa.array([list(values)] * size, pa.list_(kind))
+
+    people = [[{"role": role, "content": text} for role, text in zip(roles, spoken, strict=False)] for spoken in said]
+    return rollouts.with_columns(
+        {
+            "prompt": pa.array(asked, FIELDS["prompt"].type),
+            "prompt_ids": pa.array(prompts, FIELDS["prompt_ids"].type),
+            "team": pa.array(people, FIELDS["prompt"].type),
+            "edge.src": each_pair([i for i, _ in pairs], pa.int32()),
+            "edge.dst": each_pair([j for _, j in pairs], pa.int32()),
+            "edge.kept": pa.array(kept.tolist(), pa.list_(pa.bool_())),
+            "edge.probability": each_pair(probabilities.tolist(), pa.float32()),
+        }
+    )
+
+
+def _lost(completion: Completion, why: str) -> Completion:
+    """No completion: the agent before had none."""
+    nothing = np.zeros(0, np.float32)
+    return Completion(np.zeros(0, np.int32), nothing, "error", nothing, error=why)

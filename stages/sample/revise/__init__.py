@@ -1,0 +1,1 @@
+"""Rollouts that mend, retry or corrupt earlier ones."""

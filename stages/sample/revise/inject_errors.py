@@ -1,0 +1,382 @@
+"""RISE's sampling: right rollouts in which the policy itself hides a small error, as pairs for preference learning."""
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ....formats.errors import UsageError
+from ....formats.rollouts import Rollouts
+from ....formats.schema import CHOSEN, REJECTED, arrow_type
+from ...core.driver import require
+from ...core.options import at_least_one
+from ...core.progress import progress
+from ...core.wording import check_template, filled
+from ...models.engine import Request
+from ...models.policy import render_prompt
+from ...models.token_texts import TokenOffsets
+from ...tasks import Message, Problem
+from .._judge import question_of, texts_of
+from .._rows import derived_seed
+from .._source import ADDED, own_rows, with_rows
+from .._steps import generated
+from ..kind import CONTINUES, SamplingContext, strategy
+from ..trees.truncate import PARTIAL
+from ._edits import FENCE, HEDGES, edit_kinds, edit_of, edit_ratio, last_sentences, speaks_of_errors, unboxed
+from ._revisions import (
+    EDITED,
+    NOT_ASKED,
+    Spelling,
+    forks_of,
+    names_of,
+    parts,
+    spelled,
+    with_known,
+)
+
+SPOKEN_OF = ("wrong", "correct")  # a question about these may be answered with them
+HEADER = r"\s*Step \d+:"
+
+EDITOR = """\
+Question:
+{question}
+
+The work so far:
+{before}
+
+The next step:
+{step}
+
+Write this step once more, with one change: {instruction}. Leave everything else as it is, and do not say or show in \
+any way that something was changed or is not right. Answer with the step alone, between two lines of ```."""
+
+EDITS = {
+    "value": "put another number in the place of the one that it computes with",
+    "multi_value": "change one number, and those that depend on it with it, so that they fit together",
+    "substitution": "put a false value or expression in where one is inserted",
+    "delete_term": "leave one term of a calculation out",
+    "symbol": "put another sign of calculation in the place of one",
+    "swap": "let two terms of a calculation change places where that matters",
+    "words": "change the words that show how the question is understood, so that it is misunderstood",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a right rollout, in tokens [fork, end), and what of it is edited: text[begin:stop], in characters."""
+
+    row: int
+    number: int
+    fork: int
+    end: int
+    begin: int
+    stop: int
+    kind: str
+
+    def target(self, text: str) -> str:
+        """What is edited of the row's text."""
+        return text[self.begin : self.stop]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Row and step, and the tokens of the chosen and the rejected response."""
+
+    step: Step
+    chosen: list[int]
+    rejected: list[int]
+
+
+@strategy(source="arXiv:2410.06638 (RISE)", needs=(CONTINUES,))
+def inject_errors(
+    context: SamplingContext,
+    *,
+    edits: int = 1,
+    need_wrong: bool = True,
+    correct: float = 1.0,
+    header: str = HEADER,
+    max_edit_ratio: float = 0.5,
+    unbox: bool = False,
+    editor: str | None = None,
+    editor_tokens: int = 512,
+    rows_at_once: int = 2048,
+) -> Iterator[Rollouts]:
+    """Pairs of a right step of --from and the same step with a small error in it, for preference learning (RISE).
+
+    Of each group with right and wrong rollouts, one of each is drawn; together they are a pair of whole responses.
+    Every step of the right one is edited by the policy itself, which sees the question, what stands before the step,
+    the step, and one of the kinds of error that the step allows, drawn with equal chances:
+
+        value or multi_value (one number, or several)    substitution, delete_term, symbol, swap (an =)    words
+        (neither)
+
+    An edit is the first fenced block of the answer. It is dropped if there is none, if it speaks of an error, if it
+    changes nothing, or too much:
+
+        Levenshtein(step, edit) / max(lengths) > max_edit_ratio
+
+    and `edits` of the steps that are left, drawn at random, become pairs of steps: two new rows of the group that end
+    with the step, `fork` where it begins, the mask true on it alone, without an end of sequence, flagged `partial`. The
+    chosen one has tokens and parent of the right rollout. The rejected one is flagged `edited`, its parent is the
+    chosen one, and `edit` says which kind of error it has; tokens before the edit are the rollout's, those of the edit
+    and what follows the tokenizer's.
+
+    Pairs are told by `pair_id`, which two rows have, one with the `pair_role` "chosen" and one with "rejected"; what is
+    compared is the likelihood of what their masks include. Rollouts stay as they are but for these columns; in whole
+    pairs they are their own rows. Step pairs are targets and no samples: no log-probabilities, no temperature, no
+    reward. `apportion filter --drop --where "'partial' not in flags"` leaves what a verifier and a baseline can use.
+    The step ruler (`score --with steps`) says what a step is. How many edits got how far is said on standard error. -n
+    and --max-tokens are not used.
+
+    Args:
+        edits: step pairs of a prompt.
+        need_wrong: nothing is made of groups without a wrong rollout, as in the paper; false makes step pairs of them.
+        correct: reward from which a rollout is right. One that speaks of mistakes of its own is not drawn as right,
+            unless the question does, too.
+        header: in Python's syntax, what a step may begin with that is no part of it.
+        max_edit_ratio: 0 to 1; 1 keeps all.
+        unbox: \\boxed{…} in a rejected step is replaced by what is in it, as in the released code.
+        editor: what the policy is asked; {question}, {before}, {step} and {instruction} are replaced. None is our
+            wording, in this file.
+        editor_tokens: budget of an edit. A question beyond the policy's context is refused.
+        rows_at_once: rollouts looked at before a part of the file is written (at least a group's); bounds the memory.
+
+    Raises:
+        UsageError: an option out of range; a pattern that is none; a question beyond the model's context. DataError:
+            rows without reward or steps; rows an environment wrote in.
+
+    Departures: 1. Boxes stay where they are, in both, so that none tells the two apart; see `unbox`. 2. An edit
+        replaces its step only where that stands. 3. The ratio's limit is ours, and so are some of the words that give
+        an edit away. 4. No edit is checked to be false, as in the released code.
+    """
+    file = context.rollouts
+    assert file is not None, "sample opens it for a strategy that needs --from"
+    at_least_one("inject_errors", edits=edits, editor_tokens=editor_tokens)
+    if not 0 <= max_edit_ratio <= 1:
+        raise UsageError(f"option 'max_edit_ratio' of strategy 'inject_errors': {max_edit_ratio}, needed is 0 to 1")
+    editor = editor or EDITOR
+    check_template("inject_errors", "editor", editor, "step", "instruction")
+    heads = compiled("inject_errors", header)
+    require(file, ("reward", "step.start", "step.end"), "strategy 'inject_errors'")
+    remaining = iter(context.problems)
+    with progress(file.num_rows, "inject_errors, rollouts") as advance:
+        for batch in context.batches():
+            all_problems = [next(remaining) for _ in range(len(batch.groups))]
+            for part, groups in parts(batch, rows_at_once):
+                problems = all_problems[groups]
+                coins = coins_of(context, problems)
+                right, whole = drawn(context, part, problems, coins, correct, need_wrong)
+                steps = steps_of(context, part, right, coins, heads)
+                found = _edited(context, part, problems, steps, editor, editor_tokens, max_edit_ratio, unbox)
+                pairs = _chosen(found, part, coins, edits)
+                made = _with_pairs(context, part, whole, pairs)
+                context.count(
+                    prompts=len(problems),
+                    whole_pairs=len(whole),
+                    edits=len(steps),
+                    sound=len(found),
+                    step_pairs=len(pairs),
+                )
+                yield made
+                advance(len(part))
+    counts = Counter(context.tally)
+    print(
+        f"inject_errors: {counts['prompts']:,} groups, {counts['whole_pairs']:,} whole pairs; {counts['edits']:,} edits, "
+        f"{counts['sound']:,} of them sound, {counts['step_pairs']:,} step pairs",
+        file=sys.stderr,
+    )
+
+
+def compiled(who: str, header: str) -> re.Pattern[str]:
+    """The pattern of the option `header`. UsageError for one that is none."""
+    try:
+        return re.compile(header)
+    except re.error as error:
+        raise UsageError(f"option 'header' of strategy {who!r}: {header!r}: {error}") from error
+
+
+def coins_of(context: SamplingContext, problems: Sequence[Problem]) -> list[Random]:
+    """What is left to chance, for each problem."""
+    return [Random(derived_seed("inject_errors", context.seed, context.round, each.problem_id)) for each in problems]
+
+
+def drawn(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], coins: Sequence[Random], correct: float,
+    need_wrong: bool,
+) -> tuple[dict[int, int], dict[int, int]]:  # fmt: skip
+    """({group: a right row}, {a right row: a wrong one})."""
+    own = own_rows(batch, "inject_errors", without=NOT_ASKED, needs=("reward", "step.start"))
+    reward, texts = batch.numbers("reward"), TokenOffsets(context.tokenizer)
+    right: dict[int, int] = {}
+    whole: dict[int, int] = {}
+    for group, (problem, coin) in enumerate(zip(problems, coins, strict=True)):
+        rows = own[batch.groups.ids[own] == group].tolist()
+        may_speak = speaks_of_errors(question_of(problem), SPOKEN_OF)
+        good = [row for row in rows if reward[row] >= correct]
+        if not may_speak:
+            good = [row for row in good if not speaks_of_errors(texts(batch.token_ids[row].tolist())[0], HEDGES)]
+        bad = [row for row in rows if reward[row] < correct]
+        if not good or (need_wrong and not bad):
+            continue
+        right[group] = coin.choice(good)
+        if bad:
+            whole[right[group]] = coin.choice(bad)
+    return right, whole
+
+
+def steps_of(
+    context: SamplingContext, batch: Rollouts, right: dict[int, int], coins: Sequence[Random], header: re.Pattern[str]
+) -> list[Step]:
+    """Every step of the right rows that has something to edit."""
+    starts, ends, offsets = batch.ragged("step.start"), batch.ragged("step.end"), TokenOffsets(context.tokenizer)
+    found: list[Step] = []
+    for group, row in right.items():
+        spelling = Spelling(offsets, batch.token_ids[row].tolist())
+        for number, (start, stop) in enumerate(zip(starts[row].tolist(), ends[row].tolist(), strict=True)):
+            first, last = int(spelling.bounds[start]), int(spelling.bounds[stop])
+            head = header.match(spelling.text, first, last)
+            fork = max(start, spelling.tokens_before(head.end())) if head else start
+            end = spelling.tokens_before(last)  # without the end of sequence
+            begin = int(spelling.bounds[fork])
+            begin += last_sentences(spelling.text[begin:last])
+            target = spelling.text[begin:last]
+            if not target.strip():
+                continue
+            begin += len(target) - len(target.lstrip())
+            close = last - (len(target) - len(target.rstrip()))
+            kind = coins[group].choice(edit_kinds(target))
+            found.append(Step(row, number, fork, end, begin, close, kind))
+    return found
+
+
+def _edited(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], steps: Sequence[Step], editor: str,
+    max_tokens: int, max_ratio: float, unbox: bool,
+) -> list[_Pair]:  # fmt: skip
+    """The steps whose edits can be used, with their tokens."""
+    names, spellings = batch.strings("rollout_id"), spellings_of(context, batch, steps)
+    seeds = [derived_seed(context.seed, context.round, names[step.row], "editor", step.number) for step in steps]
+    asked = editor_questions(context, batch, problems, steps, editor)
+    fence = opening(context.tokenizer)
+    requests = [
+        Request([*render_prompt(context.tokenizer, each), *fence], [seed])
+        for each, seed in zip(asked, seeds, strict=True)
+    ]
+    sampling = replace(context.sampling, max_tokens=max_tokens, stop=(FENCE,))
+    made = [each for (each,) in generated(context, requests, sampling)]
+    found: list[_Pair] = []
+    for step, answer in zip(steps, texts_of(context, made), strict=True):
+        spelling = spellings[step.row]
+        edit = edit_of(f"{FENCE}\n{answer}")
+        if edit is None or not usable(step.target(spelling.text), edit, max_ratio):
+            continue
+        pair = _pair(context.tokenizer, spelling, step, edit, unbox)
+        if pair is not None:
+            found.append(pair)
+    return found
+
+
+def spellings_of(context: SamplingContext, batch: Rollouts, steps: Sequence[Step]) -> dict[int, Spelling]:
+    """{row: its text} of the steps' rows."""
+    offsets = TokenOffsets(context.tokenizer)
+    return {row: Spelling(offsets, batch.token_ids[row].tolist()) for row in {step.row: None for step in steps}}
+
+
+def editor_questions(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], steps: Sequence[Step], editor: str
+) -> list[list[Message]]:
+    """What the policy is asked to edit the steps. `opening` stands behind it."""
+    spellings, groups = spellings_of(context, batch, steps), batch.groups.ids
+    found: list[list[Message]] = []
+    for step in steps:
+        spelling = spellings[step.row]
+        content = filled(
+            editor,
+            question=question_of(problems[int(groups[step.row])]),
+            before=spelling.text[: int(spelling.bounds[step.fork])],
+            step=step.target(spelling.text),
+            instruction=EDITS[step.kind],
+        )
+        found.append([{"role": "user", "content": content}])
+    return found
+
+
+def opening(tokenizer: Any) -> list[int]:
+    """What stands behind the question: the first of two fences."""
+    return tokenizer(f"{FENCE}\n", add_special_tokens=False)["input_ids"]
+
+
+def usable(step: str, edit: str, max_ratio: float) -> bool:
+    """Whether an edit of the step is near enough to it, and does not give itself away."""
+    return not speaks_of_errors(edit) and edit_ratio(step, edit) <= max_ratio
+
+
+def _pair(tokenizer: Any, spelling: Spelling, step: Step, edit: str, unbox: bool) -> _Pair | None:
+    """The two responses; None where they are the same, or the edit has no tokens."""
+    text = spelling.text
+    if edit == step.target(text):
+        return None
+    first, last = int(spelling.bounds[step.fork]), int(spelling.bounds[step.end])
+    head, tail = text[first : step.begin], text[step.stop : last]
+    if unbox:
+        head, edit, tail = unboxed(head), unboxed(edit), unboxed(tail)
+    unchanged = head == text[first : step.begin]
+    kept = spelling.tokens_before(step.begin) if unchanged else step.fork
+    before = spelling.ids[:kept]
+    rest = head[int(spelling.bounds[kept]) - first :] + edit + tail
+    ids = spelled(tokenizer, before, rest)
+    return _Pair(step, spelling.ids[: step.end], [*before, *ids]) if ids else None
+
+
+def _chosen(found: Sequence[_Pair], batch: Rollouts, coins: Sequence[Random], edits: int) -> list[_Pair]:
+    """So many of each group's pairs."""
+    groups = batch.groups.ids
+    chosen: list[_Pair] = []
+    for group, coin in enumerate(coins):
+        own = [pair for pair in found if groups[pair.step.row] == group]
+        places = sorted(coin.sample(range(len(own)), min(edits, len(own))))
+        chosen += [own[place] for place in places]
+    return chosen
+
+
+def _with_pairs(context: SamplingContext, batch: Rollouts, whole: dict[int, int], pairs: Sequence[_Pair]) -> Rollouts:
+    """The batch with the pairs of its rows told, and two new rows for each pair of steps."""
+    names = batch.strings("rollout_id")
+    ids = {row: f"{names[right]}/pair@{context.salt}" for right, wrong in whole.items() for row in (right, wrong)}
+    roles = {row: role for right, wrong in whole.items() for row, role in ((right, CHOSEN), (wrong, REJECTED))}
+    told = with_known(batch, "pair_id", pa.string(), ids)
+    told = with_known(told, "pair_role", pa.string(), roles)
+    told = with_known(told, "edit", pa.string(), {}).with_missing(*ADDED)
+    pair_ids = [f"{names[pair.step.row]}/{pair.step.number}@{context.salt}" for pair in pairs for _ in range(2)]
+    both = [tokens for pair in pairs for tokens in (pair.chosen, pair.rejected)]
+    forks = [pair.step.fork for pair in pairs for _ in range(2)]
+    columns: dict[str, Any] = {
+        "rollout_id": names_of([f"{name}/{(CHOSEN, REJECTED)[place % 2]}" for place, name in enumerate(pair_ids)]),
+        "parent_id": names_of(
+            [
+                parent
+                for pair, name in zip(pairs, pair_ids[::2], strict=True)
+                for parent in (names[pair.step.row], f"{name}/{CHOSEN}")
+            ]
+        ),
+        "fork": forks_of(forks),
+        "pair_id": names_of(pair_ids),
+        "pair_role": names_of([CHOSEN, REJECTED] * len(pairs)),
+        "edit": names_of([kind for pair in pairs for kind in (None, pair.step.kind)]),
+        "text": names_of(context.tokenizer.batch_decode(both, skip_special_tokens=True) if both else []),
+        "purpose": names_of(["train"] * len(both)),
+        "policy": names_of([context.policy] * len(both)),
+        "flags": pa.array([[PARTIAL], [PARTIAL, EDITED]] * len(pairs), arrow_type("flags")),
+        "token.id": pa.array(both, arrow_type("token.id")),
+        "token.mask": pa.array(
+            [[place >= fork for place in range(len(each))] for each, fork in zip(both, forks, strict=True)],
+            arrow_type("token.mask"),
+        ),
+    }
+    return with_rows(told, np.array([pair.step.row for pair in pairs for _ in range(2)], np.int64), columns)

@@ -1,0 +1,241 @@
+"""Search-R2's sampling: rollouts that a refiner cuts at their first faulty step, and the policy writes on from there."""
+
+import math
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from ....formats.errors import UsageError
+from ....formats.rollouts import Rollouts
+from ....formats.schema import FIELDS
+from ....formats.segments import Array
+from ...core.driver import require
+from ...core.options import at_least_one
+from ...core.progress import progress
+from ...core.wording import check_template, filled
+from ...models.engine import Completion, Request
+from ...tasks import Problem
+from ...tasks.played import is_played
+from .._judge import asked, question_of
+from .._rows import derived_seed, sampled_columns
+from .._source import ADDED, own_rows, with_rows
+from .._steps import joined
+from ..kind import CONTINUES, SamplingContext, strategy
+from ..play._replay import Replay, columns_after
+from ._revisions import NOT_ASKED, numbered, step_texts
+
+ACCEPTED, REFINED = "accepted", "refined"
+
+REFINER = """\
+Question:
+{question}
+
+A solution, its steps numbered:
+{steps}
+
+Do all steps serve the question and agree with one another? If so, end with ACCEPT. If not, end with CUT and the number \
+of the first faulty step."""
+
+_VERDICT = re.compile(r"\baccept\b|\bcut\b\W{0,6}(?:(?:at|before|step|number)\W{0,3}){0,3}([0-9]{1,6})", re.IGNORECASE)
+
+
+class Verdict(NamedTuple):
+    """What the refiner says of a rollout. accept: the share of its votes; cut: how many steps are kept, None for all."""
+
+    accept: float
+    cut: int | None
+
+
+@strategy(source="arXiv:2602.03647 (Search-R2)", needs=(CONTINUES,), turns=True)
+def refine(
+    context: SamplingContext,
+    *,
+    votes: int = 1,
+    threshold: float = 0.5,
+    refiner_temperature: float | None = None,
+    refiner_tokens: int = 256,
+    refiner: str | None = None,
+    replaced: Literal["probe", "keep"] = "probe",
+) -> Iterator[Rollouts]:
+    """Rollouts of --from whose first faulty step, and all after it, is written anew (Search-R2).
+
+    The policy, asked as a refiner, accepts a rollout or names its first faulty step. One that is accepted is flagged
+    `accepted`. Of another the steps before that one are kept and the rest is sampled again: a row of the same group,
+    flagged `refined`, with `parent_id` and `fork`, its mask true on all of its response and its kept tokens with the
+    log-probabilities they have. It takes the place of its parent, whether it is better or not; the parent stays in the
+    file as a probe, which is scored and never trained on. -n is not used, and --max-tokens bounds the whole response.
+    Not looked at are rows that are accepted already, so that running it on its own output, split into steps again, is a
+    second revision; and, as nothing that the policy wrote from the prompt alone, probes, evals, and rows flagged
+    filtered, error, retried, reflection, guided, intervention, edited, partial or demonstration.
+
+    The refiner's verdict stands in the rows that it judged: `accept_probability`, the share of its votes that accept,
+    and `cut_step`, the number of steps kept. `reward`, and what else the file knows of its rows, is missing in the new
+    ones: score them. The step ruler (`score --with steps`) says what a step is.
+
+    In an environment, a search tool for one, a step is a turn with what was answered to it, and the rest is played anew in
+    a world that is brought back to where the cut is. Rewards are the environment's.
+
+    Args:
+        votes: times the refiner is asked. The first vote that does not accept says where to cut.
+        threshold: tau, the share of votes from which a rollout is accepted.
+        refiner_temperature: of its answers; None is --temperature, with votes=1 greedy.
+        refiner_tokens: budget of an answer. A question beyond the policy's context is refused.
+        refiner: what the policy is asked; {question} and {steps}, numbered from 1, are replaced. None is our wording, in
+            this file.
+        replaced: what parents become, or "keep" them as they are. One whose cut is beyond --max-tokens has no successor
+            and stays.
+
+    Raises:
+        UsageError: an option out of range; a template without {steps}; a question beyond the model's context.
+            DataError: rows without steps; an environment that cannot be brought back.
+
+    Departures: 1. An answer that names neither is taken as accept, and a cut outside the steps as the nearest inside: our
+        reading. 2. The refiner's own tokens are not trained. 3. One revision, the paper's default.
+    """
+    file = context.rollouts
+    assert file is not None, "sample opens it for a strategy that needs --from"
+    at_least_one("refine", votes=votes, refiner_tokens=refiner_tokens)
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"option 'threshold' of strategy 'refine': {threshold}, needed is 0 to 1")
+    if refiner_temperature is not None and not 0 <= refiner_temperature < math.inf:
+        raise UsageError(
+            f"option 'refiner_temperature' of strategy 'refine': {refiner_temperature}, needed is 0 or more"
+        )
+    if refiner_temperature is None:
+        refiner_temperature = context.sampling.temperature if votes > 1 else 0.0
+    refiner = refiner or REFINER
+    check_template("refine", "refiner", refiner, "steps")
+    require(file, ("step.start", "step.end"), "strategy 'refine'")
+    remaining = iter(context.problems)
+    with progress(file.num_rows, "refine, rollouts") as advance:
+        for batch in context.batches():
+            problems = [next(remaining) for _ in range(len(batch.groups))]
+            rows = _judged(batch, played=is_played(context.task))
+            answers = _asked(context, batch, problems, rows, refiner, votes, refiner_tokens, refiner_temperature)
+            steps = batch.ragged("step.start").segments.sizes
+            verdicts = {
+                row: verdict_of(texts, int(steps[row]), threshold)
+                for row, texts in zip(rows.tolist(), answers, strict=True)
+            }
+            starts = batch.ragged("step.start")
+            cuts = {row: int(starts[row][each.cut]) for row, each in verdicts.items() if each.cut is not None}
+            cuts = {row: fork for row, fork in cuts.items() if fork < context.sampling.max_tokens}
+            marked = _marked(batch, verdicts, cuts if replaced == "probe" else {})
+            yield _refined(context, marked, problems, cuts)
+            advance(len(batch))
+
+
+def verdict_of(answers: Sequence[str], steps: int, threshold: float = 0.5) -> Verdict:
+    """What the votes come to for a rollout of so many steps; in each the last ACCEPT or CUT counts.
+
+    >>> verdict_of(["Step 2 adds what is not there. CUT 2"], steps=3)
+    Verdict(accept=0.0, cut=1)
+    >>> verdict_of(["no idea"], steps=3), verdict_of(["CUT 9"], steps=3)
+    (Verdict(accept=1.0, cut=None), Verdict(accept=0.0, cut=2))
+    """
+    named: list[int] = []
+    for text in answers:
+        found = [match[1] for match in _VERDICT.finditer(text)]
+        if found and found[-1] is not None:
+            named.append(int(found[-1]))
+    accept = 1 - len(named) / len(answers)
+    if not named or not steps or accept >= threshold:
+        return Verdict(accept, None)
+    return Verdict(accept, min(max(named[0] - 1, 0), steps - 1))
+
+
+def _judged(batch: Rollouts, *, played: bool) -> Array:
+    """The rows the refiner is asked about."""
+    return own_rows(batch, "refine", without=(ACCEPTED, *NOT_ASKED), needs=("step.start",), played=played)
+
+
+def refiner_questions(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array, refiner: str
+) -> list[str]:
+    """What the policy is asked about each of the rows."""
+    groups = batch.groups.ids
+    return [
+        filled(
+            refiner,
+            question=question_of(problems[int(groups[row])]),
+            steps=numbered(step_texts(context.tokenizer, batch, row), first=1),
+        )
+        for row in rows.tolist()
+    ]
+
+
+def _asked(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array, refiner: str, votes: int,
+    max_tokens: int, temperature: float,
+) -> list[list[str]]:  # fmt: skip
+    """The refiner's answers about each row."""
+    questions = refiner_questions(context, batch, problems, rows, refiner)
+    names = batch.strings("rollout_id")
+    seeds = [
+        [derived_seed(context.seed, context.round, names[row], "refiner", vote) for vote in range(votes)]
+        for row in rows.tolist()
+    ]
+    return asked(context, questions, seeds, max_tokens=max_tokens, temperature=temperature)
+
+
+def _marked(batch: Rollouts, verdicts: Mapping[int, Verdict], probes: Container[int]) -> Rollouts:
+    """The batch with the verdicts and the columns that refined rows have."""
+    batch = batch.with_missing(*ADDED)
+    purposes = batch.strings("purpose")
+    columns: dict[str, Any] = {"purpose": ["probe" if row in probes else each for row, each in enumerate(purposes)]}
+    for name, kind, place in (("accept_probability", pa.float64(), 0), ("cut_step", pa.int32(), 1)):
+        known: list[Any] = batch.strings(name) if name in batch else [None] * len(batch)
+        told = [verdicts[row][place] if row in verdicts else each for row, each in enumerate(known)]
+        columns[name] = pa.array(told, kind)
+    accepted = [row in verdicts and verdicts[row].cut is None for row in range(len(batch))]
+    return batch.with_columns(columns).with_flag(ACCEPTED, np.array(accepted, bool))
+
+
+def _refined(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], cuts: Mapping[int, int]
+) -> Rollouts:
+    """The batch with a new row for each of {row: the token it is cut before}."""
+    read, names = batch.ragged("prompt_ids"), batch.strings("rollout_id")
+    prompts = [read[row].tolist() for row in cuts]
+    columns: dict[str, Any] = {}
+    if "behaviour_prompt_ids" in batch:  # what was sampled with a hint goes on with it
+        behaviour = batch.arrow("behaviour_prompt_ids").take(pa.array(list(cuts), pa.int64()))
+        prompts = [given or prompt for given, prompt in zip(behaviour.to_pylist(), prompts, strict=True)]
+        columns["behaviour_prompt_ids"] = behaviour
+    seeds = [derived_seed(context.seed, context.round, names[row], REFINED) for row in cuts]
+    if is_played(context.task):
+        own = [problems[group] for group in batch.groups.ids[list(cuts)].tolist()]
+        replay = Replay(context, context.task, batch)
+        played = replay.played_on(list(cuts), list(cuts.values()), seeds, own, prompts)
+        columns |= columns_after(context, played, [0] * len(played), purpose="train", flags=(REFINED,))
+    else:
+        requests = [
+            Request([*prompt, *batch.token_ids[row][:fork].tolist()], [seed], context.sampling.max_tokens - fork)
+            for prompt, (row, fork), seed in zip(prompts, cuts.items(), seeds, strict=True)
+        ]
+        made = [each for (each,) in context.engine.generate(requests, context.sampling)] if requests else []
+        whole = [joined(_response(batch, row), fork, new) for (row, fork), new in zip(cuts.items(), made, strict=True)]
+        columns |= sampled_columns(context, [()] * len(whole), whole, seeds, purpose="train", flags=(REFINED,))
+    columns |= {
+        "rollout_id": pa.array([f"{names[row]}/{REFINED}@{context.salt}" for row in cuts], pa.string()),
+        "parent_id": pa.array([names[row] for row in cuts], pa.string()),
+        "fork": pa.array(list(cuts.values()), FIELDS["fork"].type),
+    }
+    return with_rows(batch, np.array(list(cuts), np.int64), columns)
+
+
+def _response(batch: Rollouts, row: int) -> Completion:
+    """A row of the file as it was sampled."""
+
+    def signal(path: str) -> Any:
+        if path not in batch:
+            return None
+        lists = batch.ragged(path)
+        return None if lists.present is not None and not lists.present[row] else lists[row].astype(np.float32)
+
+    return Completion(
+        batch.token_ids[row].astype(np.int32), signal("token.logprob"), "stop", signal("token.raw_logprob")
+    )

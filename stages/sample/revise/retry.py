@@ -1,0 +1,400 @@
+"""R3L's sampling: the policy reflects on its rollouts and tries again from the step that it would do otherwise."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ....formats.rollouts import Rollouts
+from ....formats.schema import ERROR, FIELDS, GUIDED, REFLECTION, arrow_type
+from ....formats.segments import Array
+from ...core.driver import require
+from ...core.options import at_least_one
+from ...core.progress import progress
+from ...core.wording import check_template, filled
+from ...models.engine import Completion, Request
+from ...models.policy import render_prompt
+from ...tasks import Message, Problem
+from ...tasks.played import is_played
+from .._judge import question_of, replies, texts_of
+from .._rows import derived_seed, sampled_columns
+from .._source import ADDED, of_questions, own_rows, with_groups, with_rows
+from ..kind import CONTINUES, SamplingContext, strategy
+from ..play._interact import Rollout
+from ..play._replay import Replay, completion_after, reward_of, told_after
+from ._revisions import (
+    NOT_ASKED,
+    RETRIED,
+    asking,
+    forks_of,
+    names_of,
+    numbered,
+    parts,
+    step_texts,
+    with_known,
+)
+
+REFLECTOR = """\
+You look back at a finished attempt, to find what can be learnt from it.
+
+Task:
+{question}
+
+The attempt, its steps counted from 0:
+{steps}
+
+Find out what decided how it ended. Ask of every cause why it came about, and of that again, until you reach a habit \
+that would do harm in other tasks, too. If another try is worth while, choose the earliest step that has to be \
+different: all before it is kept, and the work goes on from there.
+
+Answer with one JSON object and nothing else. Its keys:
+"trajectory_summary": what was done, in a sentence or two
+"root_cause_analysis": why it ended as it did
+"trajectory_outcome": "success", "success_but_inefficient" or "failure"
+"improvement_suggestion": what to do instead (not for "success")
+"retry_from_step": the number of that step (not for "success")
+
+An example:
+{"trajectory_summary": "The price of four tickets was looked up, and the discount added.", "root_cause_analysis": "The \
+sign of the discount was never settled before it was used, out of a habit of computing first and reading later.", \
+"trajectory_outcome": "failure", "improvement_suggestion": "Say of each quantity whether it raises or lowers the total \
+before using it.", "retry_from_step": 2}"""
+
+GUIDANCE = """\
+{question}
+
+A review of an earlier attempt of yours:
+{reflection}
+
+Follow it in silence. Your answer must not show that there was an attempt or a review."""
+
+KEYS = {"trajectory_summary", "root_cause_analysis", "trajectory_outcome"}
+PERFECT = "success"
+WANTING = ("success_but_inefficient", "failure")
+
+
+@dataclass(frozen=True)
+class Reflection:
+    """A sound one. text: its JSON, as it was written. step: where to begin again, None where nothing has to change."""
+
+    text: str
+    step: int | None
+
+
+class _Answer(NamedTuple):
+    """What the policy wrote behind a question and, where the answer was begun already, a prefix of it.
+
+    prompt: the question's ids. played: the rollout, where an environment answered.
+    """
+
+    question: list[Message]
+    prompt: list[int]
+    prefix: list[int]
+    made: Completion
+    seed: int
+    played: Rollout | None = None
+
+
+@strategy(source="arXiv:2601.03715 (R3L, reflect-then-retry)", needs=(CONTINUES,), turns=True)
+def retry(
+    context: SamplingContext,
+    *,
+    reflector: str | None = None,
+    guidance: str | None = None,
+    reflection_tokens: int = 4096,
+    parents: Literal["suffix", "keep"] = "suffix",
+    reflections: Literal["keep", "drop"] = "keep",
+    correct: float = 1.0,
+    rows_at_once: int = 2048,
+) -> Iterator[Rollouts]:
+    """A second try of the rollouts of --from, from the step at which the policy itself would begin again (R3L).
+
+    The policy reads a rollout as numbered steps and writes a reflection in JSON, which names the earliest step that has
+    to be different. The tokens before that step are kept, and the rest is sampled again with the reflection in the
+    prompt. The new row, flagged `retried`, is the copy without it: `prompt_ids` is its parent's, `behaviour_prompt_ids`
+    what the policy read, and `token.logprob` is under that, so that a ratio of the two corrects for the reflection. It
+    has `parent_id` and `fork`, and its mask is false before the fork, as its parent's then is: trained is what follows the
+    pivot.
+
+    A reflection is what stands between the first { and the last }. It counts where that is JSON with
+    trajectory_summary, root_cause_analysis and trajectory_outcome; the outcome "success" asks for no second try,
+    "success_but_inefficient" and "failure" for improvement_suggestion and a whole number retry_from_step, 0 to the last
+    step. Any other reflection is passed over. So a group has one to two rows for each of its rollouts.
+
+    Reflections that helped, and the tries that they guided, are trained, too, as prompt and response of their own: the
+    reflection on a wrong rollout whose retry is right (flagged `reflection`), that retry behind the prompt with the
+    reflection in it (`guided`), and the reflection that finds nothing to change in a right rollout. Each is a group of
+    one with another `problem_id` and reward 1, to which `assign-credit` gives 1 with `singleton=raw`, and else nothing.
+
+    In an environment a step is a turn with what was answered to it. The world is brought back to where the turn of the pivot
+    begins, and played on; rewards are the environment's, and a right retry with fewer turns than a right rollout helped,
+    too.
+
+    Rows that were reflected on get `reflection` (the JSON, null where it does not count) and `retry_step`. `reward` of
+    retries is missing: score them. The step ruler (`score --with steps`) says what a step is; --max-tokens bounds
+    the whole response, and -n is not used. Passed over are probes, evals, and rows flagged filtered, error, retried,
+    reflection, guided, intervention, edited, partial or demonstration. How many reflections counted is said on standard
+    error.
+
+    Args:
+        reflector: what the policy is asked; {question} and {steps} are replaced. None is our wording, in this file.
+        guidance: the last message of the prompt with the reflection in it; {question} and {reflection} are replaced.
+            None is our wording.
+        reflection_tokens: budget of a reflection. A question beyond the policy's context is refused.
+        reflections: "drop" leaves out reflections and guided tries as rows of their own.
+        correct: reward from which a rollout is right.
+        parents: "suffix" makes the mask of a rollout false before its retry's fork, too, so that both are compared by
+            what follows the pivot alone; "keep" leaves it as it is.
+        rows_at_once: rollouts reflected on before a part of the file is written (at least a group's); bounds the
+            memory.
+
+    Raises:
+        UsageError: a template without a name; a question beyond the model's context. DataError: rows without steps, or
+            without reward where reflections are kept; an environment that cannot be brought back; a file that has these
+            retries already.
+
+    Departures: 1. The reflection stands at the end of the prompt, not before the step that is done anew, so that prompt and
+        response remain two lists of ids. 2. Without an environment a retry helped where it alone is right, as in the
+        released code for mathematics. A guided try is masked before its pivot, which that code leaves out. 3. `true` is no
+        step: our reading.
+    """
+    file = context.rollouts
+    assert file is not None, "sample opens it for a strategy that needs --from"
+    at_least_one("retry", reflection_tokens=reflection_tokens)
+    reflector, guidance = reflector or REFLECTOR, guidance or GUIDANCE
+    check_template("retry", "reflector", reflector, "steps")
+    check_template("retry", "guidance", guidance, "reflection")
+    needed = ("step.start", "step.end", *(("reward",) if reflections == "keep" else ()))
+    require(file, needed, "strategy 'retry'")
+    remaining = iter(context.problems)
+    with progress(file.num_rows, "retry, rollouts") as advance:
+        for batch in context.batches():
+            problems = [next(remaining) for _ in range(len(batch.groups))]
+            for part, groups in parts(batch, rows_at_once):
+                rows = own_rows(
+                    part, "retry", without=NOT_ASKED, needs=[path for path in needed if path != "step.end"],
+                    played=is_played(context.task),
+                )  # fmt: skip
+                own = problems[groups]
+                answers = _asked(
+                    context, part, rows, reflection_questions(context, part, own, rows, reflector), reflection_tokens
+                )
+                found = _sound(context, part, answers)
+                starts, place = part.ragged("step.start"), part.groups.ids
+                forks = {row: int(starts[row][each.step]) for row, each in found.items() if each.step is not None}
+                forks = {row: fork for row, fork in forks.items() if fork < context.sampling.max_tokens}
+                again = {row: own[int(place[row])] for row in forks}
+                guided = [asking(problem, guidance, reflection=found[row].text) for row, problem in again.items()]
+                tries = _tried(context, part, forks, list(again.values()), guided)
+                told = _told(part, rows, found)
+                if parents == "suffix":
+                    told = _masked(
+                        told, {row: forks[row] for row, each in tries.items() if each.made.finish_reason != ERROR}
+                    )
+                made = _with_retries(context, told, forks, tries)
+                lessons: list[tuple[int, str, _Answer]] = []
+                if reflections == "keep":
+                    better, perfect = _helped(context, part, own, found, tries, correct)
+                    lessons = [(row, REFLECTION, answers[row]) for row in sorted([*better, *perfect])]
+                    lessons += [(row, GUIDED, tries[row]) for row in better]
+                    made = _with_lessons(context, made, part, lessons)
+                context.count(reflections=len(rows), sound=len(found), retries=len(forks), lessons=len(lessons))
+                yield made
+                advance(len(part))
+    counts = Counter(context.tally)
+    also = f", {counts['lessons']:,} rows to learn that from" if reflections == "keep" else ""
+    print(
+        f"retry: {counts['reflections']:,} reflections, {counts['sound']:,} of them sound; "
+        f"{counts['retries']:,} rollouts tried again{also}",
+        file=sys.stderr,
+    )
+
+
+def reflection_of(text: str, steps: int) -> Reflection | None:
+    """What a reflection on a rollout of so many steps says; None for one that does not count.
+
+    >>> given = '"trajectory_summary": "", "root_cause_analysis": "", "trajectory_outcome"'
+    >>> reflection_of(f'So: {{{given}: "failure", "improvement_suggestion": "", "retry_from_step": 2}}.', steps=3).step
+    2
+    >>> reflection_of(f'{{{given}: "failure"}}', steps=3) is None
+    True
+    >>> reflection_of(f'{{{given}: "success"}}', steps=3).step is None
+    True
+    """
+    begin, end = text.find("{"), text.rfind("}")
+    if not 0 <= begin < end:
+        return None
+    written = text[begin : end + 1]
+    try:
+        given = json.loads(written)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(given, dict) or not given.keys() >= KEYS:
+        return None
+    if given["trajectory_outcome"] == PERFECT:
+        return Reflection(written, None)
+    step = given.get("retry_from_step")
+    if given["trajectory_outcome"] not in WANTING or "improvement_suggestion" not in given:
+        return None
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < steps:
+        return None
+    return Reflection(written, step)
+
+
+def reflection_questions(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array, reflector: str
+) -> list[list[Message]]:
+    """What the policy is asked about each of the rows."""
+    groups = batch.groups.ids
+    found: list[list[Message]] = []
+    for row in rows.tolist():
+        steps = numbered(step_texts(context.tokenizer, batch, row), first=0)
+        content = filled(reflector, question=question_of(problems[int(groups[row])]), steps=steps)
+        found.append([{"role": "user", "content": content}])
+    return found
+
+
+def _asked(
+    context: SamplingContext, batch: Rollouts, rows: Array, questions: Sequence[list[Message]], max_tokens: int
+) -> dict[int, _Answer]:
+    """What the policy says of the rows."""
+    names = batch.strings("rollout_id")
+    seeds = [derived_seed(context.seed, context.round, names[row], REFLECTION) for row in rows.tolist()]
+    sampling = replace(context.sampling, max_tokens=max_tokens)
+    made = replies(context, questions, [[seed] for seed in seeds], sampling)
+    return {
+        row: _Answer(question, render_prompt(context.tokenizer, question), [], each, seed)
+        for row, question, (each,), seed in zip(rows.tolist(), questions, made, seeds, strict=True)
+    }
+
+
+def _sound(context: SamplingContext, batch: Rollouts, answers: Mapping[int, _Answer]) -> dict[int, Reflection]:
+    """Those of the reflections that count."""
+    sizes, texts = (
+        batch.ragged("step.start").segments.sizes,
+        texts_of(context, [each.made for each in answers.values()]),
+    )
+    read = {row: reflection_of(text, int(sizes[row])) for row, text in zip(answers, texts, strict=True)}
+    return {row: each for row, each in read.items() if each is not None}
+
+
+def _told(batch: Rollouts, rows: Array, found: Mapping[int, Reflection]) -> Rollouts:
+    """The batch with what was said of its rows."""
+    said = {row: found.get(row) for row in rows.tolist()}
+    told = with_known(batch, "reflection", pa.string(), {row: each and each.text for row, each in said.items()})
+    told = with_known(told, "retry_step", pa.int32(), {row: each and each.step for row, each in said.items()})
+    return told.with_missing(*ADDED, "behaviour_prompt_ids")
+
+
+def _masked(batch: Rollouts, forks: Mapping[int, int]) -> Rollouts:
+    """The batch with the mask false on what rows share with their retries."""
+    shared = np.zeros(len(batch), np.int64)
+    shared[list(forks)] = list(forks.values())
+    mask = batch.mask & (batch.tokens.positions >= batch.tokens.spread(shared))
+    return batch.with_columns({"token.mask": batch.token_ids.with_values(mask)})
+
+
+def _tried(
+    context: SamplingContext, batch: Rollouts, forks: Mapping[int, int], problems: Sequence[Problem],
+    questions: Sequence[list[Message]],
+) -> dict[int, _Answer]:  # fmt: skip
+    """A second try for each of {row: the token from which it is written again}, behind a prompt with a reflection."""
+    if not forks:
+        return {}
+    names = batch.strings("rollout_id")
+    prefixes = [batch.token_ids[row][:fork].tolist() for row, fork in forks.items()]
+    seeds = [derived_seed(context.seed, context.round, names[row], RETRIED) for row in forks]
+    played: list[Rollout | None] = [None for _ in forks]
+    if is_played(context.task):
+        replay = Replay(context, context.task, batch)
+        prompts = [replay.prompt(question) for question in questions]
+        played = [*replay.played_on(list(forks), list(forks.values()), seeds, problems, prompts)]
+        made = [completion_after(each, fork) for each, fork in zip(played, forks.values(), strict=True) if each]
+    else:
+        prompts = [render_prompt(context.tokenizer, question) for question in questions]
+        requests = [
+            Request([*prompt, *prefix], [seed], context.sampling.max_tokens - len(prefix))
+            for prompt, prefix, seed in zip(prompts, prefixes, seeds, strict=True)
+        ]
+        made = [each for (each,) in context.engine.generate(requests, context.sampling)]
+    return dict(zip(forks, map(_Answer, questions, prompts, prefixes, made, seeds, played), strict=True))
+
+
+def _with_retries(
+    context: SamplingContext, batch: Rollouts, forks: Mapping[int, int], tries: Mapping[int, _Answer]
+) -> Rollouts:
+    """The batch with the second tries, in the groups of the first."""
+    names = batch.strings("rollout_id")
+    read = [each.prompt for each in tries.values()]
+    columns = _sampled(context, list(tries.values()), RETRIED) | {
+        "rollout_id": names_of([f"{names[row]}/{RETRIED}@{context.salt}" for row in tries]),
+        "parent_id": names_of([names[row] for row in tries]),
+        "fork": forks_of(list(forks.values())),
+        "behaviour_prompt_ids": pa.array(read, arrow_type("behaviour_prompt_ids")),
+    }
+    return with_rows(batch, np.array(list(tries), np.int64), columns)
+
+
+def _helped(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], found: Mapping[int, Reflection],
+    tries: Mapping[int, _Answer], correct: float,
+) -> tuple[list[int], list[int]]:  # fmt: skip
+    """(wrong rows whose second try is right, right rows in which nothing was found to change)."""
+    reward, groups = batch.numbers("reward"), batch.groups.ids
+    texts = context.tokenizer.batch_decode(
+        [[*each.prefix, *each.made.ids.tolist()] for each in tries.values()], skip_special_tokens=True
+    ) if tries else []  # fmt: skip
+    turns = batch.ragged("step.start").segments.sizes
+    better: list[int] = []
+    for (row, each), text in zip(tries.items(), texts, strict=True):
+        if each.made.finish_reason == ERROR:
+            continue
+        if each.played is not None:
+            given, fewer = reward_of(each.played), len(each.played.starts) < turns[row]
+        else:
+            given, fewer = context.task.verify(text, problems[int(groups[row])].reference), False
+        if given >= correct and (given > reward[row] or fewer):
+            better.append(row)
+    return better, [row for row, each in found.items() if each.step is None and reward[row] >= correct]
+
+
+def _with_lessons(
+    context: SamplingContext, batch: Rollouts, part: Rollouts, lessons: Sequence[tuple[int, str, _Answer]]
+) -> Rollouts:
+    """The batch with answers to questions about rows of the part, (row, kind, answer), as groups of one."""
+    names, groups = part.strings("rollout_id"), part.groups.ids
+    columns = _sampled(context, [answer for *_, answer in lessons])
+    columns |= of_questions(
+        context.tokenizer,
+        [f"{names[row]}/{kind}@{context.salt}" for row, kind, _ in lessons],
+        [answer.question for *_, answer in lessons],
+    )
+    columns["prompt_ids"] = pa.array([answer.prompt for *_, answer in lessons], arrow_type("prompt_ids"))
+    flags = zip(lessons, columns["flags"].to_pylist(), strict=True)
+    columns["flags"] = pa.array([[kind, *known] for (_, kind, _), known in flags], arrow_type("flags"))
+    columns["reward"] = pa.array([1.0] * len(lessons), FIELDS["reward"].type)
+    return with_groups(batch, [int(groups[row]) for row, *_ in lessons], columns)
+
+
+def _sampled(context: SamplingContext, answers: Sequence[_Answer], *flags: str) -> dict[str, Any]:
+    """{path: [M]} of what the policy wrote."""
+    columns: dict[str, Any] = sampled_columns(
+        context, [each.prefix for each in answers], [each.made for each in answers], [each.seed for each in answers],
+        purpose="train", flags=flags,
+    )  # fmt: skip
+    played = [each for each in answers if each.played is not None]
+    if not played:
+        return columns
+    told = told_after([each.played for each in played if each.played], [len(each.prefix) for each in played])
+    numbers = iter(range(len(played)))
+    where = pa.array([None if each.played is None else next(numbers) for each in answers], pa.int64())
+    for path, values in told.items():
+        known = columns.get(path, pa.nulls(len(answers), values.type))
+        columns[path] = pc.call_function("if_else", [where.is_null(), known, values.take(where)])
+    return columns

@@ -1,0 +1,97 @@
+"""Branch where the policy was undecided: entropy-guided trees."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ....formats.rollouts import Rollouts
+from ....formats.segments import Segments
+from ...core.options import at_least_one
+from ...core.progress import progress
+from ..kind import SamplingContext, strategy
+from ._forest import Branch, Forest, Fork
+from ._uncertainty import Metric, metric_of
+
+
+@strategy(source="arXiv:2506.11902 (TreeRL, EPTree)")
+def branch(
+    context: SamplingContext,
+    *,
+    initial: int = 6,
+    forks: int = 2,
+    rounds: int = 1,
+    continuations: int = 2,
+    metric: Metric = "surprisal",
+    top: int = 20,
+    not_after: Sequence[str] = ("conclusion", "answer"),
+    rows_at_once: int = 2048,
+) -> Iterator[Rollouts]:
+    """Trees that fork before their most uncertain tokens (EPTree).
+
+    `initial` independent responses of a prompt begin a tree each. In every round, `forks` tokens of each tree are
+    chosen, the most uncertain first, and `continuations` new ones are sampled from just before each. A prompt gets
+    initial · (1 + rounds · forks · continuations) rollouts, fewer where a tree runs out of tokens; -n is not used.
+    A rollout has `parent_id` and `fork`; its tokens up to the fork, with their log-probabilities, are its parent's.
+
+    Args:
+        initial: M, independent responses, one tree each.
+        forks: N, tokens chosen in each tree and round.
+        rounds: L.
+        continuations: T, of each chosen token.
+        metric: "surprisal" is -log p of the token that was sampled, as in the paper; "entropy" and the others are of
+            the `top` most likely candidates (see strategy `rose`).
+        top: candidates looked at; not used by "surprisal".
+        not_after: no fork behind a token whose text holds one of these, without regard to case; [] forks anywhere.
+        rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
+
+    Departures: the first token of a continuation is never chosen, as in the released code; that no token is chosen twice
+        is our reading. Its limit on responses near the budget is not there.
+    """
+    at_least_one("branch", initial=initial, forks=forks, rounds=rounds, continuations=continuations, top=top)
+    signal, alternatives = metric_of(context, metric, top)
+    leaves = initial * (1 + rounds * forks * continuations)
+    at_once = max(1, rows_at_once // leaves)
+    ends = _ends(context, not_after)
+    with progress(len(context.problems) * leaves, "branch") as advance:
+        for first in range(0, len(context.problems), at_once):
+            problems = context.problems[first : first + at_once]
+            forest = Forest(context, problems, signal=signal, alternatives=alternatives)
+            forest.grow([Fork(problem, samples=initial) for problem in range(len(problems))])
+            used: list[set[tuple[int, int]]] = [set() for _ in problems]
+            for _ in range(rounds):
+                chosen: list[Fork] = []
+                for problem, rows in enumerate(forest.branches):
+                    places = _most_uncertain(rows, forks, ends, used[problem])
+                    used[problem].update(places)
+                    chosen += [Fork(problem, row, at, continuations) for row, at in places]
+                forest.grow(chosen)
+            yield forest.rollouts()
+            advance(sum(map(len, forest.branches)))
+
+
+def _most_uncertain(
+    rows: Sequence[Branch], count: int, ends: np.ndarray, used: set[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """(row, token) of the `count` most uncertain tokens of each tree, without those that may not be chosen."""
+    tree: list[int] = []
+    parts: list[np.ndarray] = []
+    for row, each in enumerate(rows):
+        tree.append(row if each.parent is None else tree[each.parent])
+        begin = 0 if each.parent is None else each.fork + 1
+        closing = np.flatnonzero(ends[each.response.ids])
+        places = np.arange(begin, closing[0] + 1 if len(closing) else len(each.signal))
+        free = [at for at in places.tolist() if np.isfinite(each.signal[at]) and (row, at) not in used]
+        parts.append(np.stack([np.full(len(free), tree[row]), -each.signal[free], np.full(len(free), row), free]))
+    found = np.concatenate(parts, axis=1)
+    found = found[:, np.lexsort(found[::-1])]
+    best = found[2:, Segments.of_runs(found[0]).positions < count].astype(np.int64) if found.size else found[2:]
+    return [(row, at) for row, at in best.T.tolist()]
+
+
+def _ends(context: SamplingContext, words: Sequence[str]) -> np.ndarray:
+    """[V] bool, the token's text holds one of the words."""
+    size = len(context.tokenizer)
+    if not words:
+        return np.zeros(size, bool)
+    texts = context.tokenizer.batch_decode([[token] for token in range(size)])
+    return np.array([any(word.lower() in text.lower() for word in words) for text in texts])

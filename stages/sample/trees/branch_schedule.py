@@ -1,0 +1,57 @@
+"""Branch at fixed depths: every response splits again and again, whatever the policy thought there."""
+
+from collections.abc import Iterator, Sequence
+from math import prod
+
+from ....formats.rollouts import Rollouts
+from ...core.options import at_least_one
+from ...core.progress import progress
+from ..kind import SamplingContext, strategy
+from ._forest import Forest, Fork
+
+
+@strategy(source="arXiv:2505.23564 (SPO-tree); arXiv:2509.06040 (BranchGRPO)")
+def branch_schedule(
+    context: SamplingContext,
+    *,
+    factors: Sequence[int] = (6, 6, 6),
+    length: int = 30,
+    rows_at_once: int = 2048,
+) -> Iterator[Rollouts]:
+    """Trees that fork after every `length` tokens, by fixed factors (SPO-tree, BranchGRPO).
+
+    factors[0] responses begin at the prompt. Where one has reached length · d tokens and goes on, it splits into
+    factors[d] continuations; after the last factor responses are finished. One that ends early is a leaf. A prompt
+    gets at most the product of the factors; -n is not used. A rollout has `parent_id` and `fork`; its tokens up to
+    the fork, with their log-probabilities, are its parent's.
+
+    Args:
+        factors: continuations at each depth. BranchGRPO's tree of 16 leaves is [2, 2, 2, 2].
+        length: tokens between two splits.
+        rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
+    """
+    at_least_one("branch_schedule", length=length, factors=min(factors, default=0))
+    at_once = max(1, rows_at_once // prod(factors))
+    with progress(len(context.problems) * prod(factors), "branch_schedule") as advance:
+        for first in range(0, len(context.problems), at_once):
+            problems = context.problems[first : first + at_once]
+            forest = Forest(context, problems)
+            for depth, factor in enumerate(factors):
+                last = depth + 1 == len(factors)
+                if depth == 0:
+                    splits = [Fork(problem, samples=factor) for problem in range(len(problems))]
+                else:
+                    splits = _unfinished(forest, depth * length, factor)
+                forest.grow(splits, length=None if last else length)
+            yield forest.rollouts()
+            advance(sum(map(len, forest.branches)))
+
+
+def _unfinished(forest: Forest, reached: int, count: int) -> list[Fork]:
+    """A split at the end of every response that has just `reached` so many tokens, and may have more."""
+    return [
+        Fork(problem, row, reached, count, extends=True)
+        for problem, rows in enumerate(forest.branches)
+        for row, each in enumerate(rows)
+        if len(each.response.ids) == reached < forest.budgets[problem] and each.response.finish_reason == "length"
+    ]

@@ -1,0 +1,372 @@
+"""GroundedPRM's sampling: a tree search over steps, each of which is verified."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from ....formats.errors import UsageError
+from ....formats.ragged import Ragged
+from ....formats.rollouts import Rollouts
+from ....formats.segments import Segments
+from ...core.options import at_least_one
+from ...core.progress import progress
+from ...models.engine import Completion, Request
+from ...structure.simulations import simulation_values
+from ...tasks import Problem
+from .._judge import asked, question_of, truth_of
+from .._rows import derived_seed
+from .._steps import ANSWER, STEP, Step, cut_off, generated, head, is_over, joined, step_columns, step_ends
+from ..kind import SamplingContext, strategy
+from ._forest import Branch, Forest
+from ._search_tree import Node, Tree, uct
+
+VERIFY = """\
+Question:
+{question}
+
+Work so far:
+{before}
+
+Next step:
+{step}
+
+Is every fact and calculation of the next step correct? Answer as JSON: {{"reason": one sentence, "result": true or \
+false}}"""
+TRIES = 5
+
+
+class Claim(NamedTuple):
+    """A step to verify: [start, end) of the response of a problem."""
+
+    problem: int
+    ids: np.ndarray
+    start: int
+    end: int
+
+
+Place = tuple[int, Node]  # a problem, and a step of its tree
+Verifier = Callable[[Forest, Sequence[Claim]], list[float]]
+
+
+@strategy(source="arXiv:2510.14942 (GroundedPRM)")
+def mcts(
+    context: SamplingContext,
+    *,
+    rounds: int = 8,
+    children: int = 3,
+    depth: int = 5,
+    select: Literal["uct", "random_child"] = "uct",
+    exploration: float = math.sqrt(2),
+    decay: float = 0.9,
+    enough: int = 3,
+    outcome_weight: Literal["1/N"] | float = "1/N",
+    correct_above: float = 0.0,
+    pool: Literal["sum", "mean"] = "sum",
+    verify_steps: Literal["auto", "task", "policy"] = "auto",
+    verify_temperature: float = 0.6,
+    verify_tokens: int = 256,
+    stop: Sequence[str] = ("\n",),
+    step_tokens: int | None = None,
+    rows_at_once: int = 1024,
+) -> Iterator[Rollouts]:
+    """Tree search over verified steps; every simulation is a rollout (GroundedPRM).
+
+    In each round, for every prompt: 1. a step of the tree is selected; 2. it gets `children` next steps, and of those not
+    simulated yet the one with the largest value, the first of equal ones, is taken; 3. from it the response is sampled on
+    for `depth` steps at most, its virtual steps; 4. those steps are verified, v = +1, -1 or 0, and the answer, F = +1 or
+    -1; 5. what the simulation says goes to the step it began at and, with decay, to those before it:
+
+        final     = 1/N · Σ_{j=1..N} v_j · (N - j + 1)/N + F/max(N, 1)     v_1 … v_N: virtual steps without the last
+        value(x) += decay^d · final                                          d steps before it began; counts a visit, d > 0
+        uct(x)    = value(x)/max(1, visits(x)) + exploration · sqrt(ln(visits(parent) + 1) / (visits(x) + 1))
+
+    A prompt gets `rounds` rollouts or fewer, one a simulation; -n is not used. A rollout leaves an earlier one
+    (`parent_id`, `fork`) where it goes on from one of its steps. The step ruler has all its steps, `step.reward` their
+    v, F on the last virtual one, and `reward` the verifier's. `step.search_value` is what the search ended with, value(x)
+    of the tree's steps and v or F of virtual ones: what `assign-credit --method groundedprm` gives as credit. Its sign is
+    the label of the paper. A next step that the engine failed to make is left out; where it made
+    none, the rollout of that round ends there, flagged `error`.
+
+    Args:
+        rounds: simulations of a prompt.
+        children: next steps sampled at once.
+        depth: virtual steps of a simulation; one that needs more is flagged truncated.
+        select: "uct" goes down to the leaf with the largest uct (paper); "random_child" takes one of the prompt's own
+            next steps, whatever they are worth (released code).
+        exploration: see above.
+        decay: per step, 0 to 1.
+        enough: a prompt with so many whole right and as many whole wrong responses is done; 0 does all rounds.
+        outcome_weight: weight of F, "1/N" as above or a number.
+        correct_above: a reward above it is a right answer.
+        pool: what `step.search_value` says of a step of the tree: the "sum" above (released code), which grows with the
+            number of simulations below the step, or their "mean".
+        verify_steps: "task" asks the task, "policy" the policy, again where it says neither true nor false, 5 times at
+            most; "auto" the task where it can.
+        verify_temperature: of the policy's answers about a step.
+        verify_tokens: budget of such an answer. A question beyond the policy's context is refused.
+        stop: texts that end a step; it ends with the token that completes one.
+        step_tokens: a step of the tree that has so many tokens ends there; None is --max-tokens, which bounds the whole
+            response.
+        rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
+
+    Raises:
+        UsageError: an option out of range; verify_steps=task with a task that cannot.
+
+    Departures: 1. The released code verifies virtual steps only; here the tree's are, too, since its own filters need
+        that. 2. What is whole and simulated is not selected again; there, such a round only records the path. 3. No
+        extraction of facts and goals, no tool queries: a step is text, and the task is the tool. 4. A response that
+        repeats itself is not ended for it. 5. Our reading: value/max(1, visits), and that uct looks at unsimulated steps, too.
+    """
+    at_least_one(
+        "mcts", rounds=rounds, children=children, depth=depth, verify_tokens=verify_tokens,
+        step_tokens=1 if step_tokens is None else step_tokens,
+    )  # fmt: skip
+    for name, value in {"enough": enough, "exploration": exploration, "verify_temperature": verify_temperature}.items():
+        if not 0 <= value < math.inf:
+            raise UsageError(f"option {name!r} of strategy 'mcts': {value}, needed is 0 or more")
+    if not 0 <= decay <= 1:
+        raise UsageError(f"option 'decay' of strategy 'mcts': {decay}, needed is 0 to 1")
+    if not stop or not all(stop):
+        raise UsageError("option 'stop' of strategy 'mcts': needed are texts that end a step, none of them empty")
+    verifier = _verifier(context, verify_steps, verify_temperature, verify_tokens)
+    search = Search(
+        children, depth, select, exploration, decay, enough, outcome_weight, correct_above, tuple(stop), step_tokens, verifier
+    )  # fmt: skip
+    at_once = max(1, rows_at_once // rounds)
+    with progress(len(context.problems) * rounds, "mcts") as advance:
+        for first in range(0, len(context.problems), at_once):
+            part = context.problems[first : first + at_once]
+            forest = Forest(context, part)
+            trees = [
+                Tree(Random(derived_seed("mcts", context.seed, context.round, problem.problem_id))) for problem in part
+            ]
+            for _ in range(rounds):
+                search.round(forest, trees)
+                advance(len(part))
+            columns = step_columns([row for tree in trees for row in tree.steps])
+            columns["step.search_value"] = Ragged.from_lists(
+                [row for tree in trees for row in tree.values(pool)], np.float64
+            )
+            columns["reward"] = np.array([reward for tree in trees for reward in tree.rewards], np.float64)
+            yield forest.rollouts().with_columns(columns)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The options of `mcts`."""
+
+    children: int
+    depth: int
+    select: str
+    exploration: float
+    decay: float
+    enough: int
+    outcome_weight: Literal["1/N"] | float
+    correct_above: float
+    stop: tuple[str, ...]
+    step_tokens: int | None
+    verify: Verifier
+
+    def round(self, forest: Forest, trees: Sequence[Tree]) -> None:
+        """One simulation of each problem that is not done."""
+        going: list[Place] = []
+        for problem, tree in enumerate(trees):
+            done = self.enough and min(tree.right, tree.wrong) >= self.enough
+            if not done and not tree.root.exhausted:
+                going.append((problem, self.selected(tree)))
+        lost = self._expand(forest, trees, [(each, node) for each, node in going if not node.over and not node.best])
+        self._simulate(forest, trees, [(problem, node.best or node) for problem, node in going], lost)
+
+    def selected(self, tree: Tree) -> Node:
+        """The step to go on from."""
+        node = tree.root
+        if self.select == "random_child":
+            return tree.coin.choice([each for each in node.children if not each.exhausted]) if node.children else node
+        while node.children:
+            parent = node
+            node = max(
+                (each for each in node.children if not each.exhausted),
+                key=lambda each: uct(each.value, each.visits, parent.visits, self.exploration),
+            )
+        return node
+
+    def _expand(self, forest: Forest, trees: Sequence[Tree], nodes: Sequence[Place]) -> dict[int, Completion]:
+        """Next steps of each, verified. Returns the responses of the problems for which the engine failed to make any."""
+        context = forest.context
+        budget = context.sampling.max_tokens
+        requests: list[Request] = []
+        for problem, node in nodes:
+            first = trees[problem].made
+            trees[problem].made += self.children
+            room = budget - len(node.response.ids)
+            requests.append(
+                Request(
+                    [*forest.prompts[problem], *node.response.ids.tolist()],
+                    [_seed(forest, problem, "step", first + index) for index in range(self.children)],
+                    room if self.step_tokens is None else min(self.step_tokens, room),
+                    continued=True,
+                )
+            )
+        made = generated(context, requests, replace(context.sampling, stop=self.stop))
+        new: list[Place] = []
+        lost: dict[int, Completion] = {}
+        for (problem, node), completions in zip(nodes, made, strict=True):
+            begun = len(node.response.ids)
+            for each in completions:
+                if not len(each.ids):
+                    continue
+                response = cut_off(joined(node.response, begun, each), forest.budgets[problem])
+                over = is_over(response, len(each.ids), self.step_tokens, forest.budgets[problem])
+                child = Node(response, node, (*node.ends, len(response.ids)), over=over)
+                node.children.append(child)
+                new.append((problem, child))
+            if not node.children:
+                failed = [each for each in completions if each.finish_reason == "error"]
+                nothing = joined(node.response, begun, (failed or completions)[0])
+                if failed:
+                    lost[problem] = nothing
+                else:  # it ended without a token more
+                    node.response, node.over = nothing, True
+        claims = [
+            Claim(problem, node.response.ids, len(node.parent.response.ids), len(node.response.ids))
+            for problem, node in new
+            if node.parent is not None
+        ]
+        for (_, node), check in zip(new, self.verify(forest, claims), strict=True):
+            node.checks = (*(node.parent.checks if node.parent is not None else ()), check)
+        return lost
+
+    def _simulate(
+        self, forest: Forest, trees: Sequence[Tree], nodes: Sequence[Place], lost: Mapping[int, Completion]
+    ) -> None:
+        """A rollout of each, its value backed up; of problems that are lost, what there is."""
+        context = forest.context
+        sampled = [(problem, node) for problem, node in nodes if not node.over and problem not in lost]
+        seeds = {problem: _seed(forest, problem, "simulation", len(trees[problem].steps)) for problem, _ in nodes}
+        requests = [
+            Request(
+                [*forest.prompts[problem], *node.response.ids.tolist()],
+                [seeds[problem]],
+                context.sampling.max_tokens - len(node.response.ids),
+            )
+            for problem, node in sampled
+        ]
+        made = [each for (each,) in generated(context, requests, context.sampling)]
+        ends = step_ends(context.tokenizer, [each.ids for each in made], self.stop)
+        simulated = {problem: (response, list[int]()) for problem, response in lost.items()} | {
+            problem: _cut(node, each, found, self.depth)
+            for (problem, node), each, found in zip(sampled, made, ends, strict=True)
+        }
+        paths = [simulated.get(problem, (node.response, [])) for problem, node in nodes]
+        claims: list[Claim] = []
+        sizes: list[int] = []
+        for (problem, node), (response, virtual) in zip(nodes, paths, strict=True):
+            starts = [len(node.response.ids), *virtual]
+            found = [Claim(problem, response.ids, start, end) for start, end in zip(starts, virtual[:-1], strict=False)]
+            claims += found
+            sizes.append(len(found))
+        checks = np.array(self.verify(forest, claims), np.float64)
+        rewards = [
+            context.task.verify(
+                context.tokenizer.decode(response.ids.tolist(), skip_special_tokens=True),
+                forest.problems[problem].reference,
+            )
+            for (problem, _), (response, _) in zip(nodes, paths, strict=True)
+        ]
+        answers = np.where(np.array(rewards) > self.correct_above, 1.0, -1.0)
+        rows = Segments.of_sizes(np.array(sizes, np.int64))
+        finals = simulation_values(checks, rows, answers, self.outcome_weight)
+        given = iter(checks.tolist())
+        for index, ((problem, node), (response, virtual)) in enumerate(zip(nodes, paths, strict=True)):
+            own = [next(given) for _ in range(sizes[index])]
+            last = [float(answers[index])] if virtual else []
+            self._record(
+                forest, trees[problem], problem, node, response, virtual, [*own, *last], rewards[index], seeds[problem]
+            )
+            node.simulated |= problem not in lost
+            if response.finish_reason != "error":
+                node.backed_up(float(finals[index]), self.decay)
+
+    def _record(
+        self, forest: Forest, tree: Tree, problem: int, node: Node, response: Completion, virtual: Sequence[int],
+        checks: Sequence[float], reward: float, seed: int,
+    ) -> None:  # fmt: skip
+        """The path from the prompt through the node, and its virtual steps, as a row."""
+        parent, fork = tree.row_through(node)
+        signal = np.zeros(len(response.ids))
+        forest.branches[problem].append(Branch(response, signal, parent, fork, seed))
+        tree.begun.append(node)
+        whole = response.finish_reason == "stop"
+        tree.right += whole and reward > self.correct_above
+        tree.wrong += whole and reward <= self.correct_above
+        ends = [*node.ends, *virtual]
+        kinds = [STEP] * len(ends)
+        if whole and kinds:
+            kinds[-1] = ANSWER
+        given = [*node.checks, *checks]
+        tree.steps.append([Step(*each) for each in zip([0, *ends][:-1], ends, kinds, given, strict=True)])
+        tree.rewards.append(reward)
+
+
+def _cut(node: Node, completion: Completion, found: Sequence[int], depth: int) -> tuple[Completion, list[int]]:
+    """The response with at most `depth` more steps, and their ends in it."""
+    ends = [*found]
+    if len(completion.ids) and (not ends or ends[-1] < len(completion.ids)):
+        ends.append(len(completion.ids))
+    begun = len(node.response.ids)
+    if len(ends) > depth:
+        ends = ends[:depth]
+        completion = head(completion, ends[-1], "length")
+    return joined(node.response, begun, completion), [begun + end for end in ends]
+
+
+def _verifier(context: SamplingContext, which: str, temperature: float, max_tokens: int) -> Verifier:
+    """Checks steps: +1 right, -1 wrong, 0 not known."""
+    ask = getattr(context.task, "verify_step", None)
+    if which == "task" and ask is None:
+        raise UsageError(
+            f"task {context.task.spec!r} cannot tell right steps from wrong ones; choose verify_steps=policy"
+        )
+
+    def texts(forest: Forest, claims: Sequence[Claim]) -> Iterator[tuple[Problem, str, str]]:
+        parts = [part.tolist() for each in claims for part in (each.ids[: each.start], each.ids[each.start : each.end])]
+        decoded = iter(context.tokenizer.batch_decode(parts, skip_special_tokens=True) if parts else ())
+        for each in claims:
+            yield forest.problems[each.problem], next(decoded), next(decoded)
+
+    def by_task(forest: Forest, claims: Sequence[Claim]) -> list[float]:
+        assert ask is not None
+        found = [ask(problem, before, step) for problem, before, step in texts(forest, claims)]
+        return [0.0 if each is None else 1.0 if each else -1.0 for each in found]
+
+    def by_policy(forest: Forest, claims: Sequence[Claim]) -> list[float]:
+        told = list(texts(forest, claims))
+        questions = [
+            VERIFY.format(question=question_of(problem), before=before, step=step) for problem, before, step in told
+        ]
+        found = [0.0] * len(told)
+        left = list(range(len(told)))
+        for attempt in range(TRIES):
+            seeds = [
+                [derived_seed(context.seed, context.round, told[each][0].problem_id, questions[each], attempt)]
+                for each in left
+            ]
+            answers = asked(
+                context, [questions[each] for each in left], seeds, max_tokens=max_tokens, temperature=temperature
+            )
+            truths = [truth_of(text) for (text,) in answers]
+            for each, truth in zip(left, truths, strict=True):
+                found[each] = 0.0 if truth is None else 1.0 if truth else -1.0
+            left = [each for each, truth in zip(left, truths, strict=True) if truth is None]
+        return found
+
+    return by_task if which == "task" or (which == "auto" and ask is not None) else by_policy
+
+
+def _seed(forest: Forest, problem: int, what: str, index: int) -> int:
+    context = forest.context
+    return derived_seed(context.seed, context.round, forest.problems[problem].problem_id, what, index)

@@ -1,0 +1,285 @@
+"""SLATE's sampling: k candidates for every next step, one of them continued."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Literal
+
+import numpy as np
+
+from ....formats.errors import UsageError
+from ....formats.rollouts import Rollouts
+from ....formats.segments import Array
+from ...assign_credit.turns.slate import selection_probabilities
+from ...core.options import at_least_one
+from ...core.progress import progress
+from ...models.engine import Request
+from ...structure.turns import Siblings
+from ...tasks import Problem
+from .._judge import asked, question_of, reference_of, score_of
+from .._rows import derived_seed
+from .._steps import ANSWER, STEP, Step, is_over, step_columns
+from ..kind import SamplingContext, strategy
+from ._forest import Forest, Fork
+
+PARTIAL = "partial"
+EPSILON = 1e-6
+
+JUDGE_STEP = """\
+Question:
+{question}
+
+Work so far:
+{before}
+
+Next step:
+{step}
+
+Rate only the next step. Does it follow from the work so far, is it clear, and is the answer nearer after it? \
+Give the reason in one sentence. Then write <score>1</score> if it helps, <score>0</score> if it changes nothing, \
+<score>-1</score> if it is wrong."""
+
+JUDGE_ANSWER = """\
+Question:
+{question}
+
+Known answer: {reference}
+
+Given answer:
+{step}
+
+Does the given answer say the same as the known one? Give the reason in one sentence. Then write \
+<score>1</score> for yes, <score>0</score> for partly, <score>-1</score> for no."""
+
+
+@dataclass
+class Tree:
+    """One problem's rows. steps: of every row. at: the row that is continued, None before the first step."""
+
+    problem: Problem
+    coin: Random
+    steps: list[list[Step]] = field(default_factory=list)
+    at: int | None = None
+    open: bool = True
+    final: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Gives new candidates their rewards. kind: "task" or "policy"; samples, temperature, max_tokens: of what it asks."""
+
+    kind: str
+    samples: int
+    temperature: float
+    max_tokens: int
+
+    def rewards(self, forest: Forest, rows: Sequence[tuple[int, int]], over: Sequence[bool]) -> list[float]:
+        """One for the last step of each (problem, row)."""
+        return (self._by_task if self.kind == "task" else self._by_policy)(forest, rows, over)
+
+    def _by_task(self, forest: Forest, rows: Sequence[tuple[int, int]], over: Sequence[bool]) -> list[float]:
+        """The mean reward of responses that begin with the candidate, or its own where it is over; the same for
+        candidates with the same tokens."""
+        context, decode = forest.context, forest.context.tokenizer.batch_decode
+        samples = self.samples if self.temperature else 1
+        states = [(problem, *forest.branches[problem][row].response.ids.tolist()) for problem, row in rows]
+        asked_for = {state: place for state, place, ended in zip(states, rows, over, strict=True) if not ended}
+        requests = [
+            Request(
+                [*forest.prompts[problem], *begun],
+                [_seed(forest, *asked_for[problem, *begun], index) for index in range(samples)],
+                context.sampling.max_tokens - len(begun),
+            )
+            for problem, *begun in asked_for
+        ]
+        sampling = replace(context.sampling, temperature=self.temperature)
+        made = context.engine.generate(requests, sampling) if requests else []
+        responses = {
+            state: [each.ids.tolist() for each in group if each.finish_reason != "error"] or [[]]
+            for state, group in zip(asked_for, made, strict=True)
+        }
+        found: dict[tuple[int, ...], float] = {}
+        for state in dict.fromkeys(states):
+            problem, *begun = state
+            texts = decode([[*begun, *each] for each in responses.get(state, [[]])], skip_special_tokens=True)
+            rewards = [context.task.verify(text, forest.problems[problem].reference) for text in texts]
+            found[state] = sum(rewards) / len(rewards)
+        return [found[state] for state in states]
+
+    def _by_policy(self, forest: Forest, rows: Sequence[tuple[int, int]], over: Sequence[bool]) -> list[float]:
+        """Its rating of the step, and of the answer where it ends the response."""
+        context = forest.context
+        questions: list[str] = []
+        owners: list[int] = []
+        seeds: list[list[int]] = []
+        for index, ((problem, row), ended) in enumerate(zip(rows, over, strict=True)):
+            response, of = forest.branches[problem][row], forest.problems[problem]
+            ids = response.response.ids.tolist()
+            before, step = context.tokenizer.batch_decode(
+                [ids[: response.fork], ids[response.fork :]], skip_special_tokens=True
+            )
+            for template in (JUDGE_STEP, *((JUDGE_ANSWER,) if ended else ())):
+                given = {"question": question_of(of), "before": before, "step": step, "reference": reference_of(of)}
+                questions.append(template.format(**given))
+                owners.append(index)
+                seeds.append([_seed(forest, problem, row, template is JUDGE_ANSWER)])
+        texts = asked(context, questions, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
+        found = [0.0] * len(rows)
+        for owner, (text,) in zip(owners, texts, strict=True):
+            found[owner] += score_of(text)
+        return found
+
+
+def _seed(forest: Forest, problem: int, row: int, index: int) -> int:
+    context = forest.context
+    return derived_seed(context.seed, context.round, forest.problems[problem].problem_id, row, "judge", int(index))
+
+
+@strategy(source="arXiv:2602.23440 (SLATE)")
+def truncate(
+    context: SamplingContext,
+    *,
+    k: int = 5,
+    budget: int = 4,
+    eta: float = 0.7,
+    stop: Sequence[str] = ("\n",),
+    answer: Sequence[str] = (),
+    step_tokens: int | None = None,
+    judge: Literal["task", "policy"] = "task",
+    judge_samples: int = 4,
+    judge_temperature: float | None = None,
+    judge_tokens: int = 256,
+    bonus: float = 0.1,
+    rows_at_once: int = 2048,
+) -> Iterator[Rollouts]:
+    """Several candidates for every next step, judged against one another, of which one is continued (SLATE).
+
+    From one prefix k next steps are sampled, and each gets a reward r. One is chosen, and the next k begin after it:
+
+        A = (r + bonus · [answer] · (budget - t) / budget - mean) / (std + 1e-6)     over the k, n - 1; t = 0, 1 …
+        chance to be chosen = softmax(A / eta)
+
+    until an answer is chosen. After `budget` steps the response is finished in one piece, its last row. A prompt gets
+    up to k · budget + 1 rollouts; -n is not used. Every candidate is one: `parent_id` and `fork` are the row chosen
+    before it and its length, tokens up to there with log-probabilities are the parent's. Rows whose response does not
+    end with them are flagged `partial`; a verifier's reward says nothing of those. The step ruler has the steps from
+    the prompt on; `step.reward` is r, without the bonus, and `step.kind` "answer" for a step with which the response
+    ended by itself. `assign-credit --method slate` makes A of it again; give it the same bonus and budget.
+
+    Args:
+        k: candidates of a step.
+        budget: B, steps in which candidates are compared.
+        eta: temperature of the choice, in standard deviations; 0 or less takes the best, the first of equal ones.
+        stop: texts that end a step; it ends with the token that completes one.
+        answer: texts that end a step and with it the response, such as "</answer>". A response that ends by itself ends
+            with an answer, too.
+        step_tokens: a step that has so many tokens ends there; None is --max-tokens, which bounds the whole response.
+        judge: "task" is the verifier's mean reward over fresh responses that begin with the candidate, 0 to 1 (ours);
+            that of the response itself where it ends. "policy" asks the policy to rate the step, -1 to 1, and adds,
+            where the response ends, what it says of the last step next to the reference.
+        judge_samples: of those fresh responses; 1 with judge_temperature=0. They are not kept.
+        judge_temperature: of responses and ratings; None is --temperature for "task" and 0 for "policy".
+        judge_tokens: budget of a rating, tokens. A question beyond the policy's context is refused.
+        bonus: λ, for the choice.
+        rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
+
+    Raises:
+        UsageError: an option below 1, an empty stop text, a prompt or question beyond the model's context.
+
+    Departures: 1. No search is played, so that there is no query to rate. 2. The paper's type of a step (search or
+        answer) is forced and sampled apart; here the policy writes on. 3. The index t begins at 0, as in the code.
+        4. Ratings are clipped to -1 … 1, as the paper's scale says and its code does not. 5. The prefix keeps its mask,
+        since the policy wrote it and `slate` counts its steps. It has no credit there, but a loss that takes the mean
+        over a row's tokens counts them. 6. Where every candidate of a step failed, the response ends unfinished.
+    """
+    at_least_one(
+        "truncate", k=k, budget=budget, judge_samples=judge_samples, judge_tokens=judge_tokens,
+        step_tokens=1 if step_tokens is None else step_tokens,
+    )  # fmt: skip
+    if not all((*stop, *answer)):
+        raise UsageError("options 'stop' and 'answer' of strategy 'truncate': an empty text ends every step")
+    if judge_temperature is None:
+        judge_temperature = context.sampling.temperature if judge == "task" else 0.0
+    judging = _Judge(judge, judge_samples, judge_temperature, judge_tokens)
+    at_once = max(1, rows_at_once // (k * budget + 1))
+    with progress(len(context.problems), "truncate, problems") as advance:
+        for first in range(0, len(context.problems), at_once):
+            part = context.problems[first : first + at_once]
+            forest = Forest(context, part)
+            trees = [
+                Tree(each, Random(derived_seed("truncate", context.seed, context.round, each.problem_id)))
+                for each in part
+            ]
+            for index in range(budget):
+                new = _grown(forest, trees, k, step_tokens, (*stop, *answer), answer, judging)
+                for problem, rows in new.items():
+                    choose(trees[problem], rows, bonus * (budget - index) / budget, eta)
+            _grown(forest, trees, 1, None, (), answer, judging)
+            yield _rows(forest, trees)
+            advance(len(part))
+
+
+def _grown(
+    forest: Forest, trees: Sequence[Tree], count: int, length: int | None, stop: Sequence[str], answer: Sequence[str],
+    judge: _Judge,
+) -> dict[int, list[int]]:  # fmt: skip
+    """The new rows of each problem that goes on: `count` candidates for its next step, with their steps and rewards."""
+    going = [problem for problem, tree in enumerate(trees) if tree.open]
+    begun = {problem: len(forest.branches[problem]) for problem in going}
+
+    def size(problem: int) -> int:
+        row = trees[problem].at
+        return 0 if row is None else len(forest.branches[problem][row].response.ids)
+
+    forest.grow([Fork(each, trees[each].at, size(each), count) for each in going], length=length, stop=stop)
+    places = [(problem, row) for problem in going for row in range(begun[problem], len(forest.branches[problem]))]
+    made = [place for place in places if len(forest.branches[place[0]][place[1]].response.ids) > size(place[0])]
+    kinds: list[str] = []
+    over: list[bool] = []
+    for problem, row in made:
+        response, fork = forest.branches[problem][row].response, size(problem)
+        new = forest.context.tokenizer.decode(response.ids[fork:].tolist(), skip_special_tokens=True)
+        ended = response.finish_reason == "stop" or any(text in new for text in answer)
+        kinds.append(ANSWER if ended else STEP)
+        over.append(ended or is_over(response, len(response.ids) - fork, length, forest.budgets[problem]))
+    rewards = judge.rewards(forest, made, over)
+    found = {
+        place: Step(size(place[0]), len(forest.branches[place[0]][place[1]].response.ids), kind, reward)
+        for place, kind, reward in zip(made, kinds, rewards, strict=True)
+    }
+    for (problem, row), ended in zip(made, over, strict=True):
+        if ended:
+            trees[problem].final.add(row)
+    for problem, row in places:
+        tree = trees[problem]
+        before = [] if tree.at is None else tree.steps[tree.at]
+        tree.steps.append([*before, *([found[problem, row]] if (problem, row) in found else [])])
+    return {problem: [row for other, row in made if other == problem] for problem in going}
+
+
+def choose(tree: Tree, rows: Sequence[int], bonus: float, eta: float) -> None:
+    """Go on with one of the rows, or stop where it is over, or where the engine made none."""
+    if not rows:
+        tree.open = False
+        return
+    last = [tree.steps[row][-1] for row in rows]
+    chance = selection_probabilities(advantages([each.reward + bonus * (each.kind == ANSWER) for each in last]), eta)
+    place = int(np.searchsorted(np.cumsum(chance), tree.coin.random() * chance.sum(), side="right"))
+    tree.at = rows[min(place, len(rows) - 1)]
+    tree.open = tree.at not in tree.final
+
+
+def advantages(rewards: Sequence[float]) -> Array:
+    """[k] rewards of the candidates of one step, centred and in standard deviations (n - 1), as `slate` has them.
+
+    >>> advantages([2, 1, -1, 2.1, 2]).round(6).tolist()
+    [0.590976, -0.166686, -1.68201, 0.666743, 0.590976]
+    """
+    values = np.asarray(rewards, np.float64)
+    return Siblings.of(np.zeros(len(values), np.int64)).compared(values, "std", 1, EPSILON)
+
+
+def _rows(forest: Forest, trees: Sequence[Tree]) -> Rollouts:
+    made = forest.rollouts().with_columns(step_columns([steps for tree in trees for steps in tree.steps]))
+    whole = [row in tree.final for tree in trees for row in range(len(tree.steps))]
+    return made.with_flag(PARTIAL, ~np.array(whole, bool))

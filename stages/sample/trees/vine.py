@@ -1,0 +1,193 @@
+"""Vine: fresh continuations from states of rollouts that exist, to estimate what the states are worth."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from ....formats.errors import UsageError
+from ....formats.rollouts import Rollouts
+from ....formats.schema import ERROR
+from ....formats.segments import Array, Segments
+from ...core.driver import require
+from ...core.options import at_least_one
+from ...core.progress import progress
+from ...models.engine import Request
+from ...structure.cuts import cut_points
+from ...structure.prefixes import prefix_keys
+from ...tasks import Problem
+from ...tasks.played import EnvironmentTask, is_played
+from .._rows import derived_seed, sampled_columns
+from .._source import ADDED, own_rows, with_rows
+from ..kind import CONTINUES, SamplingContext, strategy
+from ..play._replay import Replay, columns_after
+
+
+@strategy(source="arXiv:2410.01679; cuts of arXiv:2505.23564", needs=(CONTINUES,), turns=True)
+def vine(
+    context: SamplingContext,
+    *,
+    k: int = 9,
+    at: Literal["steps", "unlikely"] = "steps",
+    every: int | None = None,
+    max_states: int | None = None,
+    below: float = 0.9,
+    rows_at_once: int = 4096,
+) -> Iterator[Rollouts]:
+    """k continuations from the states of the rollouts that --from names, as probes beside them.
+
+    The file's rows stay as they are. A probe is a row of its parent's group with purpose "probe", `parent_id`, and
+    `fork`, the number of its parent's tokens it begins with. Its text and token ids are the whole response, so that
+    any scorer can judge it; its mask is true on what was sampled now and false on the copied prefix, whose
+    log-probability is 0. --max-tokens bounds the whole response. Equal prefixes of a group are one state and are
+    continued once, through the first rollout that has it; evals and earlier probes are not continued. -n is not used.
+
+    In an environment a state is where a turn begins: the world is begun again as it was, told what the policy said, and
+    played on. Its later chance is the parent's, and rewards are the environment's.
+
+    Args:
+        k: continuations of a state.
+        at: "steps", where each step of the step ruler starts (`score --with steps`), or "unlikely", the cuts of
+            `assign-credit --method spo_chain`: before tokens with a probability under `below`.
+        every: of a rollout's states the first and each `every`-th after it; None is 1 for steps and 5 for unlikely
+            tokens.
+        max_states: only the first so many states of a rollout; None continues all.
+        below: for at="unlikely".
+        rows_at_once: probes generated before a part of the file is written (at least a group's); bounds the memory.
+    """
+    file = context.rollouts
+    assert file is not None, "sample opens it for a strategy that needs --from"
+    every = every if every is not None else (1 if at == "steps" else 5)
+    at_least_one("vine", k=k, every=every, max_states=1 if max_states is None else max_states)
+    task = context.task if is_played(context.task) else None
+    if task is not None and at != "steps":
+        raise UsageError(f"option 'at' of strategy 'vine': {at!r}, but an environment is left between turns only")
+    require(file, ("step.start", "step.end") if at == "steps" else ("token.logprob",), "vine")
+    remaining = iter(context.problems)
+    with progress(file.num_rows, "vine, rollouts") as advance:
+        for batch in context.batches():
+            problems = [next(remaining) for _ in range(len(batch.groups))]
+            rows, forks = _states(
+                batch, at=at, every=every, max_states=max_states, below=below, played=task is not None
+            )
+            rows, forks = _distinct(
+                batch, rows[forks < context.sampling.max_tokens], forks[forks < context.sampling.max_tokens]
+            )
+            for start, stop in _parts(batch, rows, rows_at_once // k):
+                chosen = (rows >= start) & (rows < stop)
+                part = batch.slice(start, stop).with_missing(*ADDED)
+                if task is None:
+                    yield _continued(context, part, rows[chosen] - start, forks[chosen], k)
+                else:
+                    own = [problems[group] for group in batch.groups.ids[rows[chosen]].tolist()]
+                    yield _played_on(context, task, part, rows[chosen] - start, forks[chosen], k, own)
+                advance(stop - start)
+
+
+def _states(
+    batch: Rollouts, *, at: str, every: int, max_states: int | None, below: float, played: bool
+) -> tuple[Array, Array]:
+    """(rows [S], forks [S]) the states to continue. DataError for a rollout that some other thing than the policy, or the
+    environment that is `played`, took part in."""
+    needs = "step.start" if at == "steps" else "token.logprob"
+    own = np.zeros(len(batch), bool)
+    own[own_rows(batch, "vine", without=(ERROR,), needs=(needs,), played=played)] = True
+    if at == "steps":
+        starts = batch.ragged("step.start")
+        rows, forks = starts.segments.ids, starts.values.astype(np.int64)
+        kept = starts.segments.positions % every == 0
+        rows, forks = rows[kept], forks[kept]
+    else:
+        logprob = batch.ragged("token.logprob")
+        values = np.zeros(batch.num_tokens)
+        places = np.ones(batch.num_tokens, bool) if logprob.present is None else batch.tokens.spread(logprob.present)
+        values[places] = logprob.values
+        rows, forks = cut_points(values, batch.mask, batch.tokens, below=below, every=every)
+    kept = own[rows]
+    rows, forks = rows[kept], forks[kept]
+    if max_states is not None and len(rows):
+        kept = Segments.of_runs(rows).positions < max_states
+        rows, forks = rows[kept], forks[kept]
+    return rows, forks
+
+
+def _distinct(batch: Rollouts, rows: Array, forks: Array) -> tuple[Array, Array]:
+    """Of states with equal prefixes the first."""
+    if not len(rows):
+        return rows, forks
+    first = np.sort(np.unique(prefix_keys(batch, rows, forks), return_index=True)[1])
+    return rows[first], forks[first]
+
+
+def _parts(batch: Rollouts, rows: Array, states: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows, whole groups, with at most so many states each (or one group)."""
+    counts = np.bincount(batch.groups.ids[rows], minlength=len(batch.groups))
+    cuts, held = [0], 0
+    for group, count in enumerate(counts.tolist()):
+        if held and held + count > states:
+            cuts.append(int(batch.groups.starts[group]))
+            held = 0
+        held += count
+    return pairwise([*cuts, len(batch)])
+
+
+def _continued(context: SamplingContext, part: Rollouts, rows: Array, forks: Array, k: int) -> Rollouts:
+    """The part with k probes of every state."""
+    ids, prompts = part.token_ids, part.ragged("prompt_ids")
+    seeds = _seeds(context, part, rows, forks, k)
+    prefixes = [ids[row][:fork].tolist() for row, fork in zip(rows.tolist(), forks.tolist(), strict=True)]
+    requests = [
+        Request([*prompts[row].tolist(), *prefix], each, context.sampling.max_tokens - len(prefix))
+        for row, prefix, each in zip(rows.tolist(), prefixes, seeds, strict=True)
+    ]
+    completions = context.engine.generate(requests, context.sampling) if requests else []
+    columns = sampled_columns(
+        context,
+        [prefix for prefix in prefixes for _ in range(k)],
+        [completion for each in completions for completion in each],
+        [seed for each in seeds for seed in each],
+        purpose="probe",
+    )
+    return _with_probes(context, part, rows, forks, k, columns)
+
+
+def _played_on(
+    context: SamplingContext, task: EnvironmentTask, part: Rollouts, rows: Array, forks: Array, k: int,
+    problems: Sequence[Problem],
+) -> Rollouts:  # fmt: skip
+    """The same in an environment. problems: [S] the states'."""
+    prompts = part.ragged("prompt_ids")
+    seeds = [seed for each in _seeds(context, part, rows, forks, k) for seed in each]
+    parents, places = np.repeat(rows, k).tolist(), np.repeat(forks, k).tolist()
+    played = Replay(context, task, part).played_on(
+        parents, places, seeds, [problem for problem in problems for _ in range(k)],
+        [prompts[row].tolist() for row in parents],
+    )  # fmt: skip
+    return _with_probes(context, part, rows, forks, k, columns_after(context, played, places, purpose="probe"))
+
+
+def _seeds(context: SamplingContext, part: Rollouts, rows: Array, forks: Array, k: int) -> list[list[int]]:
+    names = part.strings("rollout_id")
+    return [
+        [derived_seed(context.seed, context.round, names[row], fork, index) for index in range(k)]
+        for row, fork in zip(rows.tolist(), forks.tolist(), strict=True)
+    ]
+
+
+def _with_probes(
+    context: SamplingContext, part: Rollouts, rows: Array, forks: Array, k: int, columns: Mapping[str, Any]
+) -> Rollouts:
+    names = part.strings("rollout_id")
+    made_names = [
+        f"{names[row]}/{fork}@{context.salt}/{index}"
+        for row, fork in zip(rows.tolist(), forks.tolist(), strict=True)
+        for index in range(k)
+    ]
+    told = {
+        "rollout_id": pa.array(made_names, pa.string()),
+        "parent_id": pa.array([names[row] for row in rows.tolist() for _ in range(k)], pa.string()),
+        "fork": pa.array(np.repeat(forks, k), pa.int32()),
+    }
+    return with_rows(part, np.repeat(rows, k), {**columns, **told})

@@ -1,0 +1,1 @@
+"""Rewards and values of steps."""

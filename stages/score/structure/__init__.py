@@ -1,0 +1,1 @@
+"""What a rollout is made of: its steps, states and edges."""

@@ -1,0 +1,1 @@
+"""How undecided the policy was."""

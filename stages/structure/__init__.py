@@ -1,0 +1,1 @@
+"""Shared array mathematics: steps, nodes, turns, probes, cuts, values and statistics. Pure functions on `Segments`."""

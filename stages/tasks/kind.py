@@ -1,0 +1,75 @@
+"""What a task is, and a family of them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..core.registry import Registry
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem of a task.
+
+    `problem_id` is stable: the same problem has the same id in every run. `prompt` is a list of chat messages
+    ({role, content}). `reference` is JSON-able and all that `verify` needs besides the answer's text. `row` is what else
+    the problem's source says of it, such as a hint or a worked solution, by column; None where there is no such row.
+    """
+
+    problem_id: str
+    prompt: list[Message]
+    reference: Any
+    row: Mapping[str, Any] | None = None
+
+
+class Task(Protocol):
+    """A source of problems with its verifier. `open_task(task.spec, task.options)` opens the same task again."""
+
+    @property
+    def spec(self) -> str:
+        """The `--task` value."""
+        ...
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The task's options, JSON-able."""
+        ...
+
+    def problems(self, split: str, count: int, seed: int) -> Iterator[Problem]:
+        """`count` distinct problems of `split` ("train" or "test"); splits never overlap; same seed, same problems.
+
+        Asking for more begins with the same problems. Raises UsageError when there are not that many.
+        """
+        ...
+
+    def verify(self, text: str, reference: Any) -> float:
+        """The reward in [0, 1] of an answer's text."""
+        ...
+
+
+class StepTask(Task, Protocol):
+    """A task that can also tell right steps from wrong ones, which a task need not."""
+
+    def verify_step(self, problem: Problem, before: str, step: str) -> bool | None:
+        """Whether `step` is right after `before`, the response up to it; None where that cannot be said."""
+        ...
+
+
+@dataclass(frozen=True)
+class TaskFamily:
+    """What `--task NAME…` names: `open(spec, options)` makes the Task. `spec` is the whole string after `--task`.
+
+    members: the `rest` of every `name/rest` there is, for listings and for did-you-mean; it may import what it needs.
+    claims: whether the family opens a spec that begins with no family's name, such as a path.
+    """
+
+    name: str
+    summary: str
+    open: Callable[[str, Mapping[str, Any]], Task]
+    members: Callable[[], Iterable[str]] | None = None
+    claims: Callable[[str], bool] | None = None
+
+
+TASKS: Registry[TaskFamily] = Registry("task", __package__ or "", "tasks")

@@ -1,0 +1,85 @@
+"""Tasks on small maps: what FrozenLake and the key and door have in common."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from random import Random
+from typing import Any, Literal
+
+from ....formats.errors import UsageError
+from ...core.options import typed_values
+from .. import Problem
+from .._splits import check_split, hash_split
+from . import Environment, Role, Tool
+
+PATIENCE = 2_000  # draws in a row without a new map: there are none left, or hardly any
+Render = Literal["text", "compact"]
+Actions = Literal["names", "modulo"]
+
+
+@dataclass(frozen=True)
+class GridTask:
+    """Problems are maps, `reference` is {"map": [row, …]}; `draw` makes one, `play` makes the world of one."""
+
+    spec: str
+    options: Mapping[str, Any]
+    rules: str
+    draw: Callable[[Random, Mapping[str, Any]], list[str]]
+    first: Callable[[Sequence[str], Mapping[str, Any]], str]
+    play: Callable[[Sequence[str], Mapping[str, Any]], Environment]
+    role: Role = "user"
+    tools: Sequence[Tool] = ()
+
+    @property
+    def max_turns(self) -> int:
+        return self.options["max_turns"]
+
+    @property
+    def turn_tokens(self) -> int | None:
+        return self.options["turn_tokens"]
+
+    def problems(self, split: str, count: int, seed: int) -> Iterator[Problem]:
+        """`count` distinct maps of `split`; one map in five is a test map."""
+        check_split(split)
+        # A str seed is hashed with SHA-512, so it means the same in every process and on every machine.
+        rng = Random(f"{self.spec} {split} {seed}")
+        seen: set[str] = set()
+        for _ in range(count):
+            problem = self._draw_new(split, rng, seen)
+            seen.add(problem.problem_id)
+            yield problem
+
+    def verify(self, text: str, reference: Any) -> float:
+        """There is nothing to verify: UsageError."""
+        raise UsageError(f"task {self.spec!r} is played: its rewards were given while sampling, in the column 'reward'")
+
+    def environment(self, problem: Problem) -> Environment:
+        return self.play(problem.reference["map"], self.options)
+
+    def _draw_new(self, split: str, rng: Random, seen: set[str]) -> Problem:
+        for _ in range(PATIENCE):
+            rows = self.draw(rng, self.options)
+            text = "\n".join(rows)
+            name = f"{self.spec.rpartition('/')[2]}-{blake2b(text.encode(), digest_size=8).hexdigest()}"
+            if name not in seen and hash_split(text) == split:
+                shown = self.first(rows, self.options)
+                content = shown if self.options["render"] == "compact" else f"{self.rules}\n\n{shown}"
+                return Problem(name, [{"role": "user", "content": content}], {"map": rows})
+        raise UsageError(
+            f"task {self.spec!r}: no more {split} maps after {len(seen)} distinct ones ({PATIENCE:,} draws in a row "
+            "brought none); ask for fewer, or for larger maps"
+        )
+
+
+def grid_options(
+    spec: str,
+    wanted: Mapping[str, tuple[Any, Any]],
+    given: Mapping[str, Any],
+    limits: Mapping[str, tuple[float, float]],
+) -> dict[str, Any]:
+    """The task's options, typed and within their limits. UsageError."""
+    options = typed_values(wanted, given, f"task {spec!r}")
+    for name, (low, high) in {**limits, "turn_tokens": (1, 1_000_000)}.items():
+        if options[name] is not None and not low <= options[name] <= high:
+            raise UsageError(f"option {name!r} of task {spec!r}: {options[name]}, needed is {low} to {high}")
+    return options

@@ -1,0 +1,122 @@
+"""Search in a corpus of texts: BM25 (bm25s), built once and held for the process."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....formats.errors import DataError, UsageError
+from ...core.options import typed_values
+from ..file import READERS, rows_of
+from . import needed
+from .tools import ToolBox
+
+TOKEN = r"(?u)\b\w+\b"  # bm25s leaves out words of one letter, and with them the 8 of "Apollo 8"
+OPTIONS: Mapping[str, tuple[Any, Any]] = {"corpus": (str, ""), "results": (int, 3), "characters": (int, 500)}
+MAX_QUERY = 1_000
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "search",
+        "description": "The passages of a collection of texts that fit a query best.",
+        "parameters": {
+            "type": "object",
+            "properties": {"query": {"type": "string", "description": "A few words."}},
+            "required": ["query"],
+        },
+    },
+}
+
+
+class Index:
+    """Texts with their ids, and where each word is in them. DataError for texts without a word."""
+
+    def __init__(self, ids: list[str], texts: list[str]):
+        bm25s = needed("bm25s", "tool/search")
+        self._words = lambda texts: bm25s.tokenize(
+            texts, token_pattern=TOKEN, stopwords="en", return_ids=False, show_progress=False
+        )
+        self._found = bm25s.BM25(method="lucene")
+        words = self._words(texts)
+        if not any(words):
+            raise DataError("not one word in all its texts")
+        self._found.index(words, show_progress=False)
+        self.ids, self.texts = ids, texts
+
+    def best(self, query: str, count: int) -> list[int]:
+        """Up to `count` texts that hold a word of the query, the best first; of equals the one that stands first."""
+        words = [word for word in self._words([query[:MAX_QUERY]])[0] if word in self._found.vocab_dict]
+        if not words:
+            return []
+        scores = np.asarray(self._found.get_scores(words))
+        order = np.argsort(-scores, kind="stable")[:count]
+        return [int(each) for each in order if scores[each] > 0]
+
+
+def read_corpus(path: Path) -> tuple[list[str], list[str]]:
+    """Ids and texts of a file with the columns `id` and `text`; without `id` it is the row's number from 0.
+
+    UsageError when it is not there, DataError when a row has no text.
+    """
+    if path.suffix.lower() not in READERS:
+        raise UsageError(f"corpus {path}: needed is a file that ends in {', '.join(READERS)}")
+    ids: list[str] = []
+    texts: list[str] = []
+    try:
+        for row in rows_of(path):
+            text = row.get("text")
+            if not isinstance(text, str) or not text.strip():
+                raise DataError(f"{path}: row {len(ids)}, column 'text': {text!r:.40}, needed is a text")
+            name = row.get("id")
+            ids.append(str(len(ids) if name is None else name))
+            texts.append(text)
+    except UsageError as error:
+        raise UsageError(f"corpus {error}") from error
+    except DataError as error:
+        raise DataError(f"corpus {error}") from error
+    if not ids:
+        raise DataError(f"corpus {path}: no rows in it")
+    return ids, texts
+
+
+@lru_cache(maxsize=4)
+def _index(path: str, stamp: int) -> Index:
+    ids, texts = read_corpus(Path(path))
+    try:
+        return Index(ids, texts)
+    except DataError as error:
+        raise DataError(f"corpus {path}: {error}") from error
+
+
+def opened_index(path: Path) -> Index:
+    """The file's index, built when it is asked for first, and again when the file has changed."""
+    return _index(str(path), path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+def search_box(spec: str, given: Mapping[str, Any]) -> tuple[ToolBox, dict[str, Any]]:
+    """The search tool and its options: corpus, a file; results, how many; characters shown of each."""
+    needed("bm25s", spec)
+    options = typed_values(OPTIONS, {name: given[name] for name in OPTIONS if name in given}, f"task {spec!r}")
+    if not options["corpus"]:
+        raise UsageError(
+            f"task {spec!r} needs the option 'corpus', a file with the columns id and text: --task-set corpus=texts.jsonl"
+        )
+    for name in ("results", "characters"):
+        if options[name] < 1:
+            raise UsageError(f"option {name!r} of task {spec!r}: {options[name]}, needed is 1 or more")
+    path = Path(options["corpus"])
+
+    def search(arguments: Mapping[str, Any]) -> str:
+        query = arguments.get("query")
+        if not isinstance(query, str) or not query.strip():
+            raise ValueError("search needs the argument 'query', a text")
+        index = opened_index(path)
+        found = index.best(query, options["results"])
+        shown = [f"[{index.ids[each]}] {index.texts[each][: options['characters']]}" for each in found]
+        return "\n".join(shown) or "nothing found"
+
+    opened_index(path)
+    return ToolBox((TOOL,), {"search": search}, kind="search"), options

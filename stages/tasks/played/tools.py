@@ -1,0 +1,120 @@
+"""Tasks of other families, with tools: a turn that calls one is answered with its result, one that calls none is final."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from hashlib import blake2b
+from typing import Any
+
+from ....formats.errors import UsageError, unknown
+from .. import Problem, Task, open_task
+from . import Action, Outcome, Role, Tool, is_played
+
+OPTIONS = ("of", "max_turns", "turn_tokens")
+
+
+@dataclass(frozen=True)
+class ToolBox:
+    """Tools with what they do: a text for the arguments, or ValueError in words for the model. kind: of their turns."""
+
+    tools: Sequence[Tool]
+    functions: Mapping[str, Callable[[Mapping[str, Any]], str]]
+    kind: str
+
+
+@dataclass(frozen=True)
+class ToolTask:
+    """Problems and verifier of another task. own: the tools' options, those besides OPTIONS and the task's."""
+
+    spec: str
+    of: Task
+    box: ToolBox
+    max_turns: int
+    turn_tokens: int | None
+    own: Mapping[str, Any]
+    role: Role = "tool"
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return {
+            "of": self.of.spec,
+            "max_turns": self.max_turns,
+            "turn_tokens": self.turn_tokens,
+            **self.own,
+            **self.of.options,
+        }
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        return self.box.tools
+
+    def problems(self, split: str, count: int, seed: int) -> Iterator[Problem]:
+        return self.of.problems(split, count, seed)
+
+    def verify(self, text: str, reference: Any) -> float:
+        return self.of.verify(text, reference)
+
+    def environment(self, problem: Problem) -> "ToolUse":
+        return ToolUse(self.box, lambda text: self.of.verify(text, problem.reference))
+
+
+class ToolUse:
+    """One rollout's. Its state is all that was asked and answered so far."""
+
+    def __init__(self, box: ToolBox, verify: Callable[[str], float]):
+        self._box, self._verify = box, verify
+        self._past = blake2b(digest_size=16)
+        self._state = ""
+
+    def reset(self, seed: int) -> str:
+        return self._state
+
+    def step(self, action: Action) -> Outcome:
+        if not action.calls and not action.fault:
+            return Outcome(
+                observation="", reward=self._verify(action.text), done=True, state=self._state, kind="answer"
+            )
+        results: list[str] = []
+        valid = not action.fault
+        for call in action.calls:
+            function = self._box.functions.get(call.name)
+            try:
+                if function is None:
+                    raise ValueError(f"no tool {call.name!r}; there is {', '.join(self._box.functions)}")
+                results.append(function(call.arguments))
+            except ValueError as error:
+                results.append(f"error: {error}")
+                valid = False
+        if action.fault:
+            results.append(f"error: {action.fault}")
+        observation = "\n".join(results)
+        self._past.update(repr(([tuple(call) for call in action.calls], observation)).encode())
+        self._state = self._past.hexdigest()
+        return Outcome(observation=observation, state=self._state, valid=valid, kind=self._box.kind)
+
+
+def open_tool(spec: str, given: Mapping[str, Any], box: ToolBox, own: Mapping[str, Any] | None = None) -> ToolTask:
+    """The task with these tools. given: of, a `--task` value; max_turns; turn_tokens; own options; what is left is of
+    that task's."""
+    own = dict(own or {})
+    of, limits = given.get("of"), {"max_turns": given.get("max_turns", 6), "turn_tokens": given.get("turn_tokens")}
+    if not isinstance(of, str):
+        raise UsageError(
+            f"task {spec!r} needs the option 'of', a task with problems: --task-set of=reasoning_gym/chain_sum"
+        )
+    for name, limit in limits.items():
+        if name == "turn_tokens" and limit is None:
+            continue
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+            raise UsageError(f"option {name!r} of task {spec!r}: {limit!r}, needed is a whole number from 1 on")
+    rest = {name: value for name, value in given.items() if name not in (*OPTIONS, *own)}
+    try:
+        inner = open_task(of, rest)
+    except UsageError:
+        meant = next((name for name in rest if get_close_matches(name, (*OPTIONS, *own), cutoff=0.8)), None)
+        if meant is None:
+            raise
+        raise unknown(f"option of task {spec!r}:", meant, (*OPTIONS, *own)) from None
+    if is_played(inner):
+        raise UsageError(f"task {spec!r}: option 'of' is {of!r}, which is played already; name one that has answers")
+    return ToolTask(spec, inner, box, limits["max_turns"], limits["turn_tokens"], own)

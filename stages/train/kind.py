@@ -1,0 +1,82 @@
+"""What an objective is: a loss of every token, or of every preference pair."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ...formats.errors import UsageError
+from ..core.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """N trained tokens of a micro-batch. logprob [N] carries the gradient; the rest are constants.
+
+    old_logprob: under the policy that sampled. reference_logprob: under the frozen reference, or None without one.
+    advantage: [N], or None for objectives that need none.
+    """
+
+    logprob: "Tensor"
+    old_logprob: "Tensor | None" = None
+    reference_logprob: "Tensor | None" = None
+    advantage: "Tensor | None" = None
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """P preference pairs of a micro-batch. chosen, rejected: [P] summed log-probabilities of the response tokens that
+    the mask includes, which carry the gradient.
+
+    reference_chosen, reference_rejected: [P] the same under the frozen reference. chosen_tokens: [P] how many there are.
+    """
+
+    chosen: "Tensor"
+    rejected: "Tensor"
+    reference_chosen: "Tensor"
+    reference_rejected: "Tensor"
+    chosen_tokens: "Tensor"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """`function(batch, **options)` returns (loss [N], {metric: [N]}); metrics are averaged and logged.
+
+    of: "tokens" where the batch is a `TokenBatch` of N tokens, whose losses are aggregated as `train` is told; "pairs"
+    where it is a `PairBatch` of N pairs, whose mean counts.
+    """
+
+    name: str
+    function: "Callable[..., tuple[Tensor, Mapping[str, Tensor]]]"
+    needs: tuple[str, ...]
+    source: str
+    of: Literal["tokens", "pairs"] = "tokens"
+
+    @property
+    def summary(self) -> str:
+        return (self.function.__doc__ or "").strip().partition("\n")[0]
+
+
+def check_from_zero(objective: str, **options: float) -> None:
+    """UsageError for the first option of an objective that is below 0, infinite or NaN."""
+    for name, value in options.items():
+        if not 0 <= value < math.inf:
+            raise UsageError(f"option {name!r} of objective {objective!r}: {value}, needed is 0 or more, and finite")
+
+
+OBJECTIVES: Registry[Objective] = Registry("objective", __package__ or "", "objectives")
+
+
+def objective(
+    *, needs: tuple[str, ...], source: str, of: Literal["tokens", "pairs"] = "tokens"
+) -> Callable[[Any], Any]:
+    """Register the function under its own name; its keyword-only parameters become `--set` options."""
+
+    def register(function: Any) -> Any:
+        OBJECTIVES.add(Objective(function.__name__, function, needs, source, of))
+        return function
+
+    return register

@@ -1,0 +1,1 @@
+"""The objectives: each a loss of tokens, or of preference pairs."""
