@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from apportion.stages.models import transformers_engine
+from apportion.stages.models.transformers import engine as transformers_engine
 from apportion.stages.models.transformers.engine import TransformersEngine
 from apportion.stages.sample import sample
 from apportion.stages.sample._failures import Sampled

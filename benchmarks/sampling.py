@@ -18,9 +18,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from apportion.stages.models import open_engine, transformers_engine
+from apportion.stages.models import open_engine
 from apportion.stages.models.engine import Request, Sampling, usage_of
 from apportion.stages.models.policy import ModelSource, render_prompt
+from apportion.stages.models.transformers import engine as transformers_engine
 from apportion.stages.models.transformers.engine import end_ids
 from apportion.stages.tasks import open_task
 

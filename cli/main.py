@@ -160,7 +160,7 @@ def root(
     """
     trust_remote_code(trusted)
     if plugin:
-        from ..stages.core.registry import load_plugins
+        from ..stages.core.plugins import load_plugins
 
         load_plugins(plugin)
 

@@ -10,6 +10,7 @@ import typer
 from ..stages.commands.places import check_places, read_place
 from ..stages.commands.table import Command, Option
 from ..stages.core.options import check_width, parse_settings
+from ..stages.core.ranges import check_range
 
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -24,7 +25,9 @@ def as_typer(command: Command, show: Callable[[Any, bool], None]) -> Callable[..
         for name in settings:
             given[name] = parse_settings(given[name] or [])
         for option in options:
-            check_width(given[option.name], option.flags[-1] if option.flags else option.name)
+            where = option.flags[-1] if option.flags else option.name
+            check_width(given[option.name], where)
+            check_range(option.hint, given[option.name], where)
             given[option.name] = read_place(option, given[option.name])
         check_places(command, {option.key: given[option.name] for option in options})
         show(command.function(**given), as_json)
@@ -39,23 +42,30 @@ def as_typer(command: Command, show: Callable[[Any, bool], None]) -> Callable[..
 
 
 def _parameter(option: Option) -> Parameter:
-    kind, default = option.type, option.default
+    kind, default, about = option.type, option.default, _about(option)
     if _is_mapping(kind):
         kind, default = list[str] | None, None
-        info: Any = typer.Option(*option.flags, help=option.help, metavar="NAME=VALUE")
+        info: Any = typer.Option(*option.flags, help=about, metavar="NAME=VALUE")
     elif option.positional:
-        info = typer.Argument(help=option.help, show_default=not option.required)
+        info = typer.Argument(help=about, show_default=not option.required)
     else:
         flags = option.flags
         if kind is bool:
             flags = tuple(f"{flag}/--no-{flag[2:]}" if default is True else flag for flag in flags)
-        info = typer.Option(*flags, help=option.help)
+        info = typer.Option(*flags, help=about)
     return Parameter(
         option.name,
         Parameter.KEYWORD_ONLY,
         default=Parameter.empty if option.required else default,
         annotation=Annotated[kind, info],
     )
+
+
+def _about(option: Option) -> str:
+    """The option's help, with the range of its numbers."""
+    if option.range is None:
+        return option.help
+    return f"{option.help.removesuffix('.')}; {option.range}."
 
 
 def _is_mapping(kind: Any) -> bool:

@@ -11,7 +11,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from apportion.stages.core.driver import PRODUCED_BY
-from apportion.stages.core.registry import options_of
+from apportion.stages.core.options import options_of
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

@@ -4,7 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from apportion.stages.core.registry import options_of
+from apportion.stages.core.options import options_of
 
 ROOT = Path(__file__).parent.parent
 OUT_OF_DATE = "out of date; run: python docs/regenerate.py"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from apportion.stages.assign_credit.kind import METHODS
-from apportion.stages.core.registry import options_of
+from apportion.stages.core.options import options_of
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parent.parent

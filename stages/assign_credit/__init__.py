@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..core.options import ROLLOUTS_OUT, Flag
+from ..core.options import ROLLOUTS_OUT, Chooses, Names
 
 if TYPE_CHECKING:
     from ..core.driver import Written
@@ -23,13 +23,13 @@ def __getattr__(name: str) -> Any:
 def assign_credit(
     rollouts: Annotated[Path, "Scored rollout file or directory, or - for standard input."],
     *,
-    method: Annotated[str, "Credit method; see `apportion list methods`."],
+    method: Annotated[str, "Credit method; see `apportion list methods`.", Chooses("methods", preset="preset")],
     settings: Annotated[
-        Mapping[str, Any] | None, "Hyperparameter of the method, name=value; repeatable.", Flag(("--set",))
+        Mapping[str, Any] | None, "Hyperparameter of the method, name=value; repeatable.", Names(("--set",))
     ] = None,
     preset: Annotated[str | None, "Conventions of a library: verl, trl, openrlhf …; --set overrides it."] = None,
     column: Annotated[
-        str, "Column the credit gets: token.advantage, or token.advantage_NAME beside it.", Flag(("--as",))
+        str, "Column the credit gets: token.advantage, or token.advantage_NAME beside it.", Names(("--as",))
     ] = "advantage",
     clip: Annotated[float | None, "Cut credit off at plus and minus this, after the method; above 0."] = None,
     workers: Annotated[int, "Files of a directory processed at the same time."] = 1,
@@ -44,10 +44,10 @@ def assign_credit(
     from ...formats.errors import UsageError
     from ..core.driver import map_rollouts
     from ._apply import Assigning
-    from .kind import METHODS, resolve_options
+    from .kind import METHODS
 
     chosen = METHODS[method]
-    options = resolve_options(chosen, settings or {}, preset)
+    options = METHODS.settle(method, settings, preset)
     if not column.startswith("advantage"):
         column = f"advantage_{column}"
     if not column.replace("_", "").isalnum():

@@ -12,7 +12,7 @@ from ...formats.rollouts import Rollouts
 from ...formats.segments import Array, Segments
 from ..structure.prefix_tree import add_prefix_tree
 from ._apply import on_tokens
-from .kind import METHODS, Credit, resolve_options
+from .kind import METHODS, Credit
 
 Tensor = TypeVar("Tensor")  # a torch tensor on any device, or a numpy array
 
@@ -58,7 +58,7 @@ def credit_tokens(
     [[1.0, 1.0, 0.0], [-1.0, -1.0, -1.0]]
     """
     chosen = METHODS[method]
-    settings = resolve_options(chosen, options, preset)
+    settings = METHODS.settle(method, options, preset)
     ids, own = _array(token_ids), _array(mask).astype(bool)
     if ids.ndim != 2 or own.shape != ids.shape:
         raise DataError(f"token_ids of shape {ids.shape} and mask of shape {own.shape}: needed are two of [B, L]")

@@ -1,7 +1,7 @@
 """What a credit method is: a pure function on flat arrays, with what it needs and what it says of itself."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...formats.errors import DataError, UsageError, unknown
+from ...formats.errors import DataError
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array, Segments
-from ..core.registry import Registry
+from ..core.kinds import Entry, Kind
 
 Granularity = Literal["rollout", "step", "turn", "segment", "node", "token"]
 Methodology = Literal["monte-carlo", "temporal-difference", "model-based", "game-theoretic", "information-theoretic"]
@@ -21,64 +21,51 @@ Singleton = Literal["zero", "raw", "error"]
 Function = TypeVar("Function", bound=Callable[..., Array])
 
 
-@dataclass(frozen=True)
-class Method:
-    """A registered credit method.
+@dataclass(frozen=True, kw_only=True)
+class Method(Entry):
+    """A credit method.
 
     `function(batch, **options)` returns credit on the ruler of its granularity's output: [R] for `rollout` (broadcast
-    to the rollout's own tokens) or [T] for anything finer. `needs` are columns; `scope` says whether statistics run
-    over one group or over the whole batch (then the file is read at once). `presets` are options by the name of the
-    library whose conventions they are. `remark(credit, **options)` says in a line what whoever reads the result should know
-    of this batch, or None.
+    to the rollout's own tokens) or [T] for anything finer. `scope` says whether statistics run over one group or over the
+    whole batch (then the file is read at once). `remark(credit, **options)` says in a line what whoever reads the result
+    should know of this batch, or None.
     """
 
-    name: str
-    function: Callable[..., Array]
-    needs: tuple[str, ...]
+    shown = ("granularity", "methodology", "scope")
+
     granularity: Granularity
     methodology: Methodology
-    source: str
-    evidence: Evidence
     scope: Literal["group", "batch"] = "group"
-    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     remark: Callable[..., str | None] | None = None
 
-    @property
-    def summary(self) -> str:
-        return (self.function.__doc__ or "").strip().partition("\n")[0]
 
-
-METHODS: Registry[Method] = Registry("credit method", __package__ or "", "methods")
+METHODS: Kind[Method] = Kind(
+    "methods", "credit method", __package__ or "", "apportion assign-credit IN --method {name} -o OUT"
+)
 
 
 def credit_method(
     *,
     needs: tuple[str, ...] = ("reward",),
     granularity: Granularity,
-    methodology: Methodology = "monte-carlo",
+    methodology: Methodology,
     source: str,
     evidence: Evidence,
     scope: Literal["group", "batch"] = "group",
     presets: Mapping[str, Mapping[str, Any]] | None = None,
     remark: Callable[..., str | None] | None = None,
+    system: tuple[str, ...] = (),
 ) -> Callable[[Function], Function]:
     """Register the function under its own name; its keyword-only parameters become `--set` options."""
 
     def register(function: Function) -> Function:
         METHODS.add(
             Method(
-                function.__name__,
-                function,
-                needs,
-                granularity,
-                methodology,
-                source,
-                evidence,
-                scope,
-                presets or {},
-                remark,
+                name=function.__name__, function=function, needs=needs, makes=("token.advantage",), source=source,
+                evidence=evidence, presets=presets or {}, system=system, granularity=granularity,
+                methodology=methodology, scope=scope, remark=remark,
             )
-        )
+        )  # fmt: skip
         return function
 
     return register
@@ -163,18 +150,3 @@ class Probes:
             name = probes.strings("rollout_id")[int(own[place])]
             raise DataError(f"probe {name!r}: fork {fork[place]:g}, needed is 0 to {sizes[place]}, its parent's length")
         return cls(parent[own], fork.astype(np.int64), reward, probes.flagged("truncated")[own])
-
-
-def resolve_options(method: Method, settings: Mapping[str, Any], preset: str | None = None) -> dict[str, Any]:
-    """The preset's options, then `--set` values, typed by the method's signature.
-
-    UsageError for a preset or an option the method does not have, and for a value of another type.
-    """
-    from ..core.options import typed_options
-
-    if preset is not None and preset not in method.presets:
-        if not method.presets:
-            raise UsageError(f"--preset {preset}: {method.name} has no presets")
-        raise unknown(f"preset of {method.name}", preset, method.presets)
-    given = {**(method.presets[preset] if preset else {}), **settings}
-    return typed_options(method.function, given, f"credit method {method.name!r}")

@@ -1,14 +1,13 @@
 """What there is: every registered name with what it needs and where it comes from."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from inspect import Parameter
 from typing import Annotated, Any, Literal
 
-from ..core.registry import options_of
+from ..core.kinds import kinds
 
-Kind = Literal["methods", "tasks", "scorers", "strategies", "memories", "engines", "objectives", "recipes"]
+Listed = Literal["methods", "tasks", "scorers", "strategies", "memories", "engines", "objectives", "recipes"]
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,9 @@ class Catalogue:
                 console.print(Padding(Text(" · ".join(facts), "dim"), (0, 0, 0, width + 2)))
 
 
-def catalogue(kind: Annotated[Kind, "What to list."]) -> Catalogue:
+def catalogue(kind: Annotated[Listed, "What to list."]) -> Catalogue:
     """List methods, tasks, scorers, strategies, memories, engines, objectives or recipes."""
-    return Catalogue(kind, _LISTS[kind]())
+    return Catalogue(kind, _recipes() if kind == "recipes" else list(_facts(kind)))
 
 
 def _cell(value: Any) -> str:
@@ -54,88 +53,11 @@ def _quoted(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) and "\n" in value else value
 
 
-def _options(function: Callable[..., Any]) -> dict[str, Any]:
-    return {
-        name: None if parameter.default is Parameter.empty else parameter.default
-        for name, parameter in options_of(function).items()
-    }
-
-
-def _methods() -> list[dict[str, Any]]:
-    from ..assign_credit.kind import METHODS
-
-    return [
-        {
-            "name": method.name, "granularity": method.granularity, "methodology": method.methodology,
-            "needs": list(method.needs), "scope": method.scope, "source": method.source, "evidence": method.evidence,
-            "options": _options(method.function), "presets": sorted(method.presets), "summary": method.summary,
-        }
-        for method in METHODS
-    ]  # fmt: skip
-
-
-def _scorers() -> list[dict[str, Any]]:
-    from ..score.kind import SCORERS
-
-    return [
-        {
-            "name": each.name, "granularity": each.granularity, "needs": list(each.needs), "source": each.source,
-            "options": _options(each.function), "summary": each.summary,
-        }
-        for each in SCORERS
-    ]  # fmt: skip
-
-
-def _strategies() -> list[dict[str, Any]]:
-    from ..sample.kind import STRATEGIES
-
-    return [
-        {
-            "name": each.name, "needs": list(each.needs), "source": each.source,
-            "options": _options(each.function), "summary": each.summary,
-        }
-        for each in STRATEGIES
-    ]  # fmt: skip
-
-
-def _memories() -> list[dict[str, Any]]:
-    from ..remember.kind import MEMORIES
-
-    return [
-        {
-            "name": each.name, "needs": list(each.needs), "source": each.source,
-            "options": _options(each.function), "summary": each.summary,
-        }
-        for each in MEMORIES
-    ]  # fmt: skip
-
-
-def _objectives() -> list[dict[str, Any]]:
-    from ..train.kind import OBJECTIVES
-
-    return [
-        {
-            "name": each.name, "needs": list(each.needs), "source": each.source,
-            "options": _options(each.function), "summary": each.summary,
-        }
-        for each in OBJECTIVES
-    ]  # fmt: skip
-
-
-def _engines() -> list[dict[str, Any]]:
-    from ..models.kind import ENGINES
-
-    return [{"name": each.name, "needs": list(each.needs), "summary": each.summary} for each in ENGINES]
-
-
-def _tasks() -> list[dict[str, Any]]:
-    from ..tasks import TASKS
-
-    return [
-        {"name": f"{each.name}/{member}" if member else each.name, "summary": each.summary}
-        for each in TASKS
-        for member in (each.members() if each.members else ("",))
-    ]
+def _facts(plural: str) -> Iterator[dict[str, Any]]:
+    for entry in kinds()[plural]:
+        facts, members = entry.facts(), getattr(entry, "members", None)
+        for member in members() if members else ("",):
+            yield {**facts, "name": f"{entry.name}/{member}" if member else entry.name}
 
 
 def _recipes() -> list[dict[str, Any]]:
@@ -143,15 +65,3 @@ def _recipes() -> list[dict[str, Any]]:
 
     recipes = [load_recipe(name) for name in recipe_names()]
     return [{"name": each.name, "vars": dict(each.vars), "summary": each.about} for each in recipes]
-
-
-_LISTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
-    "methods": _methods,
-    "tasks": _tasks,
-    "scorers": _scorers,
-    "strategies": _strategies,
-    "memories": _memories,
-    "engines": _engines,
-    "objectives": _objectives,
-    "recipes": _recipes,
-}

@@ -1,12 +1,13 @@
 """A JSON Schema of recipe files, made from the table of commands: editors complete and check with it."""
 
-import re
 from collections.abc import Mapping
 from inspect import Parameter
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from ..core.kinds import kinds
+from ..core.ranges import Range
 from .table import Command, Option, commands
 
 EXPRESSION = {"$ref": "#/$defs/expression"}
@@ -15,7 +16,6 @@ _NUMBERS = {
     int: ("integer", r"^[-+]?[0-9]+$"),
     float: ("number", r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$"),
 }
-_LISTED = re.compile(r"see `apportion list (methods|scorers|strategies|objectives)`")
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -99,10 +99,9 @@ def _command(command: Command) -> dict[str, Any]:
 
 
 def _option(option: Option) -> dict[str, Any]:
-    found = _of_type(option.type)
-    names = _LISTED.search(option.help)
-    if names:  # any text will do, since plugins bring names of their own; these are for completion
-        found = {"anyOf": [{"enum": _names(names[1])}, found]}
+    found = _of_type(option.type, option.range)
+    if option.chooses is not None:  # any text will do, since plugins bring names of their own; these are for completion
+        found = {"anyOf": [{"enum": [entry.name for entry in kinds()[option.chooses.kind]]}, found]}
     found = {**found, "description": option.help}
     default = option.default
     if default is not Parameter.empty and default is not None:
@@ -110,28 +109,23 @@ def _option(option: Option) -> dict[str, Any]:
     return found
 
 
-def _names(kind: str) -> list[str]:
-    from .catalogue import catalogue
-
-    return [entry["name"] for entry in catalogue(kind).entries]  # type: ignore[arg-type]
-
-
-def _of_type(kind: Any) -> dict[str, Any]:
-    """What a recipe may write for a parameter of this Python type."""
+def _of_type(kind: Any, allowed: Range | None = None) -> dict[str, Any]:
+    """What a recipe may write for a parameter of this Python type, and in this range."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return {"anyOf": [each for part in parts for each in _choices(_of_type(part))]}
+        return {"anyOf": [each for part in parts for each in _choices(_of_type(part, allowed))]}
     if kind is NoneType:
         return {"type": "null"}
     if kind is bool:
         return {"anyOf": [{"type": "boolean"}, EXPRESSION]}
     if kind in _NUMBERS:
         name, text = _NUMBERS[kind]  # YAML 1.1 reads 3e-4 as text, which is converted later
-        return {"anyOf": [{"type": name}, {"type": "string", "pattern": text}, EXPRESSION]}
+        limits = {} if allowed is None else allowed.to_schema()
+        return {"anyOf": [{"type": name, **limits}, {"type": "string", "pattern": text}, EXPRESSION]}
     if origin is Literal:
         return {"anyOf": [{"enum": list(parts)}, EXPRESSION]}
     if origin is list:
-        return {"anyOf": [{"type": "array", "items": _of_type(parts[0])}, EXPRESSION]}
+        return {"anyOf": [{"type": "array", "items": _of_type(parts[0], allowed)}, EXPRESSION]}
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
         return {"anyOf": [{"type": "object"}, EXPRESSION]}
     return {"type": "string"}

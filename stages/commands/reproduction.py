@@ -7,18 +7,14 @@ from typing import TYPE_CHECKING, Any
 from ... import __version__
 from ...formats.errors import ApportionError, DataError, UsageError
 from ...formats.provenance import inputs_of
-from ..core.registry import PLUGIN, options_of, plugin_digests, plugin_files
+from ..core.plugins import PLUGIN, plugin_digests, plugin_files
 from .shell import command_line, comment
 from .table import Command, commands
 
 if TYPE_CHECKING:
     from ...formats.provenance import Provenance, Record
 
-NAMES = {"sample": "rollouts", "tree-build": "tree", "score": "scored", "assign-credit": "credit", "train": "policy",
-         "upgrade": "upgraded", "filter": "filtered", "merge": "merged", "split": "parts",
-         "remember": "memory"}  # fmt: skip
 FOREIGN = "input.parquet"
-GOES_ON_WITH = {"remember": "earlier"}  # the option that names what the record before wrote; `rollouts` elsewhere
 
 
 def commands_of(path: Path, provenance: "Provenance") -> list[str]:
@@ -41,7 +37,7 @@ def commands_of(path: Path, provenance: "Provenance") -> list[str]:
     split: dict[str, str] = {}  # its line without the output -> the output
     for number, (record, out, places) in enumerate(zip(history, outputs, inputs, strict=True)):
         before = [FOREIGN if place is None else files[place] for place in places]
-        if record.stage not in NAMES:
+        if record.stage not in known or not known[record.stage].writes:
             said = f"{record.stage} {record.version}: apportion {__version__} has no command that writes such a file"
             lines.append(comment(said))
             continue
@@ -72,12 +68,16 @@ def _file_in(out: str, record: "Record") -> str:
 
 def _outputs(path: Path, stages: list[str]) -> list[str]:
     last = path.name if path.name not in ("", "-", "..") else "out.parquet"
+    known = commands()
     if stages[-1] == "split":
-        last = path.parent.name or NAMES["split"]
+        last = path.parent.name or known["split"].writes
     taken = {last, FOREIGN}
     outputs: list[str] = []
     for stage in stages[:-1]:
-        stem, ending = NAMES.get(stage, "made"), "" if stage in ("train", "split") else ".parquet"
+        stem, ending = (
+            (known[stage].writes if stage in known else "") or "made",
+            "" if stage in ("train", "split") else ".parquet",
+        )
         count = 1
         while (name := f"{stem}{'' if count == 1 else f'-{count}'}{ending}") in taken:
             count += 1
@@ -92,13 +92,13 @@ def _line(command: Command, record: "Record", before: list[str], out: str) -> st
     for key, option in command.options().items():
         if key == "force":
             continue
-        if option.name == GOES_ON_WITH.get(record.stage, "rollouts") and (option.positional or parameters.get(key)):
+        if option.name == command.continues and (option.positional or parameters.get(key)):
             values[key] = before if len(before) > 1 else before[0]
         elif option.name == "rollouts" and option.positional:
             values[key] = FOREIGN
         elif key in parameters or option.name in parameters:
             values[key] = _short(key, parameters.get(key, parameters.get(option.name)))
-    unset = {"set": _defaults(record), "task_set": _task_defaults(record)}
+    unset = _defaults(command, record)
     return command_line(command, values, bare=unset, plugins=plugin_files(record.stage, record.parameters))
 
 
@@ -137,7 +137,7 @@ def _remarks(command: Command, record: "Record", places: list[int | None]) -> It
             kind, _, number = role.partition("/")
             index = int(number) if len(places) > 1 and number.isdecimal() and len(number) < 10 else 0
             made_before = index < len(places) and places[index] is not None
-            if kind != "rollouts" or (made_before and record.stage not in GOES_ON_WITH):
+            if kind != "rollouts" or (made_before and command.continues == "rollouts"):
                 continue
             place = FOREIGN if not number else f"{FOREIGN} (file {number} of several)"
             yield f"{place}: made elsewhere, digest {digest}"
@@ -146,14 +146,18 @@ def _remarks(command: Command, record: "Record", places: list[int | None]) -> It
         yield f"{model}: a policy with digest {record.inputs['policy']}"
 
 
-def _defaults(record: "Record") -> Mapping[str, Any]:
-    """What `--set` is where nothing is set: the defaults of the method, scorer, strategy, memory or objective that was chosen."""
-    name, entries = _chosen(record)
-    try:
-        function = entries[name].function if entries is not None else None
-    except UsageError:  # a plugin's, which is not loaded
-        function = None
-    return {key: each.default for key, each in options_of(function).items()} if function is not None else {}
+def _defaults(command: Command, record: "Record") -> dict[str, Mapping[str, Any]]:
+    """What the settings of each entry that was chosen are where nothing is set, by recipe key."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for kind, option in command.choices():
+        chosen, name = option.chooses, record.parameters.get(option.key, record.parameters.get(option.name))
+        if chosen is None or not isinstance(name, str):
+            continue
+        if kind.plural == "tasks":
+            found[chosen.settings] = _task_defaults(record)
+        elif (entry := kind.named_by(name)) is not None and entry in kind:  # a plugin's may not be loaded
+            found[chosen.settings] = {key: each.default for key, each in kind[entry].options.items()}
+    return found
 
 
 def _task_defaults(record: "Record") -> Mapping[str, Any]:
@@ -166,31 +170,3 @@ def _task_defaults(record: "Record") -> Mapping[str, Any]:
         return open_task(str(record.parameters.get("task"))).options
     except ApportionError:
         return {}
-
-
-def _chosen(record: "Record") -> tuple[str, Any]:
-    """The registered name in a record's parameters, and the registry it is in."""
-    parameters = record.parameters
-    match record.stage:
-        case "assign-credit":
-            from ..assign_credit.kind import METHODS
-
-            return str(parameters.get("method")), METHODS
-        case "score":
-            from ..score.kind import SCORERS
-
-            return str(parameters.get("with")), SCORERS
-        case "sample":
-            from ..sample.kind import STRATEGIES
-
-            return str(parameters.get("strategy")), STRATEGIES
-        case "remember":
-            from ..remember.kind import MEMORIES
-
-            return str(parameters.get("what")), MEMORIES
-        case "train":
-            from ..train.kind import OBJECTIVES
-
-            return str(parameters.get("objective")), OBJECTIVES
-        case _:
-            return "", None

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ..core.options import Flag
+from ..core.options import Names
 
 Form = Literal["table", "arrow", "markdown", "recipe"]
 
@@ -29,7 +29,7 @@ def schema(
     form: Annotated[
         Form,
         "table; arrow, the types in Arrow's words; markdown, as in docs/format.md; recipe, a JSON Schema of recipes.",
-        Flag(("--as",)),
+        Names(("--as",)),
     ] = "table",
     arrow: Annotated[bool, "Short for --as arrow."] = False,
 ) -> Shown:

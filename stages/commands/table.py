@@ -1,17 +1,22 @@
 """Every stage as its users name it: the table from which the command line, recipes and docs are made.
 
 A stage is a function. Its signature is the single source of truth: positional parameters are arguments, keyword-only
-ones are options; `Annotated[type, "help", Flag("--name")]` gives the help and, where Python's name will not do, the flag.
+ones are options; `Annotated[type, "help", Names("--name")]` gives the help and, where Python's name will not do, the flag.
 An option that names what the stage writes has an `Output` there.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from inspect import Parameter, signature
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from ..core.options import Flag, Output, parameter_hints
+from ..core.kinds import STAGES, Kind, kinds
+from ..core.options import Chooses, Names, Output, parameter_hints
+from ..core.ranges import Range
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,13 @@ class Option:
     default: Any
     positional: bool
     output: Output | None = None
+    chooses: Chooses | None = None
+    range: Range | None = None
+
+    @property
+    def hint(self) -> Any:
+        """Type and range, as `typed_values` reads them."""
+        return self.type if self.range is None else Annotated[self.type, self.range]
 
     @property
     def required(self) -> bool:
@@ -34,93 +46,94 @@ class Option:
 
 @dataclass(frozen=True)
 class Command:
-    """A command: `assign-credit`, or `eval policy` for one in a group."""
+    """A command: `assign-credit`, or `eval policy` for one in a group. Its module is imported when it is asked for.
+
+    place: "room:function". makes: columns it writes, whatever entry is chosen. writes: what its output is called where a
+    name has to be made up, "" for one whose output is no rollout file, memory or checkpoint. continues: the option that names
+    what the stage before it wrote. repeats: a run prints its report again where nothing has changed.
+    """
 
     name: str
-    function: Callable[..., Any]
+    place: str
+    makes: tuple[str, ...] = ()
+    writes: str = ""
+    continues: str = "rollouts"
+    repeats: bool = False
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        module, _, name = self.place.partition(":")
+        return getattr(import_module(f"{STAGES}.{module}"), name)
 
     @property
     def summary(self) -> str:
         return (self.function.__doc__ or "").strip().partition("\n")[0]
 
+    def options(self) -> dict[str, Option]:
+        """Its parameters by recipe key, in order."""
+        return _options(self.function)
+
     def outputs(self) -> dict[str, Option]:
         """The options that name what it writes, by recipe key."""
         return {key: option for key, option in self.options().items() if option.output is not None}
 
-    def options(self) -> dict[str, Option]:
-        """Its parameters by recipe key, in order."""
-        return {option.key: option for option in _options(self.function)}
+    def choices(self) -> list[tuple[Kind[Any], Option]]:
+        """The options that name an entry, with the kind that it is of."""
+        return [(kinds()[each.chooses.kind], each) for each in self.options().values() if each.chooses is not None]
 
 
 @cache
-def _options(function: Callable[..., Any]) -> tuple[Option, ...]:
-    hints = parameter_hints(function)
-    found: list[Option] = []
+def _options(function: Callable[..., Any]) -> dict[str, Option]:
+    found: dict[str, Option] = {}
     for name, parameter in signature(function).parameters.items():
-        hint, help_text, flag = _opened(hints[name])
-        positional = parameter.kind is not Parameter.KEYWORD_ONLY
-        flags = flag.names or (() if positional else (f"--{name.replace('_', '-')}",))
+        kind, *extras = _parts(parameter_hints(function)[name])
+
+        def extra(wanted: type[T], extras: list[Any] = extras) -> T | None:
+            return next((each for each in extras if isinstance(each, wanted)), None)
+
+        names, positional = extra(Names) or Names(), parameter.kind is not Parameter.KEYWORD_ONLY
+        flags = names.names or (() if positional else (f"--{name.replace('_', '-')}",))
         key = next((each[2:].replace("-", "_") for each in flags if each.startswith("--")), name)
-        output = flag if isinstance(flag, Output) else None
-        found.append(Option(name, key, flags, hint, help_text, parameter.default, positional, output))
-    return tuple(found)
+        found[key] = Option(
+            name=name, key=key, flags=flags, type=kind, help=extra(str) or "", default=parameter.default,
+            positional=positional, output=extra(Output), chooses=extra(Chooses), range=extra(Range),
+        )  # fmt: skip
+    return found
 
 
-def _opened(hint: Any) -> tuple[Any, str, Flag]:
-    if get_origin(hint) is not Annotated:
-        return hint, "", Flag()
-    kind, *extras = get_args(hint)
-    text = next((extra for extra in extras if isinstance(extra, str)), "")
-    return kind, text, next((extra for extra in extras if isinstance(extra, Flag)), Flag())
+def _parts(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) is Annotated else (hint,)
+
+
+_TREE = ("node.id", "node.start", "node.end", "node.visits", "node.value")
+_COMMANDS = (
+    Command("sample", "sample:sample", writes="rollouts"),
+    Command("tree-build", "tree_build:tree_build", makes=_TREE, writes="tree"),
+    Command("score", "score:score", writes="scored"),
+    Command("assign-credit", "assign_credit:assign_credit", writes="credit"),
+    Command("remember", "remember:remember", writes="memory", continues="earlier"),
+    Command("train", "train:train", writes="policy"),
+    Command("eval policy", "eval:policy"),
+    Command("eval rollouts", "eval:rollouts"),
+    Command("eval curve", "eval:curve", repeats=True),
+    Command("eval refinement", "eval:refinement"),
+    Command("run", "run:run"),
+    Command("inspect", "inspect:inspect"),
+    Command("diff", "diff:diff"),
+    Command("head", "rows:head"),
+    Command("show", "rows:show"),
+    Command("filter", "rows:filter_rollouts", writes="filtered"),
+    Command("split", "rows:split", writes="parts"),
+    Command("merge", "rows:merge", writes="merged"),
+    Command("validate", "rows.validation:validate"),
+    Command("log", "commands.history:log"),
+    Command("digest", "rows.digest:digest"),
+    Command("schema", "commands.schema:schema"),
+    Command("upgrade", "rows.upgrade:upgrade", writes="upgraded"),
+    Command("list", "commands.catalogue:catalogue"),
+)
 
 
 def commands() -> dict[str, Command]:
-    """All commands by name, in the order of the pipeline. Imports no stage's heavy parts."""
-    from ..assign_credit import assign_credit
-    from ..diff import diff
-    from ..eval import curve, policy, refinement
-    from ..eval import rollouts as eval_rollouts
-    from ..inspect import inspect
-    from ..remember import remember
-    from ..rows import filter_rollouts, head, merge, show, split
-    from ..rows.digest import digest
-    from ..rows.upgrade import upgrade
-    from ..rows.validation import validate
-    from ..run import run
-    from ..sample import sample
-    from ..score import score
-    from ..train import train
-    from ..tree_build import tree_build
-    from .catalogue import catalogue
-    from .history import log
-    from .schema import schema
-
-    return {
-        command.name: command
-        for command in (
-            Command("sample", sample),
-            Command("tree-build", tree_build),
-            Command("score", score),
-            Command("assign-credit", assign_credit),
-            Command("remember", remember),
-            Command("train", train),
-            Command("eval policy", policy),
-            Command("eval rollouts", eval_rollouts),
-            Command("eval curve", curve),
-            Command("eval refinement", refinement),
-            Command("run", run),
-            Command("inspect", inspect),
-            Command("diff", diff),
-            Command("head", head),
-            Command("show", show),
-            Command("filter", filter_rollouts),
-            Command("split", split),
-            Command("merge", merge),
-            Command("validate", validate),
-            Command("log", log),
-            Command("digest", digest),
-            Command("schema", schema),
-            Command("upgrade", upgrade),
-            Command("list", catalogue),
-        )
-    }
+    """All commands by name, in the order of the pipeline."""
+    return {command.name: command for command in _COMMANDS}

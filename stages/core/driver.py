@@ -15,8 +15,8 @@ from ...formats.parquet import STREAM, RolloutFile, check_names, check_output, f
 from ...formats.provenance import Record
 from ...formats.rollouts import Rollouts
 from .options import at_least
+from .plugins import load_plugins, plugin_digests, plugins_loaded
 from .progress import track
-from .registry import load_plugins, plugin_digests, plugins_loaded
 from .trust import remote_code_is_trusted, trust_remote_code
 
 PRODUCED_BY = {

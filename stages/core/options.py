@@ -3,20 +3,20 @@
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from inspect import Parameter
+from inspect import Parameter, signature
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ...formats.errors import UsageError, unknown
-from .registry import options_of
+from .ranges import check_range
 
 
 @dataclass(frozen=True)
-class Flag:
+class Names:
     """In an `Annotated` hint: the option's names on the command line, where they are not made from Python's name.
 
     The first long one, without its dashes, is the key in a recipe.
@@ -26,8 +26,20 @@ class Flag:
 
 
 @dataclass(frozen=True)
-class Output(Flag):
-    """A Flag of an option that names what the command writes. Such a place is neither an input nor another output, and a
+class Chooses:
+    """In an `Annotated` hint: the option names an entry of a kind (its plural).
+
+    settings: the recipe key of the option with the entry's own options. preset: that of the option with a preset's name.
+    """
+
+    kind: str
+    settings: str = "set"
+    preset: str | None = None
+
+
+@dataclass(frozen=True)
+class Output(Names):
+    """A Names of an option that names what the command writes. Such a place is neither an input nor another output, and a
     recipe's lie in the folder of its run.
 
     in_place: it may be the input file, which --force then replaces by the same rollouts with more in them.
@@ -52,6 +64,20 @@ def parameter_hints(function: Callable[..., Any]) -> dict[str, Any]:
     return get_type_hints(bare, globalns=function.__globals__, include_extras=True)
 
 
+def options_of(function: Callable[..., Any]) -> dict[str, Parameter]:
+    """The keyword-only parameters of a function: its options, in order."""
+    return dict(_options_of(function))
+
+
+@cache
+def _options_of(function: Callable[..., Any]) -> dict[str, Parameter]:
+    return {
+        name: parameter
+        for name, parameter in signature(function).parameters.items()
+        if parameter.kind is Parameter.KEYWORD_ONLY
+    }
+
+
 @cache
 def _adapter(kind: Any) -> Any:
     """Made once a type: a plan has many steps with the same options."""
@@ -63,49 +89,99 @@ def _adapter(kind: Any) -> Any:
 def typed_options(function: Callable[..., Any], given: Mapping[str, Any], whose: str) -> dict[str, Any]:
     """Every keyword-only option of `function`: its default, or the given value converted to its annotated type.
 
-    Raises UsageError for an unknown name (with a did-you-mean), a value of another type, NaN, or a missing one.
+    UsageError for an unknown name (with a did-you-mean), a missing option, a value of another type or out of its range, and NaN.
     """
+    return typed_values(_wanted(function), given, whose)
+
+
+@cache
+def _wanted(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     hints = parameter_hints(function)
-    return typed_values(
-        {name: (hints[name], parameter.default) for name, parameter in options_of(function).items()}, given, whose
-    )
+    return {name: (hints[name], parameter.default) for name, parameter in options_of(function).items()}
 
 
 def typed_values(wanted: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any], whose: str) -> dict[str, Any]:
     """The same for {name: (type, default)}; a default of Parameter.empty makes the option required.
 
+    whose: what messages begin with, such as "strategy rose".
+
     None is a value where the type has it, and elsewhere leaves the option at its default.
     """
-    from pydantic import ValidationError
-
     for name in given:
         if name not in wanted:
             raise unknown(f"option of {whose}", str(name), wanted)
     resolved: dict[str, Any] = {}
-    for name, (kind, default) in wanted.items():
+    for name, (hint, default) in wanted.items():
+        kind = bare(hint)
         if given.get(name) is None and not (name in given and _takes_none(kind)):
             if default is Parameter.empty:
                 raise UsageError(f"{whose} needs the option {name!r}")
             resolved[name] = default
             continue
-        value = given[name]
-        if kind is int and isinstance(value, float) and value.is_integer():
-            value = int(value)  # pydantic has other words for 1e25 than for its digits
-        try:
-            resolved[name] = _adapter(kind).validate_python(value)
-        except OverflowError:  # a whole number of 400 digits where a float is needed
-            raise UsageError(f"option {name!r} of {whose}: a number that is too large for a float") from None
-        except ValidationError as error:
-            problem = error.errors()[0]["msg"]
-            text = isinstance(given[name], dict | list) and "string" in problem
-            raise UsageError(
-                f"option {name!r} of {whose}: {given[name]!r:.200}: {problem[0].lower()}{problem[1:]}{QUOTES if text else ''}"
-            ) from error
-        resolved[name] = with_home(resolved[name])
-        if isinstance(resolved[name], float) and math.isnan(resolved[name]):
-            raise UsageError(f"option {name!r} of {whose}: nan, needed is a number")
-        check_width(resolved[name], f"option {name!r} of {whose}")
+        where = f"{whose}: {name}"
+        value = with_home(_typed(kind, given[name], where))
+        if isinstance(value, float) and math.isnan(value):
+            raise UsageError(f"{where} must be a number, got nan")
+        check_width(value, where)
+        check_range(hint, value, where)
+        resolved[name] = value
     return resolved
+
+
+def bare(hint: Any) -> Any:
+    """A type hint without what `Annotated` adds."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def _typed(kind: Any, value: Any, where: str) -> Any:
+    """The value as this type. UsageError, saying what the type is, for one that cannot be."""
+    from pydantic import ValidationError
+
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)  # pydantic has other words for 1e25 than for its digits
+    try:
+        return _adapter(kind).validate_python(value)
+    except OverflowError:  # a whole number of 400 digits where a float is needed
+        raise UsageError(f"{where} is a number too large for a float") from None
+    except ValidationError as error:
+        quotes = QUOTES if isinstance(value, dict | list) and str in (kind, *get_args(kind)) else ""
+        raise UsageError(f"{where} must be {in_words(kind)}, got {value!r:.200}{quotes}") from error
+
+
+def in_words(kind: Any) -> str:
+    """What a value of this type is, as messages say it.
+
+    >>> in_words(int), in_words(Literal["a", "b"] | None), in_words(list[str])
+    ('a whole number', "'a', 'b' or null", 'a list of text')
+    """
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        Path: "a path",
+        NoneType: "null",
+    }
+    origin, parts = get_origin(kind), get_args(kind)
+    if kind in names:
+        return names[kind]
+    if origin in (Union, UnionType):
+        return _alternatives([word for part in parts for word in _words_of(part)])
+    if origin is Literal:
+        return _alternatives(_words_of(kind))
+    if origin in (list, tuple, Sequence):
+        return f"a list of {in_words(parts[0]).removeprefix('a ')}" if parts else "a list"
+    if origin in (dict, Mapping):
+        return "a mapping"
+    return getattr(kind, "__name__", str(kind))
+
+
+def _words_of(kind: Any) -> list[str]:
+    return [repr(each) for each in get_args(kind)] if get_origin(kind) is Literal else [in_words(kind)]
+
+
+def _alternatives(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
 
 
 def with_home(value: Any) -> Any:
@@ -119,7 +195,7 @@ def check_width(value: Any, where: str) -> None:
     """UsageError for a whole number that has no place in 64 bits, where seeds and sizes are kept."""
     for each in value if isinstance(value, list) else [value]:
         if isinstance(each, int) and not -(1 << 63) <= each < 1 << 63:
-            raise UsageError(f"{where}: a number of {each.bit_length()} bits; needed is one from -2^63 to 2^63 - 1")
+            raise UsageError(f"{where} must be between -2^63 and 2^63 - 1, got a number of {each.bit_length()} bits")
 
 
 def _takes_none(kind: Any) -> bool:
@@ -134,7 +210,7 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or not name:
-            raise UsageError(f"--set {setting}: needed is name=value")
+            raise UsageError(f"--set takes name=value, got {setting!r:.200}")
         try:
             parsed[name.strip()] = read_yaml(text) if text else ""
             if text == "None":
@@ -163,7 +239,7 @@ def at_least(least: float, **values: float) -> None:
     """UsageError for the first value that is below `least`, infinite or NaN."""
     for name, value in values.items():
         if not value >= least:
-            raise UsageError(f"--{name.replace('_', '-')} {value}: needed is {least} or more")
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
     finite(**values)
 
 
@@ -171,14 +247,14 @@ def finite(**values: float) -> None:
     """UsageError for the first value that is infinite or NaN."""
     for name, value in values.items():
         if not abs(value) < math.inf:
-            raise UsageError(f"--{name.replace('_', '-')} {value}: needed is a finite number")
+            raise UsageError(f"--{name.replace('_', '-')} must be finite, got {value}")
 
 
 def at_least_one(strategy: str, **values: int) -> None:
     """The same for options of a strategy, which cannot be below 1."""
     for name, value in values.items():
         if value < 1:
-            raise UsageError(f"option {name!r} of strategy {strategy!r}: {value}, needed is 1 or more")
+            raise UsageError(f"strategy {strategy}: {name} must be at least 1, got {value}")
 
 
 def as_json(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from ..core.options import Flag
+from ..core.options import Names
 
 if TYPE_CHECKING:
     from ._compare import Difference
@@ -18,9 +18,9 @@ def diff(
     columns: Annotated[
         list[str] | None,
         "Credit columns: one for both files, or two, a,b or repeated; default advantage.",
-        Flag(("-c", "--columns")),
+        Names(("-c", "--columns")),
     ] = None,
-    limit: Annotated[int, "Rollouts shown, those that disagree most.", Flag(("-l", "--limit"))] = 3,
+    limit: Annotated[int, "Rollouts shown, those that disagree most.", Names(("-l", "--limit"))] = 3,
     model: Annotated[str | None, "Tokenizer for the tokens' text; default that of the model that sampled."] = None,
 ) -> "Difference":
     """Compare two credit assignments, token by token and rollout by rollout, and show where they disagree most.

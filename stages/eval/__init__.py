@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ...formats.errors import DataError, Stopped
-from ..core.options import OUT, Flag, Output, finite
+from ..core.options import OUT, Chooses, Names, Output, finite
 
 if TYPE_CHECKING:
     from ._refinement import Refinement
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 def policy(
     *,
     model: Annotated[str, "builtin:tiny, a Hugging Face directory, or a Hub id."] = "builtin:tiny",
-    task: Annotated[str, "A name of `apportion list tasks`, hf:DATASET, or a .jsonl/.parquet file."] = "arithmetic",
+    task: Annotated[
+        str, "A name of `apportion list tasks`, hf:DATASET, or a .jsonl/.parquet file.", Chooses("tasks", "task_set")
+    ] = "arithmetic",
     prompts: Annotated[int, "Distinct problems."] = 256,
-    n: Annotated[int, "Rollouts per problem.", Flag(("-n", "--n"))] = 4,
+    n: Annotated[int, "Rollouts per problem.", Names(("-n", "--n"))] = 4,
     k: Annotated[list[int] | None, "pass@k to report, 1 to n; repeatable; default 1 and n."] = None,
     seed: Annotated[int, "Seed of problems and samples."] = 0,
     split: Annotated[Literal["train", "test"], "Split of the task."] = "test",
     task_settings: Annotated[
-        Mapping[str, Any] | None, "Option of the task, name=value; repeatable.", Flag(("--task-set",))
+        Mapping[str, Any] | None, "Option of the task, name=value; repeatable.", Names(("--task-set",))
     ] = None,
     max_tokens: Annotated[int, "Response budget, tokens."] = 256,
     temperature: Annotated[float, "Sampling temperature; 0 is greedy."] = 1.0,
@@ -31,7 +33,7 @@ def policy(
     threshold: Annotated[float, "Reward from which a rollout counts as right."] = 1.0,
     at: Annotated[float, "Place on a learning curve's axis, e.g. rollouts trained on so far."] = 0.0,
     series: Annotated[str, "Name on a learning curve."] = "",
-    engine: Annotated[str, "Engine; see `apportion list engines`."] = "auto",
+    engine: Annotated[str, "Engine; see `apportion list engines`.", Chooses("engines", "engine_set")] = "auto",
     device: Annotated[str, "auto, cpu, cuda, cuda:1 …"] = "auto",
     dtype: Annotated[str, "auto (bfloat16 on CUDA, float32 on CPU), float32, bfloat16."] = "auto",
     keep: Annotated[Path | None, "Also write the evaluation's rollouts to this file.", Output()] = None,

@@ -32,13 +32,12 @@ def open_engine(
     """
     from typing import cast
 
-    from ..core.options import typed_options
     from ._guard import Guarded, engine_faults
 
     entry = ENGINES[resolved_engine(name)]
-    settings = typed_options(entry.open, options or {}, f"engine {entry.name!r}")
+    settings = ENGINES.settle(entry.name, options)
     with engine_faults(entry.name, "cannot be opened"):
-        return cast("Engine", Guarded(entry.open(source, seed, **settings)))
+        return cast("Engine", Guarded(entry.function(source, seed, **settings)))
 
 
 def close_engines() -> None:

@@ -2,28 +2,43 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from ..core.registry import Registry
+from ..core.kinds import Entry, Kind
 
 if TYPE_CHECKING:
     from .engine import Engine
 
+Function = TypeVar("Function", bound="Callable[..., Engine]")
 
-@dataclass(frozen=True)
-class EngineEntry:
-    """A registered engine. `open(source, seed, **options)` makes it ready for the weights that `source` names.
 
-    open: its keyword-only parameters are the engine's options. seed: for an engine whose rows cannot have their own.
-    needs: the packages that have to be installed. close: frees what an opened engine holds, for a stage that needs the
-    memory.
+@dataclass(frozen=True, kw_only=True)
+class EngineEntry(Entry):
+    """`function(source, seed, **options)` makes the engine ready for the weights that `source` names.
+
+    seed: for an engine whose rows cannot have their own. needs: the packages that have to be installed. close: frees what
+    an opened engine holds, for a stage that needs the memory.
     """
 
-    name: str
-    summary: str
-    needs: tuple[str, ...]
-    open: "Callable[..., Engine]"
     close: Callable[[], None] | None = None
 
 
-ENGINES: Registry[EngineEntry] = Registry("engine", __package__ or "", "engines")
+ENGINES: Kind[EngineEntry] = Kind(
+    "engines",
+    "engine",
+    __package__ or "",
+    "apportion sample --engine {name} -o OUT",
+    lambda name: None if name == "auto" else name,
+)
+
+
+def engine(
+    name: str, *, needs: tuple[str, ...] = (), close: Callable[[], None] | None = None
+) -> Callable[[Function], Function]:
+    """Register the function that opens an engine; its keyword-only parameters become `--engine-set` options."""
+
+    def register(function: Function) -> Function:
+        ENGINES.add(EngineEntry(name=name, function=function, needs=needs, close=close))
+        return function
+
+    return register

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..core.options import OUT, Flag
+from ..core.options import OUT, Chooses, Names
 
 if TYPE_CHECKING:
     from .kind import Remembered
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 def remember(
     rollouts: Annotated[Path, "Scored rollout file or directory, or - for standard input."],
     *,
-    what: Annotated[str, "What is kept; see `apportion list memories`."] = "problems",
+    what: Annotated[str, "What is kept; see `apportion list memories`.", Chooses("memories")] = "problems",
     earlier: Annotated[Path | None, "Memory of the iteration before, to go on with; none begins a new one."] = None,
     settings: Annotated[
-        Mapping[str, Any] | None, "Option of the memory, name=value; repeatable.", Flag(("--set",))
+        Mapping[str, Any] | None, "Option of the memory, name=value; repeatable.", Names(("--set",))
     ] = None,
     out: Annotated[Path, "Memory to write, a Parquet file.", OUT],
     force: Annotated[bool, "Overwrite the output."] = False,

@@ -15,42 +15,41 @@ from ...formats.parquet import STREAM, RolloutFile, check_names, check_output, f
 from ...formats.provenance import Provenance, Record
 from ...formats.rollouts import Rollouts
 from ..core.driver import require
-from ..core.options import as_json, typed_options
+from ..core.kinds import Entry, Kind
+from ..core.options import as_json
+from ..core.plugins import plugin_digests
 from ..core.progress import track
-from ..core.registry import Registry, plugin_digests
 from ..models.recorded import RECORDED, recorded_model
 
 
-@dataclass(frozen=True)
-class Memory:
+@dataclass(frozen=True, kw_only=True)
+class Memory(Entry):
     """`function(batches, earlier, **options)` returns the next table; earlier is None the first time.
 
     needs: columns of the rollouts. schema: of the table.
     """
 
-    name: str
-    function: Callable[..., pa.Table]
-    needs: tuple[str, ...]
     schema: pa.Schema
-    source: str
-
-    @property
-    def summary(self) -> str:
-        return (self.function.__doc__ or "").strip().partition("\n")[0]
 
     def read(self, path: Path) -> pa.Table:
         """One that was written. UsageError when it is missing, DataError for what is no such memory."""
         return MemoryFile(path).read(self.name, self.schema)
 
 
-MEMORIES: Registry[Memory] = Registry("memory", __package__ or "", "memories")
+MEMORIES: Kind[Memory] = Kind(
+    "memories", "memory", __package__ or "", "apportion remember IN --what {name} --earlier MEMORY -o OUT"
+)
 
 
-def memory(*, needs: tuple[str, ...], schema: pa.Schema, source: str) -> Callable[[Any], Any]:
+def memory(
+    *, needs: tuple[str, ...], schema: pa.Schema, source: str, system: tuple[str, ...] = ()
+) -> Callable[[Any], Any]:
     """Register the function under its own name; its keyword-only parameters become `--set` options."""
 
     def register(function: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
-        MEMORIES.add(Memory(function.__name__, function, needs, schema, source))
+        MEMORIES.add(
+            Memory(name=function.__name__, function=function, needs=needs, source=source, system=system, schema=schema)
+        )
         return function
 
     return register
@@ -78,7 +77,7 @@ def remembered(
     if out == STREAM:
         raise UsageError("-: a memory is a file beside the rollouts; name one with -o")
     check_output(out, force=force)
-    options = typed_options(chosen.function, settings or {}, f"memory {what!r}")
+    options = MEMORIES.settle(what, settings)
     if options.get("model") == RECORDED:
         options["model"] = recorded_model(rollouts, f"memory {what!r}")
     before = None if earlier is None else MemoryFile(earlier)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from ..core.options import OUT, ROLLOUTS_OUT, Flag
+from ..core.options import OUT, ROLLOUTS_OUT, Names
 
 if TYPE_CHECKING:
     from ..core.driver import Written
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ._split import Parts
     from .printing import Head, Rows
 
-COLUMNS = Flag(("-c", "--columns"))
+COLUMNS = Names(("-c", "--columns"))
 WHERE = "Predicate on columns, such as \"reward > 0 and 'truncated' not in flags\"; see `apportion filter --help`."
 
 
@@ -20,14 +20,14 @@ def filter_rollouts(
     *,
     where: Annotated[str, "Predicate on columns, such as \"reward > 0 and 'truncated' not in flags\"."],
     drop: Annotated[bool, "Leave the other rows out of the output instead of flagging them."] = False,
-    flag: Annotated[str | None, "Flag the other rows get; default `filtered`, which `train` leaves out."] = None,
+    flag: Annotated[str | None, "Names the other rows get; default `filtered`, which `train` leaves out."] = None,
     groups: Annotated[
         Literal["any", "all"] | None, "Keep whole groups: those in which any, or all, of the rollouts match."
     ] = None,
     out: Annotated[Path, "Rollout file to write, or - for standard output.", ROLLOUTS_OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Filtered":
-    """Flag the rollouts that a predicate is not true of, or drop them.
+    """Names the rollouts that a predicate is not true of, or drop them.
 
     Nothing is dropped unless asked: the others get the flag `filtered`, which `train` leaves out; flags that are there stay.
     Credit that is computed later still compares with flagged rows; with --drop it does not. --drop counts node.visits and
@@ -82,7 +82,7 @@ def merge(
 def head(
     rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,
-    n: Annotated[int, "Rows.", Flag(("-n", "--rows"))] = 5,
+    n: Annotated[int, "Rows.", Names(("-n", "--rows"))] = 5,
     columns: Annotated[list[str] | None, "Only these columns or rulers: a,b or repeated.", COLUMNS] = None,
 ) -> "Head":
     """Print the first rollouts, a block each; long texts and lists are shortened. --json prints them whole.
@@ -103,7 +103,7 @@ def show(
     ] = "jsonl",
     columns: Annotated[list[str] | None, "Only these columns or rulers: a,b or repeated.", COLUMNS] = None,
     where: Annotated[str | None, WHERE] = None,
-    limit: Annotated[int | None, "Rollouts printed at most.", Flag(("-l", "--limit"))] = None,
+    limit: Annotated[int | None, "Rollouts printed at most.", Names(("-l", "--limit"))] = None,
 ) -> "Rows":
     """Print rollouts as text, one a line, for jq, less and the like.
 

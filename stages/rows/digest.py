@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..core.options import Flag
+from ..core.options import Names
 
 if TYPE_CHECKING:
     from ...formats.parquet import RolloutFile
@@ -38,7 +38,7 @@ def digest(
     paths: Annotated[list[Path], "Rollout files, or directories of them, each of which counts as one file."],
     *,
     columns: Annotated[
-        list[str] | None, "Only this column, or all of this ruler; repeatable.", Flag(("-c", "--columns"))
+        list[str] | None, "Only this column, or all of this ruler; repeatable.", Names(("-c", "--columns"))
     ] = None,
 ) -> Digests:
     """Print a digest of each file's content: equal where column names and values are, however they are stored.

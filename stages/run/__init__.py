@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ..core.options import Flag, Output
+from ..core.options import Names, Output
 
 if TYPE_CHECKING:
     from ._run import Ran
@@ -14,7 +14,7 @@ def run(
     recipe: Annotated[str, "Name of a shipped recipe (`apportion list recipes`), or a YAML file."],
     *,
     settings: Annotated[
-        Mapping[str, Any] | None, "Variable of the recipe, name=value or a.b=value; repeatable.", Flag(("--set",))
+        Mapping[str, Any] | None, "Variable of the recipe, name=value or a.b=value; repeatable.", Names(("--set",))
     ] = None,
     folder: Annotated[
         Path | None, "Folder for all outputs; default runs/NAME.", Output(("--dir",), is_filled=True)

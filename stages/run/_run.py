@@ -129,12 +129,12 @@ def _run_plan(name: str, plan: Sequence[Planned], folder: Path, keep: Keep) -> R
 
 def _reports(step: Planned) -> bool:
     """The last step of a recipe often only prints what was found: cheap, and wanted again."""
-    return step.command.name == "eval curve"
+    return step.command.repeats
 
 
 def _call(step: Planned, label: str) -> Any:
     options = step.command.options()
-    types = {key: (option.type, option.default) for key, option in options.items()}
+    types = {key: (option.hint, option.default) for key, option in options.items()}
     values = typed_values(
         types, {key: value for key, value in step.options.items() if value is not None}, step.command.name
     )

@@ -13,7 +13,7 @@ from ... import __version__
 from ...formats.errors import ApportionError
 from ...formats.provenance import digest_of, digest_of_file
 from ..core.options import texts_in
-from ..core.registry import plugin_digests
+from ..core.plugins import plugin_digests
 from .plan import Planned
 from .targets import JOURNAL
 

@@ -11,8 +11,7 @@ from ..commands.places import check_places, read_place
 from ..commands.shell import command_line
 from ..commands.table import Command, commands
 from ..core.options import typed_values
-from ..core.registry import plugin_files
-from ._chosen import check_chosen
+from ..core.plugins import plugin_files
 from .targets import Targets
 
 MAX_STEPS = 100_000
@@ -171,15 +170,28 @@ def _planned(
                 raise UsageError(f"{step.where}: {key} {options[key]!r} {error}") from error
     try:
         resolved = typed_values(
-            {key: (option.type, option.default) for key, option in parameters.items()}, options, step.command
+            {key: (option.hint, option.default) for key, option in parameters.items()}, options, step.command
         )
         resolved = {key: read_place(parameters[key], value) for key, value in resolved.items()}
         check_places(command, resolved)
-        check_chosen(step.command, resolved)
+        _check_chosen(command, resolved)
     except UsageError as error:
         raise UsageError(f"{step.where}: {error}") from error
     plain = {key: _plain(value) for key, value in resolved.items() if key != "force"}
     return Planned(command, plain, options.get("out"), step.where)
+
+
+def _check_chosen(command: Command, options: Mapping[str, Any]) -> None:
+    """UsageError, as the command itself would give, for an unknown entry of a kind, and for an option that it does not have,
+    of another type or out of range.
+
+    options: by recipe key, typed.
+    """
+    for kind, option in command.choices():
+        chosen = option.chooses
+        name = None if chosen is None or options[option.key] is None else kind.named_by(options[option.key])
+        if chosen is not None and name is not None:
+            kind.settle(name, options.get(chosen.settings), options.get(chosen.preset or ""))
 
 
 def _placed(value: Any, outputs: Mapping[str, str]) -> Any:

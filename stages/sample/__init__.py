@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ..core.options import ROLLOUTS_OUT, Flag
+from ..core.options import ROLLOUTS_OUT, Chooses, Names
 
 if TYPE_CHECKING:
     from ..core.driver import Written
@@ -13,30 +13,38 @@ if TYPE_CHECKING:
 def sample(
     *,
     model: Annotated[str, "builtin:tiny, a Hugging Face directory, or a Hub id."] = "builtin:tiny",
-    task: Annotated[str, "A name of `apportion list tasks`, hf:DATASET, or a .jsonl/.parquet file."] = "arithmetic",
+    task: Annotated[
+        str, "A name of `apportion list tasks`, hf:DATASET, or a .jsonl/.parquet file.", Chooses("tasks", "task_set")
+    ] = "arithmetic",
     prompts: Annotated[int, "Distinct problems."] = 64,
-    n: Annotated[int, "Rollouts per problem.", Flag(("-n", "--n"))] = 8,
+    n: Annotated[int, "Rollouts per problem.", Names(("-n", "--n"))] = 8,
     seed: Annotated[int, "Seed of problems and samples."] = 0,
     round: Annotated[int, "Iteration of a loop: other problems and samples under the same seed."] = 0,
     split: Annotated[Literal["train", "test"], "Split of the task; the two never overlap."] = "train",
-    strategy: Annotated[str, "Sampling strategy; see `apportion list strategies`."] = "independent",
+    strategy: Annotated[
+        str, "Sampling strategy; see `apportion list strategies`.", Chooses("strategies")
+    ] = "independent",
     settings: Annotated[
-        Mapping[str, Any] | None, "Option of the strategy, name=value; repeatable.", Flag(("--set",))
+        Mapping[str, Any] | None, "Option of the strategy, name=value; repeatable.", Names(("--set",))
     ] = None,
     rollouts: Annotated[
-        Path | None, "Rollouts to continue from, for strategies that continue.", Flag(("--from",))
+        Path | None, "Rollouts to continue from, for strategies that continue.", Names(("--from",))
     ] = None,
     task_settings: Annotated[
-        Mapping[str, Any] | None, "Option of the task, name=value; repeatable.", Flag(("--task-set",))
+        Mapping[str, Any] | None, "Option of the task, name=value; repeatable.", Names(("--task-set",))
     ] = None,
     max_tokens: Annotated[int, "Response budget, tokens."] = 256,
     temperature: Annotated[float, "Sampling temperature; 0 is greedy."] = 1.0,
     top_p: Annotated[float, "Nucleus mass kept; 1 keeps all."] = 1.0,
     top_k: Annotated[int, "Most likely tokens kept; 0 keeps all."] = 0,
     purpose: Annotated[Literal["train", "probe", "eval"], "What the rollouts are for."] = "train",
-    engine: Annotated[str, "Engine; see `apportion list engines`. auto: vllm with a GPU, else transformers."] = "auto",
+    engine: Annotated[
+        str,
+        "Engine; see `apportion list engines`. auto: vllm with a GPU, else transformers.",
+        Chooses("engines", "engine_set"),
+    ] = "auto",
     engine_settings: Annotated[
-        Mapping[str, Any] | None, "Option of the engine, name=value; repeatable.", Flag(("--engine-set",))
+        Mapping[str, Any] | None, "Option of the engine, name=value; repeatable.", Names(("--engine-set",))
     ] = None,
     device: Annotated[str, "auto, cpu, cuda, cuda:1 …"] = "auto",
     dtype: Annotated[str, "auto (bfloat16 on CUDA, float32 on CPU), float32, bfloat16."] = "auto",

@@ -14,8 +14,8 @@ from ...formats.provenance import Provenance, Record, digest_of_file
 from ...formats.rollouts import Rollouts
 from ...formats.schema import HOTTEST
 from ..core.driver import Written
-from ..core.options import as_json, at_least, at_least_one, typed_options
-from ..core.registry import plugin_digests
+from ..core.options import as_json, at_least, at_least_one
+from ..core.plugins import plugin_digests
 from ..models import open_engine
 from ..models.engine import Engine, Sampling, forget, usage_of
 from ..models.policy import ModelSource
@@ -35,7 +35,7 @@ def run(*, out: Path, resume: bool, force: bool, **given: Any) -> Written:
     """See `sample`. Raises UsageError, DataError, ApportionError (all failed, or the engine is lost) and Stopped."""
     _check(given, out, resume=resume, force=force)
     chosen = STRATEGIES[given["strategy"]]
-    options = typed_options(chosen.function, given["settings"] or {}, f"strategy {given['strategy']!r}")
+    options = STRATEGIES.settle(chosen.name, given["settings"])
     at_least_one(chosen.name, rows_at_once=options.get("rows_at_once", 1))
     source = opened_rollouts(given["rollouts"], chosen)
     task, problems = _problems(given, source)

@@ -9,7 +9,8 @@ from typing import Any
 from ...formats.errors import UsageError
 from ...formats.parquet import RolloutFile, files_of
 from ...formats.rollouts import Rollouts
-from ..core.registry import Registry
+from ...formats.schema import Field
+from ..core.kinds import Entry, Kind
 from ..models.engine import Engine, Sampling
 from ..models.policy import ModelSource
 from ..tasks import Problem, Task
@@ -77,27 +78,21 @@ class SamplingContext:
         return hashlib.blake2b(f"{self.policy}/{self.seed}/{self.round}".encode(), digest_size=4).hexdigest()
 
 
-@dataclass(frozen=True)
-class Strategy:
+@dataclass(frozen=True, kw_only=True)
+class Strategy(Entry):
     """`function(context, **options)` yields batches of whole groups.
 
     needs: "--from" where it continues rollouts. engine: False for one that generates nothing. turns: True for one that
     plays environment tasks.
     """
 
-    name: str
-    function: Callable[..., Iterator[Rollouts]]
-    source: str
-    needs: tuple[str, ...] = ()
     engine: bool = True
     turns: bool = False
 
-    @property
-    def summary(self) -> str:
-        return (self.function.__doc__ or "").strip().partition("\n")[0]
 
-
-STRATEGIES: Registry[Strategy] = Registry("strategy", __package__ or "", "strategies")
+STRATEGIES: Kind[Strategy] = Kind(
+    "strategies", "strategy", __package__ or "", "apportion sample --strategy {name} -o OUT"
+)
 
 
 def check_turns(chosen: Strategy, task: Task) -> None:
@@ -110,12 +105,23 @@ def check_turns(chosen: Strategy, task: Task) -> None:
 
 
 def strategy(
-    *, source: str, needs: tuple[str, ...] = (), engine: bool = True, turns: bool = False
+    *,
+    source: str,
+    needs: tuple[str, ...] = (),
+    makes: tuple[str | Field, ...] = (),
+    engine: bool = True,
+    turns: bool = False,
+    system: tuple[str, ...] = (),
 ) -> Callable[[Any], Any]:
     """Register the function under its own name; its keyword-only parameters become `--set` options."""
 
     def register(function: Callable[..., Iterator[Rollouts]]) -> Callable[..., Iterator[Rollouts]]:
-        STRATEGIES.add(Strategy(function.__name__, function, source, needs, engine, turns))
+        STRATEGIES.add(
+            Strategy(
+                name=function.__name__, function=function, needs=needs, makes=makes, source=source, system=system,
+                engine=engine, turns=turns,
+            )
+        )  # fmt: skip
         return function
 
     return register

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..core.options import ROLLOUTS_OUT, Flag
+from ..core.options import ROLLOUTS_OUT, Chooses, Names
 
 if TYPE_CHECKING:
     from ..core.driver import Written
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 def score(
     rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,
-    scorer: Annotated[str, "Scorer; see `apportion list scorers`.", Flag(("--with",))] = "verify",
+    scorer: Annotated[str, "Scorer; see `apportion list scorers`.", Names(("--with",)), Chooses("scorers")] = "verify",
     settings: Annotated[
-        Mapping[str, Any] | None, "Option of the scorer, name=value; repeatable.", Flag(("--set",))
+        Mapping[str, Any] | None, "Option of the scorer, name=value; repeatable.", Names(("--set",))
     ] = None,
     workers: Annotated[int, "Files of a directory processed at the same time."] = 1,
     out: Annotated[Path, "Rollout file to write, or - for standard output.", ROLLOUTS_OUT],
@@ -29,12 +29,12 @@ def score(
 
     from ...formats.provenance import digest_of_file
     from ..core.driver import map_rollouts
-    from ..core.options import as_json, typed_options
+    from ..core.options import as_json
     from ..models.recorded import RECORDED, recorded_model
     from .kind import SCORERS, scored
 
     chosen = SCORERS[scorer]
-    options = typed_options(chosen.function, settings or {}, f"scorer {scorer!r}")
+    options = SCORERS.settle(scorer, settings)
     if options.get("model") == RECORDED:
         options["model"] = recorded_model(rollouts, scorer)
     files = {name: digest_of_file(path) for name, path in options.items() if isinstance(path, Path) and path.exists()}

@@ -7,32 +7,39 @@ from typing import Any
 
 from ...formats.errors import UsageError
 from ...formats.rollouts import Rollouts
-from ..core.registry import Registry
+from ...formats.schema import Field
+from ..core.kinds import Entry, Kind
 
 
-@dataclass(frozen=True)
-class Scorer:
+@dataclass(frozen=True, kw_only=True)
+class Scorer(Entry):
     """`function(rollouts, **options)` returns {column: values}: `reward`, `rewards.format`, `step.reward` …"""
 
-    name: str
-    function: Callable[..., Mapping[str, Any]]
-    needs: tuple[str, ...]
+    shown = ("granularity",)
+
     granularity: str
-    source: str
-
-    @property
-    def summary(self) -> str:
-        return (self.function.__doc__ or "").strip().partition("\n")[0]
 
 
-SCORERS: Registry[Scorer] = Registry("scorer", __package__ or "", "scorers")
+SCORERS: Kind[Scorer] = Kind("scorers", "scorer", __package__ or "", "apportion score IN --with {name} -o OUT")
 
 
-def scorer(*, needs: tuple[str, ...], granularity: str, source: str) -> Callable[[Any], Any]:
+def scorer(
+    *,
+    needs: tuple[str, ...],
+    makes: tuple[str | Field, ...] = (),
+    granularity: str,
+    source: str,
+    system: tuple[str, ...] = (),
+) -> Callable[[Any], Any]:
     """Register the function under its own name; its keyword-only parameters become `--set` options."""
 
     def register(function: Callable[..., Mapping[str, Any]]) -> Callable[..., Mapping[str, Any]]:
-        SCORERS.add(Scorer(function.__name__, function, needs, granularity, source))
+        SCORERS.add(
+            Scorer(
+                name=function.__name__, function=function, needs=needs, makes=makes, granularity=granularity,
+                source=source, system=system,
+            )
+        )  # fmt: skip
         return function
 
     return register
@@ -41,7 +48,7 @@ def scorer(*, needs: tuple[str, ...], granularity: str, source: str) -> Callable
 def reward_column(column: str, whose: str) -> str:
     """The column a scorer was told to write its reward to. UsageError unless it is `reward` or `rewards.NAME`."""
     if column != "reward" and not re.fullmatch(r"rewards\.\w+", column):
-        raise UsageError(f"option 'column' of scorer {whose!r}: {column!r}, needed is reward or rewards.NAME")
+        raise UsageError(f"scorer {whose}: column must be reward or rewards.NAME, got {column!r}")
     return column
 
 

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from ...formats.errors import UsageError, unknown
-from .kind import TASKS, Message, Problem, StepTask, Task, TaskFamily
+from .kind import TASKS, Message, Problem, StepTask, Task, TaskFamily, task_family
 
 __all__ = [
     "TASKS",
@@ -25,6 +25,7 @@ __all__ = [
     "list_tasks",
     "open_task",
     "reasoning_gym_names",
+    "task_family",
 ]
 
 
@@ -33,10 +34,10 @@ def open_task(spec: str, options: Mapping[str, Any] | None = None) -> Task:
     options = dict(options or {})
     name = spec.partition("/")[0]
     if name in TASKS:
-        return TASKS[name].open(spec, options)
+        return TASKS[name].function(spec, options)
     for family in TASKS:
         if family.claims is not None and family.claims(spec):
-            return family.open(spec, options)
+            return family.function(spec, options)
     # A member's bare name is the likeliest slip: `chain_sum` for `reasoning_gym/chain_sum`.
     members = {member: f"{family.name}/{member}" for family in TASKS if family.members for member in family.members()}
     near = get_close_matches(spec, [*members, *members.values(), *(family.name for family in TASKS)], n=1)

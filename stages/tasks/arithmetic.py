@@ -20,7 +20,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from ...formats.errors import UsageError, unknown
-from . import TASKS, Problem, TaskFamily
+from . import Problem, task_family
 
 SPLITS = ("train", "test")
 TEST_SHARE = 10  # one expression in ten is a test problem
@@ -177,8 +177,11 @@ def order_matters(first: int, terms: list[Term], max_value: int) -> bool:
 LIMITS = {"terms": (1, 8), "max_factor": (3, 99), "max_value": (9, 1_000_000)}
 
 
+@task_family("arithmetic")
 def open_arithmetic(spec: str, options: Mapping[str, Any]) -> Arithmetic:
-    """The task of `--task arithmetic`. UsageError on an option that does not exist or is out of range."""
+    """Sums of products in which the order of operations decides.
+
+    The task of `--task arithmetic`. UsageError on an option that does not exist or is out of range."""
     if spec != "arithmetic":
         raise UsageError(f"task {spec!r}: arithmetic takes nothing after its name; use its options {sorted(LIMITS)}")
     values: dict[str, int] = {}
@@ -196,6 +199,3 @@ def open_arithmetic(spec: str, options: Mapping[str, Any]) -> Arithmetic:
             raise UsageError(f"task arithmetic: option {name} is {value!r}, needs a whole number in {low}..{high}")
         values[name] = number
     return Arithmetic(spec=spec, **values)
-
-
-TASKS.add(TaskFamily("arithmetic", "Sums of products in which the order of operations decides", open_arithmetic))

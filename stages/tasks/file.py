@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from ...formats.errors import DataError, UsageError
-from . import TASKS, TaskFamily
+from . import task_family
 from ._table import OPTIONS, Row, TableTask, lookup, text_options
 
 SPLIT_FIELDS = ("split", "extra_info.split")  # the latter is verl's
 
 
+@task_family("file", claims=lambda spec: _claims(spec))
 def open_file(spec: str, options: Mapping[str, Any]) -> TableTask:
-    """The task of `--task PATH`. UsageError on an option that does not exist or a kind of file that is not read.
+    """Questions and answers in your PATH.jsonl, .json, .csv or .parquet.
+
+    The task of `--task PATH`. UsageError on an option that does not exist or a kind of file that is not read.
 
     A row whose column `split` begins with "train" is a train problem, and a test problem if it says anything else.
     Without that column the question's hash decides: one in five is a test problem. Whatever else a row has goes with its
@@ -99,8 +102,3 @@ READERS = {".jsonl": _json_rows, ".json": _json_rows, ".csv": _csv_rows, ".parqu
 
 def _claims(spec: str) -> bool:
     return Path(spec).suffix.lower() in READERS and not spec.startswith("hf:")
-
-
-TASKS.add(
-    TaskFamily("file", "Questions and answers in your PATH.jsonl, .json, .csv or .parquet", open_file, claims=_claims)
-)

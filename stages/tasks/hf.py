@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...formats.errors import ApportionError, DataError, UsageError
-from . import TASKS, TaskFamily
+from . import task_family
 from ._table import OPTIONS, Row, TableTask, text_options
 from ._third_party import contained
 
@@ -13,8 +13,11 @@ SPLIT_OPTIONS = {"train": "train_split", "test": "test_split"}
 TEST_NAMES = ("test", "validation")  # what test problems are taken from, the first that there is
 
 
+@task_family("hf", claims=lambda spec: spec.startswith("hf:"))
 def open_hf(spec: str, options: Mapping[str, Any]) -> TableTask:
-    """The task of `--task hf:OWNER/NAME[:CONFIG]` or `--task hf:./FOLDER`. UsageError on an option it does not have.
+    """A data set of the Hugging Face Hub, hf:OWNER/NAME[:CONFIG], or a local hf:FOLDER.
+
+    The task of `--task hf:OWNER/NAME[:CONFIG]` or `--task hf:./FOLDER`. UsageError on an option it does not have.
 
     Options `train_split` and `test_split` name the data set's splits; where only one is given, nothing is in the
     other. Without them it is "train" and "test", else "validation". Of a data set with one split, the question's
@@ -75,11 +78,3 @@ def _load(spec: str, name: str, config: str | None) -> Mapping[str, Any]:
 
 def _line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-TASKS.add(
-    TaskFamily(
-        "hf", "A data set of the Hugging Face Hub, hf:OWNER/NAME[:CONFIG], or a local hf:FOLDER", open_hf,
-        claims=lambda spec: spec.startswith("hf:"),
-    )
-)  # fmt: skip

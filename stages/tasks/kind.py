@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from ..core.registry import Registry
+from ..core.kinds import Entry, Kind
 
 Message = dict[str, str]
+Opener = TypeVar("Opener", bound="Callable[[str, Mapping[str, Any]], Task]")
 
 
 @dataclass(frozen=True)
@@ -57,19 +58,34 @@ class StepTask(Task, Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class TaskFamily:
-    """What `--task NAME…` names: `open(spec, options)` makes the Task. `spec` is the whole string after `--task`.
+@dataclass(frozen=True, kw_only=True)
+class TaskFamily(Entry):
+    """What `--task NAME…` names: `function(spec, options)` makes the Task. `spec` is the whole string after `--task`.
 
     members: the `rest` of every `name/rest` there is, for listings and for did-you-mean; it may import what it needs.
     claims: whether the family opens a spec that begins with no family's name, such as a path.
     """
 
-    name: str
-    summary: str
-    open: Callable[[str, Mapping[str, Any]], Task]
     members: Callable[[], Iterable[str]] | None = None
     claims: Callable[[str], bool] | None = None
 
 
-TASKS: Registry[TaskFamily] = Registry("task", __package__ or "", "tasks")
+TASKS: Kind[TaskFamily] = Kind(
+    "tasks", "task", __package__ or "", "apportion sample --task {name} -o OUT", lambda spec: None
+)
+
+
+def task_family(
+    name: str,
+    *,
+    members: Callable[[], Iterable[str]] | None = None,
+    claims: Callable[[str], bool] | None = None,
+    source: str = "",
+) -> Callable[[Opener], Opener]:
+    """Register the function that opens the tasks of a family."""
+
+    def register(function: Opener) -> Opener:
+        TASKS.add(TaskFamily(name=name, function=function, members=members, claims=claims, source=source))
+        return function
+
+    return register

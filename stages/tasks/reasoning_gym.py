@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Any, get_type_hints
 
 from ...formats.errors import DataError, UsageError, unknown
-from . import TASKS, Problem, TaskFamily
+from . import Problem, task_family
 from ._json_types import from_json, to_json
 from ._reasoning_gym_repairs import check_reference, in_fixed_order, is_entry, is_readable, run_no_text
 from ._splits import check_split, digest, hash_split
@@ -162,8 +162,11 @@ def _derived(*numbers: int) -> int:
     return int.from_bytes(blake2b(repr(numbers).encode(), digest_size=4).digest(), "big") >> 1
 
 
+@task_family("reasoning_gym", members=lambda: generator_names())
 def open_reasoning_gym(spec: str, options: Mapping[str, Any]) -> ReasoningGym:
-    """The task of `--task reasoning_gym/NAME`. UsageError on an unknown generator, option, or value."""
+    """A procedural generator of reasoning-gym, with its own verifier.
+
+    The task of `--task reasoning_gym/NAME`. UsageError on an unknown generator, option, or value."""
     name = spec.partition("/")[2]
     generators = _generators()
     if not name:
@@ -212,13 +215,3 @@ def _config(spec: str, config_class: Any, options: Mapping[str, Any]) -> dict[st
 def _line(error: BaseException) -> str:
     """An exception as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split()) if str(error) else type(error).__name__
-
-
-TASKS.add(
-    TaskFamily(
-        "reasoning_gym",
-        "A procedural generator of reasoning-gym, with its own verifier",
-        open_reasoning_gym,
-        members=generator_names,
-    )
-)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ...formats.own import CHECKPOINT_HISTORY
-from ..core.options import OUT, Flag
+from ..core.options import OUT, Chooses, Names
 
 if TYPE_CHECKING:
     from ._run import Trained
@@ -17,9 +17,9 @@ def train(
     rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,
     model: Annotated[str, "Policy to start from: builtin:tiny, a directory, or a Hub id."] = "builtin:tiny",
-    objective: Annotated[str, "Objective; see `apportion list objectives`."] = "ppo",
+    objective: Annotated[str, "Objective; see `apportion list objectives`.", Chooses("objectives")] = "ppo",
     settings: Annotated[
-        Mapping[str, Any] | None, "Option of the objective, name=value; repeatable.", Flag(("--set",))
+        Mapping[str, Any] | None, "Option of the objective, name=value; repeatable.", Names(("--set",))
     ] = None,
     credit: Annotated[str, "Credit column on the token ruler."] = "advantage",
     aggregation: Annotated[

@@ -19,8 +19,8 @@ from ...formats.provenance import Provenance, Record
 from ...formats.rollouts import Rollouts
 from ...formats.schema import CHOSEN, REJECTED, UNTRAINED
 from ..core.driver import require
-from ..core.options import at_least, typed_options
-from ..core.registry import plugin_digests
+from ..core.options import at_least
+from ..core.plugins import plugin_digests
 from ..models import close_engines
 from ..models.policy import Policy, load_policy, not_finite
 from . import HISTORY_FILE
@@ -81,7 +81,7 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
         if given[name] >= 1:
             raise UsageError(f"--{name} {given[name]}: needed is less than 1")
     chosen = OBJECTIVES[given["objective"]]
-    options = typed_options(chosen.function, given["settings"] or {}, f"objective {chosen.name!r}")
+    options = OBJECTIVES.settle(chosen.name, given["settings"])
     if given["reference"] is None and options.get("kl_coef"):
         raise UsageError("kl_coef needs the policy to stay near to; add --reference MODEL")
     if str(out) == "-":

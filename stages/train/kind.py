@@ -1,12 +1,12 @@
 """What an objective is: a loss of every token, or of every preference pair."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...formats.errors import UsageError
-from ..core.registry import Registry
+from ..core.kinds import Entry, Kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,23 +41,15 @@ class PairBatch:
     chosen_tokens: "Tensor"
 
 
-@dataclass(frozen=True)
-class Objective:
+@dataclass(frozen=True, kw_only=True)
+class Objective(Entry):
     """`function(batch, **options)` returns (loss [N], {metric: [N]}); metrics are averaged and logged.
 
     of: "tokens" where the batch is a `TokenBatch` of N tokens, whose losses are aggregated as `train` is told; "pairs"
     where it is a `PairBatch` of N pairs, whose mean counts.
     """
 
-    name: str
-    function: "Callable[..., tuple[Tensor, Mapping[str, Tensor]]]"
-    needs: tuple[str, ...]
-    source: str
     of: Literal["tokens", "pairs"] = "tokens"
-
-    @property
-    def summary(self) -> str:
-        return (self.function.__doc__ or "").strip().partition("\n")[0]
 
 
 def check_from_zero(objective: str, **options: float) -> None:
@@ -67,16 +59,20 @@ def check_from_zero(objective: str, **options: float) -> None:
             raise UsageError(f"option {name!r} of objective {objective!r}: {value}, needed is 0 or more, and finite")
 
 
-OBJECTIVES: Registry[Objective] = Registry("objective", __package__ or "", "objectives")
+OBJECTIVES: Kind[Objective] = Kind(
+    "objectives", "objective", __package__ or "", "apportion train IN --objective {name} -o OUT"
+)
 
 
 def objective(
-    *, needs: tuple[str, ...], source: str, of: Literal["tokens", "pairs"] = "tokens"
+    *, needs: tuple[str, ...], source: str, of: Literal["tokens", "pairs"] = "tokens", system: tuple[str, ...] = ()
 ) -> Callable[[Any], Any]:
     """Register the function under its own name; its keyword-only parameters become `--set` options."""
 
     def register(function: Any) -> Any:
-        OBJECTIVES.add(Objective(function.__name__, function, needs, source, of))
+        OBJECTIVES.add(
+            Objective(name=function.__name__, function=function, needs=needs, source=source, system=system, of=of)
+        )
         return function
 
     return register

@@ -30,7 +30,7 @@ from apportion.formats.provenance import Provenance, Record
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.commands.reproduction import NAMES, commands_of
+from apportion.stages.commands.reproduction import commands_of
 from apportion.stages.commands.table import commands
 from apportion.stages.core.harmless import UNSAFE
 from apportion.stages.tasks import open_task, reasoning_gym_names
@@ -65,7 +65,9 @@ def history(draw: random.Random) -> Provenance:
     """Records of real and of made-up stages, with real and made-up parameters."""
     records = []
     for _ in range(draw.randint(1, 6)):
-        stage = draw.choice((*NAMES, "inspect", "eval policy", words(draw)))
+        stage = draw.choice(
+            (*(name for name, each in commands().items() if each.writes), "inspect", "eval policy", words(draw))
+        )
         known = commands().get(stage)
         keys = [key for key in known.options() if key not in ("force", "histories")] if known else []
         names = [*draw.sample(keys, min(len(keys), 6)), words(draw), "model"]

@@ -26,7 +26,7 @@ import numpy as np
 import openai._base_client
 from apportion.cli.main import app
 from apportion.formats.parquet import RolloutFile
-from apportion.stages.models import _openai_client
+from apportion.stages.models.openai import _client as openai_client
 from apportion.stages.models.policy import ModelSource
 from typer.testing import CliRunner, Result
 
@@ -308,7 +308,7 @@ def campaign(count: int, seed: int) -> dict[int, list[str]]:
     # The client's own waits would make this one of minutes.
     for module, names in (
         (openai._base_client, ("INITIAL_RETRY_DELAY", "MAX_RETRY_DELAY")),
-        (_openai_client, ("FIRST_WAIT", "LONGEST_WAIT")),
+        (openai_client, ("FIRST_WAIT", "LONGEST_WAIT")),
     ):
         for name in names:
             setattr(module, name, 0.01)

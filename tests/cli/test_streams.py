@@ -115,7 +115,7 @@ class Stops:
             self.told = os.kill(os.getpid(), signal.SIGINT)
         return Outcome(observation="", done=True)
 
-TASKS.add(TaskFamily("stops", "For tests", lambda spec, options: Stops()))
+task_family("stops")(lambda spec, options: Stops())
 """
 
 

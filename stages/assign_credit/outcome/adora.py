@@ -14,6 +14,7 @@ MEMORY = ("problem.success", "problem.right_length", "problem.wrong_length")
 
 @credit_method(
     granularity="rollout",
+    methodology="monte-carlo",
     source="arXiv:2602.10019 (ADORA; code: ShadeCloak/ADORA)",
     evidence="code",
     presets={

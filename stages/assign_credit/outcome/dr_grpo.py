@@ -7,6 +7,7 @@ from ..kind import Credit, Singleton, credit_method
 
 @credit_method(
     granularity="rollout",
+    methodology="monte-carlo",
     source="arXiv:2503.20783, §3.2",
     evidence="code",
     presets={

@@ -16,6 +16,7 @@ PREFIX = "rewards."
 @credit_method(
     needs=(),  # whichever rewards.NAME there are
     granularity="token",
+    methodology="monte-carlo",
     source="arXiv:2601.05242, eq. 4–6",
     evidence="code",
     scope="batch",

@@ -13,6 +13,7 @@ from ..kind import Credit, Singleton, credit_method
 
 @credit_method(
     granularity="rollout",
+    methodology="monte-carlo",
     source="arXiv:2504.02546 (GPG, accurate gradient estimation)",
     evidence="second-hand",
     scope="batch",

@@ -12,6 +12,7 @@ from ..kind import Credit, Singleton, credit_method
 
 @credit_method(
     granularity="rollout",
+    methodology="monte-carlo",
     source="arXiv:2402.03300, §4.1.2",
     evidence="code",
     presets={

@@ -10,6 +10,7 @@ from ..kind import Credit, Singleton, credit_method
 
 @credit_method(
     granularity="rollout",
+    methodology="monte-carlo",
     source="arXiv:2508.08221 (Lite PPO); TRL's scale_rewards=batch",
     evidence="code",
     scope="batch",

@@ -10,6 +10,7 @@ from ..kind import Credit, Singleton, credit_method
 
 @credit_method(
     granularity="rollout",
+    methodology="monte-carlo",
     source="arXiv:2602.02710, Algorithm 1",
     evidence="code",
     presets={"released": {"eps": 1e-6, "singleton": "raw"}},

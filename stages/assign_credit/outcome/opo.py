@@ -10,6 +10,7 @@ from ..kind import Credit, Singleton, credit_method
 
 @credit_method(
     granularity="rollout",
+    methodology="monte-carlo",
     source="arXiv:2505.23585 (OPO)",
     evidence="code",
     presets={"verl": {"singleton": "raw"}},

@@ -14,6 +14,7 @@ from ..kind import Credit, Singleton, credit_method
 
 @credit_method(
     granularity="rollout",
+    methodology="monte-carlo",
     source="arXiv:2508.10751, §2.4; form=gap: arXiv:2503.19595",
     evidence="code",
     presets={"verl": {"form": "gap", "eps": 1e-6, "singleton": "error"}},

@@ -12,6 +12,7 @@ from ..kind import Credit, Singleton, credit_method
 
 @credit_method(
     granularity="rollout",
+    methodology="monte-carlo",
     source="arXiv:2601.03715 (R3L), positive amplification",
     evidence="code",
     presets={"paper": {"best": "alpha"}},

@@ -12,6 +12,7 @@ from ..kind import Credit, credit_method
 
 @credit_method(
     granularity="token",
+    methodology="monte-carlo",
     source="arXiv:2501.03262, §3",
     evidence="code",
     scope="batch",

@@ -12,6 +12,7 @@ from ..kind import Credit, Singleton, credit_method
 
 @credit_method(
     granularity="token",
+    methodology="monte-carlo",
     source="arXiv:2501.03262, §3 (REINFORCE++ w/ baseline)",
     evidence="code",
     scope="batch",

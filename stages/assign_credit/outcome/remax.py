@@ -9,7 +9,7 @@ from ....formats.segments import Array
 from ..kind import Credit, credit_method
 
 
-@credit_method(granularity="rollout", source="arXiv:2310.10505, eq. 5", evidence="code")
+@credit_method(granularity="rollout", methodology="monte-carlo", source="arXiv:2310.10505, eq. 5", evidence="code")
 def remax(
     credit: Credit,
     *,

@@ -9,6 +9,7 @@ from ..kind import Credit, Singleton, credit_method
 
 @credit_method(
     granularity="rollout",
+    methodology="monte-carlo",
     source="arXiv:2402.14740",
     evidence="code",
     presets={

@@ -16,6 +16,7 @@ from ..kind import Credit, credit_method
 @credit_method(
     needs=("reward", "node.id", "node.start", "node.end"),
     granularity="node",
+    methodology="monte-carlo",
     source="arXiv:2509.06040",
     evidence="code",
     presets={

@@ -7,7 +7,7 @@ import numpy as np
 
 from ....formats.errors import DataError, UsageError
 from ....formats.segments import Array, Segments
-from ...core.registry import options_of
+from ...core.options import options_of
 from ...structure.prefixes import prefix_keys
 from ...structure.simulations import simulation_values
 from ...structure.steps import Steps, steps_of
@@ -20,6 +20,7 @@ SEARCHED = "step.search_value"
 @credit_method(
     needs=("reward", "step.start", "step.end", "step.reward"),
     granularity="step",
+    methodology="monte-carlo",
     source="arXiv:2510.14942",
     evidence="guess",
 )

@@ -16,6 +16,7 @@ from ..kind import Credit, credit_method
 @credit_method(
     needs=("reward", "node.id", "node.start", "node.end"),
     granularity="segment",
+    methodology="monte-carlo",
     source="arXiv:2601.05053, §4.3",
     evidence="code",
     presets={

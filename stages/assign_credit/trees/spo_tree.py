@@ -14,6 +14,7 @@ from ..kind import Credit, credit_method
 @credit_method(
     needs=("reward", "node.id", "node.start", "node.end", "token.logprob"),
     granularity="node",
+    methodology="monte-carlo",
     source="arXiv:2505.23564 (SPO-tree)",
     evidence="code",
 )

@@ -16,6 +16,7 @@ NOTHING = 1e-8  # a difference of values that the released code takes for none
 @credit_method(
     needs=("reward", "node.id", "node.start", "node.end"),
     granularity="node",
+    methodology="monte-carlo",
     source="TreeRL (ACL 2025, arXiv:2506.11902)",
     evidence="second-hand",
     presets={

@@ -14,6 +14,7 @@ from ..kind import Credit, Singleton, credit_method
 @credit_method(
     needs=("reward", "step.start", "step.end", "step.state"),
     granularity="step",
+    methodology="monte-carlo",
     source="arXiv:2505.10978, eq. 3–8",
     evidence="code",
     presets={

@@ -15,6 +15,7 @@ from ..kind import Credit, credit_method
 @credit_method(
     needs=("step.start", "step.end", "step.reward"),
     granularity="turn",
+    methodology="monte-carlo",
     source="arXiv:2603.06194",
     evidence="second-hand",
     scope="batch",

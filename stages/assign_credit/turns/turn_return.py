@@ -13,6 +13,7 @@ from ..kind import Credit, Singleton, credit_method
 @credit_method(
     needs=("reward", "step.start", "step.end"),
     granularity="turn",
+    methodology="monte-carlo",
     source="arXiv:2505.11821 (MT-GRPO); verl#7244 for the bias",
     evidence="second-hand",
     remark=remark_on_length,

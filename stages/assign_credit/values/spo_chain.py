@@ -12,6 +12,7 @@ from ..kind import Credit, credit_method
 @credit_method(
     needs=("reward", "token.logprob", "parent_id", "fork", "purpose"),
     granularity="segment",
+    methodology="monte-carlo",
     source="arXiv:2505.23564 (SPO-chain)",
     evidence="code",
 )

@@ -13,6 +13,7 @@ from ..kind import Credit, credit_method
 @credit_method(
     needs=("reward", "step.start", "step.end", "parent_id", "fork", "purpose"),
     granularity="step",
+    methodology="monte-carlo",
     source="arXiv:2410.01679",
     evidence="code",
     scope="batch",

@@ -20,7 +20,7 @@ import numpy as np
 
 from ....formats.errors import UsageError
 from ..engine import Completion, EngineLost, Floats, Request, Sampling, Usage
-from ..kind import ENGINES, EngineEntry
+from ..kind import engine
 from ..policy import ModelSource
 from ..stop import StopTexts
 from ._answer import Answer, alternatives_of, answer_of
@@ -227,6 +227,7 @@ class OpenAIEngine:
         return Completion(np.empty(0, np.int32), logprobs, reason, raw, others, error)
 
 
+@engine("openai", needs=("openai",))
 def _open(
     source: ModelSource,
     seed: int,
@@ -240,7 +241,9 @@ def _open(
     seeds: bool = True,
     logprobs: Literal["auto", "raw", "tempered", "sampling"] = "auto",
 ) -> OpenAIEngine:
-    """A server, asked for one token to see what it answers. --model names the tokenizer that fits it.
+    """A server with OpenAI's completions API: vLLM, SGLang, llama.cpp …
+
+    A server, asked for one token to see what it answers. --model names the tokenizer that fits it.
 
     Args:
         base_url: where the API is, /v1 included.
@@ -283,8 +286,3 @@ def _open(
         version=" ".join(filter(None, (met.kind, met.fingerprint))) or "server",
         context=met.context, concurrency=concurrency, seeds=seeds, reported=reported, begins=met.begins,
     )  # fmt: skip
-
-
-ENGINES.add(
-    EngineEntry("openai", "A server with OpenAI's completions API: vLLM, SGLang, llama.cpp …", ("openai",), _open)
-)

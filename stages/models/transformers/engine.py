@@ -10,7 +10,7 @@ import transformers
 
 from ....formats.errors import ApportionError, UsageError
 from ..engine import Completion, Request, Sampling, Usage
-from ..kind import ENGINES, EngineEntry
+from ..kind import engine
 from ..policy import ModelSource, Policy
 from ..stop import StopTexts
 from ._cache import States
@@ -236,8 +236,7 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(each in words for each in MEMORY_FAULTS)
 
 
+@engine("transformers")
 def _open(source: ModelSource, seed: int) -> TransformersEngine:
+    """A transformers model in this process, on CPU or CUDA."""
     return TransformersEngine(source.load())
-
-
-ENGINES.add(EngineEntry("transformers", "A transformers model in this process, on CPU or CUDA", (), _open))

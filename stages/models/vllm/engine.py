@@ -25,7 +25,7 @@ from ....formats.errors import ApportionError, UsageError
 from ....formats.provenance import digest_of, digest_of_file
 from ...core.trust import remote_code_is_trusted
 from ..engine import Alternatives, Completion, Request, Sampling, Usage
-from ..kind import ENGINES, EngineEntry
+from ..kind import engine
 from ..policy import ModelSource, Policy
 from ._guest import Random, fault, first_line, package, quiet, words
 
@@ -248,6 +248,7 @@ class _Bar:
         pass
 
 
+@engine("vllm", needs=("vllm",), close=lambda: close_loaded())
 def _open(
     source: ModelSource,
     seed: int,
@@ -261,7 +262,9 @@ def _open(
     lora: Path | None = None,
     raw: bool = True,
 ) -> VllmEngine:
-    """vLLM for a policy.
+    """vLLM in this process, on CUDA or CPU: shared prefixes cached.
+
+    vLLM for a policy.
 
     Args:
         tensor_parallel_size: GPUs that share the model.
@@ -393,6 +396,3 @@ def _check_device(asked: str, own: str) -> None:
 
 
 atexit.register(close_loaded)
-ENGINES.add(
-    EngineEntry("vllm", "vLLM in this process, on CUDA or CPU: shared prefixes cached", ("vllm",), _open, close_loaded)
-)

@@ -1,10 +1,10 @@
 """Tasks that are played: games, and other tasks' problems with a tool at hand. See stages/environments."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ....formats.errors import UsageError, unknown
-from .. import TASKS, Task, TaskFamily
+from .. import Task, task_family
 
 Opener = Callable[[str, Mapping[str, Any]], Task]
 
@@ -42,20 +42,23 @@ GAMES: Mapping[str, Opener] = {"frozen_lake": _frozen_lake, "key_door": _key_doo
 TOOLS: Mapping[str, Opener] = {"calculator": _calculator, "search": _search}
 
 
-def _family(name: str, summary: str, what: str, members: Mapping[str, Opener]) -> TaskFamily:
-    def opened(spec: str, options: Mapping[str, Any]) -> Task:
-        member = spec.partition("/")[2]
-        if not member:
-            raise UsageError(f"task {spec!r}: needed is {what}: {', '.join(f'{name}/{each}' for each in members)}")
-        if member not in members:
-            raise unknown(what.removeprefix("a "), member, members)
-        return members[member](spec, options)
-
-    def names() -> Iterable[str]:
-        return members
-
-    return TaskFamily(name, summary, opened, members=names)
+@task_family("env", members=lambda: GAMES)
+def open_game(spec: str, options: Mapping[str, Any]) -> Task:
+    """A game played turn by turn: frozen_lake or key_door."""
+    return _member(spec, "game", GAMES)(spec, options)
 
 
-TASKS.add(_family("env", "A game played turn by turn: frozen_lake or key_door", "a game", GAMES))
-TASKS.add(_family("tool", "The problems of=TASK with a tool at hand: calculator or search", "a tool", TOOLS))
+@task_family("tool", members=lambda: TOOLS)
+def open_with_tool(spec: str, options: Mapping[str, Any]) -> Task:
+    """The problems of=TASK with a tool at hand: calculator or search."""
+    return _member(spec, "tool", TOOLS)(spec, options)
+
+
+def _member(spec: str, what: str, members: Mapping[str, Opener]) -> Opener:
+    """UsageError where the spec names none."""
+    family, _, member = spec.partition("/")
+    if not member:
+        raise UsageError(f"task {spec!r} must name a {what}: {', '.join(f'{family}/{each}' for each in members)}")
+    if member not in members:
+        raise unknown(what, member, members)
+    return members[member]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
-from apportion.stages.assign_credit.kind import METHODS, Credit, resolve_options
+from apportion.stages.assign_credit.kind import METHODS, Credit
 from apportion.stages.assign_credit.outcome.adora import adora
 
 
@@ -15,7 +15,7 @@ def group(rewards: list[float], lengths: list[int], **kwargs: Any) -> Credit:
 
 
 def preset(name: str, **others: Any) -> dict[str, Any]:
-    return {**resolve_options(METHODS["adora"], {}, name), **others}
+    return {**METHODS.settle("adora", {}, name), **others}
 
 
 def test_worked_example_right_answers_are_shorter_and_what_was_cut_off_does_not_count() -> None:

@@ -6,7 +6,7 @@ import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
-from apportion.stages.assign_credit.kind import METHODS, Credit, resolve_options
+from apportion.stages.assign_credit.kind import METHODS, Credit
 from apportion.stages.assign_credit.trees.branchgrpo import branchgrpo
 
 # methods A, BranchGRPO: root -> n1, n2; n1 -> leaves 1.0, 0.2; n2 -> leaves 0.5, 0.4.
@@ -212,7 +212,7 @@ def test_what_is_missing_or_out_of_range_is_named() -> None:
 
 
 def test_depths_may_be_given_as_a_list() -> None:
-    assert resolve_options(METHODS["branchgrpo"], {"prune_depths": [3, 4]})["prune_depths"] == (3, 4)
+    assert METHODS.settle("branchgrpo", {"prune_depths": [3, 4]})["prune_depths"] == (3, 4)
 
 
 def oracle(

@@ -4,7 +4,7 @@ from apportion.formats.errors import DataError
 from apportion.formats.ragged import Ragged
 from apportion.formats.segments import Segments
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.assign_credit.kind import METHODS, Credit, resolve_options
+from apportion.stages.assign_credit.kind import METHODS, Credit
 from apportion.stages.assign_credit.values.gae import gae
 from apportion.stages.structure.values import discounted_sums, whitened
 
@@ -78,7 +78,7 @@ def test_equal_advantages_whiten_to_zero() -> None:
 
 
 def test_verls_preset() -> None:
-    options = resolve_options(METHODS["gae"], {}, "verl")
+    options = METHODS.settle("gae", {}, "verl")
     assert (options["lam"], options["whiten"], options["eps"]) == (1.0, "batch", 1e-8)
 
 

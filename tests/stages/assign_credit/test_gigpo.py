@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._step_examples import stepped
-from apportion.stages.assign_credit.kind import METHODS, Credit, resolve_options
+from apportion.stages.assign_credit.kind import METHODS, Credit
 from apportion.stages.assign_credit.outcome.grpo import grpo
 from apportion.stages.assign_credit.turns.gigpo import gigpo
 
@@ -124,7 +124,7 @@ def test_missing_columns_name_what_makes_them() -> None:
 
 
 def test_the_presets_are_the_released_defaults() -> None:
-    options = resolve_options(METHODS["gigpo"], {}, "verl-agent")
+    options = METHODS.settle("gigpo", {}, "verl-agent")
     np.testing.assert_allclose(gigpo(example(), **options), [0.85125, 0.875, 0.4, -1.05125, -1.075])
 
 
@@ -140,7 +140,7 @@ def test_the_presets_are_the_released_defaults() -> None:
 )  # fmt: skip
 def test_the_presets_have_the_released_penalty(preset: str, more: dict[str, Any], expected: list[float]) -> None:
     credit = stepped([1.0, 0.0], [[1, 1], [1, 1]], states=[["a", "b"], ["a", "b"]], valid=[[1, 0], [1, 1]])
-    options = resolve_options(METHODS["gigpo"], more, preset)
+    options = METHODS.settle("gigpo", more, preset)
     np.testing.assert_allclose(gigpo(credit, **options), expected, atol=3e-6)
 
 
@@ -159,7 +159,7 @@ def test_worked_example_of_slea(more: dict[str, Any], expected: list[float]) -> 
     np.testing.assert_allclose(ratios, [0.921569, 0.506667, 0.506667], atol=1e-6)
     credit = stepped([1.0, 0.0], [[1, 1], [1, 1]], states=[[cup, bath], [shelf, bath]], reward=[[0.0, 1.0], [0.0, 0.0]])
     for rewards in ("outcome", "steps"):
-        options = resolve_options(METHODS["gigpo"], {"rewards": rewards, **more}, "slea")
+        options = METHODS.settle("gigpo", {"rewards": rewards, **more}, "slea")
         np.testing.assert_allclose(gigpo(credit, **options), expected, atol=1e-12)
 
 

@@ -9,7 +9,7 @@ from apportion.formats.ragged import Ragged
 from apportion.formats.segments import Array
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.assign_credit._step_examples import stepped
-from apportion.stages.assign_credit.kind import METHODS, Credit, resolve_options
+from apportion.stages.assign_credit.kind import METHODS, Credit
 from apportion.stages.assign_credit.trees.groundedprm import groundedprm
 from apportion.stages.sample import sample
 
@@ -64,8 +64,8 @@ def test_the_weight_of_the_answer() -> None:
     short = stepped([0.0], [[1, 1]], reward=[[0, 1]])
     assert groundedprm(short).tolist() == [-1.0, -1.0]  # no virtual step but the last
     assert groundedprm(short, outcome_weight=0.5).tolist() == [-0.5, -1.0]
-    assert resolve_options(METHODS["groundedprm"], {"outcome_weight": 2})["outcome_weight"] == 2.0
-    assert resolve_options(METHODS["groundedprm"], {"outcome_weight": "1/N"})["outcome_weight"] == "1/N"
+    assert METHODS.settle("groundedprm", {"outcome_weight": 2})["outcome_weight"] == 2.0
+    assert METHODS.settle("groundedprm", {"outcome_weight": "1/N"})["outcome_weight"] == "1/N"
 
 
 def test_what_is_a_right_answer() -> None:

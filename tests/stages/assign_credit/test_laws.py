@@ -276,7 +276,9 @@ def _squared(credit: Credit) -> Array:
 )
 def test_a_method_that_breaks_a_law_is_caught(draw: Draw, wrong: Callable[..., Array], law: Any) -> None:
     granularity = "token" if wrong is _everywhere else "rollout"
-    method = Method(wrong.__name__, wrong, ("reward",), granularity, "monte-carlo", "", "guess")
+    method = Method(
+        name=wrong.__name__, function=wrong, needs=("reward",), granularity=granularity, methodology="monte-carlo"
+    )
     caught = 0
     for seed in range(8):  # binary rewards, whose squares are themselves, are every other seed
         try:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from apportion.stages.assign_credit.kind import METHODS, resolve_options
+from apportion.stages.assign_credit.kind import METHODS
 
 pytestmark = pytest.mark.peers
 
@@ -58,7 +58,7 @@ OURS: dict[str, dict[str, Any]] = {"gpg": {"f_norm": 2.5}}  # besides the preset
 def test_verl(draw: Callable[..., Any], name: str, estimator: str, seed: int) -> None:
     sizes = [2, 3, 5, 4] if name == "passk" or estimator == "grpo_vectorized" else [1, 2, 3, 5, 4]
     method = METHODS[name]
-    credit, found = filled(draw(seed, sizes)).credited(method, resolve_options(method, OURS.get(name, {}), "verl"))
+    credit, found = filled(draw(seed, sizes)).credited(method, METHODS.settle(method.name, OURS.get(name, {}), "verl"))
 
     tokens = credit.tokens.sizes
     mask = padded(credit.mask, tokens)
@@ -96,7 +96,7 @@ def test_verl(draw: Callable[..., Any], name: str, estimator: str, seed: int) ->
 def test_verl_with_rewards_of_steps(draw: Callable[..., Any], name: str, rewards: str, seed: int) -> None:
     """On the last token that the policy wrote of each step."""
     method = METHODS[name]
-    options = resolve_options(method, {"rewards": rewards, "gamma": 0.9}, "verl")
+    options = METHODS.settle(method.name, {"rewards": rewards, "gamma": 0.9}, "verl")
     credit, found = filled(draw(seed)).credited(method, options)
     tokens = credit.tokens.sizes
     mask = padded(credit.mask, tokens)

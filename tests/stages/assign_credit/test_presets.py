@@ -9,7 +9,7 @@ import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
-from apportion.stages.assign_credit.kind import METHODS, Credit, resolve_options
+from apportion.stages.assign_credit.kind import METHODS, Credit
 from typer.testing import Result
 
 ONE_IN_EIGHT = [1.0, 0, 0, 0, 0, 0, 0, 0]  # mean 1/8; sample std 0.353553, population std 0.330719
@@ -17,7 +17,7 @@ ONE_IN_EIGHT = [1.0, 0, 0, 0, 0, 0, 0, 0]  # mean 1/8; sample std 0.353553, popu
 
 def grpo(preset: str, rewards: list[float]) -> list[float]:
     method = METHODS["grpo"]
-    return method.function(credit_of(rewards), **resolve_options(method, {}, preset)).tolist()
+    return method.function(credit_of(rewards), **METHODS.settle(method.name, {}, preset)).tolist()
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_equal_rewards_give_exactly_0_under_every_preset(preset: str) -> None:
 
 def credit(method: str, preset: str, rewards: list[float], **kwargs: Any) -> list[float]:
     chosen = METHODS[method]
-    return chosen.function(credit_of(rewards, **kwargs), **resolve_options(chosen, {}, preset)).tolist()
+    return chosen.function(credit_of(rewards, **kwargs), **METHODS.settle(chosen.name, {}, preset)).tolist()
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_hepo_tempo() -> None:
     batch = rollouts_of([1.0, 0.0, 0.5], tokens=[[1] * 4, [2] * 4, [3] * 2], groups=[0, 0, 1])
     method = METHODS["hepo"]
     found = method.function(
-        Credit(batch.with_columns({"token.entropy": entropy})), **resolve_options(method, {}, "tempo")
+        Credit(batch.with_columns({"token.entropy": entropy})), **METHODS.settle(method.name, {}, "tempo")
     )
     expected = [0.5 / (np.sqrt(0.5) + 1e-6), *[0] * 7, 0.5 / (1 + 1e-6), 0]  # its mean is 0 there, its std 1
     assert found.tolist() == pytest.approx(expected, abs=1e-6)
@@ -174,7 +174,7 @@ def test_rose_rose_rl() -> None:
     assert found == pytest.approx(expected, abs=1e-9)
     # With it, wrong answers whose reward is not 0 are right, and of two shortest the first is the measure.
     method = METHODS["rose"]
-    options = resolve_options(method, {"alpha": 1.0}, "rose-rl")
+    options = METHODS.settle(method.name, {"alpha": 1.0}, "rose-rl")
     plain = credit("rose", "rose-rl", [-1.0, 1.0, 0.0], tokens=tokens, left=left)
     lowered = method.function(credit_of([-1.0, 1.0, 0.0], tokens=tokens, left=left), **options).tolist()
     assert lowered[:6] == plain[:6]
@@ -221,25 +221,25 @@ def test_maxrl_released() -> None:
 def test_gdpo(preset: str, values: list[float]) -> None:
     batch = rollouts_of([0.0, 0.0], tokens=[[1], [2, 3, 4]]).with_columns({"rewards.right": np.array([1.0, 0.0])})
     method = METHODS["gdpo"]
-    found = method.function(Credit(batch), **resolve_options(method, {}, preset))
+    found = method.function(Credit(batch), **METHODS.settle(method.name, {}, preset))
     assert found.tolist() == pytest.approx(values, abs=2e-6)
 
 
 @pytest.mark.parametrize(("name", "preset"), [(method.name, preset) for method in METHODS for preset in method.presets])
 def test_every_preset_has_options_of_the_method(name: str, preset: str) -> None:
-    assert resolve_options(METHODS[name], {}, preset).items() >= METHODS[name].presets[preset].items()
+    assert METHODS.settle(name, {}, preset).items() >= METHODS[name].presets[preset].items()
 
 
 def test_a_setting_overrides_the_preset() -> None:
-    assert resolve_options(METHODS["grpo"], {"eps": 0.5}, "verl")["eps"] == 0.5
-    assert resolve_options(METHODS["grpo"], {"eps": 0.5}, "verl")["singleton"] == "raw"
+    assert METHODS.settle("grpo", {"eps": 0.5}, "verl")["eps"] == 0.5
+    assert METHODS.settle("grpo", {"eps": 0.5}, "verl")["singleton"] == "raw"
 
 
 def test_an_unknown_preset_is_named() -> None:
     with pytest.raises(UsageError, match="did you mean 'verl'"):
-        resolve_options(METHODS["grpo"], {}, "verll")
+        METHODS.settle("grpo", {}, "verll")
     with pytest.raises(UsageError, match="remax has no presets"):
-        resolve_options(METHODS["remax"], {}, "verl")
+        METHODS.settle("remax", {}, "verl")
 
 
 def test_the_presets_options_go_into_the_history(cli: Callable[..., Result], scored_file: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit.kind import METHODS, resolve_options
+from apportion.stages.assign_credit.kind import METHODS
 from apportion.stages.assign_credit.outcome.r3l import r3l
 
 
@@ -59,7 +59,7 @@ def test_large_rewards_overflow_nothing() -> None:
 
 
 def test_the_paper_gives_the_best_alpha() -> None:
-    options = resolve_options(METHODS["r3l"], {}, "paper")
+    options = METHODS.settle("r3l", {}, "paper")
     assert r3l(credit_of([1.0, 0.0]), **options).tolist() == [3.0, -0.5]
 
 

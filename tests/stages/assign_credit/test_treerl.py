@@ -5,7 +5,7 @@ import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
-from apportion.stages.assign_credit.kind import METHODS, Credit, resolve_options
+from apportion.stages.assign_credit.kind import METHODS, Credit
 from apportion.stages.assign_credit.trees.treerl import treerl
 
 # methods A, TreeRL: root -> a (leaves 1, 0), b (leaf 0), c (leaves 1, 1).
@@ -47,7 +47,7 @@ def test_worked_example_of_filling() -> None:
     filled = [-0.176777, 1.088388, -0.176777, -1.411612, -1.5, *[0.707107, 0.707107, 0.646447] * 2]
     np.testing.assert_allclose(treerl(CHAIN, weigh="value", fill_zeros=True), filled, atol=1e-6)
     released = METHODS["treerl"]
-    found = released.function(CHAIN, **resolve_options(released, {}, "treerl"))
+    found = released.function(CHAIN, **METHODS.settle(released.name, {}, "treerl"))
     np.testing.assert_allclose(found, filled, atol=1e-6)
 
 

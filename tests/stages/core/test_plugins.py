@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from apportion.formats.errors import UsageError
 from apportion.formats.parquet import RolloutFile
-from apportion.stages import registry
 from apportion.stages.assign_credit.kind import METHODS
-from apportion.stages.core.registry import load_plugin, plugin_digests
+from apportion.stages.core import plugins
+from apportion.stages.core.kinds import kinds
+from apportion.stages.core.plugins import load_plugin, plugin_digests
 from apportion.stages.score.kind import SCORERS
 from typer.testing import Result
 
@@ -31,10 +32,10 @@ def {name}(credit, *, scale: float = 1.0):
 @pytest.fixture(autouse=True)
 def forget(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tests load plugins into this process: take them out again."""
-    monkeypatch.setattr(registry, "_plugins", [])
+    monkeypatch.setattr(plugins, "_loaded", [])
     yield
-    for each in registry._REGISTRIES:
-        for name in list(each._brought_by):
+    for each in kinds().values():
+        for name in list(each.brought_by):
             each.remove(name)
 
 
@@ -46,7 +47,7 @@ def file_of(folder: Path, name: str = "theirs", factor: float = 1.0, more: str =
 
 def load_anew(path: Path) -> None:
     """As the next command would, in a process of its own."""
-    for name in [name for name, plugin in METHODS._brought_by.items() if plugin.path == path]:
+    for name in [name for name, plugin in METHODS.brought_by.items() if plugin.path == path]:
         METHODS.remove(name)
     load_plugin(path)
 
@@ -89,13 +90,13 @@ def test_built_ins_that_a_plugin_imports_are_not_its_own(tmp_path: Path) -> None
     script = f"""
 from pathlib import Path
 from apportion.formats.errors import UsageError
-from apportion.stages.core.registry import load_plugin
+from apportion.stages.core.plugins import load_plugin
 try:
     load_plugin(Path({str(path)!r}))
 except UsageError as error:
     print(error)
 from apportion.stages.assign_credit.kind import METHODS
-print(METHODS["grpo"].name, METHODS._brought_by)
+print(METHODS["grpo"].name, METHODS.brought_by)
 """
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert told == f"--plugin {path}: ZeroDivisionError: division by zero\ngrpo {{}}\n"
@@ -131,11 +132,8 @@ def test_the_group_of_methods_is_the_one_that_contributing_names(scored_file: Pa
     assert set(record.inputs) == {"rollouts", "plugin/their_package"}
 
 
-@pytest.mark.parametrize("plural", registry._HOMES)
-def test_every_kind_reads_its_group(plural: str) -> None:
-    home = __import__(f"apportion.stages.{registry._HOMES[plural]}", fromlist=["*"])
-    (found,) = (each for each in vars(home).values() if isinstance(each, registry.Registry))
-    assert found.plural == plural
+def test_every_room_with_a_kind_is_found() -> None:
+    assert {"methods", "scorers", "strategies", "memories", "objectives", "engines", "tasks"} <= set(kinds())
 
 
 def test_a_package_has_the_digest_of_all_its_files(tmp_path: Path) -> None:
@@ -144,7 +142,7 @@ def test_a_package_has_the_digest_of_all_its_files(tmp_path: Path) -> None:
     folder = tmp_path / "their_package"
     folder.mkdir()
     (tmp_path / "their_package.py").rename(folder / "__init__.py")
-    script = "from apportion.stages.core.registry import plugin_digests; print(plugin_digests('assign-credit', {'method': 'theirs'}))"
+    script = "from apportion.stages.core.plugins import plugin_digests; print(plugin_digests('assign-credit', {'method': 'theirs'}))"
     told: list[str] = []
     for factor in (1.0, 1.0, 2.0):
         (folder / "theirs.py").write_text(METHOD.format(name="theirs", factor=factor))
@@ -244,9 +242,9 @@ def test_the_commands_of_a_recipe_name_the_plugin(cli: Cli, tmp_path: Path, scor
 
 TASK = """
 from apportion.stages.score.kind import scorer
-from apportion.stages.tasks import TASKS, TaskFamily
+from apportion.stages.tasks import task_family
 
-TASKS.add(TaskFamily("mine", "Mine.", lambda spec, options: None))
+task_family("mine")(lambda spec, options: None)
 """
 
 

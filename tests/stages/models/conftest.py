@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import pytest
 import torch
-from apportion.stages.models import _openai_client, open_engine
+from apportion.stages.models import open_engine
 from apportion.stages.models._guard import Guarded
 from apportion.stages.models.engine import Request, Sampling
+from apportion.stages.models.openai import _client as openai_client
 from apportion.stages.models.openai.engine import OpenAIEngine
 from apportion.stages.models.policy import ModelSource, Policy, load_policy, render_prompt
 from apportion.stages.models.transformers.engine import TransformersEngine
@@ -261,7 +262,7 @@ def raw(policy: Policy) -> Callable[[list[int], list[int]], torch.Tensor]:
 @pytest.fixture
 def no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.setattr(_openai_client, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(openai_client, "FIRST_WAIT", 0.01)
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from apportion.stages.models import transformers_engine
 from apportion.stages.models.engine import Completion, Request, Sampling, Usage
 from apportion.stages.models.policy import Policy, load_policy, render_prompt
+from apportion.stages.models.transformers import engine as transformers_engine
 from apportion.stages.models.transformers._cache import cache_argument
 from apportion.stages.models.transformers._decode import Room
 from apportion.stages.models.transformers._record import Record, bytes_kept

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from apportion.formats.parquet import RolloutFile
-from apportion.stages.models import transformers_engine
 from apportion.stages.models.engine import Completion, Request, Sampling
 from apportion.stages.models.policy import Policy, load_policy
+from apportion.stages.models.transformers import engine as transformers_engine
 from apportion.stages.models.transformers._kept import KeptStates
 from apportion.stages.models.transformers._prefixes import trunks_of
 from apportion.stages.models.transformers.engine import TransformersEngine

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from apportion.formats.errors import UsageError
-from apportion.stages.models import _openai_client
 from apportion.stages.models.engine import Completion, Floats, Request, Sampling, Usage
+from apportion.stages.models.openai import _client as openai_client
 from apportion.stages.models.policy import Policy
 from apportion.stages.models.transformers.engine import TransformersEngine
 
@@ -112,7 +112,7 @@ def test_a_server_that_knows_only_openais_parameters_is_asked_for_no_others(
     engine = server.open()
     [[found]] = engine.generate([Request(prefixes[0], [1])], Sampling(max_tokens=4))
     assert len(found.ids) > 0
-    assert not set(server.requests[0]) & set(_openai_client.BEYOND_OPENAI)
+    assert not set(server.requests[0]) & set(openai_client.BEYOND_OPENAI)
     with pytest.raises(UsageError, match="Unrecognized request arguments"):
         engine.generate([Request(prefixes[0], [1])], Sampling(max_tokens=4, top_k=2))
 

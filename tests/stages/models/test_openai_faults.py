@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from apportion.formats.errors import ApportionError, UsageError
-from apportion.stages.models import open_engine, openai_engine
+from apportion.stages.models import open_engine
 from apportion.stages.models.engine import Completion, EngineLost, Request, Sampling
+from apportion.stages.models.openai import engine as openai_engine
 from apportion.stages.models.openai._meeting import PROBE
 from apportion.stages.models.policy import ModelSource, Policy
 

@@ -16,9 +16,10 @@ import pytest
 import torch
 from apportion.formats.errors import UsageError
 from apportion.formats.parquet import RolloutFile
-from apportion.stages.models import _openai_client, open_engine
+from apportion.stages.models import open_engine
 from apportion.stages.models._guard import Guarded
 from apportion.stages.models.engine import Completion, Floats, Request, Sampling
+from apportion.stages.models.openai import _client as openai_client
 from apportion.stages.models.openai.engine import OpenAIEngine
 from apportion.stages.models.policy import TINY, ModelSource, Policy
 from apportion.stages.models.transformers.engine import TransformersEngine
@@ -138,13 +139,13 @@ def test_ids_are_the_servers_where_it_says_them_and_else_not_called_exact(
     options, hot = {"base_url": vllm_url}, Sampling(max_tokens=24, temperature=1.5)
     exact = open_engine("openai", SOURCE, options=options)
     for name in ("return_token_ids", "return_tokens_as_token_ids"):
-        monkeypatch.delitem(_openai_client.BEYOND_OPENAI, name)
+        monkeypatch.delitem(openai_client.BEYOND_OPENAI, name)
     textual = open_engine("openai", SOURCE, options=options)
     assert (exact.tokens_exact, textual.tokens_exact) == (True, False)
     monkeypatch.undo()
     theirs = exact.generate(requests_of(prefixes, 8), hot)
     for name in ("return_token_ids", "return_tokens_as_token_ids"):
-        monkeypatch.delitem(_openai_client.BEYOND_OPENAI, name)
+        monkeypatch.delitem(openai_client.BEYOND_OPENAI, name)
     encoded = textual.generate(requests_of(prefixes, 8), hot)
     assert ids_of(theirs) != ids_of(encoded)
     texts = [

@@ -10,7 +10,7 @@ import torch
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.models.engine import Completion, Request, Sampling
-from apportion.stages.models.kind import ENGINES, EngineEntry
+from apportion.stages.models.kind import ENGINES, engine
 from apportion.stages.models.policy import ModelSource, load_policy
 from apportion.stages.models.transformers.engine import TransformersEngine
 from apportion.stages.sample import sample
@@ -103,7 +103,7 @@ def scripted() -> Iterator[Callable[[Reply], list[ScriptedEngine]]]:
             opened.append(ScriptedEngine(source, reply))
             return opened[-1]
 
-        ENGINES.add(EngineEntry("scripted", "for tests", (), start))
+        engine("scripted")(start)
         return opened
 
     yield register
@@ -129,6 +129,6 @@ class FlakyEngine(TransformersEngine):
 @pytest.fixture
 def flaky() -> Iterator[None]:
     """Registers engine "flaky"."""
-    ENGINES.add(EngineEntry("flaky", "for tests", (), lambda source, seed: FlakyEngine(source.load())))
+    engine("flaky")(lambda source, seed: FlakyEngine(source.load()))
     yield
     ENGINES.remove("flaky")

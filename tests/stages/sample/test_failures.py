@@ -12,7 +12,7 @@ from apportion.formats.errors import ApportionError
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.models.engine import Completion
-from apportion.stages.models.kind import ENGINES, EngineEntry
+from apportion.stages.models.kind import ENGINES, engine
 from apportion.stages.models.policy import ModelSource
 from apportion.stages.models.transformers.engine import TransformersEngine
 from apportion.stages.sample import sample
@@ -68,7 +68,7 @@ def one_seed() -> Iterator[None]:
     def start(source: ModelSource, seed: int) -> Any:
         return OneSeed(TransformersEngine(source.load()))
 
-    ENGINES.add(EngineEntry("one-seed", "for tests", (), start))
+    engine("one-seed")(start)
     yield
     ENGINES.remove("one-seed")
 
@@ -125,7 +125,7 @@ def test_whatever_an_engine_raises_late_keeps_what_was_sampled_before(
     out = tmp_path / "x"
     command = ("sample", "--prompts", 4, "-n", 1, "--max-tokens", 4, "--device", "cpu", "--engine", "failing")
     command += ("--set", "rows_at_once=1", "-o", out)
-    ENGINES.add(EngineEntry("failing", "for tests", (), start))
+    engine("failing")(start)
     try:
         result = cli(*command)
         assert result.exit_code == 1
@@ -159,7 +159,7 @@ def test_an_engine_that_cannot_be_opened_is_one_line(cli: Callable[..., Result],
     def start(source: ModelSource, seed: int) -> Any:
         raise LookupError("no such\ndriver")
 
-    ENGINES.add(EngineEntry("unopened", "for tests", (), start))
+    engine("unopened")(start)
     try:
         result = cli("sample", "--engine", "unopened", "-o", tmp_path / "x")
     finally:

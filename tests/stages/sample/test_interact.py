@@ -19,7 +19,7 @@ from apportion.stages.models.policy import ModelSource, load_policy, load_tokeni
 from apportion.stages.sample import sample
 from apportion.stages.sample.kind import SamplingContext
 from apportion.stages.sample.play._interact import played
-from apportion.stages.tasks import TASKS, Problem, TaskFamily, open_task
+from apportion.stages.tasks import TASKS, Problem, open_task, task_family
 from apportion.stages.tasks.played import Action, Outcome
 from typer.testing import Result
 
@@ -362,7 +362,7 @@ def test_log_probabilities_are_those_of_one_pass_over_the_whole_rollout() -> Non
 @pytest.fixture
 def counting() -> Iterator[None]:
     TASKS.load()
-    TASKS.add(TaskFamily("counting", "For tests", lambda spec, options: CountingTask(options=options, **options)))
+    task_family("counting")(lambda spec, options: CountingTask(options=options, **options))
     yield
     TASKS.remove("counting")
 

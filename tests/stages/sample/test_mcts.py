@@ -15,7 +15,7 @@ from apportion.formats.segments import Segments
 from apportion.stages.assign_credit._apply import credit_of_batch
 from apportion.stages.assign_credit.trees.groundedprm import groundedprm
 from apportion.stages.models.engine import Completion, Request, Sampling
-from apportion.stages.models.kind import ENGINES, EngineEntry
+from apportion.stages.models.kind import ENGINES, engine
 from apportion.stages.models.policy import Policy
 from apportion.stages.models.transformers.engine import TransformersEngine
 from apportion.stages.sample._judge import truth_of
@@ -254,7 +254,7 @@ def failing() -> Iterator[Failing]:
     """failing(instead) registers engine "failing"."""
 
     def register(instead: Callable[[str, Sampling], Completion | None]) -> None:
-        ENGINES.add(EngineEntry("failing", "for tests", (), lambda source, seed: FailingEngine(source.load(), instead)))
+        engine("failing")(lambda source, seed: FailingEngine(source.load(), instead))
 
     yield register
     ENGINES.remove("failing")

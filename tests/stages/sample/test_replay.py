@@ -21,7 +21,7 @@ from apportion.stages.sample._source import problems_of
 from apportion.stages.sample.kind import SamplingContext
 from apportion.stages.sample.play._interact import Rollout
 from apportion.stages.sample.play._replay import Replay, columns_after
-from apportion.stages.tasks import TASKS, Problem, TaskFamily
+from apportion.stages.tasks import TASKS, Problem, task_family
 from apportion.stages.tasks.played import Action, Outcome
 from typer.testing import Result
 
@@ -73,7 +73,7 @@ class Luck:
 @pytest.fixture(scope="module", autouse=True)
 def luck() -> Iterator[None]:
     TASKS.load()
-    TASKS.add(TaskFamily("luck", "For tests", lambda spec, options: Luck(options=options, **options)))
+    task_family("luck")(lambda spec, options: Luck(options=options, **options))
     yield
     TASKS.remove("luck")
 

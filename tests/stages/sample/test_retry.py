@@ -14,7 +14,7 @@ from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit import assign_credit
 from apportion.stages.models.engine import Completion, Request, Sampling
-from apportion.stages.models.kind import ENGINES, EngineEntry
+from apportion.stages.models.kind import ENGINES, engine
 from apportion.stages.models.policy import load_policy, load_tokenizer
 from apportion.stages.sample import sample
 from apportion.stages.sample.revise.retry import reflection_of
@@ -384,7 +384,7 @@ class FailingTries(ScriptedEngine):
 
 
 def test_a_parent_whose_second_try_failed_keeps_its_mask(retried: Retried) -> None:
-    ENGINES.add(EngineEntry("failing", "for tests", (), lambda source, seed: FailingTries(source, from_second)))
+    engine("failing")(lambda source, seed: FailingTries(source, from_second))
     try:
         after = retried(options={"engine": "failing"}, parents="suffix")
     finally:

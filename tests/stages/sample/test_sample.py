@@ -10,7 +10,7 @@ import pytest
 from apportion.formats.errors import UsageError
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
-from apportion.stages.core.registry import options_of
+from apportion.stages.core.options import options_of
 from apportion.stages.models.policy import load_tokenizer
 from apportion.stages.sample import sample
 from apportion.stages.sample.kind import STRATEGIES

@@ -15,7 +15,7 @@ from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._apply import credit_of_batch
 from apportion.stages.assign_credit.turns.slate import selection_probabilities, slate
 from apportion.stages.models.engine import Completion, Sampling
-from apportion.stages.models.kind import ENGINES, EngineEntry
+from apportion.stages.models.kind import ENGINES, engine
 from apportion.stages.models.policy import load_tokenizer
 from apportion.stages.models.transformers.engine import TransformersEngine
 from apportion.stages.sample._judge import score_of
@@ -266,7 +266,7 @@ class Deaf(TransformersEngine):
 
 
 def test_an_engine_that_does_not_know_stop_texts_makes_the_same(sampled: Sampled) -> None:
-    ENGINES.add(EngineEntry("deaf", "for tests", (), lambda source, seed: Deaf(source.load())))
+    engine("deaf")(lambda source, seed: Deaf(source.load()))
     try:
         found = sampled("truncate", k=3, stop=["\n", "="], options={"engine": "deaf"})
     finally:

@@ -1,0 +1,282 @@
+"""Kinds of things that are found by name, and their entries: methods, scorers, strategies, memories, objectives, engines, tasks.
+
+A room with a kind has a file `kind.py`, which declares the `Kind`, what its `Entry` has beyond the common facts, and the
+decorator that makes one of a function. An entry is one file of the room that uses the decorator; the folder it lies in is
+its family. `list`, recipe checks, the JSON Schema, `log --shell` and the documents loop over `kinds()`: nothing else has to be
+told of a new entry, or of a new kind.
+
+Others add entries through an entry point of the group `apportion.<plural>`, which names a module, or with `--plugin
+file.py`: both are imported, and register what they define in the same way (see plugins.py).
+"""
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from inspect import Parameter
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Generic, TypeVar
+
+from ...formats.errors import UsageError, unknown
+from ...formats.schema import Field
+from .options import options_of, typed_options
+
+STAGES = (__package__ or "").rpartition(".")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What every kind says of its entries.
+
+    name: by which it is chosen. function: what does the work; its keyword-only parameters are its options. needs: what it
+    reads, columns by path. makes: the columns it writes, by path, or as a `Field` where they are its own. source: paper,
+    equation, or "ours". evidence: how well the source is known. presets: options by the name of the library
+    or paper whose conventions they are. system: the published systems that it is a part of, by their
+    names in docs/systems.md.
+    """
+
+    shown: ClassVar[tuple[str, ...]] = ()  # what `list` says of an entry beyond the common facts
+
+    name: str
+    function: Callable[..., Any]
+    needs: tuple[str, ...] = ()
+    makes: tuple[str | Field, ...] = ()
+    source: str = ""
+    evidence: str = ""
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    system: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring."""
+        return (self.function.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def family(self) -> str:
+        """The folder of the room that it lies in; "" for one beside them, and for a plugin's."""
+        inside = self.function.__module__.removeprefix(f"{STAGES}.").split(".")[1:-1]
+        return inside[0] if self.function.__module__.startswith(f"{STAGES}.") and inside else ""
+
+    @property
+    def options(self) -> dict[str, Parameter]:
+        """The options by name, in order."""
+        return options_of(self.function)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The paths of what it makes."""
+        return tuple(each.path if isinstance(each, Field) else each for each in self.makes)
+
+    def facts(self) -> dict[str, Any]:
+        """What `list` says of it, JSON-able; facts that the kind does not have are left out."""
+        optional = {
+            "needs": list(self.needs), "makes": list(self.columns), "source": self.source, "evidence": self.evidence,
+            "system": list(self.system),
+        }  # fmt: skip
+        defaults = {
+            name: None if option.default is Parameter.empty else option.default for name, option in self.options.items()
+        }
+        return {
+            "name": self.name,
+            **({"family": self.family} if self.family else {}),
+            **{name: getattr(self, name) for name in self.shown},
+            **{name: value for name, value in optional.items() if value},
+            "options": defaults,
+            **({"presets": sorted(self.presets)} if self.presets else {}),
+            "summary": self.summary,
+        }
+
+
+E = TypeVar("E", bound=Entry)
+
+
+@dataclass(eq=False)
+class Plugin:
+    """What registers entries from outside of this package: a file given to --plugin, or an installed entry point's module.
+
+    name: the file's, or the module's. digest: of its code; of a package, of all its Python files. where: for messages.
+    path: the file given to --plugin, None of an entry point.
+    """
+
+    name: str
+    digest: str
+    where: str
+    path: Path | None = None
+
+
+@dataclass(eq=False)
+class Kind(Generic[E]):
+    """Entries of one kind by name.
+
+    plural: as in `apportion list methods`. noun: as in messages, "credit method". room: the package whose files register
+    entries. usage: the command that uses one, with {name} in it. named_by: the entry that the value of an option means, where
+    that is not just the entry's name; None where it cannot be told before the work.
+    """
+
+    plural: str
+    noun: str
+    room: str
+    usage: str
+    named_by: Callable[[str], str | None] = str
+    brought_by: dict[str, Plugin] = field(default_factory=dict, init=False)
+    _entries: dict[str, E] = field(default_factory=dict, init=False)
+    _is_loaded: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        _KINDS[self.plural] = self
+
+    def add(self, entry: E) -> E:
+        """UsageError for a plugin's entry whose name is taken."""
+        plugin = None if _importing().startswith(f"{STAGES}.") else _loading.get()
+        if plugin is not None:
+            self._load_room()  # or the plugin would take a built-in's name, and the built-in be the one that fails
+        if entry.name in self._entries:
+            owner = self.brought_by.get(entry.name)
+            told = f"{self.noun} {entry.name!r} is there already ({owner.where if owner else 'built in'})"
+            raise UsageError(f"{told}; choose another name")
+        self._entries[entry.name] = entry
+        if plugin is not None:
+            self.brought_by[entry.name] = plugin
+        return entry
+
+    def remove(self, name: str) -> None:
+        """Forget an entry, as a plugin's test has to."""
+        del self._entries[name]
+        self.brought_by.pop(name, None)
+
+    def load(self) -> None:
+        """Import every file of the room and every installed entry point, once. UsageError for an entry point that fails; its
+        entries are not kept."""
+        if self._is_loaded:
+            return
+        self._is_loaded = True
+        try:
+            self._load_room()
+            for point in entry_points(group=f"apportion.{self.plural}"):
+                _load_point(point)
+        except BaseException:
+            self._is_loaded = False
+            raise
+
+    def _load_room(self) -> None:
+        _import_all(self.room)
+
+    def families(self) -> dict[str, list[E]]:
+        """The entries by family, both in the order of their names."""
+        found: dict[str, list[E]] = {}
+        for entry in self:
+            found.setdefault(entry.family, []).append(entry)
+        return dict(sorted(found.items()))
+
+    def settle(self, name: str, given: Mapping[str, Any] | None, preset: str | None = None) -> dict[str, Any]:
+        """Every option of the entry, typed and in its range: as given, else the preset's, else its default. UsageError for an
+        unknown entry, preset or option, and for a value of another type or out of range."""
+        entry = self[name]
+        if preset is not None and preset not in entry.presets:
+            if not entry.presets:
+                raise UsageError(f"--preset {preset}: {name} has no presets")
+            raise unknown(f"preset of {name}", preset, entry.presets)
+        chosen = entry.presets[preset] if preset is not None else {}
+        return typed_options(entry.function, {**chosen, **(given or {})}, f"{self.noun} {name}")
+
+    def __getitem__(self, name: str) -> E:
+        self.load()
+        if name not in self._entries:
+            raise unknown(self.noun, name, self._entries)
+        return self._entries[name]
+
+    def __contains__(self, name: str) -> bool:
+        self.load()
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[E]:
+        self.load()
+        return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
+
+
+_KINDS: dict[str, Kind[Any]] = {}
+
+
+@cache
+def _declare() -> None:
+    for room in pkgutil.iter_modules(importlib.import_module(STAGES).__path__):
+        folder = Path(importlib.import_module(STAGES).__path__[0]) / room.name
+        if (folder / "kind.py").is_file():
+            importlib.import_module(f"{STAGES}.{room.name}.kind")
+
+
+def kinds() -> dict[str, Kind[Any]]:
+    """Every kind by its plural. Imports the rooms' declarations, and no entries."""
+    _declare()
+    return _KINDS
+
+
+def _import_all(package: str) -> None:
+    """Import every file of a package and of its folders, but those that begin with `_`."""
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        if not module.name.startswith("_"):
+            name = f"{package}.{module.name}"
+            if module.ispkg:
+                _import_all(name)
+            else:
+                importlib.import_module(name)
+
+
+# Entries from outside
+
+_loading: ContextVar[Plugin | None] = ContextVar("_loading", default=None)
+
+
+@contextmanager
+def registering(plugin: Plugin) -> Iterator[None]:
+    """What is added in the block is the plugin's. UsageError when the block fails, and what was added is taken out again."""
+    token = _loading.set(plugin)
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        for kind in _KINDS.values():
+            for name in [name for name, owner in kind.brought_by.items() if owner is plugin]:
+                kind.remove(name)
+        told = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
+        advice = "" if plugin.path is not None else "; mend or uninstall it"
+        raise UsageError(f"{plugin.where}: {told}{advice}") from error
+    finally:
+        _loading.reset(token)
+
+
+def _load_point(point: EntryPoint) -> None:
+    maker = f"{point.dist.name} {point.dist.version}, " if point.dist is not None else ""
+    where = f"{maker}entry point {point.name!r} of {point.group}"
+    plugin = Plugin(point.module, "", where)
+    with registering(plugin):
+        point.load()
+        plugin.digest = _digest_of_code(sys.modules[point.module])
+
+
+def _digest_of_code(module: ModuleType) -> str:
+    from ...formats.provenance import digest_of, digest_of_file
+
+    origin = Path(module.__file__ or "")
+    if origin.name != "__init__.py":
+        return digest_of_file(origin) if origin.is_file() else ""
+    folder = origin.parent
+    return digest_of([[str(file.relative_to(folder)), digest_of_file(file)] for file in sorted(folder.rglob("*.py"))])
+
+
+def _importing() -> str:
+    """The name of the module whose import has led here."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+    return frame.f_globals.get("__name__", "") if frame is not None else ""
+
+
+def makers_of(path: str) -> Iterable[tuple[Kind[Any], Any]]:
+    """The entries that make a column, with their kinds."""
+    return [(kind, entry) for kind in kinds().values() for entry in kind if path in entry.columns]
