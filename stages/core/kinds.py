@@ -21,11 +21,13 @@ from importlib.metadata import EntryPoint, entry_points
 from inspect import Parameter
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from ...formats.errors import UsageError, unknown
-from ...formats.schema import Field
 from .options import options_of, typed_options
+
+if TYPE_CHECKING:
+    from ...formats.schema import Field
 
 STAGES = (__package__ or "").rpartition(".")[0]
 
@@ -46,7 +48,7 @@ class Entry:
     name: str
     function: Callable[..., Any]
     needs: tuple[str, ...] = ()
-    makes: tuple[str | Field, ...] = ()
+    makes: "tuple[str | Field, ...]" = ()
     source: str = ""
     evidence: str = ""
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
@@ -71,14 +73,16 @@ class Entry:
     @property
     def columns(self) -> tuple[str, ...]:
         """The paths of what it makes."""
-        return tuple(each.path if isinstance(each, Field) else each for each in self.makes)
+        return tuple(each if isinstance(each, str) else each.path for each in self.makes)
 
     def facts(self) -> dict[str, Any]:
         """What `list` says of it, JSON-able; facts that the kind does not have are left out."""
         optional = {
-            "needs": list(self.needs), "makes": list(self.columns), "source": self.source, "evidence": self.evidence,
+            "makes": list(self.columns),
+            "source": self.source,
+            "evidence": self.evidence,
             "system": list(self.system),
-        }  # fmt: skip
+        }
         defaults = {
             name: None if option.default is Parameter.empty else option.default for name, option in self.options.items()
         }
@@ -86,6 +90,7 @@ class Entry:
             "name": self.name,
             **({"family": self.family} if self.family else {}),
             **{name: getattr(self, name) for name in self.shown},
+            "needs": list(self.needs),
             **{name: value for name, value in optional.items() if value},
             "options": defaults,
             **({"presets": sorted(self.presets)} if self.presets else {}),

@@ -103,22 +103,23 @@ def _wanted(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
 def typed_values(wanted: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any], whose: str) -> dict[str, Any]:
     """The same for {name: (type, default)}; a default of Parameter.empty makes the option required.
 
-    whose: what messages begin with, such as "strategy rose".
+    whose: what messages begin with, such as "strategy rose"; "" where the caller says that.
 
     None is a value where the type has it, and elsewhere leaves the option at its default.
     """
+    begin = f"{whose}: " if whose else ""
     for name in given:
         if name not in wanted:
-            raise unknown(f"option of {whose}", str(name), wanted)
+            raise UsageError(f"{begin}{unknown('option', str(name), wanted)}")
     resolved: dict[str, Any] = {}
     for name, (hint, default) in wanted.items():
         kind = bare(hint)
         if given.get(name) is None and not (name in given and _takes_none(kind)):
             if default is Parameter.empty:
-                raise UsageError(f"{whose} needs the option {name!r}")
+                raise UsageError(f"{begin}the option {name!r} is required")
             resolved[name] = default
             continue
-        where = f"{whose}: {name}"
+        where = f"{begin}{name}"
         value = with_home(_typed(kind, given[name], where))
         if isinstance(value, float) and math.isnan(value):
             raise UsageError(f"{where} must be a number, got nan")

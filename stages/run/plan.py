@@ -170,7 +170,7 @@ def _planned(
                 raise UsageError(f"{step.where}: {key} {options[key]!r} {error}") from error
     try:
         resolved = typed_values(
-            {key: (option.hint, option.default) for key, option in parameters.items()}, options, step.command
+            {key: (option.hint, option.default) for key, option in parameters.items()}, options, whose=""
         )
         resolved = {key: read_place(parameters[key], value) for key, value in resolved.items()}
         check_places(command, resolved)

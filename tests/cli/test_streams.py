@@ -96,7 +96,7 @@ def test_a_signal_while_the_process_leaves_is_no_traceback(number: signal.Signal
 STOPS = """
 import os, signal
 from apportion.stages.tasks.played import Outcome
-from apportion.stages.tasks import TASKS, Problem, TaskFamily
+from apportion.stages.tasks import Problem, task_family
 
 class Stops:
     spec, options, max_turns, turn_tokens, role, tools = "stops", {}, 1, 1, "user", ()

@@ -12,7 +12,7 @@ from apportion.formats.errors import DeprecatedUse
 SPEAKS = """
 import warnings
 from apportion.formats.errors import DeprecatedUse
-from apportion.stages.models import _decode
+from apportion.stages.models.transformers import _decode
 
 usual = _decode.RowCache.forward
 

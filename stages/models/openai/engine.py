@@ -1,4 +1,4 @@
-"""Sampling with a server that speaks OpenAI's completions API: vLLM, SGLang, llama.cpp …
+"""Sampling with a server that speaks OpenAI's completions API: vLLM, SGLang, llama.cpp and others.
 
 Prompts are sent as token ids, every sample as a request of its own; as text to a server that takes no ids, and then it has
 to read as many tokens as there are. Token ids come back where the server can say them (vLLM and SGLang with
@@ -241,7 +241,7 @@ def _open(
     seeds: bool = True,
     logprobs: Literal["auto", "raw", "tempered", "sampling"] = "auto",
 ) -> OpenAIEngine:
-    """A server with OpenAI's completions API: vLLM, SGLang, llama.cpp …
+    """A server with OpenAI's completions API: vLLM, SGLang, llama.cpp and others.
 
     A server, asked for one token to see what it answers. --model names the tokenizer that fits it.
 

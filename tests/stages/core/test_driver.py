@@ -73,7 +73,7 @@ KILLER = """
 import os
 from apportion.stages.assign_credit.kind import credit_method
 
-@credit_method(source="test", granularity="rollout", evidence="guess")
+@credit_method(source="test", granularity="rollout", methodology="monte-carlo", evidence="guess")
 def dies(credit):
     os._exit(9)
 """

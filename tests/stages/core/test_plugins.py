@@ -22,7 +22,7 @@ Cli = Callable[..., Result]
 METHOD = '''
 from apportion.stages.assign_credit.kind import credit_method
 
-@credit_method(granularity="rollout", source="theirs", evidence="guess")
+@credit_method(granularity="rollout", methodology="monte-carlo", source="theirs", evidence="guess")
 def {name}(credit, *, scale: float = 1.0):
     """Theirs."""
     return {factor} * scale * (credit.reward - credit.groups.spread(credit.groups.mean(credit.reward)))

@@ -157,7 +157,7 @@ def test_a_directory_is_one_iteration(cli: Cli, tmp_path: Path) -> None:
         ("remember good -o good", 2, "good: an input, which --force does not replace"),
         ("score good --with problems --set memory=nowhere -o s", 2, "nowhere: no such file"),
         ("score good --with problems --set memory=good -o s", 3, "good: no memory"),
-        ("score good --with problems -o s", 2, "scorer 'problems' needs the option 'memory'"),
+        ("score good --with problems -o s", 2, "scorer problems: the option 'memory' is required"),
     ],
 )
 def test_faults(line: str, code: int, message: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

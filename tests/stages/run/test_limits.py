@@ -94,7 +94,7 @@ HEAD = "head: {rollouts: a}"
         (f"vars: {{x: 2020-13-45}}\nsteps: [{HEAD}]", "not YAML (month must be in 1..12)"),
         ("vars: {1: 2, a: 3}\nsteps: [head: {rollouts: '${b}'}]", "unknown variable 'b'"),
         ("steps: [sample: {out: '\\0'}]".replace("'\\0'", '"\\0"'), "a character that is no text"),
-        ("steps: [sample: {out: a, seed: 1.0e+25}]", "option 'seed' of sample: a number of 84 bits"),
+        ("steps: [sample: {out: a, seed: 1.0e+25}]", "seed must be between -2^63 and 2^63 - 1, got a number of 84 bits"),
         ("steps: [run: {recipe: missing.yaml}]", "missing.yaml: no such file"),
     ],
 )  # fmt: skip
