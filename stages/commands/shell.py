@@ -25,7 +25,7 @@ def command_line(
 
     KeyError for an option the command lacks. UsageError for a value that no line of shell can hold (see `word`).
 
-    >>> from .commands import commands
+    >>> from .table import commands
     >>> command_line(commands()["score"], {"rollouts": "a b", "with": "verify", "set": {"truncated": 1}, "out": "c"})
     "apportion score 'a b' --set truncated=1 -o c"
     """

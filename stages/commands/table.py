@@ -7,7 +7,7 @@ An option that names what the stage writes has an `Output` there.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from inspect import Parameter, signature
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -60,7 +60,7 @@ class Command:
     continues: str = "rollouts"
     repeats: bool = False
 
-    @property
+    @cached_property
     def function(self) -> Callable[..., Any]:
         module, _, name = self.place.partition(":")
         return getattr(import_module(f"{STAGES}.{module}"), name)

@@ -64,6 +64,8 @@ def plugins_used(command: str, options: Mapping[str, Any]) -> list[Plugin]:
     """
     for plural in _kinds_with_installed():
         kinds()[plural].load()
+    if not any(kind.brought_by for kind in kinds().values()):
+        return []
     named = {name for text in texts_in(options) for name in (text, text.partition("/")[0])}
     used = [
         owner
