@@ -6,15 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from ...formats.errors import DataError
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
-from ...formats.schema import ERROR
 from ...formats.segments import Array, Segments
-from .kind import METHODS, Credit, Method
+from ..structure.batch import Credit, credit_of_batch
+from .kind import METHODS, Method
 
 FLAGS = ("singleton", "dead_group")
 
@@ -67,31 +65,6 @@ def credited(
         flagged[rows] = result.flagged(flag)
         whole = whole.with_flag(flag, flagged)
     return whole
-
-
-def credit_of_batch(batch: Rollouts) -> tuple[Credit, Array]:
-    """What a method sees of a batch, and the rows [R] bool that it is about: all but probes, evals and failed ones."""
-    trained, probes = _by_purpose(batch)
-    if trained is None:
-        return Credit(batch), np.ones(len(batch), bool)
-    own = batch.take(np.flatnonzero(trained))
-    return Credit(own, batch.take(np.flatnonzero(probes))), trained
-
-
-def _by_purpose(batch: Rollouts) -> tuple[Array | None, Array]:
-    """[R] bool: rows to credit (None: all of them), and probes. Rows flagged `error` are neither."""
-    failed = batch.flagged(ERROR)
-    trained, probe = ~failed, np.zeros(len(batch), bool)
-    if "purpose" in batch:
-        purpose = batch.arrow("purpose").cast(pa.string())
-        probe, evaluated = (
-            pc.call_function("equal", [purpose, pa.scalar(each)]).fill_null(False).to_numpy(zero_copy_only=False)
-            & ~failed
-            for each in ("probe", "eval")
-        )
-        if (trained & ~evaluated).any():  # a file of nothing but evals was asked for by name
-            trained = trained & ~(probe | evaluated)
-    return (None if trained.all() else trained), probe
 
 
 def _only(values: Ragged, rows: Array) -> Ragged:

@@ -1,10 +1,13 @@
 """Conventions every outcome baseline shares: dead groups, groups of one, and which std."""
 
+from typing import Literal
+
 import numpy as np
 
 from ...formats.errors import DataError
 from ...formats.segments import Array, Segments
-from ..assign_credit.kind import Singleton
+
+Singleton = Literal["zero", "raw", "error"]
 
 
 def settle_singletons(advantage: Array, reward: Array, groups: Segments, singleton: Singleton) -> Array:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from ...formats.errors import DataError
 from ...formats.invariants import node_keys
 from ...formats.segments import Array, Segments
-from ..assign_credit.kind import Credit
+from .batch import Credit
 
 
 @dataclass(frozen=True, eq=False)

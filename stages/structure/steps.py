@@ -6,7 +6,7 @@ import numpy as np
 
 from ...formats.errors import DataError
 from ...formats.segments import Array, Segments
-from ..assign_credit.kind import Credit
+from .batch import Credit
 
 
 @dataclass(frozen=True, eq=False)

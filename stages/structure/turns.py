@@ -8,8 +8,9 @@ import numpy as np
 
 from ...formats.errors import DataError
 from ...formats.segments import Array, Segments
-from ..assign_credit.kind import Credit, Singleton
 from . import state_groups
+from .baseline import Singleton
+from .batch import Credit
 from .steps import Steps, on_tokens, steps_of
 
 Rewards = Literal["outcome", "steps", "both"]
@@ -213,3 +214,19 @@ class Siblings:
         total = sets.spread(sets.sum(values)) - np.bincount(own, weights=values)[own]
         count = sets.spread(sets.sizes) - np.bincount(own)[own]
         return total / np.maximum(count, 1), count == 0
+
+
+def selection_probabilities(advantage: Array, eta: float = 0.7) -> Array:
+    """[k] the chance of each candidate to be the one that is continued: softmax(advantage / eta).
+
+    advantage: [k], in standard deviations. eta: temperature; 0 or less always takes the best, of equal ones the first.
+
+    >>> selection_probabilities(np.array([1.0, 1.0, -1.0])).round(4).tolist()
+    [0.486, 0.486, 0.0279]
+    >>> selection_probabilities(np.array([0.0, 1.0, 1.0]), eta=0.0).tolist()
+    [0.0, 1.0, 0.0]
+    """
+    if eta <= 0:
+        return (np.arange(len(advantage)) == np.argmax(advantage)).astype(np.float64)
+    weight = np.exp((advantage - advantage.max()) / eta)
+    return weight / weight.sum()

@@ -4,7 +4,7 @@ import numpy as np
 
 from ...formats.errors import DataError
 from ...formats.segments import Array, Segments
-from ..assign_credit.kind import Credit
+from .batch import Credit
 from .prefixes import prefix_keys
 
 

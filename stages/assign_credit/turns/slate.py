@@ -101,22 +101,6 @@ def slate(
     return on_own_tokens(credit, Steps(steps.rows, begin, steps.end), advantage)
 
 
-def selection_probabilities(advantage: Array, eta: float = 0.7) -> Array:
-    """[k] the chance of each candidate to be the one that is continued: softmax(advantage / eta).
-
-    advantage: [k], in standard deviations. eta: temperature; 0 or less always takes the best, of equal ones the first.
-
-    >>> selection_probabilities(np.array([1.0, 1.0, -1.0])).round(4).tolist()
-    [0.486, 0.486, 0.0279]
-    >>> selection_probabilities(np.array([0.0, 1.0, 1.0]), eta=0.0).tolist()
-    [0.0, 1.0, 0.0]
-    """
-    if eta <= 0:
-        return (np.arange(len(advantage)) == np.argmax(advantage)).astype(np.float64)
-    weight = np.exp((advantage - advantage.max()) / eta)
-    return weight / weight.sum()
-
-
 def _counted(carried: Array, start: Array, end: Array) -> Array:
     """[S] bool, the steps that are candidates: those sampled in their row, and of one that no row sampled the first.
 

@@ -10,11 +10,10 @@ import numpy as np
 from ....formats.errors import UsageError
 from ....formats.rollouts import Rollouts
 from ....formats.segments import Array
-from ...assign_credit.turns.slate import selection_probabilities
 from ...core.options import at_least_one
 from ...core.progress import progress
 from ...models.engine import Request
-from ...structure.turns import Siblings
+from ...structure.turns import Siblings, selection_probabilities
 from ...tasks import Problem
 from .._judge import asked, question_of, reference_of, score_of
 from .._rows import derived_seed

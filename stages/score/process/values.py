@@ -6,7 +6,7 @@ import numpy as np
 
 from ....formats.ragged import Ragged
 from ....formats.rollouts import Rollouts
-from ...assign_credit._apply import credit_of_batch
+from ...structure.batch import credit_of_batch
 from ...structure.steps import steps_of
 from ...structure.values import filled_from_the_end, state_counts, state_values
 from ..kind import scorer
