@@ -60,15 +60,15 @@ def log(
 
 def _provenance(path: Path) -> "Provenance":
     from ...formats.memories import MemoryFile, is_memory
+    from ...formats.own import CHECKPOINT_HISTORY
     from ...formats.parquet import RolloutFile
     from ...formats.provenance import Provenance
-    from ..train import HISTORY_FILE
 
     if not path.is_dir():
         return (MemoryFile if is_memory(path) else RolloutFile)(path).provenance
-    kept = path / HISTORY_FILE
+    kept = path / CHECKPOINT_HISTORY
     if not kept.is_file():
-        raise UsageError(f"{path}: no {HISTORY_FILE} in it; needed is a rollout file or a checkpoint of `train`")
+        raise UsageError(f"{path}: no {CHECKPOINT_HISTORY} in it; needed is a rollout file or a checkpoint of `train`")
     try:
         return Provenance.from_json(kept.read_text())
     except (DataError, ValueError) as error:

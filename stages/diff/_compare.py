@@ -19,7 +19,9 @@ from ...formats.segments import Array
 from ..core.options import at_least
 from ..inspect.statistics import on_tokens
 from ..models.token_texts import TokenTexts
-from .agreement import Agreement, agreement, scaled
+from ._draw import draw
+from ._found import Disagreement, Found
+from .agreement import agreement, scaled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,39 +30,8 @@ IDENTITY = ("rollout_id", "group_id", "token.id", "token.mask")
 
 
 @dataclass(frozen=True)
-class Disagreement:
-    """A rollout in which two credits differ: its tokens with both. None: not assigned, or not the policy's token.
-
-    mean_difference: over its compared tokens, of the credits as scaled over the whole file.
-    """
-
-    rollout_id: str
-    group_id: str
-    reward: float | None
-    mean_difference: float
-    same_sign: float
-    ids: list[int]
-    texts: list[str]
-    first: list[float | None]
-    second: list[float | None]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """What `diff` found. first_unassigned, second_unassigned: tokens of the policy without credit on that side."""
-
-    first: str
-    second: str
-    columns: tuple[str, str]
-    rollouts: int
-    only_first: int
-    only_second: int
-    first_unassigned: int
-    second_unassigned: int
-    tokens: Agreement
-    by_rollout: Agreement
-    most: list[Disagreement]
-    scales: tuple[float, float]
+class Difference(Found):
+    """The same, as a result of the command."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,8 +47,6 @@ class Difference:
             print(captured.get(), end="", file=console.file)
 
     def draw(self, console: "Console") -> None:
-        from ._draw import draw
-
         draw(console, self)
 
 

@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING
 
 from ..inspect.colours import credit_style, excluded_style
 from ..models.token_texts import marked, on_one_line
+from ._found import Disagreement, Found
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from ._compare import Difference, Disagreement
-
 MOST_LINES = 16  # stretches of a rollout in the table
 
 
-def draw(console: "Console", found: "Difference") -> None:
+def draw(console: "Console", found: Found) -> None:
     """The whole of it."""
     from rich.rule import Rule
     from rich.table import Table
@@ -50,7 +49,7 @@ def draw(console: "Console", found: "Difference") -> None:
         console.print("the two agree on every token, but for a factor")
 
 
-def _labels(found: "Difference") -> tuple[str, str]:
+def _labels(found: Found) -> tuple[str, str]:
     names = [path.removeprefix("token.") for path in found.columns]
     return (f"a {names[0]}", f"b {names[1]}")
 
@@ -70,9 +69,7 @@ _ROWS = {
 }  # fmt: skip
 
 
-def _draw_tokens(
-    console: "Console", found: "Disagreement", label: str, credit: list[float | None], scale: float
-) -> None:
+def _draw_tokens(console: "Console", found: Disagreement, label: str, credit: list[float | None], scale: float) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
@@ -83,9 +80,7 @@ def _draw_tokens(
     console.print(Padding(tokens, (0, 0, 0, 2), expand=False))
 
 
-def _draw_stretches(
-    console: "Console", found: "Disagreement", one: str, other: str, scales: tuple[float, float]
-) -> None:
+def _draw_stretches(console: "Console", found: Disagreement, one: str, other: str, scales: tuple[float, float]) -> None:
     """The stretches of tokens with the same credit on both sides, in order; the nearest to each other are left out."""
     from rich.table import Table
     from rich.text import Text
@@ -123,7 +118,7 @@ def _draw_stretches(
     console.print(table)
 
 
-def _stretches(found: "Disagreement") -> Iterator[tuple[int, int]]:
+def _stretches(found: Disagreement) -> Iterator[tuple[int, int]]:
     """[start, end) of neighbouring tokens with the same credit on both sides."""
     start = 0
     for _, run in groupby(zip(found.first, found.second, strict=True)):

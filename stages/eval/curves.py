@@ -9,48 +9,21 @@ import numpy as np
 
 from ...formats.errors import UsageError
 from .accuracy import Estimate, bootstrap
+from .plot import svg_plot, terminal_plot
+from .points import Point, Points
 from .report import Report
 
 
 @dataclass(frozen=True)
-class Point:
-    """pass@1 of one series at one place of the axis, over all its runs (seeds). each: the mean of every run by itself.
+class Curve(Points):
+    """Points with a picture. out: its path."""
 
-    lead: minus the first series at this place, problems paired; None for the first series and where it has no report.
-    """
-
-    series: str
-    at: float
-    estimate: Estimate
-    each: Sequence[float]
-    lead: Estimate | None = None
-
-    @property
-    def runs(self) -> int:
-        return len(self.each)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """points by series and place; gain: last minus first of each series, problems paired; out: the picture's path."""
-
-    points: Sequence[Point]
-    gain: Mapping[str, Estimate]
-    axis: str
     out: str | None = None
-
-    def series(self) -> list[str]:
-        return list(dict.fromkeys(point.series for point in self.points))
-
-    def of(self, series: str) -> list[Point]:
-        return [point for point in self.points if point.series == series]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     def render(self) -> None:
-        from .plot import terminal_plot
-
         print(terminal_plot(self))
         if len(self.series()) > 1:
             self._render_table()
@@ -157,7 +130,6 @@ def _rates(cell: tuple[str, float], members: Sequence[Report]) -> dict[str, floa
 def write_svg(curve: Curve, path: Path, *, force: bool) -> None:
     """The picture, whole or absent."""
     from ...formats.files import whole_file
-    from .plot import svg_plot
 
     with whole_file(path, force=force) as temporary:
         temporary.write_text(svg_plot(curve))

@@ -1,21 +1,18 @@
 """The learning curve drawn: in characters for the terminal, as SVG for pages."""
 
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..core.harmless import harmless
-
-if TYPE_CHECKING:
-    from .curves import Curve
+from .points import Points
 
 COLOURS = ("#2f6fde", "#d9480f", "#2b8a3e", "#9c36b5", "#c92a2a", "#0b7285")
 MARKS = "●▲■◆✚★"
 ROWS, COLUMNS = 14, 64
 
 
-def terminal_plot(curve: "Curve") -> str:
+def terminal_plot(curve: Points) -> str:
     """pass@1 against the axis, one mark per series, `│` for the interval."""
     low, high, left, right = _frame(curve)
     cells = [[" "] * COLUMNS for _ in range(ROWS)]
@@ -43,7 +40,7 @@ def terminal_plot(curve: "Curve") -> str:
     return "\n".join([f"held-out pass@1   {names}", *lines])
 
 
-def svg_plot(curve: "Curve", width: int = 720, height: int = 400) -> str:
+def svg_plot(curve: Points, width: int = 720, height: int = 400) -> str:
     """The same with a 95 % band around every series; readable on light and dark pages."""
     low, high, left, right = _frame(curve)
     x0, x1, y0, y1 = 64, width - 150, height - 56, 40
@@ -84,7 +81,7 @@ def svg_plot(curve: "Curve", width: int = 720, height: int = 400) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _frame(curve: "Curve") -> tuple[float, float, float, float]:
+def _frame(curve: Points) -> tuple[float, float, float, float]:
     low = min(point.estimate.low for point in curve.points)
     high = max(point.estimate.high for point in curve.points)
     low, high = max(0.0, np.floor(low * 20) / 20), min(1.0, np.ceil(high * 20) / 20)

@@ -1,20 +1,20 @@
 """Experience: what the best and the worst rollouts of every batch taught, in words, and where it was of use."""
 
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from ...formats.errors import DataError, UsageError, unknown
+from ...formats.errors import DataError, unknown
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array
 from ..core.driver import PRODUCED_BY
+from ..core.ranges import AtLeast, Range
 from ..models.recorded import RECORDED
 from ._lessons import TEMPLATES, Played, by_model, by_rules
 from .kind import memory
@@ -36,23 +36,23 @@ def experience(
     extractor: str = RULES,
     templates: Mapping[str, str] | None = None,
     success: float | None = None,
-    successes: int = 5,
-    failures: int = 5,
-    max_strategies: int = 10,
-    max_warnings: int = 5,
-    strategies_per_level: int = 100,
-    warnings_per_level: int = 50,
-    novelty: float = 0.85,
-    warning_score: float = 0.5,
-    similarity: float = 0.85,
-    compared: int = 500,
-    same_head: int = 0,
-    max_clusters: int = 500,
+    successes: Annotated[int, AtLeast(0)] = 5,
+    failures: Annotated[int, AtLeast(0)] = 5,
+    max_strategies: Annotated[int, AtLeast(0)] = 10,
+    max_warnings: Annotated[int, AtLeast(0)] = 5,
+    strategies_per_level: Annotated[int, AtLeast(1)] = 100,
+    warnings_per_level: Annotated[int, AtLeast(1)] = 50,
+    novelty: Annotated[float, Range(0, 1, above=True)] = 0.85,
+    warning_score: Annotated[float, AtLeast(0)] = 0.5,
+    similarity: Annotated[float, Range(0, 1, above=True)] = 0.85,
+    compared: Annotated[int, AtLeast(0)] = 500,
+    same_head: Annotated[int, AtLeast(0)] = 0,
+    max_clusters: Annotated[int, AtLeast(1)] = 500,
     links: Literal["shown", "steps"] = "shown",
-    characters: int = 120,
+    characters: Annotated[int, AtLeast(0)] = 120,
     model: str = RECORDED,
     engine: str = "auto",
-    max_tokens: int = 400,
+    max_tokens: Annotated[int, AtLeast(1)] = 400,
     device: str = "auto",
     dtype: str = "auto",
 ) -> pa.Table:
@@ -107,14 +107,6 @@ def experience(
         its reward it would be the first to go. 3. Ours are `links=steps`, and that entries which are the same share
         their clusters. 4. A batch whose rewards are all equal has failures only, unless `success` is given.
     """
-    _check(similarity, novelty, max_clusters, {STRATEGY: strategies_per_level, WARNING: warnings_per_level})
-    for name, value in {
-        "successes": successes, "failures": failures, "max_strategies": max_strategies, "max_warnings": max_warnings,
-        "compared": compared, "same_head": same_head, "characters": characters, "warning_score": warning_score,
-        "max_tokens": max_tokens - 1,
-    }.items():  # fmt: skip
-        if not 0 <= value < math.inf:
-            raise UsageError(f"option {name!r} of memory 'experience': {value}, needed is 0 or more")
     for level in templates or {}:
         if level not in TEMPLATES:
             raise unknown("level of option 'templates' of memory 'experience':", level, TEMPLATES)
@@ -151,14 +143,6 @@ def experience(
     told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items())) or "none"
     print(f"experience: entries from {len(chosen)} rollouts: {told}", file=sys.stderr)
     return library.table()
-
-
-def _check(similarity: float, novelty: float, max_clusters: int, capacity: Mapping[str, int]) -> None:
-    for name, value in (("similarity", similarity), ("novelty", novelty)):
-        if not 0 < value <= 1:
-            raise UsageError(f"option {name!r} of memory 'experience': {value}, needed is above 0, 1 at most")
-    if min(max_clusters, *capacity.values()) < 1:
-        raise UsageError("memory 'experience': no room for a cluster, or for an entry of a level; needed is 1 or more")
 
 
 @dataclass

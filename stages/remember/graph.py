@@ -1,15 +1,16 @@
 """A graph policy: how likely each edge of a team's communication graph is, learnt from how the teams did."""
 
-import math
 from collections.abc import Iterator
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 
-from ...formats.errors import DataError, UsageError
+from ...formats.errors import DataError
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array
-from ..score.structure.edges import Drawn, check_spread
+from ..core.ranges import Above, AtLeast, Between
+from ..structure.edges import Drawn
 from .kind import memory
 
 BETAS, DIVIDED_BY_AT_LEAST = (0.9, 0.999), 1e-8  # Adam's
@@ -36,12 +37,12 @@ def graph(
     batches: Iterator[Rollouts],
     earlier: pa.Table | None,
     *,
-    lr: float = 1e-4,
-    beta: float = 0.01,
+    lr: Annotated[float, Above(0)] = 1e-4,
+    beta: Annotated[float, AtLeast(0)] = 0.01,
     absent_edges: bool = False,
     correct: float = 0.5,
-    ddof: int = 0,
-    eps: float = 1e-6,
+    ddof: Annotated[int, Between(0, 1)] = 0,
+    eps: Annotated[float, AtLeast(0)] = 1e-6,
 ) -> pa.Table:
     """The probability of every edge of a team's graph, one step of Graph-GRPO further.
 
@@ -68,9 +69,6 @@ def graph(
     Departures: 1. The paper's policy is a graph attention network over embeddings of roles and question; this is a table
         of logits, the same for all problems. 2. Division by |E_k|, edges present only, and beta are guesses.
     """
-    if not (0 < lr < math.inf and 0 <= beta < math.inf):
-        raise UsageError(f"memory 'graph': lr {lr}, beta {beta}; needed are more than 0, and 0 or more")
-    check_spread("memory 'graph'", ddof, eps)
     state, parts = earlier, []
     for batch in batches:
         drawn = Drawn.of(batch, correct)

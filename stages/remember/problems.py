@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 
-from ...formats.errors import DataError, UsageError
+from ...formats.errors import DataError
 from ...formats.rollouts import Rollouts
 from ...formats.schema import ERROR, WORTH_ONE
 from ...formats.segments import Array, Segments
+from ..core.ranges import AtLeast
 from .kind import memory
 
 NOT_FROM_THE_PROMPT = (
@@ -30,7 +32,9 @@ NOT_FROM_THE_PROMPT = (
         }
     ),
 )
-def problems(batches: Iterator[Rollouts], earlier: pa.Table | None, *, iterations: int = 16) -> pa.Table:
+def problems(
+    batches: Iterator[Rollouts], earlier: pa.Table | None, *, iterations: Annotated[int, AtLeast(1)] = 16
+) -> pa.Table:
     """Reward and length of every rollout of a problem, in the latest iterations that had it.
 
     A row a rollout: `problem_id`, `iteration` (counted from 0, one for each time something is remembered), `reward`,
@@ -45,8 +49,6 @@ def problems(batches: Iterator[Rollouts], earlier: pa.Table | None, *, iteration
     Raises:
         UsageError: iterations below 1. DataError: a rollout without a reward or a problem_id.
     """
-    if iterations < 1:
-        raise UsageError(f"option 'iterations' of memory 'problems': {iterations}, needed is 1 or more")
     number = 0 if earlier is None or not earlier.num_rows else int(np.asarray(earlier["iteration"]).max()) + 1
     parts = [] if earlier is None else [earlier]
     for batch in batches:

@@ -15,7 +15,7 @@ from ...formats.schema import paths_of
 from ...formats.segments import Array
 from ..core.driver import require
 from ..tasks import Problem, Task
-from ..tasks._table import lookup
+from ..tasks.table import lookup
 from ._rows import derived_seed
 from .kind import SamplingContext
 

@@ -24,7 +24,6 @@ __all__ = [
     "TaskFamily",
     "list_tasks",
     "open_task",
-    "reasoning_gym_names",
     "task_family",
 ]
 
@@ -49,10 +48,3 @@ def open_task(spec: str, options: Mapping[str, Any] | None = None) -> Task:
 def list_tasks() -> list[tuple[str, str]]:
     """What `--task` takes, with a line about each."""
     return [(f"{family.name}/NAME" if family.members else family.name, family.summary) for family in TASKS]
-
-
-def reasoning_gym_names() -> list[str]:
-    """The names of reasoning-gym's generators: `reasoning_gym/NAME` is a task. Takes a second or two the first time."""
-    from .reasoning_gym import generator_names
-
-    return generator_names()

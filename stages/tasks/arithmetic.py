@@ -20,7 +20,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from ...formats.errors import UsageError, unknown
-from . import Problem, task_family
+from .kind import Problem, task_family
 
 SPLITS = ("train", "test")
 TEST_SHARE = 10  # one expression in ten is a test problem

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...formats.errors import DataError, UsageError
-from . import task_family
-from ._table import OPTIONS, Row, TableTask, lookup, text_options
+from .kind import task_family
+from .table import OPTIONS, Row, TableTask, lookup, text_options
 
 SPLIT_FIELDS = ("split", "extra_info.split")  # the latter is verl's
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ...formats.errors import ApportionError, DataError, UsageError
-from . import task_family
-from ._table import OPTIONS, Row, TableTask, text_options
 from ._third_party import contained
+from .kind import task_family
+from .table import OPTIONS, Row, TableTask, text_options
 
 SPLIT_OPTIONS = {"train": "train_split", "test": "test_split"}
 TEST_NAMES = ("test", "validation")  # what test problems are taken from, the first that there is

@@ -8,12 +8,12 @@ from hashlib import blake2b
 from typing import Any, get_type_hints
 
 from ...formats.errors import DataError, UsageError, unknown
-from . import Problem, task_family
 from ._json_types import from_json, to_json
 from ._reasoning_gym_repairs import check_reference, in_fixed_order, is_entry, is_readable, run_no_text
 from ._splits import check_split, digest, hash_split
 from ._third_party import contained, time_limit
 from .answers import final_answer
+from .kind import Problem, task_family
 
 INSTRUCTION = "Put your final answer, and nothing else, between <answer> and </answer>."
 CHUNK = 100  # entries drawn from one instance of a generator; part of what a seed means

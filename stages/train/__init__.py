@@ -4,13 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ...formats.own import CHECKPOINT_HISTORY
 from ..core.options import OUT, Chooses, Names
 
 if TYPE_CHECKING:
     from ._run import Trained
-
-HISTORY_FILE = CHECKPOINT_HISTORY
 
 
 def train(

@@ -11,14 +11,17 @@ import numpy as np
 from ...formats.errors import ApportionError
 from ...formats.segments import Array
 from ..core.progress import progress
-from ._examples import Aggregation, Examples, MicroBatch, micro_batches
+from ..models.examples import Examples, MicroBatch, micro_batches, micro_budget
 from .kind import Objective, PairBatch, TokenBatch
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-LOGIT_BUDGET = 1 << 28  # float32 logits a micro-batch may hold: 1 GiB
+
+Aggregation = Literal[
+    "token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm", "group-mean-token-mean"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +64,6 @@ def token_logprobs(model: Any, examples: Examples, batch: MicroBatch, autocast: 
     return torch.log_softmax(chosen, -1).gather(1, ids[row, position][:, None])[:, 0]
 
 
-def micro_budget(model: Any, wanted: int) -> int:
-    """Padded tokens per micro-batch: what was asked for, or as many as LOGIT_BUDGET allows for this vocabulary."""
-    return wanted or max(256, min(16384, LOGIT_BUDGET // int(model.config.vocab_size)))
-
-
 def autocast_for(model: Any, dtype: "torch.dtype") -> Any:
     """bfloat16 autocast where asked for; else nothing."""
     import torch
@@ -87,6 +85,30 @@ def all_logprobs(model: Any, examples: Examples, micro_tokens: int, dtype: "torc
         for batch in micro_batches(examples, rows, everything, micro_budget(model, micro_tokens)):
             out[batch.place] = token_logprobs(model, examples, batch, autocast).cpu().numpy()
     return out
+
+
+def coefficients(examples: Examples, rows: Array, aggregation: Aggregation, longest: int) -> Array:
+    """[T of rows] what each response token's loss is multiplied with, so that the sum over the rows of an update, of all the
+    minibatches in it, is the loss.
+
+    token-mean: 1/N over the N trained tokens of these rows. seq-mean-token-mean: 1/(R·T_i). seq-mean-token-sum: 1/R.
+    seq-mean-token-sum-norm: 1/(R·longest), the Dr.GRPO form. group-mean-token-mean: every prompt weighs the same.
+    """
+    mask = examples.mask.take(rows)
+    counts = mask.segments.sum(mask.values).astype(np.float64)
+    if aggregation == "token-mean":
+        per_row = np.full(len(rows), 1 / max(counts.sum(), 1))
+    elif aggregation == "seq-mean-token-mean":
+        per_row = 1 / (len(rows) * np.maximum(counts, 1))
+    elif aggregation == "seq-mean-token-sum":
+        per_row = np.full(len(rows), 1 / len(rows))
+    elif aggregation == "seq-mean-token-sum-norm":
+        per_row = np.full(len(rows), 1 / (len(rows) * max(longest, 1)))
+    else:
+        groups, member = np.unique(examples.group[rows], return_inverse=True)
+        in_group = np.bincount(member, weights=counts)
+        per_row = 1 / (len(groups) * np.maximum(in_group, 1))[member]
+    return mask.segments.spread(per_row * examples.weight[rows]) * mask.values
 
 
 def minibatches(size: int, wanted: int, epochs: int, seed: int, *, together: int = 1) -> Iterator[Array]:
@@ -139,7 +161,7 @@ def update_policy(
             sums: dict[str, float] = {}
             tokens, trained, measured, loss_sum = 0, 0, 0, 0.0
             in_update = np.concatenate(parts)
-            shares = examples.coefficients(in_update, settings.aggregation, settings.longest)
+            shares = coefficients(examples, in_update, settings.aggregation, settings.longest)
             ends = np.cumsum([examples.responses.sizes[rows].sum() for rows in parts])
             for rows, coefficient in zip(parts, np.split(shares, ends[:-1]), strict=True):
                 tokens += int((coefficient != 0).sum())

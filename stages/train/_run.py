@@ -13,7 +13,7 @@ from ... import __version__
 from ...formats.errors import ApportionError, DataError, UsageError
 from ...formats.files import check_output, whole_directory
 from ...formats.invariants import Names
-from ...formats.own import files_in, with_files
+from ...formats.own import CHECKPOINT_HISTORY, files_in, with_files
 from ...formats.parquet import RolloutFile, files_of
 from ...formats.provenance import Provenance, Record
 from ...formats.rollouts import Rollouts
@@ -22,9 +22,8 @@ from ..core.driver import require
 from ..core.options import at_least
 from ..core.plugins import plugin_digests
 from ..models import close_engines
+from ..models.examples import Examples, to_examples
 from ..models.policy import Policy, load_policy, not_finite
-from . import HISTORY_FILE
-from ._examples import Examples, to_examples
 from ._loop import Settings, update_policy, with_old, with_reference
 from .kind import OBJECTIVES, Objective
 
@@ -359,6 +358,8 @@ def _save(
             policy.save(folder)
             save_file(moments, folder / OPTIMIZER_FILE, metadata=facts)
             (folder / METRICS_FILE).write_text("".join(json.dumps(entry) + "\n" for entry in log))
-            (folder / HISTORY_FILE).write_text(with_files(provenance, [*files_in(folder), HISTORY_FILE]) + "\n")
+            (folder / CHECKPOINT_HISTORY).write_text(
+                with_files(provenance, [*files_in(folder), CHECKPOINT_HISTORY]) + "\n"
+            )
     except SafetensorError as error:  # a full disk, which is no OSError there
         raise ApportionError(f"{out}: not written ({error})") from error

@@ -1,11 +1,9 @@
 """What an objective is: a loss of every token, or of every preference pair."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ...formats.errors import UsageError
 from ..core.kinds import Entry, Kind
 
 if TYPE_CHECKING:
@@ -50,13 +48,6 @@ class Objective(Entry):
     """
 
     of: Literal["tokens", "pairs"] = "tokens"
-
-
-def check_from_zero(objective: str, **options: float) -> None:
-    """UsageError for the first option of an objective that is below 0, infinite or NaN."""
-    for name, value in options.items():
-        if not 0 <= value < math.inf:
-            raise UsageError(f"option {name!r} of objective {objective!r}: {value}, needed is 0 or more, and finite")
 
 
 OBJECTIVES: Kind[Objective] = Kind(

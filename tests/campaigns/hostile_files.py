@@ -33,7 +33,8 @@ from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.commands.reproduction import commands_of
 from apportion.stages.commands.table import commands
 from apportion.stages.core.harmless import UNSAFE
-from apportion.stages.tasks import open_task, reasoning_gym_names
+from apportion.stages.tasks import open_task
+from apportion.stages.tasks.reasoning_gym import generator_names
 
 SECONDS = 120  # for one command, on a busy machine
 VERIFY_SECONDS = 15.0  # of this process; the verifier's own limit is 10
@@ -106,7 +107,7 @@ def shell_case(draw: random.Random, work: Path) -> str | None:
 def verify_case(draw: random.Random, work: Path) -> str | None:
     """None, or what went wrong: one verifier with a hostile answer and a hostile reference."""
     name = draw.choice(
-        ("arithmetic", "file", *(f"reasoning_gym/{each}" for each in reasoning_gym_names() if each != "composite"))
+        ("arithmetic", "file", *(f"reasoning_gym/{each}" for each in generator_names() if each != "composite"))
     )
     if name == "file":
         (work.parent / "problems.jsonl").write_text(
@@ -167,7 +168,7 @@ def hostile_file(draw: random.Random, path: Path) -> None:
         {
             "rollout_id": [f"{words(draw)}{row}" for row in range(rows)], "group_id": [group] * rows,
             "problem_id": [group] * rows, "text": [words(draw) for _ in range(rows)], "policy": [words(draw)] * rows,
-            "task": [draw.choice((words(draw), "arithmetic", f"reasoning_gym/{draw.choice(reasoning_gym_names())}"))] * rows,
+            "task": [draw.choice((words(draw), "arithmetic", f"reasoning_gym/{draw.choice(generator_names())}"))] * rows,
             "task_options": [draw.choice((None, "{}", words(draw)))] * rows, "reference": [reference] * rows,
             "flags": pa.array([[words(draw)] for _ in range(rows)]), "prompt": pa.array(said),
             "token.advantage": Ragged.from_lists(credit, np.float32),

@@ -1,11 +1,12 @@
 """ADORA: GRPO, weighed a prompt at a time by whether right answers take longer than wrong ones."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from ....formats.errors import DataError, UsageError
+from ....formats.errors import DataError
 from ....formats.segments import Array
+from ...core.ranges import AtLeast
 from ..kind import Credit, Singleton, credit_method
 from .grpo import grpo
 
@@ -27,14 +28,14 @@ def adora(
     *,
     mode: Literal["attenuate", "amplify"] = "attenuate",
     statistics: Literal["group", "memory"] = "group",
-    low: float = 0.1,
-    high: float = 2.0,
+    low: Annotated[float, AtLeast(0)] = 0.1,
+    high: Annotated[float, AtLeast(0)] = 2.0,
     tau: float = 0.5,
     correct: float = 0.5,
-    cap: int | None = None,
+    cap: Annotated[int | None, AtLeast(1)] = None,
     all_right: Literal["full", "low"] = "full",
     all_wrong: Literal["full", "low"] = "low",
-    eps: float = 1e-6,
+    eps: Annotated[float, AtLeast(0)] = 1e-6,
     singleton: Singleton = "zero",
 ) -> Array:
     """GRPO's advantage, times one weight for all rollouts of a prompt.
@@ -82,8 +83,6 @@ def adora(
     >>> adora(credit_of([1.0, 0.0], tokens=[short, long]), eps=0.0).round(3).tolist()
     [0.071, -0.071]
     """
-    if not (low >= 0 and high >= 0):
-        raise UsageError(f"low {low}, high {high}: a weight cannot be below 0")
     success, right, wrong = _of_memory(credit) if statistics == "memory" else _of_groups(credit, correct, cap)
     longer = right > wrong
     if mode == "attenuate":

@@ -1,11 +1,12 @@
 """GDPO: normalise each of several rewards by itself in the group, add them up, and normalise over the batch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ....formats.errors import DataError, UsageError
 from ....formats.segments import Array
+from ...core.ranges import AtLeast
 from ...structure.baseline import centred, settle_singletons
 from ...structure.statistics import batch_std, batch_whitened, in_spreads
 from ..kind import Credit, Singleton, credit_method
@@ -30,10 +31,10 @@ def gdpo(
     *,
     weights: dict[str, float] | None = None,
     scale: Literal["std", "none"] = "std",
-    ddof: int = 1,
-    eps: float = 1e-6,
+    ddof: Annotated[int, AtLeast(0)] = 1,
+    eps: Annotated[float, AtLeast(0)] = 1e-6,
     batch: Literal["rollout", "token", "none"] = "rollout",
-    batch_eps: float = 1e-6,
+    batch_eps: Annotated[float, AtLeast(0)] = 1e-6,
     singleton: Singleton = "zero",
 ) -> Array:
     """Sum of separately normalised rewards, normalised once more over the batch.

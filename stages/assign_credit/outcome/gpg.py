@@ -1,11 +1,11 @@
 """GPG: centred rewards, made up for the groups that have nothing to say."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from ....formats.errors import UsageError
 from ....formats.segments import Array
+from ...core.ranges import Above, AtLeast
 from ...structure.baseline import centred, settle_singletons
 from ...structure.statistics import in_spreads
 from ..kind import Credit, Singleton, credit_method
@@ -24,9 +24,9 @@ def gpg(
     *,
     live: Literal["groups", "nonzero", "all"] = "groups",
     scale: Literal["none", "std"] = "none",
-    f_norm: float = 1.0,
-    ddof: int = 1,
-    eps: float = 1e-6,
+    f_norm: Annotated[float, Above(0)] = 1.0,
+    ddof: Annotated[int, AtLeast(0)] = 1,
+    eps: Annotated[float, AtLeast(0)] = 1e-6,
     singleton: Singleton = "zero",
 ) -> Array:
     """Centred reward times the share of rollouts that count, turned over.
@@ -64,8 +64,6 @@ def gpg(
     >>> gpg(credit, live="nonzero").round(4).tolist() # 3 of 4 are not 0, α = 4/3
     [0.6667, -0.6667, 0.0, 0.0]
     """
-    if not f_norm > 0:
-        raise UsageError(f"credit method gpg: f_norm must be above 0, got {f_norm:g}")
     groups, reward = credit.groups, credit.reward
     advantage = centred(reward, groups)
     if scale == "std":

@@ -1,10 +1,11 @@
 """GRPO: judge each rollout against the mean and spread of its group."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ....formats.segments import Array
+from ...core.ranges import AtLeast
 from ...structure.baseline import settle_singletons
 from ...structure.statistics import in_spreads, weighted_mean, weighted_std
 from ..kind import Credit, Singleton, credit_method
@@ -32,8 +33,8 @@ def grpo(
     center: Literal["mean", "none"] = "mean",
     scale: Literal["std", "none"] = "std",
     unit: Literal["rollout", "token"] = "rollout",
-    ddof: int = 1,
-    eps: float = 1e-6,
+    ddof: Annotated[int, AtLeast(0)] = 1,
+    eps: Annotated[float, AtLeast(0)] = 1e-6,
     singleton: Singleton = "zero",
 ) -> Array:
     """Group-normalised reward of every rollout, the same on all its tokens.

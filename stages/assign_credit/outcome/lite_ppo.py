@@ -1,8 +1,11 @@
 """Lite PPO: centre rewards in the group, divide by the spread of the whole batch."""
 
+from typing import Annotated
+
 import numpy as np
 
 from ....formats.segments import Array
+from ...core.ranges import AtLeast
 from ...structure.baseline import centred, settle_singletons
 from ...structure.statistics import batch_std, in_spreads
 from ..kind import Credit, Singleton, credit_method
@@ -16,7 +19,13 @@ from ..kind import Credit, Singleton, credit_method
     scope="batch",
     presets={"trl": {"eps": 1e-4}},
 )
-def lite_ppo(credit: Credit, *, ddof: int = 1, eps: float = 1e-6, singleton: Singleton = "zero") -> Array:
+def lite_ppo(
+    credit: Credit,
+    *,
+    ddof: Annotated[int, AtLeast(0)] = 1,
+    eps: Annotated[float, AtLeast(0)] = 1e-6,
+    singleton: Singleton = "zero",
+) -> Array:
     """Group-centred reward in units of the batch's spread, the same on all tokens of a rollout.
 
         A_i = (R_i - mean_g) / (std_batch + eps)

@@ -1,9 +1,12 @@
 """MaxRL: centred reward divided by the group's mean, so that rare successes count most."""
 
+from typing import Annotated
+
 import numpy as np
 
 from ....formats.errors import DataError
 from ....formats.segments import Array
+from ...core.ranges import AtLeast
 from ...structure.baseline import centred, settle_singletons
 from ..kind import Credit, Singleton, credit_method
 
@@ -15,7 +18,7 @@ from ..kind import Credit, Singleton, credit_method
     evidence="code",
     presets={"released": {"eps": 1e-6, "singleton": "raw"}},
 )
-def maxrl(credit: Credit, *, eps: float = 0.0, singleton: Singleton = "zero") -> Array:
+def maxrl(credit: Credit, *, eps: Annotated[float, AtLeast(0)] = 0.0, singleton: Singleton = "zero") -> Array:
     """Centred reward in units of the group's mean reward, the same on all tokens.
 
         A_i = (R_i - mean_g) / (mean_g + eps)

@@ -1,12 +1,13 @@
 """Pass@k training: credit for what a rollout does to the best of k."""
 
 from math import comb
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from ....formats.errors import DataError, UsageError
+from ....formats.errors import DataError
 from ....formats.segments import Array, Segments
+from ...core.ranges import AtLeast
 from ...structure.baseline import settle_singletons
 from ...structure.statistics import in_spreads
 from ..kind import Credit, Singleton, credit_method
@@ -22,10 +23,10 @@ from ..kind import Credit, Singleton, credit_method
 def passk(
     credit: Credit,
     *,
-    k: int = 4,
+    k: Annotated[int, AtLeast(1)] = 4,
     form: Literal["analytic", "gap"] = "analytic",
     scale: Literal["std", "none"] = "std",
-    eps: float = 1e-6,
+    eps: Annotated[float, AtLeast(0)] = 1e-6,
     singleton: Singleton = "zero",
 ) -> Array:
     """Advantage when k rollouts are rewarded together with the best of their rewards.
@@ -68,8 +69,6 @@ def passk(
     >>> passk(credit_of([0.2, 0.9, 0.4]), form="gap", scale="none").tolist()
     [0.0, 0.5, 0.0]
     """
-    if k < 1:
-        raise UsageError(f"option 'k' of credit method 'passk': {k}, needed is 1 or more")
     groups, reward = credit.groups, credit.reward
     if form == "analytic":
         small = np.flatnonzero((groups.sizes < k) & (groups.sizes > 1))

@@ -1,11 +1,11 @@
 """R3L: centred rewards, what is better than the group's mean amplified, and what is as good as can be at 1."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from ....formats.errors import UsageError
 from ....formats.segments import Array
+from ...core.ranges import Above
 from ...structure.baseline import centred, settle_singletons
 from ..kind import Credit, Singleton, credit_method
 
@@ -20,11 +20,11 @@ from ..kind import Credit, Singleton, credit_method
 def r3l(
     credit: Credit,
     *,
-    alpha: float = 3.0,
+    alpha: Annotated[float, Above(0)] = 3.0,
     best: Literal["one", "alpha"] = "one",
     max_reward: float = 1.0,
     baseline: Literal["mean", "logavgexp"] = "mean",
-    tau: float = 1.0,
+    tau: Annotated[float, Above(0)] = 1.0,
     singleton: Singleton = "raw",
 ) -> Array:
     """Reward of every rollout against its group, better ones amplified, the same on all its tokens.
@@ -63,8 +63,6 @@ def r3l(
     >>> r3l(credit_of([0.1, 0.6, 0.3, 1.0])).round(6).tolist()
     [-0.4, 0.3, -0.2, 1.0]
     """
-    if not (alpha > 0 and tau > 0):
-        raise UsageError(f"alpha {alpha}, tau {tau}: needed are numbers above 0")
     groups, reward = credit.groups, credit.reward
     if baseline == "mean":
         above = centred(reward, groups)

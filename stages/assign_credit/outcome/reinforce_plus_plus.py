@@ -1,9 +1,12 @@
 """REINFORCE++: the return to come, normalised over all tokens of the batch."""
 
+from typing import Annotated
+
 import numpy as np
 
 from ....formats.errors import DataError
 from ....formats.segments import Array, Segments
+from ...core.ranges import AtLeast, Between
 from ...structure.statistics import Floor, batch_whitened
 from ...structure.turns import Rewards, token_rewards
 from ...structure.values import discounted_sums, token_signal
@@ -25,11 +28,11 @@ def reinforce_plus_plus(
     credit: Credit,
     *,
     rewards: Rewards = "outcome",
-    gamma: float = 1.0,
+    gamma: Annotated[float, Between(0, 1)] = 1.0,
     kl_coef: float = 0.0,
     reference: str = "token.reference_logprob",
-    ddof: int = 1,
-    eps: float = 1e-8,
+    ddof: Annotated[int, AtLeast(0)] = 1,
+    eps: Annotated[float, AtLeast(0)] = 1e-8,
     floor: Floor = "add",
 ) -> Array:
     """Discounted return from each token, whitened over all policy tokens of the batch. No groups, no critic.

@@ -1,10 +1,11 @@
 """REINFORCE++-baseline: centre rewards in the group, then normalise over all tokens of the batch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ....formats.segments import Array
+from ...core.ranges import AtLeast
 from ...structure.baseline import centred, settle_singletons
 from ...structure.statistics import Floor, batch_whitened
 from ..kind import Credit, Singleton, credit_method
@@ -25,8 +26,8 @@ def reinforce_plus_plus_baseline(
     credit: Credit,
     *,
     unit: Literal["token", "rollout"] = "token",
-    ddof: int = 1,
-    eps: float = 1e-8,
+    ddof: Annotated[int, AtLeast(0)] = 1,
+    eps: Annotated[float, AtLeast(0)] = 1e-8,
     floor: Floor = "add",
     singleton: Singleton = "zero",
 ) -> Array:

@@ -1,11 +1,11 @@
 """HEPO: GRPO where the policy was least certain, nothing elsewhere."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from ....formats.errors import UsageError
 from ....formats.segments import Array
+from ...core.ranges import AtLeast, Between
 from ...structure.values import token_signal
 from ..kind import Credit, Singleton, credit_method
 from ..outcome.grpo import grpo
@@ -23,10 +23,10 @@ from ..outcome.grpo import grpo
 def hepo(
     credit: Credit,
     *,
-    rho: float = 0.2,
+    rho: Annotated[float, Between(0, 1)] = 0.2,
     scale: Literal["std", "none"] = "std",
-    ddof: int = 1,
-    eps: float = 1e-6,
+    ddof: Annotated[int, AtLeast(0)] = 1,
+    eps: Annotated[float, AtLeast(0)] = 1e-6,
     singleton: Singleton = "zero",
 ) -> Array:
     """GRPO's advantage on the policy tokens of highest entropy, over the whole file; 0 on all others.
@@ -63,8 +63,6 @@ def hepo(
     >>> hepo(Credit(batch.with_columns({"token.entropy": entropy})), rho=0.4, scale="none").tolist()
     [0.0, 0.5, 0.0, 0.0, -0.5]
     """
-    if not 0 <= rho <= 1:
-        raise UsageError(f"option 'rho' of credit method 'hepo': {rho}, needed is 0 to 1")
     entropy = token_signal(credit, "token.entropy")
     own = np.flatnonzero(credit.mask)
     count = int(rho * len(own) + 1e-9)  # 0.29 · 100 is 28.999…

@@ -1,11 +1,12 @@
 """BranchGRPO: compare the nodes of a tree with the others at their depth, and prune edges from the gradient."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from ....formats.errors import DataError, UsageError
+from ....formats.errors import DataError
 from ....formats.segments import Array, Segments
+from ...core.ranges import AtLeast, Between
 from ...structure.nodes import Nodes
 from ...structure.statistics import weighted_mean, weighted_std
 from ...structure.turns import Siblings
@@ -36,16 +37,16 @@ def branchgrpo(
     *,
     fusion: Literal["uniform", "weighted"] = "uniform",
     alpha: float = 1.0,
-    ddof: int = 1,
-    threshold: float = 1e-6,
-    eps: float = 1e-8,
-    clip: float | None = 5.0,
-    prune_depths: tuple[int, ...] = (),
-    slide_step: int = 0,
-    slide_every: int = 30,
-    slide_stop: int | None = None,
+    ddof: Annotated[int, AtLeast(0)] = 1,
+    threshold: Annotated[float, AtLeast(0)] = 1e-6,
+    eps: Annotated[float, AtLeast(0)] = 1e-8,
+    clip: Annotated[float | None, AtLeast(0)] = 5.0,
+    prune_depths: Annotated[tuple[int, AtLeast(0)], ...] = (),
+    slide_step: Annotated[int, AtLeast(0)] = 0,
+    slide_every: Annotated[int, AtLeast(1)] = 30,
+    slide_stop: Annotated[int | None, AtLeast(0)] = None,
     width: Literal["none", "branch", "extremes"] = "none",
-    ratio: float = 0.5,
+    ratio: Annotated[float, Between(0, 1)] = 0.5,
     shared: Literal["each", "split"] = "each",
 ) -> Array:
     """Fused reward of a node, normalised among the nodes of its tree at the same depth, on the node's tokens.
@@ -114,10 +115,6 @@ def branchgrpo(
     >>> branchgrpo(credit).round(4).tolist()
     [0.7071, 1.3957, 0.7071, -0.9549, -0.7071, -0.0735, -0.7071, -0.3673]
     """
-    if not 0 <= ratio <= 1:
-        raise UsageError(f"option 'ratio' of credit method 'branchgrpo': {ratio}, needed is 0 to 1")
-    if slide_every < 1:
-        raise UsageError(f"option 'slide_every' of credit method 'branchgrpo': {slide_every}, needed is 1 or more")
     nodes, reward = Nodes.of(credit), credit.reward
     written = _own_tokens(credit, nodes)
     own = np.bincount(nodes.node, weights=written, minlength=len(nodes.parent)) > 0

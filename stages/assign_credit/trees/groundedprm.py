@@ -1,13 +1,14 @@
 """GroundedPRM: value of each step of a tree, from the checks of the steps after it and of the final answer."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ....formats.errors import DataError, UsageError
 from ....formats.segments import Array, Segments
 from ...core.options import options_of
+from ...core.ranges import Between
 from ...structure.prefixes import prefix_keys
 from ...structure.simulations import simulation_values
 from ...structure.steps import Steps, steps_of
@@ -28,7 +29,7 @@ def groundedprm(
     credit: Credit,
     *,
     outcome_weight: Literal["1/N"] | float = "1/N",
-    decay: float = 0.9,
+    decay: Annotated[float, Between(0, 1)] = 0.9,
     correct_above: float = 0.0,
     pool: Literal["sum", "mean"] = "sum",
     label: bool = False,
@@ -85,8 +86,6 @@ def groundedprm(
     >>> groundedprm(credit).round(4).tolist()
     [0.5556, 1.0, -1.0, 1.0, 1.0]
     """
-    if not 0 <= decay <= 1:
-        raise UsageError(f"option 'decay' of credit method 'groundedprm': {decay}, needed is 0 to 1")
     steps = steps_of(credit)
     if tree == "search" or (tree == "auto" and SEARCHED in credit.rollouts):
         given = {"decay": decay, "outcome_weight": outcome_weight, "correct_above": correct_above, "pool": pool}

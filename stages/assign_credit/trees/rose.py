@@ -1,14 +1,15 @@
 """ROSE: credit of the segments between branchings, and less of it for right answers that took longer than needed."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ....formats.errors import DataError, UsageError
+from ....formats.errors import DataError
 from ....formats.segments import Array, Segments
+from ...core.ranges import AtLeast
 from ...structure.nodes import Nodes
 from ..kind import Credit, credit_method
 
@@ -26,7 +27,7 @@ from ..kind import Credit, credit_method
 def rose(
     credit: Credit,
     *,
-    alpha: float = 1.0,
+    alpha: Annotated[float, AtLeast(0)] = 1.0,
     key: Literal["prefix", "position"] = "prefix",
     shortest: Literal["nearest", "first"] = "nearest",
     correct_above: Literal["nonzero"] | float = 1e-6,
@@ -73,8 +74,6 @@ def rose(
     >>> rose(credit_of([1.0, 1.0, 0.0], tokens=[[1, 5, 6, 7], [1, 5], [2]])).round(3).tolist()
     [0.333, 0.333, 0.0, 0.0, 0.333, 0.333, -0.667]
     """
-    if alpha < 0:
-        raise UsageError(f"option 'alpha' of credit method 'rose': {alpha}, needed is 0 or more")
     branchings = _of_tree(credit) if key == "prefix" else _of_forks(credit)
     cuts, value = branchings.rows, branchings.value
     reward, groups = credit.reward, credit.groups

@@ -1,10 +1,11 @@
 """SPO-tree: what each edge of the tree changed in the chance of success, every drawn child counted once."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ....formats.segments import Array
+from ...core.ranges import AtLeast, Between
 from ...structure.cuts import is_above
 from ...structure.nodes import Nodes
 from ...structure.values import token_signal
@@ -22,8 +23,8 @@ def spo_tree(
     credit: Credit,
     *,
     scale: Literal["rloo", "grpo"] = "rloo",
-    eps: float = 1e-8,
-    mask_above: float | None = 0.9,
+    eps: Annotated[float, AtLeast(0)] = 1e-8,
+    mask_above: Annotated[float | None, Between(0, 1)] = 0.9,
     shared: Literal["each", "split"] = "each",
 ) -> Array:
     """Value of a node minus that of its parent, on the node's unlikely tokens.

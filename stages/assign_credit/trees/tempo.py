@@ -1,11 +1,12 @@
 """TEMPO: the group's reward, corrected where the rollout leaves its siblings (prefix-tree temporal difference)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ....formats.invariants import node_keys
 from ....formats.segments import Array
+from ...core.ranges import AtLeast
 from ...structure.baseline import centred, settle_singletons
 from ..kind import Credit, Singleton, credit_method
 
@@ -22,8 +23,8 @@ def tempo(
     credit: Credit,
     *,
     scale: Literal["std", "none"] = "std",
-    ddof: int = 1,
-    eps: float = 1e-6,
+    ddof: Annotated[int, AtLeast(0)] = 1,
+    eps: Annotated[float, AtLeast(0)] = 1e-6,
     multi_turn: Literal["stop", "skip"] = "stop",
     singleton: Singleton = "zero",
 ) -> Array:

@@ -1,11 +1,11 @@
 """GiGPO: judge each rollout against its group, and each step against the steps that began in the same state."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from ....formats.errors import UsageError
 from ....formats.segments import Array
+from ...core.ranges import AtLeast, Between, Range
 from ...structure.steps import steps_of
 from ...structure.turns import Decisions, Rewards, Siblings, on_own_tokens, rewards_of, states_of, step_column
 from ..kind import Credit, Singleton, credit_method
@@ -33,13 +33,13 @@ def gigpo(
     credit: Credit,
     *,
     rewards: Rewards = "outcome",
-    gamma: float = 0.95,
+    gamma: Annotated[float, Between(0, 1)] = 0.95,
     weight: float = 1.0,
     scale: Literal["std", "none"] = "std",
-    ddof: int = 1,
-    eps: float = 1e-6,
+    ddof: Annotated[int, AtLeast(0)] = 1,
+    eps: Annotated[float, AtLeast(0)] = 1e-6,
     statistics: Literal["trajectories", "steps"] = "trajectories",
-    similarity: float = 1.0,
+    similarity: Annotated[float, Range(0, 1, above=True)] = 1.0,
     penalty: float = 0.0,
     unjudged: Literal["error", "valid"] = "error",
     singleton: Singleton = "zero",
@@ -95,8 +95,6 @@ def gigpo(
     >>> gigpo(credit, scale="none", gamma=0.5).tolist()
     [0.75, 0.5, -0.75, -0.5]
     """
-    if not 0 < similarity <= 1:
-        raise UsageError(f"similarity {similarity}: needed is a number above 0, 1 at most")
     steps = steps_of(credit)
     decisions = Decisions.of(credit, steps)
     own, rows = decisions.own, steps.rows

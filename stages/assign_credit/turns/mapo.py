@@ -1,12 +1,13 @@
 """MAPO (MICA): mix how a turn's future compares at its turn index with how its own reward compares to all turns."""
 
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ....formats.errors import DataError
 from ....formats.segments import Array
+from ...core.ranges import AtLeast, Between
 from ...structure.steps import steps_of
 from ...structure.turns import Decisions, Siblings, on_own_tokens, remark_on_length, step_column
 from ..kind import Credit, credit_method
@@ -27,10 +28,10 @@ def mapo(
     *,
     alpha: float = 0.5,
     beta: float = 0.5,
-    gamma: float = 0.85,
+    gamma: Annotated[float, Between(0, 1)] = 0.85,
     statistics: Literal["batch", "group"] = "batch",
-    ddof: int = 0,
-    eps: float = 1e-8,
+    ddof: Annotated[int, AtLeast(0)] = 0,
+    eps: Annotated[float, AtLeast(0)] = 1e-8,
     failed: Literal["mean", "error"] = "mean",
 ) -> Array:
     """Mixed advantage of dialogue turns from one judge's reward for each.

@@ -1,10 +1,11 @@
 """Potential difference: a step earns what it changes, so that the steps of a rollout add up to its outcome."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ....formats.segments import Array
+from ...core.ranges import Between
 from ...structure.steps import steps_of
 from ...structure.turns import Decisions, on_own_tokens, rewards_of, step_column
 from ..kind import Credit, credit_method
@@ -23,9 +24,9 @@ def potential_difference(
     potential: str = "step.value",
     measured: Literal["before", "after"] = "before",
     rewards: Literal["outcome", "steps", "both", "none"] = "outcome",
-    gamma: float = 1.0,
+    gamma: Annotated[float, Between(0, 1)] = 1.0,
     initial: float = 0.0,
-    smear: float = 0.0,
+    smear: Annotated[float, Between(0, 1)] = 0.0,
 ) -> Array:
     """Change of a potential over each step, plus the step's reward.
 

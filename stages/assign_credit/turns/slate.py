@@ -1,11 +1,14 @@
 """SLATE: judge a step against the other steps that were sampled from the same prefix."""
 
+from typing import Annotated
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ....formats.errors import DataError, UsageError
+from ....formats.errors import DataError
 from ....formats.segments import Array
+from ...core.ranges import AtLeast
 from ...structure.nodes import forks_of
 from ...structure.prefixes import prefix_keys
 from ...structure.steps import Steps, steps_of
@@ -26,10 +29,10 @@ def slate(
     credit: Credit,
     *,
     bonus: float = 0.1,
-    budget: int = 4,
+    budget: Annotated[int, AtLeast(1)] = 4,
     first: int = 0,
-    ddof: int = 1,
-    eps: float = 1e-6,
+    ddof: Annotated[int, AtLeast(0)] = 1,
+    eps: Annotated[float, AtLeast(0)] = 1e-6,
     divide_by_steps: bool = False,
 ) -> Array:
     """A step's reward, normalised among the candidates: the group's steps that begin after the same tokens.
@@ -71,8 +74,6 @@ def slate(
     >>> slate(stepped([0.0] * 3, [[1], [1], [1]], reward=[[2.0], [1.0], [0.0]]), bonus=0).round(3).tolist()
     [1.0, 0.0, -1.0]
     """
-    if budget < 1:
-        raise UsageError(f"option 'budget' of credit method 'slate': {budget}, needed is 1 or more")
     steps = steps_of(credit)
     fork = forks_of(credit)[steps.rows.ids]
     decisions = Decisions.of(credit, steps)

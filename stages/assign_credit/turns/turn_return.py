@@ -1,10 +1,11 @@
 """Turn returns: what came after a turn, against what came after the turns it is compared with."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ....formats.segments import Array
+from ...core.ranges import AtLeast, Between
 from ...structure.steps import steps_of
 from ...structure.turns import Decisions, Rewards, Siblings, on_own_tokens, remark_on_length, rewards_of, states_of
 from ..kind import Credit, Singleton, credit_method
@@ -22,13 +23,13 @@ def turn_return(
     credit: Credit,
     *,
     rewards: Rewards = "outcome",
-    gamma: float = 1.0,
+    gamma: Annotated[float, Between(0, 1)] = 1.0,
     siblings: Literal["turn", "state", "group", "none"] = "turn",
     normalise: Literal["returns", "rewards"] = "returns",
     baseline: Literal["mean", "others"] = "mean",
     scale: Literal["std", "none"] = "none",
-    ddof: int = 1,
-    eps: float = 1e-6,
+    ddof: Annotated[int, AtLeast(0)] = 1,
+    eps: Annotated[float, AtLeast(0)] = 1e-6,
     singleton: Singleton = "zero",
 ) -> Array:
     """Monte-Carlo return of every turn, centred among its siblings.

@@ -1,11 +1,12 @@
 """GAE: credit from a value per token, the reward and the values to come weighed by λ."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ....formats.errors import DataError
 from ....formats.segments import Array, Segments
+from ...core.ranges import AtLeast, Between
 from ...structure.turns import Rewards, token_rewards
 from ...structure.values import discounted_sums, token_signal, whitened
 from ..kind import Credit, credit_method
@@ -26,12 +27,12 @@ from ..kind import Credit, credit_method
 def gae(
     credit: Credit,
     *,
-    gamma: float = 1.0,
-    lam: float = 0.95,
+    gamma: Annotated[float, Between(0, 1)] = 1.0,
+    lam: Annotated[float, Between(0, 1)] = 0.95,
     rewards: Rewards = "outcome",
     value: str = "token.value",
     whiten: Literal["none", "batch"] = "none",
-    eps: float = 1e-8,
+    eps: Annotated[float, AtLeast(0)] = 1e-8,
 ) -> Array:
     """Generalised advantage estimation: λ-weighted sum of the temporal differences that follow, per token.
 

@@ -1,9 +1,11 @@
 """SPO-chain: what each segment between unlikely tokens changed in the chance of success, by fresh continuations."""
 
+from typing import Annotated
+
 import numpy as np
 
-from ....formats.errors import UsageError
 from ....formats.segments import Array, Segments
+from ...core.ranges import AtLeast, Between
 from ...structure.cuts import cut_points, is_above
 from ...structure.values import filled_from_the_end, state_values, token_signal
 from ..kind import Credit, credit_method
@@ -19,9 +21,9 @@ from ..kind import Credit, credit_method
 def spo_chain(
     credit: Credit,
     *,
-    below: float = 0.9,
-    every: int = 5,
-    mask_above: float | None = 0.9,
+    below: Annotated[float, Between(0, 1)] = 0.9,
+    every: Annotated[int, AtLeast(1)] = 5,
+    mask_above: Annotated[float | None, Between(0, 1)] = 0.9,
     truncated: float | None = None,
 ) -> Array:
     """Change of the Monte Carlo value between cuts, on the segment's unlikely tokens.
@@ -59,8 +61,6 @@ def spo_chain(
     >>> spo_chain(probed([1.0], [list(range(8))], outcomes, probs=probs), every=2).tolist()
     [0.0, -0.25, 0.0, -0.25, 0.75, 0.0, 0.75, 0.0]
     """
-    if every < 1:
-        raise UsageError(f"option 'every' of credit method 'spo_chain': {every}, needed is 1 or more")
     tokens, logprob = credit.tokens, token_signal(credit, "token.logprob")
     rows, lengths = cut_points(logprob, credit.mask, tokens, below=below, every=every)
     cuts = Segments.of_sizes(np.bincount(rows, minlength=len(credit.rollouts)))

@@ -1,10 +1,11 @@
 """VinePPO: what each reasoning step changed in the chance of success, measured by fresh continuations."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ....formats.segments import Array
+from ...core.ranges import AtLeast
 from ...structure.steps import on_tokens, steps_of
 from ...structure.values import filled_from_the_end, state_values, whitened
 from ..kind import Credit, credit_method
@@ -23,7 +24,7 @@ def vineppo(
     *,
     truncated: float | None = 0.0,
     whiten: Literal["none", "batch"] = "none",
-    eps: float = 1e-8,
+    eps: Annotated[float, AtLeast(0)] = 1e-8,
 ) -> Array:
     """Change of the Monte Carlo value over each step, the same on all tokens of the step.
 

@@ -13,12 +13,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from ....formats.errors import UsageError
+from ...core.ranges import Above, AtLeast
 from ..engine import Completion, EngineLost, Floats, Request, Sampling, Usage
 from ..kind import engine
 from ..policy import ModelSource
@@ -235,9 +236,9 @@ def _open(
     base_url: str = "http://localhost:8000/v1",
     served_model: str | None = None,
     api_key_env: str | None = None,
-    concurrency: int = 32,
-    timeout_s: float = 600.0,
-    retries: int = 6,
+    concurrency: Annotated[int, AtLeast(1)] = 32,
+    timeout_s: Annotated[float, Above(0)] = 600.0,
+    retries: Annotated[int, AtLeast(0)] = 6,
     seeds: bool = True,
     logprobs: Literal["auto", "raw", "tempered", "sampling"] = "auto",
 ) -> OpenAIEngine:
@@ -264,11 +265,6 @@ def _open(
         raise UsageError(f"option 'base_url' of engine 'openai': {base_url!r}, needed is http://HOST:PORT/v1")
     if parts.username or parts.password or parts.query:
         raise UsageError("option 'base_url' of engine 'openai': a key does not belong there; see api_key_env")
-    for name, value, least in (("concurrency", concurrency, 1), ("retries", retries, 0)):
-        if value < least:
-            raise UsageError(f"option {name!r} of engine 'openai': {value}, needed is {least} or more")
-    if not timeout_s > 0:
-        raise UsageError(f"option 'timeout_s' of engine 'openai': {timeout_s}, needed is more than 0")
     key = NO_KEY
     if api_key_env is not None:
         key = os.environ.get(api_key_env, "").strip()

@@ -3,14 +3,15 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 from ....formats.errors import UsageError
 from ....formats.memories import is_memory
 from ....formats.parquet import RolloutFile, files_of
 from ....formats.rollouts import Rollouts
 from ...core.driver import require
-from ...core.options import at_least_one
 from ...core.progress import progress
+from ...core.ranges import AtLeast, Inside
 from ...models.engine import Request
 from ...models.policy import render_prompt
 from ...remember.kind import MEMORIES
@@ -28,15 +29,15 @@ def budget(
     context: SamplingContext,
     *,
     history: Sequence[Path],
-    min_n: int = 2,
+    min_n: Annotated[int, AtLeast(1)] = 2,
     max_n: int = 128,
-    negative_n: int = 2,
-    positive_n: int = 2,
-    confidence: float = 0.9,
+    negative_n: Annotated[int, AtLeast(0)] = 2,
+    positive_n: Annotated[int, AtLeast(0)] = 2,
+    confidence: Annotated[float, Inside(0, 1)] = 0.9,
     cost: Cost = "probability",
     mode: Mode = "paper",
     unknown: Unknown = "exclude",
-    rows_at_once: int = 2048,
+    rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
     """Independent rollouts, -n a prompt on average, divided by what earlier ones say of the chance of success p.
 
@@ -67,14 +68,8 @@ def budget(
     Departures: the released code takes prompts without a history for prompts that never succeed when it divides what is
         left; here they stay apart, unless unknown="as_zero".
     """
-    at_least_one("budget", min_n=min_n)
-    for name, given in (("negative_n", negative_n), ("positive_n", positive_n)):
-        if given < 0:
-            raise UsageError(f"strategy budget: {name} must be 0 or more, got {given}")
     if max_n < min_n:
-        raise UsageError(f"option 'max_n' of strategy 'budget': {max_n}, needed is min_n ({min_n}) or more")
-    if not 0 < confidence < 1:
-        raise UsageError(f"option 'confidence' of strategy 'budget': {confidence}, needed is between 0 and 1")
+        raise UsageError(f"strategy budget: max_n must be at least min_n ({min_n}), got {max_n}")
     rates = _rates(history)
     everything = [*context.finished, *context.problems]
     divided = allocation(

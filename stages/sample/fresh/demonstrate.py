@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from random import Random
+from typing import Annotated
 
 import numpy as np
 
 from ....formats.rollouts import Rollouts
+from ...core.ranges import AtLeast, Between
 from ...models.engine import Completion
 from ...models.policy import render_prompt
 from .._rows import row_seeds, to_rollouts
@@ -14,7 +16,12 @@ from ..kind import SamplingContext, strategy
 
 
 @strategy(source="ours", needs=("task.demonstrate",), engine=False)
-def demonstrate(context: SamplingContext, *, mistakes: float = 0.0, rows_at_once: int = 8192) -> Iterator[Rollouts]:
+def demonstrate(
+    context: SamplingContext,
+    *,
+    mistakes: Annotated[float, Between(0, 1)] = 0.0,
+    rows_at_once: Annotated[int, AtLeast(1)] = 8192,
+) -> Iterator[Rollouts]:
     """n worked solutions of every prompt, written by the task instead of a model; flagged `demonstration`.
 
     No policy drew their tokens, so there are no log-probabilities.

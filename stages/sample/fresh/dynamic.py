@@ -3,14 +3,15 @@
 import sys
 from collections.abc import Iterator
 from math import ceil
+from typing import Annotated
 
 import numpy as np
 
 from ....formats.rollouts import Rollouts
 from ....formats.schema import ERROR
 from ....formats.segments import Array, Segments
-from ...core.options import at_least_one
 from ...core.progress import progress
+from ...core.ranges import AtLeast
 from ...score.outcome.verify import verify
 from ..kind import STRATEGIES, SamplingContext, strategy
 
@@ -18,7 +19,9 @@ MARGIN = 1.1  # problems tried over what the live share so far asks for
 
 
 @strategy(source="arXiv:2503.14476, §3.2 (DAPO)")
-def dynamic(context: SamplingContext, *, live: int, rows_at_once: int = 2048) -> Iterator[Rollouts]:
+def dynamic(
+    context: SamplingContext, *, live: Annotated[int, AtLeast(1)], rows_at_once: Annotated[int, AtLeast(1)] = 2048
+) -> Iterator[Rollouts]:
     """Independent rollouts of one prompt after the other until `live` groups have different rewards (DAPO).
 
     --prompts is how many there are at most. Rewards are the task's own, and are written as `reward`. Nothing is thrown
@@ -29,7 +32,6 @@ def dynamic(context: SamplingContext, *, live: int, rows_at_once: int = 2048) ->
         live: groups wanted in which not all rewards are equal.
         rows_at_once: rollouts generated before a part of the file is written, at most; fewer where fewer are missing.
     """
-    at_least_one("dynamic", live=live)
     at_once = max(1, rows_at_once // context.n)
     tried, found = _kept(context)
     problems = list(context.problems)

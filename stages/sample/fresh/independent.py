@@ -1,9 +1,11 @@
 """Independent sampling: every rollout starts at the prompt."""
 
 from collections.abc import Iterator
+from typing import Annotated
 
 from ....formats.rollouts import Rollouts
 from ...core.progress import progress
+from ...core.ranges import AtLeast
 from ...models.engine import Request
 from ...models.policy import render_prompt
 from ...tasks.played import is_played
@@ -13,7 +15,7 @@ from ..play._interact import played
 
 
 @strategy(source="ours", turns=True)
-def independent(context: SamplingContext, *, rows_at_once: int = 2048) -> Iterator[Rollouts]:
+def independent(context: SamplingContext, *, rows_at_once: Annotated[int, AtLeast(1)] = 2048) -> Iterator[Rollouts]:
     """n independent rollouts of every prompt; of an environment task, each is played to its end.
 
     Args:

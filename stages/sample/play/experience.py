@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 from ....formats.errors import DataError, UsageError
 from ....formats.memories import MemoryFile
 from ....formats.rollouts import Rollouts
+from ...core.ranges import AtLeast
 from ...core.wording import check_template, filled
 from ...remember.kind import MEMORIES
 from ...remember.library import STRATEGY, WARNING, Library, Matching
@@ -22,17 +24,17 @@ def experience(
     context: SamplingContext,
     *,
     library: Path | None = None,
-    strategies: int = 2,
-    warnings: int = 1,
-    warmup: int = 5,
-    min_entries: int = 10,
+    strategies: Annotated[int, AtLeast(0)] = 2,
+    warnings: Annotated[int, AtLeast(0)] = 1,
+    warmup: Annotated[int, AtLeast(0)] = 5,
+    min_entries: Annotated[int, AtLeast(0)] = 10,
     template: str = TEMPLATE,
     strategy: str = "- {text}",
     warning: str = "- Avoid: {text}",
-    strategy_characters: int = 200,
-    warning_characters: int = 150,
-    characters: int = 800,
-    rows_at_once: int = 2048,
+    strategy_characters: Annotated[int, AtLeast(0)] = 200,
+    warning_characters: Annotated[int, AtLeast(0)] = 150,
+    characters: Annotated[int, AtLeast(0)] = 800,
+    rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
     """n rollouts of every problem of an environment task, told before each turn what a library knows of such a moment.
 
@@ -72,12 +74,6 @@ def experience(
     """
     if not is_played(context.task):
         raise UsageError(f"--strategy experience plays environment tasks, which {context.task.spec!r} is not")
-    for name, number in {
-        "strategies": strategies, "warnings": warnings, "warmup": warmup, "min_entries": min_entries,
-        "strategy_characters": strategy_characters, "warning_characters": warning_characters, "characters": characters,
-    }.items():  # fmt: skip
-        if number < 0:
-            raise UsageError(f"option {name!r} of strategy 'experience': {number}, needed is 0 or more")
     for option, text, name in (
         ("template", template, "advice"), ("strategy", strategy, "text"), ("warning", warning, "text"),
     ):  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from ....formats.errors import UsageError
 from ....formats.rollouts import Rollouts
 from ....formats.schema import FIELDS
 from ...core.progress import progress
+from ...core.ranges import AtLeast, Between
 from ...core.wording import check_template, filled
 from ...models.engine import Completion, Request
 from ...models.policy import render_prompt
@@ -50,13 +51,13 @@ def team(
     context: SamplingContext,
     *,
     roles: Sequence[str] = ROLES,
-    edge: float = 0.5,
+    edge: Annotated[float, Between(0, 1)] = 0.5,
     edges: Mapping[str, float] | None = None,
     graph: Path | None = None,
-    threshold: float | None = None,
+    threshold: Annotated[float | None, Between(0, 1)] = None,
     template: str = TEMPLATE,
     told: str = TOLD,
-    rows_at_once: int = 2048,
+    rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
     """n teams of every prompt, each with a communication graph of its own.
 
@@ -83,8 +84,6 @@ def team(
         UsageError: fewer than two roles; a probability or threshold outside 0 to 1; a template without its names; a graph
             of another number of agents. DataError: a file that is no graph.
     """
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise UsageError(f"option 'threshold' of strategy 'team': {threshold}, needed is 0 to 1")
     for option, text, needed in (
         ("template", template, "question"),
         ("template", template, "heard"),

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from random import Random
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from ....formats.errors import UsageError
 from ....formats.rollouts import Rollouts
 from ....formats.segments import Array
 from ...core.progress import progress
+from ...core.ranges import AtLeast, Between
 from ...core.wording import check_template
 from ...models.engine import Completion
 from ...models.token_texts import TokenOffsets
@@ -87,12 +88,12 @@ def critique(
     separator: str | None = None,
     editor: str | None = None,
     header: str | None = None,
-    max_edit_ratio: float | None = None,
+    max_edit_ratio: Annotated[float | None, Between(0, 1)] = None,
     hint_from: str | None = None,
     template: str | None = None,
     solution_from: str | None = None,
     correct: float = 1.0,
-    rows_at_once: int = 2048,
+    rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
     """What the task would answer where another strategy asks the policy about the rollouts of --from.
 
@@ -175,12 +176,12 @@ def _options(of: Of, given: dict[str, Any]) -> dict[str, Any]:
     """Those of the question, with the strategies' own where none is given. UsageError for others, and wrong ones."""
     for name, value in given.items():
         if value is not None and name not in OPTIONS[of]:
-            raise UsageError(f"option {name!r} of strategy 'critique': of no use with of={of}")
+            raise UsageError(f"strategy critique: {name} is of no use with of={of}; leave it out")
     options = {name: DEFAULTS[name] if given[name] is None else given[name] for name in OPTIONS[of]}
     for name, value in options.items():
         check_template("critique", name, str(value), *PLACES.get(name, ()))
     if of == "intervention" and not options["separator"]:
-        raise UsageError("option 'separator' of strategy 'critique': an empty text cuts nothing")
+        raise UsageError("strategy critique: separator must not be empty, which cuts nothing")
     if of == "hint":
         hint_source(options["hint_from"], "strategy 'critique'")
         source = options["solution_from"]
@@ -189,10 +190,6 @@ def _options(of: Of, given: dict[str, Any]) -> dict[str, Any]:
                 f"option 'solution_from' of strategy 'critique': {source!r}, needed is column:NAME or {DEMONSTRATION}"
             )
     if of == "edit":
-        if not 0 <= options["max_edit_ratio"] <= 1:
-            raise UsageError(
-                f"option 'max_edit_ratio' of strategy 'critique': {options['max_edit_ratio']}, needed is 0 to 1"
-            )
         options["header"] = compiled("critique", options["header"])
     return options
 

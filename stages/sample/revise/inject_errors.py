@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +15,8 @@ from ....formats.errors import UsageError
 from ....formats.rollouts import Rollouts
 from ....formats.schema import CHOSEN, REJECTED, arrow_type
 from ...core.driver import require
-from ...core.options import at_least_one
 from ...core.progress import progress
+from ...core.ranges import AtLeast, Between
 from ...core.wording import check_template, filled
 from ...models.engine import Request
 from ...models.policy import render_prompt
@@ -97,15 +97,15 @@ class _Pair:
 def inject_errors(
     context: SamplingContext,
     *,
-    edits: int = 1,
+    edits: Annotated[int, AtLeast(1)] = 1,
     need_wrong: bool = True,
     correct: float = 1.0,
     header: str = HEADER,
-    max_edit_ratio: float = 0.5,
+    max_edit_ratio: Annotated[float, Between(0, 1)] = 0.5,
     unbox: bool = False,
     editor: str | None = None,
-    editor_tokens: int = 512,
-    rows_at_once: int = 2048,
+    editor_tokens: Annotated[int, AtLeast(1)] = 512,
+    rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
     """Pairs of a right step of --from and the same step with a small error in it, for preference learning (RISE).
 
@@ -157,9 +157,6 @@ def inject_errors(
     """
     file = context.rollouts
     assert file is not None, "sample opens it for a strategy that needs --from"
-    at_least_one("inject_errors", edits=edits, editor_tokens=editor_tokens)
-    if not 0 <= max_edit_ratio <= 1:
-        raise UsageError(f"option 'max_edit_ratio' of strategy 'inject_errors': {max_edit_ratio}, needed is 0 to 1")
     editor = editor or EDITOR
     check_template("inject_errors", "editor", editor, "step", "instruction")
     heads = compiled("inject_errors", header)

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +12,8 @@ from ....formats.errors import UsageError
 from ....formats.rollouts import Rollouts
 from ....formats.schema import arrow_type
 from ....formats.segments import Array
-from ...core.options import at_least_one
 from ...core.progress import progress
+from ...core.ranges import AtLeast
 from ...core.wording import check_template, filled
 from ...models.engine import Completion, Request
 from ...models.token_texts import TokenOffsets
@@ -90,14 +90,14 @@ def intervene(
     *,
     solution_from: str = "column:solution",
     separator: str | None = None,
-    proposals: int = 4,
-    k: int = 32,
-    needed: int = 1,
+    proposals: Annotated[int, AtLeast(1)] = 4,
+    k: Annotated[int, AtLeast(1)] = 32,
+    needed: Annotated[int, AtLeast(1)] = 1,
     correct: float = 1.0,
     solver: str | None = None,
     critic: str | None = None,
-    critic_tokens: int = 16384,
-    rows_at_once: int = 64,
+    critic_tokens: Annotated[int, AtLeast(1)] = 16384,
+    rows_at_once: Annotated[int, AtLeast(1)] = 64,
 ) -> Iterator[Rollouts]:
     """For wrong rollouts of --from: the part before the first error with one better step behind it, to train on (InT).
 
@@ -147,13 +147,12 @@ def intervene(
     """
     file = context.rollouts
     assert file is not None, "sample opens it for a strategy that needs --from"
-    at_least_one("intervene", proposals=proposals, k=k, needed=needed, critic_tokens=critic_tokens)
     separator = BLANK_LINE if separator is None else separator
     solver, critic = solver or SOLVER, critic or CRITIC
     if not separator:
-        raise UsageError("option 'separator' of strategy 'intervene': an empty text cuts nothing")
+        raise UsageError("strategy intervene: separator must not be empty, which cuts nothing")
     if needed > k:
-        raise UsageError(f"option 'needed' of strategy 'intervene': {needed}, but there are only {k} tries")
+        raise UsageError(f"strategy intervene: needed must be at most k ({k} tries), got {needed}")
     check_template("intervene", "solver", solver, "solution")
     check_template("intervene", "critic", critic, "attempt")
     column = column_of(solution_from)

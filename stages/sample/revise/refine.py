@@ -1,20 +1,18 @@
 """Search-R2's sampling: rollouts that a refiner cuts at their first faulty step, and the policy writes on from there."""
 
-import math
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from ....formats.errors import UsageError
 from ....formats.rollouts import Rollouts
 from ....formats.schema import FIELDS
 from ....formats.segments import Array
 from ...core.driver import require
-from ...core.options import at_least_one
 from ...core.progress import progress
+from ...core.ranges import AtLeast, Between
 from ...core.wording import check_template, filled
 from ...models.engine import Completion, Request
 from ...tasks import Problem
@@ -53,10 +51,10 @@ class Verdict(NamedTuple):
 def refine(
     context: SamplingContext,
     *,
-    votes: int = 1,
-    threshold: float = 0.5,
-    refiner_temperature: float | None = None,
-    refiner_tokens: int = 256,
+    votes: Annotated[int, AtLeast(1)] = 1,
+    threshold: Annotated[float, Between(0, 1)] = 0.5,
+    refiner_temperature: Annotated[float | None, AtLeast(0)] = None,
+    refiner_tokens: Annotated[int, AtLeast(1)] = 256,
     refiner: str | None = None,
     replaced: Literal["probe", "keep"] = "probe",
 ) -> Iterator[Rollouts]:
@@ -97,13 +95,6 @@ def refine(
     """
     file = context.rollouts
     assert file is not None, "sample opens it for a strategy that needs --from"
-    at_least_one("refine", votes=votes, refiner_tokens=refiner_tokens)
-    if not 0 <= threshold <= 1:
-        raise UsageError(f"option 'threshold' of strategy 'refine': {threshold}, needed is 0 to 1")
-    if refiner_temperature is not None and not 0 <= refiner_temperature < math.inf:
-        raise UsageError(
-            f"option 'refiner_temperature' of strategy 'refine': {refiner_temperature}, needed is 0 or more"
-        )
     if refiner_temperature is None:
         refiner_temperature = context.sampling.temperature if votes > 1 else 0.0
     refiner = refiner or REFINER

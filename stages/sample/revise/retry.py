@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +15,8 @@ from ....formats.rollouts import Rollouts
 from ....formats.schema import ERROR, FIELDS, GUIDED, REFLECTION, arrow_type
 from ....formats.segments import Array
 from ...core.driver import require
-from ...core.options import at_least_one
 from ...core.progress import progress
+from ...core.ranges import AtLeast
 from ...core.wording import check_template, filled
 from ...models.engine import Completion, Request
 from ...models.policy import render_prompt
@@ -107,11 +107,11 @@ def retry(
     *,
     reflector: str | None = None,
     guidance: str | None = None,
-    reflection_tokens: int = 4096,
+    reflection_tokens: Annotated[int, AtLeast(1)] = 4096,
     parents: Literal["suffix", "keep"] = "suffix",
     reflections: Literal["keep", "drop"] = "keep",
     correct: float = 1.0,
-    rows_at_once: int = 2048,
+    rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
     """A second try of the rollouts of --from, from the step at which the policy itself would begin again (R3L).
 
@@ -166,7 +166,6 @@ def retry(
     """
     file = context.rollouts
     assert file is not None, "sample opens it for a strategy that needs --from"
-    at_least_one("retry", reflection_tokens=reflection_tokens)
     reflector, guidance = reflector or REFLECTOR, guidance or GUIDANCE
     check_template("retry", "reflector", reflector, "steps")
     check_template("retry", "guidance", guidance, "reflection")

@@ -1,13 +1,14 @@
 """Branch where the policy was undecided: entropy-guided trees."""
 
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 
 from ....formats.rollouts import Rollouts
 from ....formats.segments import Segments
-from ...core.options import at_least_one
 from ...core.progress import progress
+from ...core.ranges import AtLeast
 from ..kind import SamplingContext, strategy
 from ._forest import Branch, Forest, Fork
 from ._uncertainty import Metric, metric_of
@@ -17,14 +18,14 @@ from ._uncertainty import Metric, metric_of
 def branch(
     context: SamplingContext,
     *,
-    initial: int = 6,
-    forks: int = 2,
-    rounds: int = 1,
-    continuations: int = 2,
+    initial: Annotated[int, AtLeast(1)] = 6,
+    forks: Annotated[int, AtLeast(1)] = 2,
+    rounds: Annotated[int, AtLeast(1)] = 1,
+    continuations: Annotated[int, AtLeast(1)] = 2,
     metric: Metric = "surprisal",
-    top: int = 20,
+    top: Annotated[int, AtLeast(1)] = 20,
     not_after: Sequence[str] = ("conclusion", "answer"),
-    rows_at_once: int = 2048,
+    rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
     """Trees that fork before their most uncertain tokens (EPTree).
 
@@ -47,7 +48,6 @@ def branch(
     Departures: the first token of a continuation is never chosen, as in the released code; that no token is chosen twice
         is our reading. Its limit on responses near the budget is not there.
     """
-    at_least_one("branch", initial=initial, forks=forks, rounds=rounds, continuations=continuations, top=top)
     signal, alternatives = metric_of(context, metric, top)
     leaves = initial * (1 + rounds * forks * continuations)
     at_once = max(1, rows_at_once // leaves)

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from math import prod
+from typing import Annotated
 
+from ....formats.errors import UsageError
 from ....formats.rollouts import Rollouts
-from ...core.options import at_least_one
 from ...core.progress import progress
+from ...core.ranges import AtLeast
 from ..kind import SamplingContext, strategy
 from ._forest import Forest, Fork
 
@@ -14,9 +16,9 @@ from ._forest import Forest, Fork
 def branch_schedule(
     context: SamplingContext,
     *,
-    factors: Sequence[int] = (6, 6, 6),
-    length: int = 30,
-    rows_at_once: int = 2048,
+    factors: Annotated[Sequence[int], AtLeast(1)] = (6, 6, 6),
+    length: Annotated[int, AtLeast(1)] = 30,
+    rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
     """Trees that fork after every `length` tokens, by fixed factors (SPO-tree, BranchGRPO).
 
@@ -30,7 +32,8 @@ def branch_schedule(
         length: tokens between two splits.
         rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
     """
-    at_least_one("branch_schedule", length=length, factors=min(factors, default=0))
+    if not factors:
+        raise UsageError("strategy branch_schedule: factors must name at least one number")
     at_once = max(1, rows_at_once // prod(factors))
     with progress(len(context.problems) * prod(factors), "branch_schedule") as advance:
         for first in range(0, len(context.problems), at_once):

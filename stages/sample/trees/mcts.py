@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -12,8 +12,8 @@ from ....formats.errors import UsageError
 from ....formats.ragged import Ragged
 from ....formats.rollouts import Rollouts
 from ....formats.segments import Segments
-from ...core.options import at_least_one
 from ...core.progress import progress
+from ...core.ranges import AtLeast, Between
 from ...models.engine import Completion, Request
 from ...structure.simulations import simulation_values
 from ...tasks import Problem
@@ -56,22 +56,22 @@ Verifier = Callable[[Forest, Sequence[Claim]], list[float]]
 def mcts(
     context: SamplingContext,
     *,
-    rounds: int = 8,
-    children: int = 3,
-    depth: int = 5,
+    rounds: Annotated[int, AtLeast(1)] = 8,
+    children: Annotated[int, AtLeast(1)] = 3,
+    depth: Annotated[int, AtLeast(1)] = 5,
     select: Literal["uct", "random_child"] = "uct",
-    exploration: float = math.sqrt(2),
-    decay: float = 0.9,
-    enough: int = 3,
+    exploration: Annotated[float, AtLeast(0)] = math.sqrt(2),
+    decay: Annotated[float, Between(0, 1)] = 0.9,
+    enough: Annotated[int, AtLeast(0)] = 3,
     outcome_weight: Literal["1/N"] | float = "1/N",
     correct_above: float = 0.0,
     pool: Literal["sum", "mean"] = "sum",
     verify_steps: Literal["auto", "task", "policy"] = "auto",
-    verify_temperature: float = 0.6,
-    verify_tokens: int = 256,
+    verify_temperature: Annotated[float, AtLeast(0)] = 0.6,
+    verify_tokens: Annotated[int, AtLeast(1)] = 256,
     stop: Sequence[str] = ("\n",),
-    step_tokens: int | None = None,
-    rows_at_once: int = 1024,
+    step_tokens: Annotated[int | None, AtLeast(1)] = None,
+    rows_at_once: Annotated[int, AtLeast(1)] = 1024,
 ) -> Iterator[Rollouts]:
     """Tree search over verified steps; every simulation is a rollout (GroundedPRM).
 
@@ -121,17 +121,8 @@ def mcts(
         extraction of facts and goals, no tool queries: a step is text, and the task is the tool. 4. A response that
         repeats itself is not ended for it. 5. Our reading: value/max(1, visits), and that uct looks at unsimulated steps, too.
     """
-    at_least_one(
-        "mcts", rounds=rounds, children=children, depth=depth, verify_tokens=verify_tokens,
-        step_tokens=1 if step_tokens is None else step_tokens,
-    )  # fmt: skip
-    for name, value in {"enough": enough, "exploration": exploration, "verify_temperature": verify_temperature}.items():
-        if not 0 <= value < math.inf:
-            raise UsageError(f"option {name!r} of strategy 'mcts': {value}, needed is 0 or more")
-    if not 0 <= decay <= 1:
-        raise UsageError(f"option 'decay' of strategy 'mcts': {decay}, needed is 0 to 1")
     if not stop or not all(stop):
-        raise UsageError("option 'stop' of strategy 'mcts': needed are texts that end a step, none of them empty")
+        raise UsageError("strategy mcts: stop must name texts that end a step, none of them empty")
     verifier = _verifier(context, verify_steps, verify_temperature, verify_tokens)
     search = Search(
         children, depth, select, exploration, decay, enough, outcome_weight, correct_above, tuple(stop), step_tokens, verifier

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from random import Random
+from typing import Annotated
 
 import numpy as np
 
 from ....formats.errors import UsageError
 from ....formats.rollouts import Rollouts
-from ...core.options import at_least_one
 from ...core.progress import progress
+from ...core.ranges import AtLeast, Between
 from .._rows import derived_seed
 from ..kind import SamplingContext, strategy
 from ._forest import Branch, Forest, Fork
@@ -19,11 +20,11 @@ from ._uncertainty import Metric, metric_of
 def rose(
     context: SamplingContext,
     *,
-    epsilon: float = 0.5,
+    epsilon: Annotated[float, Between(0, 1)] = 0.5,
     metric: Metric = "rose",
-    top: int = 20,
+    top: Annotated[int, AtLeast(1)] = 20,
     exclude_used: bool = False,
-    rows_at_once: int = 2048,
+    rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
     """n responses a prompt, each from where those before it were semantically most undecided (ROSE).
 
@@ -50,7 +51,6 @@ def rose(
         exclude_used: a place is branched from once. The released code may take it again until a new token beats it.
         rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
     """
-    at_least_one("rose", top=top)
     if not 0 <= epsilon <= 1:
         raise UsageError(f"option 'epsilon' of strategy 'rose': {epsilon}, needed is 0 to 1")
     signal, alternatives = metric_of(context, metric, top)

@@ -3,15 +3,15 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ....formats.errors import UsageError
 from ....formats.rollouts import Rollouts
 from ....formats.segments import Array
-from ...core.options import at_least_one
 from ...core.progress import progress
+from ...core.ranges import AtLeast
 from ...models.engine import Request
 from ...structure.turns import Siblings, selection_probabilities
 from ...tasks import Problem
@@ -138,18 +138,18 @@ def _seed(forest: Forest, problem: int, row: int, index: int) -> int:
 def truncate(
     context: SamplingContext,
     *,
-    k: int = 5,
-    budget: int = 4,
+    k: Annotated[int, AtLeast(1)] = 5,
+    budget: Annotated[int, AtLeast(1)] = 4,
     eta: float = 0.7,
     stop: Sequence[str] = ("\n",),
     answer: Sequence[str] = (),
-    step_tokens: int | None = None,
+    step_tokens: Annotated[int | None, AtLeast(1)] = None,
     judge: Literal["task", "policy"] = "task",
-    judge_samples: int = 4,
-    judge_temperature: float | None = None,
-    judge_tokens: int = 256,
+    judge_samples: Annotated[int, AtLeast(1)] = 4,
+    judge_temperature: Annotated[float | None, AtLeast(0)] = None,
+    judge_tokens: Annotated[int, AtLeast(1)] = 256,
     bonus: float = 0.1,
-    rows_at_once: int = 2048,
+    rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
     """Several candidates for every next step, judged against one another, of which one is continued (SLATE).
 
@@ -191,12 +191,8 @@ def truncate(
         since the policy wrote it and `slate` counts its steps. It has no credit there, but a loss that takes the mean
         over a row's tokens counts them. 6. Where every candidate of a step failed, the response ends unfinished.
     """
-    at_least_one(
-        "truncate", k=k, budget=budget, judge_samples=judge_samples, judge_tokens=judge_tokens,
-        step_tokens=1 if step_tokens is None else step_tokens,
-    )  # fmt: skip
     if not all((*stop, *answer)):
-        raise UsageError("options 'stop' and 'answer' of strategy 'truncate': an empty text ends every step")
+        raise UsageError("strategy truncate: stop and answer must not hold an empty text, which would end every step")
     if judge_temperature is None:
         judge_temperature = context.sampling.temperature if judge == "task" else 0.0
     judging = _Judge(judge, judge_samples, judge_temperature, judge_tokens)

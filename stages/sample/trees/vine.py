@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +12,8 @@ from ....formats.rollouts import Rollouts
 from ....formats.schema import ERROR
 from ....formats.segments import Array, Segments
 from ...core.driver import require
-from ...core.options import at_least_one
 from ...core.progress import progress
+from ...core.ranges import AtLeast, Between
 from ...models.engine import Request
 from ...structure.cuts import cut_points
 from ...structure.prefixes import prefix_keys
@@ -29,12 +29,12 @@ from ..play._replay import Replay, columns_after
 def vine(
     context: SamplingContext,
     *,
-    k: int = 9,
+    k: Annotated[int, AtLeast(1)] = 9,
     at: Literal["steps", "unlikely"] = "steps",
-    every: int | None = None,
-    max_states: int | None = None,
-    below: float = 0.9,
-    rows_at_once: int = 4096,
+    every: Annotated[int | None, AtLeast(1)] = None,
+    max_states: Annotated[int | None, AtLeast(1)] = None,
+    below: Annotated[float, Between(0, 1)] = 0.9,
+    rows_at_once: Annotated[int, AtLeast(1)] = 4096,
 ) -> Iterator[Rollouts]:
     """k continuations from the states of the rollouts that --from names, as probes beside them.
 
@@ -60,10 +60,11 @@ def vine(
     file = context.rollouts
     assert file is not None, "sample opens it for a strategy that needs --from"
     every = every if every is not None else (1 if at == "steps" else 5)
-    at_least_one("vine", k=k, every=every, max_states=1 if max_states is None else max_states)
     task = context.task if is_played(context.task) else None
     if task is not None and at != "steps":
-        raise UsageError(f"option 'at' of strategy 'vine': {at!r}, but an environment is left between turns only")
+        raise UsageError(
+            f"strategy vine: at must be 'steps' in an environment, which is left between turns only, got {at!r}"
+        )
     require(file, ("step.start", "step.end") if at == "steps" else ("token.logprob",), "vine")
     remaining = iter(context.problems)
     with progress(file.num_rows, "vine, rollouts") as advance:

@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ....formats.errors import UsageError
 from ....formats.rollouts import Rollouts
 from ....formats.segments import Array
+from ...core.ranges import AtLeast
 from ...remember.kind import MEMORIES
 from ...remember.problems import Record
 from ..kind import scorer
@@ -18,7 +19,7 @@ from ..kind import scorer
 
 @scorer(needs=("problem_id",), granularity="rollout", source="ours; what ADORA's weights are made of")
 def problems(
-    rollouts: Rollouts, *, memory: Path, correct: float = 0.5, iterations: int | None = None
+    rollouts: Rollouts, *, memory: Path, correct: float = 0.5, iterations: Annotated[int | None, AtLeast(1)] = None
 ) -> Mapping[str, pa.Array]:
     """How often a rollout's problem was solved in the iterations a memory keeps, and how long right and wrong were.
 
@@ -38,8 +39,6 @@ def problems(
     Raises:
         UsageError: no such file; iterations below 1. DataError: a file that is no such memory.
     """
-    if iterations is not None and iterations < 1:
-        raise UsageError(f"option 'iterations' of scorer 'problems': {iterations}, needed is 1 or more")
     state = memory.stat() if memory.is_file() else None
     names, values = _known(memory, correct, iterations, state and (state.st_mtime_ns, state.st_size, state.st_ino))
     wanted = rollouts.arrow("problem_id").cast(pa.string())

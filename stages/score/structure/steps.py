@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from ....formats.ragged import Ragged
 from ....formats.rollouts import Rollouts
 from ....formats.segments import Array, Segments
 from ...core.progress import progress
+from ...core.ranges import AtLeast
 from ...models.recorded import RECORDED
 from ...models.token_texts import TokenOffsets
 from ..kind import scorer
@@ -30,7 +31,7 @@ def steps(
     *,
     by: By = "newline",
     pattern: str | None = None,
-    min_tokens: int = 1,
+    min_tokens: Annotated[int, AtLeast(1)] = 1,
     above: float = 1.0,
     model: str = RECORDED,
 ) -> Mapping[str, Any]:
@@ -60,8 +61,6 @@ def steps(
     """
     if (pattern is not None) != (by == "regex"):
         raise UsageError("option 'pattern' of scorer 'steps': needed with by=regex, and only there")
-    if min_tokens < 1:
-        raise UsageError(f"option 'min_tokens' of scorer 'steps': {min_tokens}, needed is 1 or more")
     stale = [
         path
         for path in rollouts.paths

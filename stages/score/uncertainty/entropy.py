@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from ....formats.errors import DataError
 from ....formats.rollouts import Rollouts
 from ....formats.segments import Array
+from ...core.ranges import AtLeast
 from ...models.recorded import RECORDED
 from ..kind import scorer
 
 if TYPE_CHECKING:
     import torch
 
-    from ...train._examples import Examples
+    from ...models.examples import Examples
 
 
 @scorer(needs=("prompt_ids", "token.id", "token.mask"), granularity="token", source="ours")
@@ -23,7 +24,7 @@ def entropy(
     rollouts: Rollouts,
     *,
     model: str = RECORDED,
-    micro_tokens: int = 0,
+    micro_tokens: Annotated[int, AtLeast(0)] = 0,
     device: str = "auto",
     dtype: str = "auto",
 ) -> Mapping[str, Any]:
@@ -47,8 +48,8 @@ def entropy(
     Raises:
         DataError: a rollout is longer than what the model reads.
     """
+    from ...models.examples import to_examples
     from ...models.policy import load_policy
-    from ...train._examples import to_examples
 
     policy = load_policy(model, device=device, dtype=dtype)
     examples = to_examples(rollouts, credit=None, old_logprobs=False)
@@ -77,8 +78,7 @@ def _signals(model: "torch.nn.Module", examples: "Examples", micro_tokens: int) 
     """([T] entropy, [T] log-probability), float32, 0 where the mask is false."""
     import torch
 
-    from ...train._examples import micro_batches
-    from ...train._loop import micro_budget
+    from ...models.examples import micro_batches, micro_budget
 
     values, logprobs = (np.zeros(len(examples.mask.values), np.float32) for _ in range(2))
     heat = np.where(examples.temperature > 0, examples.temperature, 1.0)[examples.responses.ids]

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any, Literal, NamedTuple, Protocol, TypeGuard
 
 from ....formats.errors import UsageError
-from .. import Problem, Task
+from ..kind import Problem, Task
 
 Tool = Mapping[str, Any]  # {"type": "function", "function": {"name", "description", "parameters": a JSON schema}}
 Role = Literal["user", "tool"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from ....formats.errors import UsageError
 from ...models.policy import render_prompt
-from .. import Message
+from ..kind import Message
 from . import Action, Role, Tool
 from .tool_calls import ASKED, CALL_ID, NAME, PLAIN, call_format, call_message, told
 

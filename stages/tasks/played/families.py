@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ....formats.errors import UsageError, unknown
-from .. import Task, task_family
+from ..kind import Task, task_family
 
 Opener = Callable[[str, Mapping[str, Any]], Task]
 

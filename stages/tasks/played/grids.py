@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from ....formats.errors import UsageError
 from ...core.options import typed_values
-from .. import Problem
 from .._splits import check_split, hash_split
+from ..kind import Problem
 from . import Environment, Role, Tool
 
 PATIENCE = 2_000  # draws in a row without a new map: there are none left, or hardly any

@@ -7,7 +7,8 @@ from hashlib import blake2b
 from typing import Any
 
 from ....formats.errors import UsageError, unknown
-from .. import Problem, Task, open_task
+from .. import open_task
+from ..kind import Problem, Task
 from . import Action, Outcome, Role, Tool, is_played
 
 OPTIONS = ("of", "max_turns", "turn_tokens")

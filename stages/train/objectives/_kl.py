@@ -29,8 +29,6 @@ def kl_penalty(tokens: TokenBatch, estimator: Estimator, largest: float | None =
 
     if tokens.reference_logprob is None:
         raise UsageError("kl_coef needs the policy to stay near to; add --reference MODEL")
-    if largest is not None and not largest > 0:
-        raise UsageError(f"kl_max must be above 0, got {largest:g}; null leaves k3 without a bound")
     difference = tokens.reference_logprob - tokens.logprob
     half_square = difference.square() / 2
     if estimator == "k2":

@@ -1,10 +1,10 @@
 """Direct preference optimisation: the chosen half of a pair is made more likely than the rejected one."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from ....formats.errors import UsageError
-from ..kind import PairBatch, check_from_zero, objective
+from ...core.ranges import Above, AtLeast
+from ..kind import PairBatch, objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     of="pairs",
     source="arXiv:2305.18290, eq. 7; with nll_coef arXiv:2410.06638 (RISE)",
 )
-def dpo(pairs: PairBatch, *, beta: float = 0.1, nll_coef: float = 0.0) -> "tuple[Tensor, Mapping[str, Tensor]]":
+def dpo(
+    pairs: PairBatch, *, beta: Annotated[float, Above(0)] = 0.1, nll_coef: Annotated[float, AtLeast(0)] = 0.0
+) -> "tuple[Tensor, Mapping[str, Tensor]]":
     """Preference pairs, by how much more likely than under the reference the chosen half is than the rejected one.
 
         reward = beta · (log p(response) - log p_reference(response))    summed over the tokens that the mask includes
@@ -39,9 +41,6 @@ def dpo(pairs: PairBatch, *, beta: float = 0.1, nll_coef: float = 0.0) -> "tuple
     """
     import torch
 
-    check_from_zero("dpo", beta=beta, nll_coef=nll_coef)
-    if not beta:
-        raise UsageError("option 'beta' of objective 'dpo': 0, needed is more than 0")
     chosen = beta * (pairs.chosen - pairs.reference_chosen)
     rejected = beta * (pairs.rejected - pairs.reference_rejected)
     margin = chosen - rejected

@@ -1,9 +1,10 @@
 """The policy gradient without a ratio: online policy mirror descent."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from ..kind import TokenBatch, check_from_zero, objective
+from ...core.ranges import Above, AtLeast
+from ..kind import TokenBatch, objective
 from ._kl import KL_MAX, Estimator, kl_penalty
 
 if TYPE_CHECKING:
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
 def opmd(
     tokens: TokenBatch,
     *,
-    tau: float = 1.0,
-    kl_coef: float = 0.0,
+    tau: Annotated[float, AtLeast(0)] = 1.0,
+    kl_coef: Annotated[float, AtLeast(0)] = 0.0,
     kl_estimator: Estimator = "k2",
-    kl_max: float | None = KL_MAX,
+    kl_max: Annotated[float | None, Above(0)] = KL_MAX,
 ) -> "tuple[Tensor, Mapping[str, Tensor]]":
     """Log-probability times credit, whatever policy sampled: no ratio, no clip.
 
@@ -40,7 +41,6 @@ def opmd(
     Raises:
         UsageError: tau or kl_coef below 0; kl_coef without a reference.
     """
-    check_from_zero("opmd", tau=tau, kl_coef=kl_coef)
     assert tokens.advantage is not None
     loss = -tokens.advantage * tokens.logprob / (1 + tau)
     if not kl_coef:

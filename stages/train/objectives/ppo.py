@@ -1,11 +1,10 @@
 """The clipped policy gradient."""
 
-import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from ....formats.errors import UsageError
-from ..kind import TokenBatch, check_from_zero, objective
+from ...core.ranges import Above, AtLeast
+from ..kind import TokenBatch, objective
 from ._kl import KL_MAX, MAX_LOG_RATIO, Estimator, kl_penalty
 
 if TYPE_CHECKING:
@@ -19,12 +18,12 @@ if TYPE_CHECKING:
 def ppo(
     tokens: TokenBatch,
     *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    dual_clip: float | None = None,
-    kl_coef: float = 0.0,
+    clip_low: Annotated[float, AtLeast(0)] = 0.2,
+    clip_high: Annotated[float, AtLeast(0)] = 0.2,
+    dual_clip: Annotated[float | None, Above(1)] = None,
+    kl_coef: Annotated[float, AtLeast(0)] = 0.0,
     kl_estimator: Estimator = "k3",
-    kl_max: float | None = KL_MAX,
+    kl_max: Annotated[float | None, Above(0)] = KL_MAX,
 ) -> "tuple[Tensor, Mapping[str, Tensor]]":
     """PPO's clipped surrogate per token, with an optional KL penalty to a reference policy.
 
@@ -59,9 +58,6 @@ def ppo(
     """
     import torch
 
-    check_from_zero("ppo", clip_low=clip_low, clip_high=clip_high, kl_coef=kl_coef)
-    if dual_clip is not None and not 1 < dual_clip < math.inf:
-        raise UsageError(f"option 'dual_clip' of objective 'ppo': {dual_clip}, needed is more than 1, and finite")
     assert tokens.old_logprob is not None and tokens.advantage is not None
     log_ratio = (tokens.logprob - tokens.old_logprob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio, advantage = log_ratio.exp(), tokens.advantage

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from apportion.formats.errors import UsageError
-from apportion.stages.tasks import list_tasks, open_task, reasoning_gym_names
-from apportion.stages.tasks._table import TableTask
+from apportion.stages.tasks import list_tasks, open_task
 from apportion.stages.tasks.arithmetic import Arithmetic
-from apportion.stages.tasks.reasoning_gym import ReasoningGym
+from apportion.stages.tasks.reasoning_gym import ReasoningGym, generator_names
+from apportion.stages.tasks.table import TableTask
 
 
 def test_every_form_is_opened_by_its_family() -> None:
@@ -61,7 +61,7 @@ def test_list_tasks_names_every_family_once() -> None:
 
 
 def test_reasoning_gym_names_are_sorted_and_with_the_one_that_is_not_imported_by_default() -> None:
-    names = reasoning_gym_names()
+    names = generator_names()
     assert names == sorted(set(names))
     assert {"chain_sum", "composite", "zebra_puzzles"} <= set(names)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from apportion.formats.errors import DataError, UsageError
-from apportion.stages.tasks import Problem, Task, open_task, reasoning_gym_names
+from apportion.stages.tasks import Problem, Task, open_task
 from apportion.stages.tasks._json_types import from_json
 from apportion.stages.tasks._reasoning_gym_repairs import (
     READ_FORMULA,
@@ -23,7 +23,7 @@ from apportion.stages.tasks._reasoning_gym_repairs import (
     is_formula,
     whole_number,
 )
-from apportion.stages.tasks.reasoning_gym import _generators
+from apportion.stages.tasks.reasoning_gym import _generators, generator_names
 
 SAMPLE = (
     "ab", "advanced_geometry", "basic_arithmetic", "binary_matrix", "chain_sum", "countdown", "decimal_arithmetic",
@@ -54,7 +54,7 @@ def own_answer(problem: Problem) -> str:
 
 
 def test_each_of_the_106_makes_a_problem_and_accepts_its_own_answer() -> None:
-    names = reasoning_gym_names()
+    names = generator_names()
     assert len(names) == 106
     scores = {}
     for name in names:
@@ -195,7 +195,7 @@ def replaced(value: Any, path: tuple[Any, ...], by: Any) -> Any:
     return copy
 
 
-@pytest.mark.parametrize("name", reasoning_gym_names())
+@pytest.mark.parametrize("name", generator_names())
 def test_neither_an_answer_nor_a_reference_is_run(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     task, problem = task_of(name), first(name)
     own = own_answer(problem)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from apportion.formats.ragged import Ragged
+from apportion.stages.models.examples import Examples
 from apportion.stages.models.policy import load_policy
-from apportion.stages.train._examples import Aggregation, Examples
-from apportion.stages.train._loop import Settings, all_logprobs, update_policy
+from apportion.stages.train._loop import Aggregation, Settings, all_logprobs, update_policy
 from apportion.stages.train.kind import OBJECTIVES
 
 KL = {"kl_coef": 0.1, "kl_estimator": "k3"}

@@ -13,8 +13,8 @@ import torch
 from apportion.formats.errors import DataError, UsageError
 from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.rollouts import Rollouts
+from apportion.stages.models.examples import micro_batches, to_examples
 from apportion.stages.models.policy import load_policy
-from apportion.stages.train._examples import micro_batches, to_examples
 from apportion.stages.train._loop import minibatches
 from apportion.stages.train.kind import PairBatch
 from apportion.stages.train.objectives.dpo import dpo

@@ -19,9 +19,9 @@ from apportion.formats.provenance import Provenance
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
+from apportion.stages.models.examples import to_examples
 from apportion.stages.models.policy import TINY, load_policy
 from apportion.stages.sample import sample
-from apportion.stages.train._examples import to_examples
 from apportion.stages.train._loop import Settings, all_logprobs, learning_rate, minibatches
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file

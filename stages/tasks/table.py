@@ -9,9 +9,9 @@ from random import Random
 from typing import Any
 
 from ...formats.errors import DataError, UsageError, unknown
-from . import Message, Problem
 from ._splits import check_split, digest, hash_split
 from .answers import check, final_answer, gold_answer
+from .kind import Message, Problem
 
 PROMPT_FIELDS = ("prompt", "question", "problem")
 ANSWER_FIELDS = ("reward_model.ground_truth", "answer", "reference", "solution", "ground_truth", "target")

@@ -1,8 +1,8 @@
-"""Rollouts as training examples, and micro-batches of them."""
+"""Rollouts as a model reads them, and micro-batches of them: what training and scoring with a model share."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
@@ -10,9 +10,7 @@ from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array, Segments
 
-Aggregation = Literal[
-    "token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm", "group-mean-token-mean"
-]
+LOGIT_BUDGET = 1 << 28  # float32 logits a micro-batch may hold: 1 GiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,29 +38,6 @@ class Examples:
     @property
     def responses(self) -> Segments:
         return self.mask.segments
-
-    def coefficients(self, rows: Array, aggregation: Aggregation, longest: int) -> Array:
-        """[T of rows] what each response token's loss is multiplied with, so that the sum over the rows of an update, of all the
-        minibatches in it, is the loss.
-
-        token-mean: 1/N over the N trained tokens of these rows. seq-mean-token-mean: 1/(R·T_i). seq-mean-token-sum: 1/R.
-        seq-mean-token-sum-norm: 1/(R·longest), the Dr.GRPO form. group-mean-token-mean: every prompt weighs the same.
-        """
-        mask = self.mask.take(rows)
-        counts = mask.segments.sum(mask.values).astype(np.float64)
-        if aggregation == "token-mean":
-            per_row = np.full(len(rows), 1 / max(counts.sum(), 1))
-        elif aggregation == "seq-mean-token-mean":
-            per_row = 1 / (len(rows) * np.maximum(counts, 1))
-        elif aggregation == "seq-mean-token-sum":
-            per_row = np.full(len(rows), 1 / len(rows))
-        elif aggregation == "seq-mean-token-sum-norm":
-            per_row = np.full(len(rows), 1 / (len(rows) * max(longest, 1)))
-        else:
-            groups, member = np.unique(self.group[rows], return_inverse=True)
-            in_group = np.bincount(member, weights=counts)
-            per_row = 1 / (len(groups) * np.maximum(in_group, 1))[member]
-        return mask.segments.spread(per_row * self.weight[rows]) * mask.values
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,3 +126,8 @@ def to_examples(rollouts: Rollouts, *, credit: str | None, old_logprobs: bool, t
         old_logprob=rollouts.ragged("token.logprob").values if old_logprobs else None,
         advantage=rollouts.ragged(credit).values if credit else None,
     )
+
+
+def micro_budget(model: Any, wanted: int) -> int:
+    """Padded tokens per micro-batch: what was asked for, or as many as LOGIT_BUDGET allows for this vocabulary."""
+    return wanted or max(256, min(16384, LOGIT_BUDGET // int(model.config.vocab_size)))
