@@ -126,7 +126,7 @@ def kernel(method: str, rollouts: Rollouts, **options: object) -> Callable[[], A
         fresh = Rollouts(rollouts.table)
         # The mask as an array of booleans, as the baselines have it as a tensor; groups are found anew, as by them.
         vars(fresh).update(mask=rollouts.mask, token_ids=rollouts.token_ids)
-        return on_tokens(chosen, fresh, chosen.function(Credit(fresh), **options))
+        return on_tokens(chosen, fresh, chosen.assign(Credit(fresh), **options))
 
     return run
 

@@ -162,8 +162,8 @@ def engine_in_bfloat16(place: Place) -> str:
     """What the engine records in bfloat16 is near what float32 says of the same tokens."""
     rollouts = RolloutFile(place.credited("bfloat16")).read()
     score(place.credited("bfloat16"), scorer="entropy", settings={"model": "builtin:tiny", "dtype": "float32", "device": DEVICE}, out=place.folder / "entropy.parquet")  # fmt: skip
+    from apportion.stages.models.examples import to_examples
     from apportion.stages.models.policy import load_policy
-    from apportion.stages.train._examples import to_examples
     from apportion.stages.train._loop import all_logprobs
 
     examples = to_examples(rollouts, credit=None, old_logprobs=True)

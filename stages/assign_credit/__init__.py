@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..core.options import ROLLOUTS_OUT, Chooses, Names
+from ..core.ranges import Above, AtLeast
 
 if TYPE_CHECKING:
     from ..core.driver import Written
@@ -31,8 +32,8 @@ def assign_credit(
     column: Annotated[
         str, "Column the credit gets: token.advantage, or token.advantage_NAME beside it.", Names(("--as",))
     ] = "advantage",
-    clip: Annotated[float | None, "Cut credit off at plus and minus this, after the method; above 0."] = None,
-    workers: Annotated[int, "Files of a directory processed at the same time."] = 1,
+    clip: Annotated[float | None, "Cut credit off at plus and minus this, after the method.", Above(0)] = None,
+    workers: Annotated[int, "Files of a directory processed at the same time.", AtLeast(1)] = 1,
     out: Annotated[Path, "Rollout file to write, or - for standard output.", ROLLOUTS_OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Written":
@@ -51,9 +52,7 @@ def assign_credit(
     if not column.startswith("advantage"):
         column = f"advantage_{column}"
     if not column.replace("_", "").isalnum():
-        raise UsageError(f"--as {column}: needed are letters, digits and underscores")
-    if clip is not None and not clip > 0:
-        raise UsageError(f"--clip must be above 0, got {clip:g}")
+        raise UsageError(f"--as must be letters, digits and underscores, got {column!r}")
     parameters = {"method": method, "settings": options, "column": column, "clip": clip}
     return map_rollouts(
         Assigning(method, column, options, clip), rollouts, out,

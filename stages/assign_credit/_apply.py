@@ -86,7 +86,7 @@ def _credited(
     batch: Rollouts, credit: Credit, method: str, column: str, options: Mapping[str, Any], clip: float | None
 ) -> Rollouts:
     chosen = METHODS[method]
-    values = on_tokens(chosen, batch, chosen.function(credit, **options))
+    values = on_tokens(chosen, batch, chosen.assign(credit, **options))
     if not np.isfinite(values).all():
         row = int(np.searchsorted(batch.tokens.offsets, np.flatnonzero(~np.isfinite(values))[0], "right") - 1)
         raise DataError(f"row {row}: {method} gave credit that is not finite; check its reward and options")

@@ -80,7 +80,7 @@ def credit_tokens(
         if path not in made:
             kind = UsageError if path.partition(".")[0] in ("step", "purpose", "parent_id", "fork") else DataError
             raise kind(f"credit method {method!r} needs {path!r}, which is not among the signals")
-    values = on_tokens(chosen, made, chosen.function(Credit(made), **settings))
+    values = on_tokens(chosen, made, chosen.assign(Credit(made), **settings))
 
     ordered, padded = np.zeros(ids.shape, np.float32), np.zeros(ids.shape, np.float32)
     ordered[inside[order]] = values

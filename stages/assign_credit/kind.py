@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from inspect import Parameter, signature
 from typing import Any, Literal, TypeVar
 
 from ...formats.segments import Array
@@ -19,8 +21,9 @@ Function = TypeVar("Function", bound=Callable[..., Array])
 class Method(Entry):
     """A credit method.
 
-    `function(batch, **options)` returns credit on the ruler of its granularity's output: [R] for `rollout` (broadcast
-    to the rollout's own tokens) or [T] for anything finer. `scope` says whether statistics run over one group or over the
+    `function` is the formula. Its positional parameters are bound by name to what the file holds (`INPUTS`); one of another
+    name gets the whole `Credit`. It returns credit on the ruler of its granularity: [R] for `rollout` (broadcast to the
+    rollout's own tokens) or [T] for anything finer. `scope` says whether statistics run over one group or over the
     whole batch (then the file is read at once). `remark(credit, **options)` says in a line what whoever reads the result
     should know of this batch, or None.
     """
@@ -31,6 +34,33 @@ class Method(Entry):
     methodology: Methodology
     scope: Literal["group", "batch"] = "group"
     remark: Callable[..., str | None] | None = None
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the function's positional parameters."""
+        named = signature(self.function).parameters.values()
+        return tuple(each.name for each in named if each.kind is not Parameter.KEYWORD_ONLY)
+
+    def assign(self, credit: Credit, **options: Any) -> Array:
+        """The method's credit of a batch: [R] or [T]. DataError where the batch lacks what it needs."""
+        return self.function(*(INPUTS.get(name, _whole)(credit) for name in self.inputs), **options)
+
+
+INPUTS: Mapping[str, Callable[[Credit], Any]] = {
+    "reward": lambda credit: credit.reward,
+    "groups": lambda credit: credit.groups,
+    "tokens": lambda credit: credit.tokens,
+    "mask": lambda credit: credit.mask,
+    "rollouts": lambda credit: credit.rollouts,
+    "probes": lambda credit: credit.probes,
+}
+"""What a method asks for by the name of a parameter. reward: [R] float64, DataError where one is missing. groups: Segments,
+rollouts [R] of each group. tokens: Segments, response tokens [T] of each rollout. mask: [T] bool, the policy wrote it.
+rollouts: the rows with all their columns. probes: what was sampled only to estimate values."""
+
+
+def _whole(credit: Credit) -> Credit:
+    return credit
 
 
 METHODS: Kind[Method] = Kind(

@@ -14,7 +14,6 @@ from ...formats.invariants import missing_paths
 from ...formats.parquet import STREAM, RolloutFile, check_names, check_output, files_of, write_rollouts
 from ...formats.provenance import Record
 from ...formats.rollouts import Rollouts
-from .options import at_least
 from .plugins import load_plugins, plugin_digests, plugins_loaded
 from .progress import track
 from .trust import remote_code_is_trusted, trust_remote_code
@@ -82,7 +81,6 @@ def map_rollouts(
     what it computes is over all of them. Raises UsageError (missing input, existing output) and DataError (missing column, broken
     invariant); the place is in the message, and nothing is left behind.
     """
-    at_least(1, workers=workers)
     job = partial(
         _map_file, transform,
         stage=stage, parameters=parameters, needs=needs, who=who or stage, inputs=inputs or {}, whole=whole,

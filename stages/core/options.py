@@ -236,28 +236,6 @@ def texts_in(value: Any) -> Iterator[str]:
             yield from texts_in(each)
 
 
-def at_least(least: float, **values: float) -> None:
-    """UsageError for the first value that is below `least`, infinite or NaN."""
-    for name, value in values.items():
-        if not value >= least:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
-    finite(**values)
-
-
-def finite(**values: float) -> None:
-    """UsageError for the first value that is infinite or NaN."""
-    for name, value in values.items():
-        if not abs(value) < math.inf:
-            raise UsageError(f"--{name.replace('_', '-')} must be finite, got {value}")
-
-
-def at_least_one(strategy: str, **values: int) -> None:
-    """The same for options of a strategy, which cannot be below 1."""
-    for name, value in values.items():
-        if value < 1:
-            raise UsageError(f"strategy {strategy}: {name} must be at least 1, got {value}")
-
-
 def as_json(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options as they are recorded."""
 

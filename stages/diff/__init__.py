@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from ..core.options import Names
+from ..core.ranges import AtLeast
 
 if TYPE_CHECKING:
     from ._compare import Difference
@@ -20,7 +21,7 @@ def diff(
         "Credit columns: one for both files, or two, a,b or repeated; default advantage.",
         Names(("-c", "--columns")),
     ] = None,
-    limit: Annotated[int, "Rollouts shown, those that disagree most.", Names(("-l", "--limit"))] = 3,
+    limit: Annotated[int, "Rollouts shown, those that disagree most.", Names(("-l", "--limit")), AtLeast(0)] = 3,
     model: Annotated[str | None, "Tokenizer for the tokens' text; default that of the model that sampled."] = None,
 ) -> "Difference":
     """Compare two credit assignments, token by token and rollout by rollout, and show where they disagree most.

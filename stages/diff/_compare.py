@@ -16,7 +16,6 @@ from ...formats.parquet import STREAM, RolloutFile, files_of
 from ...formats.rollouts import Rollouts
 from ...formats.schema import paths_of
 from ...formats.segments import Array
-from ..core.options import at_least
 from ..inspect.statistics import on_tokens
 from ..models.token_texts import TokenTexts
 from ._draw import draw
@@ -55,7 +54,6 @@ def compared(
 ) -> Difference:
     """See `diff`. UsageError for columns that are not there; DataError where no rollout is in both, or one has other
     tokens there than here."""
-    at_least(0, limit=limit)
     names = [name.strip() for item in columns or ["advantage"] for name in item.split(",") if name.strip()]
     if not 1 <= len(names) <= 2:
         raise UsageError(f"--columns {','.join(names)}: needed are one or two columns")

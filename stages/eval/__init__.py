@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ...formats.errors import DataError, Stopped
-from ..core.options import OUT, Chooses, Names, Output, finite
+from ..core.options import OUT, Chooses, Names, Output
+from ..core.ranges import AtLeast, Between, Finite
 
 if TYPE_CHECKING:
     from ._refinement import Refinement
@@ -19,19 +20,19 @@ def policy(
     task: Annotated[
         str, "A name of `apportion list tasks`, hf:DATASET, or a .jsonl/.parquet file.", Chooses("tasks", "task_set")
     ] = "arithmetic",
-    prompts: Annotated[int, "Distinct problems."] = 256,
-    n: Annotated[int, "Rollouts per problem.", Names(("-n", "--n"))] = 4,
+    prompts: Annotated[int, "Distinct problems.", AtLeast(1)] = 256,
+    n: Annotated[int, "Rollouts per problem.", Names(("-n", "--n")), AtLeast(1)] = 4,
     k: Annotated[list[int] | None, "pass@k to report, 1 to n; repeatable; default 1 and n."] = None,
     seed: Annotated[int, "Seed of problems and samples."] = 0,
     split: Annotated[Literal["train", "test"], "Split of the task."] = "test",
     task_settings: Annotated[
         Mapping[str, Any] | None, "Option of the task, name=value; repeatable.", Names(("--task-set",))
     ] = None,
-    max_tokens: Annotated[int, "Response budget, tokens."] = 256,
-    temperature: Annotated[float, "Sampling temperature; 0 is greedy."] = 1.0,
-    top_p: Annotated[float, "Nucleus mass kept; 1 keeps all."] = 1.0,
-    threshold: Annotated[float, "Reward from which a rollout counts as right."] = 1.0,
-    at: Annotated[float, "Place on a learning curve's axis, e.g. rollouts trained on so far."] = 0.0,
+    max_tokens: Annotated[int, "Response budget, tokens.", AtLeast(1)] = 256,
+    temperature: Annotated[float, "Sampling temperature; 0 is greedy.", Between(0, 1000)] = 1.0,
+    top_p: Annotated[float, "Nucleus mass kept; 1 keeps all.", Between(0, 1)] = 1.0,
+    threshold: Annotated[float, "Reward from which a rollout counts as right.", Finite] = 1.0,
+    at: Annotated[float, "Place on a learning curve's axis, e.g. rollouts trained on so far.", Finite] = 0.0,
     series: Annotated[str, "Name on a learning curve."] = "",
     engine: Annotated[str, "Engine; see `apportion list engines`.", Chooses("engines", "engine_set")] = "auto",
     device: Annotated[str, "auto, cpu, cuda, cuda:1 …"] = "auto",
@@ -50,7 +51,6 @@ def policy(
     from ..score import score
     from .report import report_on
 
-    finite(threshold=threshold, at=at)
     for target in (out, keep):
         if target is not None:
             check_output(target, force=force)
@@ -83,8 +83,8 @@ def rollouts(
     rollouts: Annotated[Path, "Scored rollout file, or - for standard input."],
     *,
     k: Annotated[list[int] | None, "pass@k to report; repeatable; default 1 and the smallest group."] = None,
-    threshold: Annotated[float, "Reward from which a rollout counts as right."] = 1.0,
-    at: Annotated[float, "Place on a learning curve's axis."] = 0.0,
+    threshold: Annotated[float, "Reward from which a rollout counts as right.", Finite] = 1.0,
+    at: Annotated[float, "Place on a learning curve's axis.", Finite] = 0.0,
     series: Annotated[str, "Name on a learning curve."] = "",
     out: Annotated[Path | None, "Report file (JSON) to write.", OUT] = None,
     force: Annotated[bool, "Overwrite the output."] = False,
@@ -95,7 +95,6 @@ def rollouts(
     from ..core.driver import require
     from .report import report_on
 
-    finite(threshold=threshold, at=at)
     if out is not None:
         check_output(out, force=force)
     file = RolloutFile(rollouts)
@@ -136,7 +135,7 @@ def curve(
 def refinement(
     rollouts: Annotated[Path, "Scored file of strategy refine, or - for standard input."],
     *,
-    threshold: Annotated[float, "Reward from which a rollout counts as right."] = 1.0,
+    threshold: Annotated[float, "Reward from which a rollout counts as right.", Finite] = 1.0,
     out: Annotated[Path | None, "Report file (JSON) to write.", OUT] = None,
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Refinement":
@@ -149,7 +148,6 @@ def refinement(
     from ..core.driver import require
     from ._refinement import VERDICT, refinement_of
 
-    finite(threshold=threshold)
     if out is not None:
         check_output(out, force=force)
     file = RolloutFile(rollouts)

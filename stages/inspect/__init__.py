@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from ..core.options import Names, Output
+from ..core.ranges import AtLeast
 
 if TYPE_CHECKING:
     from .view import View
@@ -20,7 +21,7 @@ def inspect(
     signal: Annotated[str | None, "Token signal shown as colour; default the first credit column."] = None,
     sort: Annotated[Literal["file", "reward", "advantage", "length"], "Order of the rollouts of a group."] = "file",
     limit: Annotated[
-        int | None, "Groups shown; default 1, on the page as many as fit.", Names(("-l", "--limit"))
+        int | None, "Groups shown; default 1, on the page as many as fit.", Names(("-l", "--limit")), AtLeast(0)
     ] = None,
     tree: Annotated[bool, "Draw the group's tree."] = True,
     stats: Annotated[bool, "Statistics of every signal of the whole file."] = True,

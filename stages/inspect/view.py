@@ -15,7 +15,6 @@ from ...formats.invariants import is_credit
 from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
 from ..core.harmless import harmless
-from ..core.options import at_least
 from ..core.progress import track
 from ..models.token_texts import TokenTexts, marked
 from .branches import draw_forks, draw_tree
@@ -81,8 +80,8 @@ def view(
     for output in (svg, html):
         if output is not None:
             check_output(output, force=force)
-    if limit is not None:
-        at_least(0 if html is None else 1, limit=limit)
+    if limit == 0 and html is not None:
+        raise UsageError("--limit must be at least 1 with --html: a page shows at least one group")
     file = RolloutFile(path)
     signals = signals_of(file.schema)
     if signal is not None:

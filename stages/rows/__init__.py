@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from ..core.options import OUT, ROLLOUTS_OUT, Names
+from ..core.ranges import AtLeast, Between
 
 if TYPE_CHECKING:
     from ..core.driver import Written
@@ -47,7 +48,7 @@ def split(
     rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,
     by: Annotated[str | None, "Column: one file per value; a group has one value."] = None,
-    parts: Annotated[int | None, "Number of files of about one size."] = None,
+    parts: Annotated[int | None, "Number of files of about one size.", Between(1, 256)] = None,
     shares: Annotated[str | None, "Shares of the groups: 0.9,0.1 or train=0.9,test=0.1."] = None,
     seed: Annotated[int, "Other groups per part, with --parts and --shares."] = 0,
     out: Annotated[Path, "Directory to write, one file per part.", OUT],
@@ -82,7 +83,7 @@ def merge(
 def head(
     rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,
-    n: Annotated[int, "Rows.", Names(("-n", "--rows"))] = 5,
+    n: Annotated[int, "Rows.", Names(("-n", "--rows")), AtLeast(0)] = 5,
     columns: Annotated[list[str] | None, "Only these columns or rulers: a,b or repeated.", COLUMNS] = None,
 ) -> "Head":
     """Print the first rollouts, a block each; long texts and lists are shortened. --json prints them whole.
@@ -103,7 +104,7 @@ def show(
     ] = "jsonl",
     columns: Annotated[list[str] | None, "Only these columns or rulers: a,b or repeated.", COLUMNS] = None,
     where: Annotated[str | None, WHERE] = None,
-    limit: Annotated[int | None, "Rollouts printed at most.", Names(("-l", "--limit"))] = None,
+    limit: Annotated[int | None, "Rollouts printed at most.", Names(("-l", "--limit")), AtLeast(0)] = None,
 ) -> "Rows":
     """Print rollouts as text, one a line, for jq, less and the like.
 

@@ -20,7 +20,6 @@ from ...formats.parquet import STREAM, TOKENS_PER_ROW_GROUP, RolloutFile, Rollou
 from ...formats.provenance import Record
 from ...formats.rollouts import Rollouts
 from ...formats.schema import paths_of
-from ..core.options import at_least
 from ..core.progress import track
 from ._histories import joined
 
@@ -68,9 +67,6 @@ def divided(
         raise UsageError("-o -: parts are files in a directory; name one")
     bounds: dict[str, float] = {}
     if parts is not None:
-        at_least(1, parts=parts)
-        if parts > MOST_PARTS:
-            raise UsageError(f"--parts {parts}: needed are at most {MOST_PARTS}")
         width = len(str(parts - 1))
         bounds = {f"part-{part:0{width}}": (part + 1) / parts for part in range(parts)}
     elif shares is not None:

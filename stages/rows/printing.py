@@ -21,7 +21,6 @@ from ...formats.predicates import Predicate
 from ...formats.rollouts import Rollouts
 from ...formats.schema import paths_of
 from ..core.harmless import harmless_cell, harmless_json
-from ..core.options import at_least
 
 ROWS_AT_ONCE = 64  # turned into Python objects and printed together
 LIST_ITEMS = 8  # of a list in `head`
@@ -85,7 +84,6 @@ class Rows:
 
 def first_rows(source: Path, *, n: int, columns: list[str] | None) -> Head:
     """See `head`. The file is read as far as it has to be, and not checked."""
-    at_least(0, rows=n)
     files = [RolloutFile(path) for path in files_of(source)]
     paths = chosen_columns(files[0], columns)
     rows: list[dict[str, Any]] = []
@@ -101,8 +99,6 @@ def first_rows(source: Path, *, n: int, columns: list[str] | None) -> Head:
 
 def all_rows(source: Path, *, to: str, columns: list[str] | None, where: str | None, limit: int | None) -> Rows:
     """See `show`. UsageError for a column or predicate that does not fit a file, before anything is printed."""
-    if limit is not None:
-        at_least(0, limit=limit)
     files = [RolloutFile(path) for path in files_of(source)]
     paths = chosen_columns(files[0], columns)
     predicate = None if where is None else Predicate(where)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ...formats.errors import DataError, unknown
 from ...formats.rules import RULES
-from ..core.options import at_least
+from ..core.ranges import AtLeast
 
 if TYPE_CHECKING:
     from ...formats.invariants import Names
@@ -71,7 +71,7 @@ def validate(
     path: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,
     ignore: Annotated[list[str] | None, "Rule that is not looked at; repeatable."] = None,
-    limit: Annotated[int, "Findings of each rule that are printed; --json has them all."] = 100,
+    limit: Annotated[int, "Findings of each rule that are printed; --json has them all.", AtLeast(0)] = 100,
 ) -> Validation:
     """Check every rule of the rollout format on every row; exit code 3 when one is broken, or looks as if.
 
@@ -80,7 +80,6 @@ def validate(
     from ...formats.invariants import Names
     from ...formats.parquet import RolloutFile, files_of
 
-    at_least(0, limit=limit)
     for name in ignore or ():
         if name not in RULES:
             raise unknown("rule", name, RULES)

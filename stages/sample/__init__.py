@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ..core.options import ROLLOUTS_OUT, Chooses, Names
+from ..core.ranges import AtLeast, Between
 
 if TYPE_CHECKING:
     from ..core.driver import Written
@@ -16,10 +17,10 @@ def sample(
     task: Annotated[
         str, "A name of `apportion list tasks`, hf:DATASET, or a .jsonl/.parquet file.", Chooses("tasks", "task_set")
     ] = "arithmetic",
-    prompts: Annotated[int, "Distinct problems."] = 64,
-    n: Annotated[int, "Rollouts per problem.", Names(("-n", "--n"))] = 8,
+    prompts: Annotated[int, "Distinct problems.", Between(1, 10_000_000)] = 64,
+    n: Annotated[int, "Rollouts per problem.", Names(("-n", "--n")), Between(1, 1_000_000)] = 8,
     seed: Annotated[int, "Seed of problems and samples."] = 0,
-    round: Annotated[int, "Iteration of a loop: other problems and samples under the same seed."] = 0,
+    round: Annotated[int, "Iteration of a loop: other problems and samples under the same seed.", AtLeast(0)] = 0,
     split: Annotated[Literal["train", "test"], "Split of the task; the two never overlap."] = "train",
     strategy: Annotated[
         str, "Sampling strategy; see `apportion list strategies`.", Chooses("strategies")
@@ -33,10 +34,10 @@ def sample(
     task_settings: Annotated[
         Mapping[str, Any] | None, "Option of the task, name=value; repeatable.", Names(("--task-set",))
     ] = None,
-    max_tokens: Annotated[int, "Response budget, tokens."] = 256,
-    temperature: Annotated[float, "Sampling temperature; 0 is greedy."] = 1.0,
-    top_p: Annotated[float, "Nucleus mass kept; 1 keeps all."] = 1.0,
-    top_k: Annotated[int, "Most likely tokens kept; 0 keeps all."] = 0,
+    max_tokens: Annotated[int, "Response budget, tokens.", AtLeast(1)] = 256,
+    temperature: Annotated[float, "Sampling temperature; 0 is greedy.", Between(0, 1000)] = 1.0,
+    top_p: Annotated[float, "Nucleus mass kept; 1 keeps all.", Between(0, 1)] = 1.0,
+    top_k: Annotated[int, "Most likely tokens kept; 0 keeps all.", AtLeast(0)] = 0,
     purpose: Annotated[Literal["train", "probe", "eval"], "What the rollouts are for."] = "train",
     engine: Annotated[
         str,

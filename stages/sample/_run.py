@@ -12,9 +12,8 @@ from ...formats.errors import UsageError
 from ...formats.parquet import STREAM, RolloutFile, check_output, partial_name, write_rollouts
 from ...formats.provenance import Provenance, Record, digest_of_file
 from ...formats.rollouts import Rollouts
-from ...formats.schema import HOTTEST
 from ..core.driver import Written
-from ..core.options import as_json, at_least, at_least_one
+from ..core.options import as_json
 from ..core.plugins import plugin_digests
 from ..models import open_engine
 from ..models.engine import Engine, Sampling, forget, usage_of
@@ -27,16 +26,14 @@ from ._source import groups_of, problems_of
 from ._source import opened as opened_rollouts
 from .kind import STRATEGIES, SamplingContext, Strategy, check_turns, files_in
 
-MOST = {"prompts": 10_000_000, "n": 1_000_000}  # all problems of a run and all seeds of a group are held in memory
 SAMPLING = ("max_tokens", "temperature", "top_p", "top_k")
 
 
 def run(*, out: Path, resume: bool, force: bool, **given: Any) -> Written:
     """See `sample`. Raises UsageError, DataError, ApportionError (all failed, or the engine is lost) and Stopped."""
-    _check(given, out, resume=resume, force=force)
+    _check(out, resume=resume, force=force)
     chosen = STRATEGIES[given["strategy"]]
     options = STRATEGIES.settle(chosen.name, given["settings"])
-    at_least_one(chosen.name, rows_at_once=options.get("rows_at_once", 1))
     source = opened_rollouts(given["rollouts"], chosen)
     task, problems = _problems(given, source)
     check_turns(chosen, task)
@@ -70,16 +67,7 @@ def run(*, out: Path, resume: bool, force: bool, **given: Any) -> Written:
     return _written(context, chosen, options, provenance, out, force=force, resume=resume)
 
 
-def _check(given: Mapping[str, Any], out: Path, *, resume: bool, force: bool) -> None:
-    at_least(1, **{name: given[name] for name in ("prompts", "n", "max_tokens")})
-    for name, most in MOST.items():
-        if given[name] > most:
-            raise UsageError(f"--{name} must be at most {most:,}, got {given[name]:,}")
-    at_least(0, **{name: given[name] for name in ("temperature", "top_p", "top_k", "round")})
-    if given["temperature"] > HOTTEST:
-        raise UsageError(f"--temperature {given['temperature']}: needed is {HOTTEST:g} or less")
-    if given["top_p"] > 1:
-        raise UsageError(f"--top-p {given['top_p']}: needed is 1 or less")
+def _check(out: Path, *, resume: bool, force: bool) -> None:
     if out != STREAM:
         check_output(out, force=force)
     elif resume:

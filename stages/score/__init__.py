@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..core.options import ROLLOUTS_OUT, Chooses, Names
+from ..core.ranges import AtLeast
 
 if TYPE_CHECKING:
     from ..core.driver import Written
@@ -17,7 +18,7 @@ def score(
     settings: Annotated[
         Mapping[str, Any] | None, "Option of the scorer, name=value; repeatable.", Names(("--set",))
     ] = None,
-    workers: Annotated[int, "Files of a directory processed at the same time."] = 1,
+    workers: Annotated[int, "Files of a directory processed at the same time.", AtLeast(1)] = 1,
     out: Annotated[Path, "Rollout file to write, or - for standard output.", ROLLOUTS_OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Written":

@@ -6,6 +6,7 @@ import numpy as np
 
 from ...formats.errors import DataError
 from ...formats.segments import Array, Segments
+from .statistics import in_spreads, weighted_mean, weighted_std
 
 Singleton = Literal["zero", "raw", "error"]
 
@@ -30,3 +31,31 @@ def centred(reward: Array, groups: Segments) -> Array:
     The mean of equal numbers is off by an ulp (0.7 twelve times), which a small std + eps would blow up.
     """
     return np.where(groups.spread(groups.constant(reward)), 0.0, reward - groups.spread(groups.mean(reward)))
+
+
+def normalise(
+    reward: Array,
+    groups: Segments,
+    *,
+    weights: Array | None = None,
+    center: Literal["mean", "none"] = "mean",
+    scale: Literal["std", "none"] = "std",
+    ddof: int = 1,
+    eps: float = 1e-6,
+    singleton: Singleton = "zero",
+) -> Array:
+    """[R] reward minus the mean of its group, over the group's std + eps; exactly 0 in a group of equal rewards.
+
+    weights: [R] how often each rollout counts in mean and std; once without it. For the other options see `grpo`.
+    """
+    if weights is None:
+        weights = np.ones(len(reward), np.int64)
+    advantage = reward
+    if center == "mean":
+        advantage = reward - groups.spread(weighted_mean(reward, weights, groups))
+    if scale == "std":
+        advantage = in_spreads(advantage, groups.spread(weighted_std(reward, weights, groups, ddof=ddof)), eps)
+    if center == "mean" or scale == "std":
+        # The mean of equal numbers may be off by an ulp (0.7 twelve times), which std + eps would blow up.
+        advantage = np.where(groups.spread(groups.constant(reward)), 0.0, advantage)
+    return settle_singletons(advantage, reward, groups, singleton)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ..core.options import OUT, Chooses, Names
+from ..core.ranges import AtLeast, Between, Range
 
 if TYPE_CHECKING:
     from ._run import Trained
@@ -29,24 +30,26 @@ def train(
         ],
         "How token losses become one number.",
     ] = "token-mean",
-    norm_length: Annotated[int, "Constant of seq-mean-token-sum-norm, tokens; 0 is the file's longest response."] = 0,
+    norm_length: Annotated[
+        int, "Constant of seq-mean-token-sum-norm, tokens; 0 is the file's longest response.", AtLeast(0)
+    ] = 0,
     reference: Annotated[
         str | None, "Frozen policy that a KL penalty or a preference is measured to; of preferences, else --model."
     ] = None,
     old_logprobs: Annotated[
         Literal["recorded", "recompute"], "Sampling log-probabilities: as recorded, or by the starting policy."
     ] = "recorded",
-    lr: Annotated[float, "Learning rate."] = 1e-6,
-    epochs: Annotated[int, "Passes over the rollouts."] = 1,
-    minibatch: Annotated[int, "Rollouts per minibatch; 0 is all of them."] = 0,
-    accumulate: Annotated[int, "Minibatches per optimizer update, which count as one."] = 1,
-    micro_tokens: Annotated[int, "Padded tokens per forward pass; 0 fits the vocabulary to memory."] = 0,
-    warmup: Annotated[int, "Updates of linear warm-up, counted over continued runs."] = 0,
+    lr: Annotated[float, "Learning rate.", Range(0, 1e6, above=True)] = 1e-6,
+    epochs: Annotated[int, "Passes over the rollouts.", AtLeast(1)] = 1,
+    minibatch: Annotated[int, "Rollouts per minibatch; 0 is all of them.", AtLeast(0)] = 0,
+    accumulate: Annotated[int, "Minibatches per optimizer update, which count as one.", AtLeast(1)] = 1,
+    micro_tokens: Annotated[int, "Padded tokens per forward pass; 0 fits the vocabulary to memory.", AtLeast(0)] = 0,
+    warmup: Annotated[int, "Updates of linear warm-up, counted over continued runs.", AtLeast(0)] = 0,
     schedule: Annotated[Literal["constant", "linear", "cosine"], "Decay of the learning rate to 0."] = "constant",
-    beta1: Annotated[float, "AdamW's first-moment decay."] = 0.9,
-    beta2: Annotated[float, "AdamW's second-moment decay."] = 0.999,
-    weight_decay: Annotated[float, "AdamW's decoupled weight decay."] = 0.0,
-    max_grad_norm: Annotated[float, "Gradient norm is clipped to this; 0 is off."] = 1.0,
+    beta1: Annotated[float, "AdamW's first-moment decay.", Range(0, 1, below=True)] = 0.9,
+    beta2: Annotated[float, "AdamW's second-moment decay.", Range(0, 1, below=True)] = 0.999,
+    weight_decay: Annotated[float, "AdamW's decoupled weight decay.", Between(0, 1e6)] = 0.0,
+    max_grad_norm: Annotated[float, "Gradient norm is clipped to this; 0 is off.", AtLeast(0)] = 1.0,
     fresh_optimizer: Annotated[
         bool, "Start with an empty optimizer state even where the model has one of this objective."
     ] = False,
@@ -55,7 +58,7 @@ def train(
         Literal["error", "skip"],
         "Where nothing can be learned (all credit 0, no pair, no row): an error, or the policy as it was.",
     ] = "error",
-    seed: Annotated[int, "Seed of the order of minibatches and of blank weights."] = 0,
+    seed: Annotated[int, "Seed of the order of minibatches and of blank weights.", AtLeast(0)] = 0,
     device: Annotated[str, "auto, cpu, cuda, cuda:1 …"] = "auto",
     dtype: Annotated[
         str, "Of the forward pass: auto (bfloat16 on CUDA), float32, bfloat16. Weights are float32."

@@ -19,7 +19,6 @@ from ...formats.provenance import Provenance, Record
 from ...formats.rollouts import Rollouts
 from ...formats.schema import CHOSEN, REJECTED, UNTRAINED
 from ..core.driver import require
-from ..core.options import at_least
 from ..core.plugins import plugin_digests
 from ..models import close_engines
 from ..models.examples import Examples, to_examples
@@ -67,18 +66,6 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
     """See `train`. Raises UsageError, DataError (missing column, no trainable rows) and ApportionError (diverged)."""
     import torch
 
-    at_least(1, epochs=given["epochs"], accumulate=given["accumulate"])
-    names = ("lr", "minibatch", "micro_tokens", "warmup", "beta1", "beta2", "weight_decay", "max_grad_norm",
-             "norm_length", "seed")  # fmt: skip
-    at_least(0, **{name: given[name] for name in names})
-    if given["lr"] == 0:
-        raise UsageError("--lr 0.0: needed is more than 0")
-    for name in ("lr", "weight_decay"):
-        if given[name] > MOST:
-            raise UsageError(f"--{name.replace('_', '-')} {given[name]}: needed is {MOST:g} or less")
-    for name in ("beta1", "beta2"):
-        if given[name] >= 1:
-            raise UsageError(f"--{name} {given[name]}: needed is less than 1")
     chosen = OBJECTIVES[given["objective"]]
     options = OBJECTIVES.settle(chosen.name, given["settings"])
     if given["reference"] is None and options.get("kl_coef"):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from ..core.options import ROLLOUTS_OUT
+from ..core.ranges import AtLeast
 
 if TYPE_CHECKING:
     from ..core.driver import Written
@@ -13,7 +14,7 @@ def tree_build(
     rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,
     by: Annotated[Literal["token", "step", "state"], "What is shared: token prefixes, steps, or states."] = "token",
-    workers: Annotated[int, "Files of a directory processed at the same time."] = 1,
+    workers: Annotated[int, "Files of a directory processed at the same time.", AtLeast(1)] = 1,
     out: Annotated[Path, "Rollout file to write, or - for standard output.", ROLLOUTS_OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Written":

@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from apportion.cli.main import app
-from apportion.stages.train import HISTORY_FILE
+from apportion.formats.own import CHECKPOINT_HISTORY
 
 KEY = b"apportion"
 CODES = (0, 1, 2, 3, 4)
@@ -141,7 +141,7 @@ def plant(source: Path, target: Path, rng: random.Random) -> None:
     """A copy of the file or checkpoint with another history."""
     if source.is_dir():
         shutil.copytree(source, target)
-        history = target / HISTORY_FILE
+        history = target / CHECKPOINT_HISTORY
         history.write_bytes(mutated(history.read_bytes(), rng))
         return
     table = pq.read_table(source)

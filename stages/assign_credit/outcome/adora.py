@@ -7,8 +7,8 @@ import numpy as np
 from ....formats.errors import DataError
 from ....formats.segments import Array
 from ...core.ranges import AtLeast
-from ..kind import Credit, Singleton, credit_method
-from .grpo import grpo
+from ...structure.baseline import Singleton, normalise
+from ..kind import Credit, credit_method
 
 MEMORY = ("problem.success", "problem.right_length", "problem.wrong_length")
 
@@ -92,7 +92,7 @@ def adora(
     else:
         longer |= ~np.isnan(right) & np.isnan(wrong)
         weight = np.where(longer & (success <= tau), high, 1.0)
-    return credit.groups.spread(weight) * grpo(credit, eps=eps, singleton=singleton)
+    return credit.groups.spread(weight) * normalise(credit.reward, credit.groups, eps=eps, singleton=singleton)
 
 
 def _of_groups(credit: Credit, correct: float, cap: int | None) -> tuple[Array, Array, Array]:

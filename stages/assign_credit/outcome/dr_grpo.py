@@ -1,8 +1,8 @@
 """Dr.GRPO: GRPO without the division by the group's spread."""
 
-from ....formats.segments import Array
+from ....formats.segments import Array, Segments
 from ...structure.baseline import centred, settle_singletons
-from ..kind import Credit, Singleton, credit_method
+from ..kind import Singleton, credit_method
 
 
 @credit_method(
@@ -19,7 +19,7 @@ from ..kind import Credit, Singleton, credit_method
         "prime-rl": {"singleton": "zero"},
     },
 )
-def dr_grpo(credit: Credit, *, singleton: Singleton = "zero") -> Array:
+def dr_grpo(reward: Array, groups: Segments, *, singleton: Singleton = "zero") -> Array:
     """Centred reward of every rollout, the same on all its tokens.
 
         A_i = R_i - mean_g
@@ -30,7 +30,8 @@ def dr_grpo(credit: Credit, *, singleton: Singleton = "zero") -> Array:
     (n-1)/n times `rloo`.
 
     Args:
-        credit: uses reward [R], reward units.
+        reward: [R] reward units.
+        groups: rollouts [R] of each group.
         singleton: what a group of one gets: "zero", its "raw" reward (verl), or an "error".
 
     Returns:
@@ -41,9 +42,9 @@ def dr_grpo(credit: Credit, *, singleton: Singleton = "zero") -> Array:
 
     Departures: none.
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> dr_grpo(credit_of([1.0, 0.0, 0.0, 1.0, 0.5])).tolist()
+    >>> from apportion.formats.segments import Segments
+    >>> import numpy as np
+    >>> dr_grpo(np.array([1.0, 0.0, 0.0, 1.0, 0.5]), Segments.of_sizes([5])).tolist()
     [0.5, -0.5, -0.5, 0.5, 0.0]
     """
-    groups, reward = credit.groups, credit.reward
     return settle_singletons(centred(reward, groups), reward, groups, singleton)

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ....formats.segments import Array
+from ....formats.segments import Array, Segments
 from ...core.ranges import Above, AtLeast
 from ...structure.baseline import centred, settle_singletons
 from ...structure.statistics import in_spreads
-from ..kind import Credit, Singleton, credit_method
+from ..kind import Singleton, credit_method
 
 
 @credit_method(
@@ -20,7 +20,8 @@ from ..kind import Credit, Singleton, credit_method
     presets={"verl": {"live": "nonzero", "scale": "none", "singleton": "raw"}},
 )
 def gpg(
-    credit: Credit,
+    reward: Array,
+    groups: Segments,
     *,
     live: Literal["groups", "nonzero", "all"] = "groups",
     scale: Literal["none", "std"] = "none",
@@ -38,7 +39,8 @@ def gpg(
     A mean over the batch is diluted by rollouts that give no gradient; α brings it back to the size it has without them.
 
     Args:
-        credit: uses reward [R], reward units.
+        reward: [R] reward units.
+        groups: rollouts [R] of each group.
         live: which rollouts count: those of "groups" whose rewards differ (paper), those whose reward is "nonzero"
             (verl), or "all", which makes α 1.
         scale: the paper's F_norm: nothing more than f_norm ("none"), or the group's "std" as well.
@@ -57,14 +59,14 @@ def gpg(
         rewards of 0 and 1 divides by the mean reward of the batch. 2. The paper also samples anew while too few groups are
         live; that is not a matter of credit.
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> credit = credit_of([1.0, 0.0, 1.0, 1.0], groups=[0, 0, 1, 1])
-    >>> gpg(credit).tolist()                          # 2 of 4 are live, α = 2
+    >>> from apportion.formats.segments import Segments
+    >>> import numpy as np
+    >>> reward, groups = np.array([1.0, 0.0, 1.0, 1.0]), Segments.of_sizes([2, 2])
+    >>> gpg(reward, groups).tolist()  # 2 of 4 are live, α = 2
     [1.0, -1.0, 0.0, 0.0]
-    >>> gpg(credit, live="nonzero").round(4).tolist() # 3 of 4 are not 0, α = 4/3
+    >>> gpg(reward, groups, live="nonzero").round(4).tolist()  # 3 of 4 are not 0, α = 4/3
     [0.6667, -0.6667, 0.0, 0.0]
     """
-    groups, reward = credit.groups, credit.reward
     advantage = centred(reward, groups)
     if scale == "std":
         advantage = in_spreads(advantage, groups.spread(groups.std(reward, ddof=ddof)), eps)

@@ -2,13 +2,11 @@
 
 from typing import Annotated, Literal
 
-import numpy as np
-
-from ....formats.segments import Array
+from ....formats.errors import UsageError
+from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast
-from ...structure.baseline import settle_singletons
-from ...structure.statistics import in_spreads, weighted_mean, weighted_std
-from ..kind import Credit, Singleton, credit_method
+from ...structure.baseline import Singleton, normalise
+from ..kind import credit_method
 
 
 @credit_method(
@@ -28,7 +26,10 @@ from ..kind import Credit, Singleton, credit_method
     },
 )
 def grpo(
-    credit: Credit,
+    reward: Array,
+    groups: Segments,
+    tokens: Segments | None = None,
+    mask: Array | None = None,
     *,
     center: Literal["mean", "none"] = "mean",
     scale: Literal["std", "none"] = "std",
@@ -46,7 +47,9 @@ def grpo(
     of the whole batch (TRL's scale_rewards="batch") see `lite_ppo`.
 
     Args:
-        credit: uses reward [R], reward units.
+        reward: [R] reward units.
+        groups: rollouts [R] of each group.
+        tokens, mask: response tokens [T] of each rollout, and which of them the policy wrote; for unit="token".
         center: take off the group's "mean", or "none", which leaves the raw reward (with scale="none" plain REINFORCE).
         scale: divide by the group's std, or not at all.
         unit: mean and std count each "rollout" once, or as often as it has policy "token"s.
@@ -63,19 +66,16 @@ def grpo(
 
     Departures: 1. the paper does not say which std; 1 is what all three large implementations compute.
 
+    >>> from apportion.formats.segments import Segments
     >>> import numpy as np
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> grpo(credit_of([1.0, 0.0, 0.0, 1.0, 0.5]), scale="none").tolist()
+    >>> grpo(np.array([1.0, 0.0, 0.0, 1.0, 0.5]), Segments.of_sizes([5]), scale="none").tolist()
     [0.5, -0.5, -0.5, 0.5, 0.0]
     """
-    groups, reward = credit.groups, credit.reward
-    weights = credit.tokens.sum(credit.mask) if unit == "token" else np.ones(len(reward), np.int64)
-    advantage = reward
-    if center == "mean":
-        advantage = reward - groups.spread(weighted_mean(reward, weights, groups))
-    if scale == "std":
-        advantage = in_spreads(advantage, groups.spread(weighted_std(reward, weights, groups, ddof=ddof)), eps)
-    if center == "mean" or scale == "std":
-        # The mean of equal numbers may be off by an ulp (0.7 twelve times), which std + eps would blow up.
-        advantage = np.where(groups.spread(groups.constant(reward)), 0.0, advantage)
-    return settle_singletons(advantage, reward, groups, singleton)
+    lengths = None
+    if unit == "token":
+        if tokens is None or mask is None:
+            raise UsageError("grpo with unit=token counts tokens; give it tokens and mask")
+        lengths = tokens.sum(mask)
+    return normalise(
+        reward, groups, weights=lengths, center=center, scale=scale, ddof=ddof, eps=eps, singleton=singleton
+    )

@@ -4,11 +4,11 @@ from typing import Annotated
 
 import numpy as np
 
-from ....formats.segments import Array
+from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast
 from ...structure.baseline import centred, settle_singletons
 from ...structure.statistics import batch_std, in_spreads
-from ..kind import Credit, Singleton, credit_method
+from ..kind import Singleton, credit_method
 
 
 @credit_method(
@@ -20,7 +20,8 @@ from ..kind import Credit, Singleton, credit_method
     presets={"trl": {"eps": 1e-4}},
 )
 def lite_ppo(
-    credit: Credit,
+    reward: Array,
+    groups: Segments,
     *,
     ddof: Annotated[int, AtLeast(0)] = 1,
     eps: Annotated[float, AtLeast(0)] = 1e-6,
@@ -35,7 +36,8 @@ def lite_ppo(
     scale_rewards="batch" in TRL; it is a method of its own, since it has to see the whole file.
 
     Args:
-        credit: uses reward [R], reward units.
+        reward: [R] reward units.
+        groups: rollouts [R] of each group.
         ddof: 1 sample std (TRL), 0 population std.
         eps: added to the std: 1e-4 TRL.
         singleton: what a group of one gets: "zero", its "raw" reward, or an "error".
@@ -48,11 +50,11 @@ def lite_ppo(
 
     Departures: 1. eps of 1e-6 is ours; the paper gives none.
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> credit = credit_of([1.0, 0.0, 1.0, 1.0], groups=[0, 0, 1, 1])     # mean 3/4, sample std 1/2
-    >>> lite_ppo(credit, eps=0.0).tolist()
+    >>> from apportion.formats.segments import Segments
+    >>> import numpy as np
+    >>> reward, groups = np.array([1.0, 0.0, 1.0, 1.0]), Segments.of_sizes([2, 2])  # mean 3/4, sample std 1/2
+    >>> lite_ppo(reward, groups, eps=0.0).tolist()
     [1.0, -1.0, 0.0, 0.0]
     """
-    groups, reward = credit.groups, credit.reward
     advantage = in_spreads(centred(reward, groups), np.array(batch_std(reward, ddof=ddof)), eps)
     return settle_singletons(advantage, reward, groups, singleton)

@@ -5,10 +5,10 @@ from typing import Annotated
 import numpy as np
 
 from ....formats.errors import DataError
-from ....formats.segments import Array
+from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast
 from ...structure.baseline import centred, settle_singletons
-from ..kind import Credit, Singleton, credit_method
+from ..kind import Singleton, credit_method
 
 
 @credit_method(
@@ -18,7 +18,9 @@ from ..kind import Credit, Singleton, credit_method
     evidence="code",
     presets={"released": {"eps": 1e-6, "singleton": "raw"}},
 )
-def maxrl(credit: Credit, *, eps: Annotated[float, AtLeast(0)] = 0.0, singleton: Singleton = "zero") -> Array:
+def maxrl(
+    reward: Array, groups: Segments, *, eps: Annotated[float, AtLeast(0)] = 0.0, singleton: Singleton = "zero"
+) -> Array:
     """Centred reward in units of the group's mean reward, the same on all tokens.
 
         A_i = (R_i - mean_g) / (mean_g + eps)
@@ -29,7 +31,8 @@ def maxrl(credit: Credit, *, eps: Annotated[float, AtLeast(0)] = 0.0, singleton:
     GRPO divides by √(p(1-p)) instead, `dr_grpo` by 1.
 
     Args:
-        credit: uses reward [R], reward units, 0 or more.
+        reward: [R] reward units.
+        groups: rollouts [R] of each group.
         eps: added to the mean: 0 in the paper, 1e-6 in the released code.
         singleton: what a group of one gets: "zero", its "raw" reward, or an "error".
 
@@ -42,11 +45,11 @@ def maxrl(credit: Credit, *, eps: Annotated[float, AtLeast(0)] = 0.0, singleton:
 
     Departures: 1. The released code gives a group of one R / eps (mean 0), here 0 or the reward itself.
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> maxrl(credit_of([1.0, 0.0, 0.0, 0.0])).tolist()
+    >>> from apportion.formats.segments import Segments
+    >>> import numpy as np
+    >>> maxrl(np.array([1.0, 0.0, 0.0, 0.0]), Segments.of_sizes([4])).tolist()
     [3.0, -1.0, -1.0, -1.0]
     """
-    groups, reward = credit.groups, credit.reward
     if (reward < 0).any():
         row = int(np.flatnonzero(reward < 0)[0])
         raise DataError(

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ....formats.segments import Array
+from ....formats.segments import Array, Segments
 from ...structure.baseline import settle_singletons
 from ...structure.statistics import weighted_mean
-from ..kind import Credit, Singleton, credit_method
+from ..kind import Singleton, credit_method
 
 
 @credit_method(
@@ -15,7 +15,7 @@ from ..kind import Credit, Singleton, credit_method
     evidence="code",
     presets={"verl": {"singleton": "raw"}},
 )
-def opo(credit: Credit, *, singleton: Singleton = "zero") -> Array:
+def opo(reward: Array, groups: Segments, tokens: Segments, mask: Array, *, singleton: Singleton = "zero") -> Array:
     """Reward minus the length-weighted mean of the group, the same on all tokens.
 
         b_g = Σ_j len_j · R_j / Σ_j len_j
@@ -26,7 +26,9 @@ def opo(credit: Credit, *, singleton: Singleton = "zero") -> Array:
     does not count. With equal lengths this is `dr_grpo`.
 
     Args:
-        credit: uses reward [R], reward units, and the mask.
+        reward: [R] reward units.
+        groups: rollouts [R] of each group.
+        tokens, mask: response tokens [T] of each rollout, and which of them the policy wrote.
         singleton: what a group of one gets: "zero", its "raw" reward (verl), or an "error".
 
     Returns:
@@ -37,11 +39,12 @@ def opo(credit: Credit, *, singleton: Singleton = "zero") -> Array:
 
     Departures: 1. OPO trains strictly on policy, without KL and without clipping; that is up to `train`.
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> opo(credit_of([1.0, 0.0], tokens=[[1, 2, 3], [4]])).tolist()
+    >>> from apportion.formats.segments import Segments
+    >>> import numpy as np
+    >>> tokens, mask = Segments.of_sizes([3, 1]), np.ones(4, bool)
+    >>> opo(np.array([1.0, 0.0]), Segments.of_sizes([2]), tokens, mask).tolist()
     [0.25, -0.75]
     """
-    reward, groups = credit.reward, credit.groups
-    baseline = groups.spread(weighted_mean(reward, credit.tokens.sum(credit.mask), groups))
+    baseline = groups.spread(weighted_mean(reward, tokens.sum(mask), groups))
     advantage = np.where(groups.spread(groups.constant(reward)), 0.0, reward - baseline)
     return settle_singletons(advantage, reward, groups, singleton)

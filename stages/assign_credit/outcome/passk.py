@@ -10,7 +10,7 @@ from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast
 from ...structure.baseline import settle_singletons
 from ...structure.statistics import in_spreads
-from ..kind import Credit, Singleton, credit_method
+from ..kind import Singleton, credit_method
 
 
 @credit_method(
@@ -21,7 +21,8 @@ from ..kind import Credit, Singleton, credit_method
     presets={"verl": {"form": "gap", "eps": 1e-6, "singleton": "error"}},
 )
 def passk(
-    credit: Credit,
+    reward: Array,
+    groups: Segments,
     *,
     k: Annotated[int, AtLeast(1)] = 4,
     form: Literal["analytic", "gap"] = "analytic",
@@ -44,7 +45,8 @@ def passk(
     Once any k rollouts hold a success there is nothing left to learn. k = 1 is `grpo` with ddof=0.
 
     Args:
-        credit: uses reward [R], reward units.
+        reward: [R] reward units.
+        groups: rollouts [R] of each group.
         k: how many rollouts share the best reward, 1 to n; not used by "gap".
         form: "analytic", or "gap", which looks at the single best rollout (verl's grpo_passk).
         scale: divide by the std, or not at all. That of "gap" is of the group's rewards, with divisor n - 1.
@@ -63,13 +65,13 @@ def passk(
         same where theirs is defined. 2. The paper has no eps, its code this one. 3. Of several best rollouts "gap" gives
         none anything, since the second best is as good.
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> passk(credit_of([1.0, 0.0, 0.0, 0.0]), k=2, eps=0.0).round(4).tolist()    # ρ = 1/2, σ = 1/2
+    >>> from apportion.formats.segments import Segments
+    >>> import numpy as np
+    >>> passk(np.array([1.0, 0.0, 0.0, 0.0]), Segments.of_sizes([4]), k=2, eps=0.0).round(4).tolist()  # ρ = 1/2, σ = 1/2
     [1.0, -0.3333, -0.3333, -0.3333]
-    >>> passk(credit_of([0.2, 0.9, 0.4]), form="gap", scale="none").tolist()
+    >>> passk(np.array([0.2, 0.9, 0.4]), Segments.of_sizes([3]), form="gap", scale="none").tolist()
     [0.0, 0.5, 0.0]
     """
-    groups, reward = credit.groups, credit.reward
     if form == "analytic":
         small = np.flatnonzero((groups.sizes < k) & (groups.sizes > 1))
         if len(small):

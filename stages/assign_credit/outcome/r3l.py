@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ....formats.segments import Array
+from ....formats.segments import Array, Segments
 from ...core.ranges import Above
 from ...structure.baseline import centred, settle_singletons
-from ..kind import Credit, Singleton, credit_method
+from ..kind import Singleton, credit_method
 
 
 @credit_method(
@@ -18,7 +18,8 @@ from ..kind import Credit, Singleton, credit_method
     presets={"paper": {"best": "alpha"}},
 )
 def r3l(
-    credit: Credit,
+    reward: Array,
+    groups: Segments,
     *,
     alpha: Annotated[float, Above(0)] = 3.0,
     best: Literal["one", "alpha"] = "one",
@@ -39,7 +40,8 @@ def r3l(
     by `parents=suffix`.
 
     Args:
-        credit: uses reward [R].
+        reward: [R] reward units.
+        groups: rollouts [R] of each group.
         alpha: factor of those better than the baseline.
         best: what the maximal reward gets: "one" (released code, and the caption of the paper's Table 5) or "alpha" (its
             equation 11).
@@ -59,11 +61,11 @@ def r3l(
 
     Bias: a group that is all right still pushes, and a reward just below the maximum may get more than it (0.9 · 3).
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> r3l(credit_of([0.1, 0.6, 0.3, 1.0])).round(6).tolist()
+    >>> from apportion.formats.segments import Segments
+    >>> import numpy as np
+    >>> r3l(np.array([0.1, 0.6, 0.3, 1.0]), Segments.of_sizes([4])).round(6).tolist()
     [-0.4, 0.3, -0.2, 1.0]
     """
-    groups, reward = credit.groups, credit.reward
     if baseline == "mean":
         above = centred(reward, groups)
     else:

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ....formats.segments import Array
+from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast
 from ...structure.baseline import centred, settle_singletons
 from ...structure.statistics import Floor, batch_whitened
-from ..kind import Credit, Singleton, credit_method
+from ..kind import Singleton, credit_method
 
 
 @credit_method(
@@ -23,7 +23,10 @@ from ..kind import Credit, Singleton, credit_method
     },
 )
 def reinforce_plus_plus_baseline(
-    credit: Credit,
+    reward: Array,
+    groups: Segments,
+    tokens: Segments,
+    mask: Array,
     *,
     unit: Literal["token", "rollout"] = "token",
     ddof: Annotated[int, AtLeast(0)] = 1,
@@ -41,7 +44,9 @@ def reinforce_plus_plus_baseline(
     often as it has tokens, or over its rollouts. The division is by the batch's spread, never by the group's.
 
     Args:
-        credit: uses reward [R], reward units.
+        reward: [R] reward units.
+        groups: rollouts [R] of each group.
+        tokens, mask: response tokens [T] of each rollout, and which of them the policy wrote.
         unit: what is counted in mean and var: each policy "token" (both libraries), or each "rollout" once.
         ddof: divisor n - ddof of the variance: 1 verl, 0 OpenRLHF.
         eps: floor of the variance, inside the root.
@@ -58,14 +63,14 @@ def reinforce_plus_plus_baseline(
     Departures: 1. The paper says neither which variance nor where eps stands; the default is verl's, but for a group of
         one. 2. unit="rollout" is ours.
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> credit = credit_of([1.0, 0.0, 1.0, 1.0], groups=[0, 0, 1, 1])
-    >>> reinforce_plus_plus_baseline(credit, eps=0.0).round(4).tolist()
+    >>> from apportion.formats.segments import Segments
+    >>> import numpy as np
+    >>> reward, groups, tokens = np.array([1.0, 0.0, 1.0, 1.0]), Segments.of_sizes([2, 2]), Segments.of_sizes([1] * 4)
+    >>> reinforce_plus_plus_baseline(reward, groups, tokens, np.ones(4, bool), eps=0.0).round(4).tolist()
     [1.2247, -1.2247, 0.0, 0.0]
     """
-    reward, groups = credit.reward, credit.groups
     value = settle_singletons(centred(reward, groups), reward, groups, singleton)
     if unit == "rollout":
         advantage = batch_whitened(value, np.ones(len(value), bool), ddof=ddof, eps=eps, floor=floor)
-        return np.where(credit.mask, credit.tokens.spread(advantage), 0.0)
-    return batch_whitened(credit.tokens.spread(value), credit.mask, ddof=ddof, eps=eps, floor=floor)
+        return np.where(mask, tokens.spread(advantage), 0.0)
+    return batch_whitened(tokens.spread(value), mask, ddof=ddof, eps=eps, floor=floor)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ....formats.segments import Array
+from ....formats.segments import Array, Segments
 from ...structure.baseline import centred, settle_singletons
-from ..kind import Credit, Singleton, credit_method
+from ..kind import Singleton, credit_method
 
 
 @credit_method(
@@ -19,7 +19,7 @@ from ..kind import Credit, Singleton, credit_method
         "skyrl": {"singleton": "zero"},
     },
 )
-def rloo(credit: Credit, *, singleton: Singleton = "zero") -> Array:
+def rloo(reward: Array, groups: Segments, *, singleton: Singleton = "zero") -> Array:
     """Leave-one-out advantage of every rollout, the same on all its tokens.
 
         A_i = R_i - 1/(n-1) · Σ_{j≠i} R_j  =  n/(n-1) · (R_i - mean_g)
@@ -27,7 +27,8 @@ def rloo(credit: Credit, *, singleton: Singleton = "zero") -> Array:
     Unlike GRPO there is no division by the std: advantages keep the unit of the reward and sum to 0 over a group.
 
     Args:
-        credit: uses reward [R], reward units.
+        reward: [R] reward units.
+        groups: rollouts [R] of each group.
         singleton: what a group of one gets: "zero", its "raw" reward (verl's loop version), or an "error".
 
     Returns:
@@ -39,11 +40,11 @@ def rloo(credit: Credit, *, singleton: Singleton = "zero") -> Array:
     Departures: 1. TRL takes a KL of the whole response off the reward before (β 0.05 by default), for which a reference is
         needed; its preset does not. `train --set kl_coef` has a KL in the loss.
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> rloo(credit_of([3.0, 1.0, 2.0])).tolist()
+    >>> from apportion.formats.segments import Segments
+    >>> import numpy as np
+    >>> rloo(np.array([3.0, 1.0, 2.0]), Segments.of_sizes([3])).tolist()
     [1.5, -1.5, 0.0]
     """
-    groups, reward = credit.groups, credit.reward
     size = groups.spread(groups.sizes)
     advantage = centred(reward, groups) * (size / np.maximum(size - 1, 1))
     return settle_singletons(advantage, reward, groups, singleton)

@@ -6,9 +6,9 @@ import numpy as np
 
 from ....formats.segments import Array
 from ...core.ranges import AtLeast, Between
+from ...structure.baseline import Singleton, normalise
 from ...structure.values import token_signal
-from ..kind import Credit, Singleton, credit_method
-from ..outcome.grpo import grpo
+from ..kind import Credit, credit_method
 
 
 @credit_method(
@@ -67,7 +67,8 @@ def hepo(
     own = np.flatnonzero(credit.mask)
     count = int(rho * len(own) + 1e-9)  # 0.29 · 100 is 28.999…
     chosen = own[_largest(entropy[own], count)]
-    advantage = credit.tokens.spread(grpo(credit, scale=scale, ddof=ddof, eps=eps, singleton=singleton))
+    per_rollout = normalise(credit.reward, credit.groups, scale=scale, ddof=ddof, eps=eps, singleton=singleton)
+    advantage = credit.tokens.spread(per_rollout)
     out = np.zeros(len(credit.mask))
     out[chosen] = advantage[chosen]
     return out

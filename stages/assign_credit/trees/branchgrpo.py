@@ -41,7 +41,7 @@ def branchgrpo(
     threshold: Annotated[float, AtLeast(0)] = 1e-6,
     eps: Annotated[float, AtLeast(0)] = 1e-8,
     clip: Annotated[float | None, AtLeast(0)] = 5.0,
-    prune_depths: Annotated[tuple[int, AtLeast(0)], ...] = (),
+    prune_depths: Annotated[tuple[int, ...], AtLeast(0)] = (),
     slide_step: Annotated[int, AtLeast(0)] = 0,
     slide_every: Annotated[int, AtLeast(1)] = 30,
     slide_stop: Annotated[int | None, AtLeast(0)] = None,

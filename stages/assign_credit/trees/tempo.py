@@ -14,7 +14,7 @@ from ..kind import Credit, Singleton, credit_method
 @credit_method(
     needs=("reward", "node.id", "node.start", "node.end"),
     granularity="token",
-    methodology="monte-carlo",
+    methodology="temporal-difference",
     source="arXiv:2509.18314",
     evidence="code",
     presets={"tempo": {"scale": "std", "ddof": 1, "eps": 1e-6, "multi_turn": "stop", "singleton": "error"}},

@@ -194,7 +194,7 @@ class Batch:
         for _ in range(8):
             credit = batch.credit()
             try:
-                values = method.function(credit, **options)
+                values = method.assign(credit, **options)
                 break
             except DataError as error:
                 found = MISSING.search(str(error))

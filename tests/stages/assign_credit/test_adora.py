@@ -94,5 +94,5 @@ def test_without_the_memory_it_says_how_to_get_one() -> None:
 
 
 def test_a_weight_below_0_is_refused() -> None:
-    with pytest.raises(UsageError, match="a weight cannot be below 0"):
-        adora(credit_of([1.0, 0.0]), low=-0.1)
+    with pytest.raises(UsageError, match=r"credit method adora: low must be at least 0, got -0\.1"):
+        METHODS.settle("adora", {"low": -0.1})

@@ -201,10 +201,10 @@ def test_what_is_missing_or_out_of_range_is_named() -> None:
     credit = credit_of(REWARDS, tokens=TOKENS)
     with pytest.raises(DataError, match=r"'token\.logprob'.*fusion=weighted.*sample"):
         branchgrpo(credit, fusion="weighted")
-    with pytest.raises(UsageError, match="ratio"):
-        branchgrpo(credit, ratio=1.5)
-    with pytest.raises(UsageError, match="slide_every"):
-        branchgrpo(credit, slide_every=0)
+    with pytest.raises(UsageError, match=r"branchgrpo: ratio must be between 0 and 1, got 1\.5"):
+        METHODS.settle("branchgrpo", {"ratio": 1.5})
+    with pytest.raises(UsageError, match="slide_every must be at least 1, got 0"):
+        METHODS.settle("branchgrpo", {"slide_every": 0})
     absent = Ragged(np.array([0], np.int32), np.array([0, 1, 1]), np.array([True, False]))
     columns = {f"node.{leaf}": absent for leaf in ("id", "start", "end")}
     with pytest.raises(DataError, match="tree-build"):

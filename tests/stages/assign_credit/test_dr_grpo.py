@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit.outcome.dr_grpo import dr_grpo
-from apportion.stages.assign_credit.outcome.grpo import grpo
-from apportion.stages.assign_credit.outcome.rloo import rloo
+from apportion.stages.assign_credit.kind import METHODS
+
+rloo = METHODS["rloo"].assign
+dr_grpo = METHODS["dr_grpo"].assign
+grpo = METHODS["grpo"].assign
 
 
 def test_worked_examples() -> None:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
-from apportion.stages.assign_credit.kind import Credit
+from apportion.stages.assign_credit.kind import METHODS, Credit
 from apportion.stages.assign_credit.outcome.gdpo import gdpo
-from apportion.stages.assign_credit.outcome.grpo import grpo
+
+grpo = METHODS["grpo"].assign
 
 
 def several(rewards: dict[str, list[float]], **kwargs: Any) -> Credit:

@@ -7,8 +7,9 @@ import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._step_examples import stepped
 from apportion.stages.assign_credit.kind import METHODS, Credit
-from apportion.stages.assign_credit.outcome.grpo import grpo
 from apportion.stages.assign_credit.turns.gigpo import gigpo
+
+grpo = METHODS["grpo"].assign
 
 STATES = [["s0", "s1", "s2"], ["s0", "s1"]]
 PAID = [[0.0, 0.0, 1.0], [0.0, 0.0]]
@@ -93,8 +94,8 @@ def test_alike_states_meet_at_the_threshold() -> None:
 
 @pytest.mark.parametrize("similarity", [0.0, 1.5])
 def test_a_threshold_out_of_range_is_refused(similarity: float) -> None:
-    with pytest.raises(UsageError, match="similarity"):
-        gigpo(example(), similarity=similarity)
+    with pytest.raises(UsageError, match="similarity must be above 0 and at most 1"):
+        METHODS.settle("gigpo", {"similarity": similarity})
 
 
 def test_an_invalid_step_pays_alone() -> None:

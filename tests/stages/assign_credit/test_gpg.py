@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit.outcome.dr_grpo import dr_grpo
-from apportion.stages.assign_credit.outcome.gpg import gpg
-from apportion.stages.assign_credit.outcome.grpo import grpo
+from apportion.stages.assign_credit.kind import METHODS
+
+dr_grpo = METHODS["dr_grpo"].assign
+gpg = METHODS["gpg"].assign
+grpo = METHODS["grpo"].assign
 
 # Two of three groups differ, 4 of 6 rollouts; 3 of 6 rewards are not 0.
 REWARDS, GROUPS = [1.0, 0.0, 1.0, 0.0, 0.5, 0.5], [0, 0, 1, 1, 2, 2]
@@ -37,7 +39,7 @@ def test_f_norm_divides() -> None:
     for options in choices:
         np.testing.assert_allclose(gpg(credit, f_norm=2.5, **options), gpg(credit, **options) / 2.5, rtol=1e-12)
     with pytest.raises(UsageError, match="gpg: f_norm must be above 0, got 0"):
-        gpg(credit, f_norm=0.0)
+        METHODS.settle("gpg", {"f_norm": 0.0})
 
 
 def test_dead_batches_and_groups_of_one() -> None:

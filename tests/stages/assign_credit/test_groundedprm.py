@@ -125,8 +125,8 @@ def test_empty_responses_and_what_is_missing() -> None:
         groundedprm(stepped([0.0], [[1]]))
     with pytest.raises(DataError, match="reward"):
         groundedprm(stepped([NAN], [[1]], reward=[[1]]))
-    with pytest.raises(UsageError, match="decay"):
-        groundedprm(stepped([0.0], [[1]], reward=[[1]]), decay=1.5)
+    with pytest.raises(UsageError, match=r"decay must be between 0 and 1, got 1\.5"):
+        METHODS.settle("groundedprm", {"decay": 1.5})
 
 
 def oracle(

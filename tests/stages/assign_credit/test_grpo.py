@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit.outcome.grpo import grpo
+from apportion.stages.assign_credit.kind import METHODS
+
+grpo = METHODS["grpo"].assign
 
 REWARDS = [1.0, 0.0, 0.0, 1.0, 0.5]  # mean 0.5, std1 0.5, std0 0.447214 (methods A, GRPO)
 

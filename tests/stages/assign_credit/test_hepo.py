@@ -5,9 +5,10 @@ import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
-from apportion.stages.assign_credit.kind import Credit
-from apportion.stages.assign_credit.outcome.grpo import grpo
+from apportion.stages.assign_credit.kind import METHODS, Credit
 from apportion.stages.assign_credit.tokens.hepo import hepo
+
+grpo = METHODS["grpo"].assign
 
 
 def uncertain(rewards: list[float], entropy: list[list[float]], **kwargs: Any) -> Credit:
@@ -54,8 +55,8 @@ def test_equal_rewards_groups_of_one_and_empty_responses() -> None:
 def test_what_is_wrong_is_named() -> None:
     with pytest.raises(DataError, match=r"'token\.entropy'"):
         hepo(credit_of([1.0, 0.0]))
-    with pytest.raises(UsageError, match="'rho'"):
-        hepo(uncertain([1.0, 0.0], [[1.0], [1.0]]), rho=1.5)
+    with pytest.raises(UsageError, match=r"rho must be between 0 and 1, got 1\.5"):
+        METHODS.settle("hepo", {"rho": 1.5})
     credit = uncertain([1.0, 0.0], [[1.0], [1.0]])
     absent = Ragged(np.array([1.0]), np.array([0, 1, 1]), np.array([True, False]))
     with pytest.raises(DataError, match=r"row 1, column 'token\.entropy'"):

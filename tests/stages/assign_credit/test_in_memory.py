@@ -91,7 +91,7 @@ def test_an_environment_may_begin_where_lengths_say_so() -> None:
 def test_presets_and_options_reach_the_method(name: str) -> None:
     preset = next(iter(METHODS[name].presets))
     assert credit_tokens(name, **padded(), preset=preset).shape == (4, 5)
-    with pytest.raises(UsageError, match="option of credit method"):
+    with pytest.raises(UsageError, match=r"credit method .*: unknown option"):
         credit_tokens(name, **padded(), nonsense=1)
 
 

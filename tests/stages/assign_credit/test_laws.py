@@ -223,7 +223,7 @@ def test_a_second_run_gives_the_same_and_what_was_given_is_left_alone(draw: Draw
     credit, values = batch.credited(method, options_of(method))
     reward, mask = credit.reward.copy(), credit.mask.copy()
     np.testing.assert_array_equal(
-        method.function(credit, **options_of(method)), method.function(credit, **options_of(method))
+        method.assign(credit, **options_of(method)), method.assign(credit, **options_of(method))
     )
     np.testing.assert_array_equal(credit.reward, reward)
     np.testing.assert_array_equal(credit.mask, mask)

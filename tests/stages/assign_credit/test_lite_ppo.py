@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit.outcome.dr_grpo import dr_grpo
-from apportion.stages.assign_credit.outcome.grpo import grpo
-from apportion.stages.assign_credit.outcome.lite_ppo import lite_ppo
+from apportion.stages.assign_credit.kind import METHODS
+
+dr_grpo = METHODS["dr_grpo"].assign
+lite_ppo = METHODS["lite_ppo"].assign
+grpo = METHODS["grpo"].assign
 
 REWARDS, GROUPS = [1.0, 0, 1, 1], [0, 0, 1, 1]  # mean 3/4; squares 1/16 · 3 + 9/16 = 3/4; sample var 1/4
 

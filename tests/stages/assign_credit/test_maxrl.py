@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit.outcome.dr_grpo import dr_grpo
-from apportion.stages.assign_credit.outcome.maxrl import maxrl
+from apportion.stages.assign_credit.kind import METHODS
+
+dr_grpo = METHODS["dr_grpo"].assign
+maxrl = METHODS["maxrl"].assign
 
 
 def test_worked_example() -> None:

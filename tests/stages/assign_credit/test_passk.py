@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit.outcome.grpo import grpo
-from apportion.stages.assign_credit.outcome.passk import passk
+from apportion.stages.assign_credit.kind import METHODS
+
+passk = METHODS["passk"].assign
+grpo = METHODS["grpo"].assign
 
 
 def test_one_success_in_four() -> None:
@@ -57,8 +59,8 @@ def test_equal_rewards_and_groups_of_one() -> None:
 def test_a_group_smaller_than_k_is_an_error() -> None:
     with pytest.raises(DataError, match="row 1: a group of 3 rollouts, fewer than k = 4"):
         passk(credit_of([1.0, 0.0, 1.0, 0.0], groups=[0, 1, 1, 1]))
-    with pytest.raises(UsageError, match="'k'"):
-        passk(credit_of([1.0, 0.0]), k=0)
+    with pytest.raises(UsageError, match="passk: k must be at least 1, got 0"):
+        METHODS.settle("passk", {"k": 0})
 
 
 def oracle(reward: list[float], k: int) -> list[float]:

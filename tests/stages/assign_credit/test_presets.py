@@ -17,7 +17,7 @@ ONE_IN_EIGHT = [1.0, 0, 0, 0, 0, 0, 0, 0]  # mean 1/8; sample std 0.353553, popu
 
 def grpo(preset: str, rewards: list[float]) -> list[float]:
     method = METHODS["grpo"]
-    return method.function(credit_of(rewards), **METHODS.settle(method.name, {}, preset)).tolist()
+    return method.assign(credit_of(rewards), **METHODS.settle(method.name, {}, preset)).tolist()
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_equal_rewards_give_exactly_0_under_every_preset(preset: str) -> None:
 
 def credit(method: str, preset: str, rewards: list[float], **kwargs: Any) -> list[float]:
     chosen = METHODS[method]
-    return chosen.function(credit_of(rewards, **kwargs), **METHODS.settle(chosen.name, {}, preset)).tolist()
+    return chosen.assign(credit_of(rewards, **kwargs), **METHODS.settle(chosen.name, {}, preset)).tolist()
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_hepo_tempo() -> None:
     entropy = Ragged.from_lists([[2.0, 0.1, 0.1, 0.1], [0.3, 0.1, 0.1, 0.1], [1.5, 0.1]], np.float32)
     batch = rollouts_of([1.0, 0.0, 0.5], tokens=[[1] * 4, [2] * 4, [3] * 2], groups=[0, 0, 1])
     method = METHODS["hepo"]
-    found = method.function(
+    found = method.assign(
         Credit(batch.with_columns({"token.entropy": entropy})), **METHODS.settle(method.name, {}, "tempo")
     )
     expected = [0.5 / (np.sqrt(0.5) + 1e-6), *[0] * 7, 0.5 / (1 + 1e-6), 0]  # its mean is 0 there, its std 1
@@ -176,7 +176,7 @@ def test_rose_rose_rl() -> None:
     method = METHODS["rose"]
     options = METHODS.settle(method.name, {"alpha": 1.0}, "rose-rl")
     plain = credit("rose", "rose-rl", [-1.0, 1.0, 0.0], tokens=tokens, left=left)
-    lowered = method.function(credit_of([-1.0, 1.0, 0.0], tokens=tokens, left=left), **options).tolist()
+    lowered = method.assign(credit_of([-1.0, 1.0, 0.0], tokens=tokens, left=left), **options).tolist()
     assert lowered[:6] == plain[:6]
     assert lowered[10:13] == pytest.approx([value - abs(value) * (1 - 2 / 3) for value in plain[10:13]])
 
@@ -221,7 +221,7 @@ def test_maxrl_released() -> None:
 def test_gdpo(preset: str, values: list[float]) -> None:
     batch = rollouts_of([0.0, 0.0], tokens=[[1], [2, 3, 4]]).with_columns({"rewards.right": np.array([1.0, 0.0])})
     method = METHODS["gdpo"]
-    found = method.function(Credit(batch), **METHODS.settle(method.name, {}, preset))
+    found = method.assign(Credit(batch), **METHODS.settle(method.name, {}, preset))
     assert found.tolist() == pytest.approx(values, abs=2e-6)
 
 

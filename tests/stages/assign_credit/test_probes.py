@@ -43,7 +43,7 @@ def test_probes_find_their_parents() -> None:
 
 def test_a_fork_beyond_its_parent_is_bad_data() -> None:
     batch = with_probes(fork=4)
-    with pytest.raises(DataError, match="fork 4, needed is 0 to 3"):
+    with pytest.raises(DataError, match="fork 4 must be between 0 and 3"):
         _ = Credit(batch.take(np.array([0, 2])), batch.take(np.array([1]))).probes
 
 

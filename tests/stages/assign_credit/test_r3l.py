@@ -8,7 +8,8 @@ import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._examples import credit_of
 from apportion.stages.assign_credit.kind import METHODS
-from apportion.stages.assign_credit.outcome.r3l import r3l
+
+r3l = METHODS["r3l"].assign
 
 
 @pytest.mark.parametrize(
@@ -65,5 +66,5 @@ def test_the_paper_gives_the_best_alpha() -> None:
 
 @pytest.mark.parametrize("options", [{"alpha": 0.0}, {"tau": -1.0}, {"tau": float("nan")}])
 def test_an_option_out_of_range_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="needed are numbers above 0"):
-        r3l(credit_of([1.0, 0.0]), **options)
+    with pytest.raises(UsageError, match=r"credit method r3l: (alpha|tau) must be (above 0|a number)"):
+        METHODS.settle("r3l", options)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit.outcome.reinforce_plus_plus_baseline import reinforce_plus_plus_baseline
+from apportion.stages.assign_credit.kind import METHODS
+
+reinforce_plus_plus_baseline = METHODS["reinforce_plus_plus_baseline"].assign
 
 TOKENS = [[1, 2], [3, 4, 5], [6], [7, 8]]  # lengths 2, 3, 1, 2 (methods A, REINFORCE++)
 REWARDS, GROUPS = [1.0, 0.0, 1.0, 1.0], [0, 0, 1, 1]

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit.outcome.rloo import rloo
+from apportion.stages.assign_credit.kind import METHODS
+
+rloo = METHODS["rloo"].assign
 
 
 def test_worked_example() -> None:

@@ -8,8 +8,9 @@ from apportion.formats.errors import DataError, UsageError
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.assign_credit._step_examples import stepped
-from apportion.stages.assign_credit.kind import Credit
-from apportion.stages.assign_credit.turns.slate import selection_probabilities, slate
+from apportion.stages.assign_credit.kind import METHODS, Credit
+from apportion.stages.assign_credit.turns.slate import slate
+from apportion.stages.structure.turns import selection_probabilities
 
 NAN = float("nan")
 # methods A, SLATE: five candidates of the first step, the fourth of which answers (its bonus is .1).
@@ -162,8 +163,8 @@ def test_empty_responses_and_what_is_missing() -> None:
         slate(rows_of([[([1], 1.0)], [([2], NAN)]]))
     with pytest.raises(DataError, match=r"'step\.kind'.*bonus=0"):
         slate(stepped([0.0], [[1]], reward=[[1.0]]))
-    with pytest.raises(UsageError, match="budget"):
-        slate(first_steps(), budget=0)
+    with pytest.raises(UsageError, match="budget must be at least 1, got 0"):
+        METHODS.settle("slate", {"budget": 0})
 
 
 def test_a_kind_for_every_step_is_needed() -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._probe_examples import probed
-from apportion.stages.assign_credit.kind import Credit
+from apportion.stages.assign_credit.kind import METHODS, Credit
 from apportion.stages.assign_credit.values.spo_chain import spo_chain
 
 # methods A, SPO chain: cuts before tokens 1 and 4, V 0.5 and 0.25, R = 1.
@@ -55,8 +55,8 @@ def test_what_is_missing_is_named() -> None:
         spo_chain(probed([1.0], TOKENS, OUTCOMES))
     with pytest.raises(DataError, match="sample --from IN --strategy vine"):
         spo_chain(probed([1.0], TOKENS, {}, probs=PROBS))
-    with pytest.raises(UsageError, match="'every'"):
-        spo_chain(probed([1.0], TOKENS, OUTCOMES, probs=PROBS), every=0)
+    with pytest.raises(UsageError, match="every must be at least 1, got 0"):
+        METHODS.settle("spo_chain", {"every": 0})
 
 
 def test_a_group_in_which_no_probe_begins_at_a_cut_is_refused() -> None:

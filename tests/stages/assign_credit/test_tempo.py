@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit.outcome.grpo import grpo
+from apportion.stages.assign_credit.kind import METHODS
 from apportion.stages.assign_credit.trees.tempo import tempo
+
+grpo = METHODS["grpo"].assign
 
 TOKENS = [[5, 7, 9, 2], [5, 7, 8, 2], [5, 6, 4], [5, 7, 9, 3, 2]]
 REWARDS = [1.0, 0.0, 1.0, 0.0]  # mean 0.5, std1 0.5773502692 (methods A, TEMPO)

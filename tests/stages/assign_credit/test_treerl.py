@@ -47,7 +47,7 @@ def test_worked_example_of_filling() -> None:
     filled = [-0.176777, 1.088388, -0.176777, -1.411612, -1.5, *[0.707107, 0.707107, 0.646447] * 2]
     np.testing.assert_allclose(treerl(CHAIN, weigh="value", fill_zeros=True), filled, atol=1e-6)
     released = METHODS["treerl"]
-    found = released.function(CHAIN, **METHODS.settle(released.name, {}, "treerl"))
+    found = released.assign(CHAIN, **METHODS.settle(released.name, {}, "treerl"))
     np.testing.assert_allclose(found, filled, atol=1e-6)
 
 

@@ -68,7 +68,7 @@ def test_trl(tmp_path: Path, name: str, trainer: str, options: dict[str, Any], s
     if name == "gdpo":
         rollouts = rollouts.with_columns({"rewards.right": np.array(given[0]), "rewards.format": np.array(given[1])})
     method = METHODS[name]
-    found = method.function(Credit(rollouts), **METHODS.settle(method.name, {}, "trl"))
+    found = method.assign(Credit(rollouts), **METHODS.settle(method.name, {}, "trl"))
     ours = rollouts.tokens.first(on_tokens(method, rollouts, found))
     np.testing.assert_allclose(ours, batch["advantages"].float().numpy(), rtol=1e-4, atol=1e-4)
     assert np.abs(ours).max() > 0.3

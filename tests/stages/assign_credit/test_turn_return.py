@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError
 from apportion.stages.assign_credit._step_examples import stepped
-from apportion.stages.assign_credit.outcome.grpo import grpo
-from apportion.stages.assign_credit.outcome.rloo import rloo
+from apportion.stages.assign_credit.kind import METHODS
 from apportion.stages.assign_credit.turns.turn_return import turn_return
+
+rloo = METHODS["rloo"].assign
+grpo = METHODS["grpo"].assign
 
 # ----------------------------------------------------------------------- the bandit: when to stop (verl#7244)
 #

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from apportion.formats.own import CHECKPOINT_HISTORY
 from apportion.formats.provenance import Provenance
 from apportion.stages.models import open_engine
 from apportion.stages.models.engine import Request, Sampling
 from apportion.stages.models.policy import TINY, ModelSource, load_policy, render_prompt
 from apportion.stages.models.tiny.blank import blank_model, blank_tokenizer
-from apportion.stages.train import HISTORY_FILE
 
 
 def test_tokenizer_gives_back_any_text() -> None:
@@ -76,6 +76,6 @@ def test_the_model_shipped_is_small() -> None:
 
 
 def test_the_model_shipped_says_how_it_was_made() -> None:
-    (record,) = Provenance.from_json((TINY / HISTORY_FILE).read_text()).history
+    (record,) = Provenance.from_json((TINY / CHECKPOINT_HISTORY).read_text()).history
     assert record.parameters["objective"] == "sft"
     assert record.parameters["model"] == "builtin:tiny-blank"

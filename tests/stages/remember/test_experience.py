@@ -169,8 +169,8 @@ def test_faults() -> None:
         {"similarity": 0.0}, {"novelty": 1.5}, {"max_clusters": 0}, {"warnings_per_level": 0}, {"successes": -1},
         {"failures": -1}, {"compared": -1}, {"characters": -1}, {"warning_score": float("nan")}, {"max_tokens": 0},
     ):  # fmt: skip
-        with pytest.raises(UsageError, match="memory 'experience'"):
-            library(batch_of(WON), **options)
+        with pytest.raises(UsageError, match="memory experience: "):
+            MEMORIES.settle("experience", options)
 
 
 # ----------------------------------------------------------------------------------------- a model as the extractor

@@ -15,7 +15,9 @@ from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.remember.graph import graph
 from apportion.stages.remember.kind import MEMORIES
-from apportion.stages.score.structure.edges import Drawn, edges
+from apportion.stages.score.kind import SCORERS
+from apportion.stages.score.structure.edges import edges
+from apportion.stages.structure.edges import Drawn
 from typer.testing import Result
 
 Cli = Callable[..., Result]
@@ -74,17 +76,17 @@ def test_a_group_with_nothing_to_compare_is_no_division_by_zero_without_eps() ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ddof": 2}, "option 'ddof' of scorer 'edges': 2, needed is 0 or 1"),
-        ({"ddof": -1}, "option 'ddof' of scorer 'edges': -1"),
-        ({"eps": -1.0}, r"option 'eps' of scorer 'edges': -1\.0, needed is a number, 0 or more"),
-        ({"eps": float("nan")}, "option 'eps' of scorer 'edges': nan"),
+        ({"ddof": 2}, "scorer edges: ddof must be between 0 and 1, got 2"),
+        ({"ddof": -1}, "scorer edges: ddof must be between 0 and 1, got -1"),
+        ({"eps": -1.0}, "scorer edges: eps must be at least 0, got -1"),
+        ({"eps": float("nan")}, "scorer edges: eps must be a number, got nan"),
     ],
 )
 def test_what_no_std_can_be_divided_by(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        edges(teams(WORKED), **options)
-    with pytest.raises(UsageError, match=message.replace("scorer 'edges'", "memory 'graph'")):
-        graph(iter([teams(WORKED)]), None, **options)
+        SCORERS.settle("edges", options)
+    with pytest.raises(UsageError, match=message.replace("scorer edges", "memory graph")):
+        MEMORIES.settle("graph", options)
 
 
 def test_groups_are_apart_and_their_order_does_not_matter() -> None:
@@ -199,8 +201,8 @@ def test_what_cannot_be_learnt_from_is_refused() -> None:
     with pytest.raises(DataError, match="edge 0-3 was drawn by another graph"):
         graph(iter([teams(WORKED)]), graph(iter([teams(WORKED, chances=fewer)]), None, lr=1e-9))
     for lr in (0.0, float("inf"), float("nan")):
-        with pytest.raises(UsageError, match=f"lr {lr}"):
-            graph(iter([teams(WORKED)]), None, lr=lr)
+        with pytest.raises(UsageError, match=r"memory graph: lr must be (above 0|a number)"):
+            MEMORIES.settle("graph", {"lr": lr})
 
 
 def test_no_graphs_drawn_is_no_division_by_zero() -> None:

@@ -16,6 +16,7 @@ from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.remember.kind import MEMORIES
 from apportion.stages.remember.problems import Record, problems
 from apportion.stages.sample.fresh.budget import _rates
+from apportion.stages.score.kind import SCORERS
 from apportion.stages.score.outcome.problems import problems as known_of
 from typer.testing import Result
 
@@ -110,8 +111,8 @@ def test_only_what_the_policy_made_of_the_prompt_counts() -> None:
 def test_what_cannot_be_counted_is_refused(columns: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         remembered(rollouts({"a": [1, 0]}).with_columns(columns))
-    with pytest.raises(UsageError, match="option 'iterations' of memory 'problems': 0"):
-        remembered(rollouts({"a": [1, 0]}), iterations=0)
+    with pytest.raises(UsageError, match="memory problems: iterations must be at least 1, got 0"):
+        MEMORIES.settle("problems", {"iterations": 0})
 
 
 def write(path: Path, batch: Rollouts) -> Path:
@@ -225,8 +226,8 @@ def test_what_is_known_of_a_problem(tmp_path: Path, cli: Cli) -> None:
         "problem.wrong_length": [None, None, None, 5.0],
     }
     assert values(correct=1.0)["problem.success"] == [0.0, 0.0, None, 0.0]
-    with pytest.raises(UsageError, match="'iterations' of scorer 'problems': 0"):
-        values(iterations=0)
+    with pytest.raises(UsageError, match="scorer problems: iterations must be at least 1, got 0"):
+        SCORERS.settle("problems", {"memory": path, "iterations": 0})
 
 
 def test_a_memory_that_was_written_anew_is_read_anew(tmp_path: Path, cli: Cli) -> None:

@@ -12,7 +12,6 @@ from apportion.formats.invariants import broken_invariants
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
 from apportion.formats.segments import Segments
-from apportion.stages.assign_credit._apply import credit_of_batch
 from apportion.stages.assign_credit.trees.groundedprm import groundedprm
 from apportion.stages.models.engine import Completion, Request, Sampling
 from apportion.stages.models.kind import ENGINES, engine
@@ -21,6 +20,7 @@ from apportion.stages.models.transformers.engine import TransformersEngine
 from apportion.stages.sample._judge import truth_of
 from apportion.stages.sample.trees._search_tree import NOTHING, Node, Tree, uct
 from apportion.stages.sample.trees.mcts import Search
+from apportion.stages.structure.batch import credit_of_batch
 from apportion.stages.structure.simulations import simulation_values
 from apportion.stages.tasks import Problem
 from apportion.stages.tasks.arithmetic import Arithmetic

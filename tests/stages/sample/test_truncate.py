@@ -12,8 +12,7 @@ from apportion.formats.errors import UsageError
 from apportion.formats.invariants import broken_invariants
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
-from apportion.stages.assign_credit._apply import credit_of_batch
-from apportion.stages.assign_credit.turns.slate import selection_probabilities, slate
+from apportion.stages.assign_credit.turns.slate import slate
 from apportion.stages.models.engine import Completion, Sampling
 from apportion.stages.models.kind import ENGINES, engine
 from apportion.stages.models.policy import load_tokenizer
@@ -22,6 +21,8 @@ from apportion.stages.sample._judge import score_of
 from apportion.stages.sample._steps import Step, step_ends
 from apportion.stages.sample.trees.truncate import Tree, advantages, choose
 from apportion.stages.score import score
+from apportion.stages.structure.batch import credit_of_batch
+from apportion.stages.structure.turns import selection_probabilities
 from apportion.stages.tasks import Problem
 from apportion.stages.tasks.arithmetic import Arithmetic
 from typer.testing import Result
