@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import DataError
+from .flags import ALONE
 from .ragged import Ragged
 from .rollouts import Rollouts
 from .rules import RULES as RULES
-from .schema import FIELDS, RULERS, WORTH_ONE, paths_of, ruler_of
+from .schema import FIELDS, RULERS, paths_of, ruler_of
 from .segments import Array, Segments
 
 _LARGEST_ID = np.iinfo(np.int32).max
-ALONE = ("demonstration", *WORTH_ONE)  # flags of rows that need no sibling
 _ON_ROLLOUT = ("reward", "weight", "temperature", "top_p")
 
 

@@ -9,16 +9,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from .errors import DataError
+from .flags import FLAGS
 
 FORMAT_VERSION = 1
 HOTTEST = 1000.0  # temperature; all tokens are equally likely long before
 MOST_ENTROPY = 22.0  # nat; ln 2^31, of the largest vocabulary that ids can name, and a little
 METADATA_KEY = b"apportion"
-ERROR = "error"  # of a rollout that failed: it has no part in anything
-FILTERED = "filtered"  # what `filter` flags
-UNTRAINED = (ERROR, FILTERED)  # flags of rows that are never trained on
-REFLECTION, GUIDED = "reflection", "guided"
-WORTH_ONE = (REFLECTION, GUIDED)  # flags of rows whose reward of 1 is no verifier's: what they led to was right
 CHOSEN, REJECTED = "chosen", "rejected"  # what `pair_role` can be
 REQUIRED = ("rollout_id", "group_id", "token.id", "token.mask")
 
@@ -94,11 +90,7 @@ FIELDS = {
         Field("top_p", pa.float32(), "nucleus mass kept; 1 is all", least=0, most=1),
         Field("top_k", pa.int32(), "most likely tokens kept; 0 is all", least=0),
         Field("logprob_kind", pa.string(), "of which distribution token.logprob is: sampling | policy"),
-        Field(
-            "flags", pa.list_(pa.string()),
-            "truncated, error, filtered, demonstration, hinted, partial, accepted, refined, retried, reflection, guided, "
-            "intervention, edited, dead_group, singleton, unassigned …",
-        ),
+        Field("flags", pa.list_(pa.string()), f"{', '.join(FLAGS)} …"),
         Field("reward", pa.float64(), "outcome reward; null is not scored", "reward"),
         Field("weight", pa.float64(), "weight of the rollout in training; null is 1", least=0),
         Field("step.start", pa.int32(), "first response token", "token"),

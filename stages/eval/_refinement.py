@@ -19,12 +19,11 @@ import pyarrow.compute as pc
 
 from ...formats.errors import DataError
 from ...formats.files import whole_file
+from ...formats.flags import ERROR, REFINED
 from ...formats.rollouts import Rollouts
-from ...formats.schema import ERROR
 from ...formats.segments import Array
 from .accuracy import Estimate, bootstrap_ratio
 
-REFINED = "refined"  # flag of a row that took the place of one that was cut
 VERDICT = "accept_probability"
 SCORE_IT = "run `apportion score IN --with verify -o OUT`"
 

@@ -8,15 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from ...formats.errors import DataError
+from ...formats.flags import NOT_OWN
 from ...formats.rollouts import Rollouts
-from ...formats.schema import ERROR, WORTH_ONE
 from ...formats.segments import Array, Segments
 from ..core.ranges import AtLeast
 from .kind import memory
-
-NOT_FROM_THE_PROMPT = (
-    ERROR, "hinted", "retried", *WORTH_ONE, "refined", "intervention", "edited", "partial", "demonstration",
-)  # fmt: skip
 
 
 @memory(
@@ -107,5 +103,5 @@ class Record:
 
 def of_the_prompt(batch: Rollouts) -> Array:
     """[M] the rows that the policy made of the prompt alone, whole and for training."""
-    made = np.any([batch.flagged(flag) for flag in NOT_FROM_THE_PROMPT], axis=0)
+    made = np.any([batch.flagged(flag) for flag in NOT_OWN], axis=0)
     return np.flatnonzero(batch.for_training & ~made)

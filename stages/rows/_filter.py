@@ -12,13 +12,13 @@ import numpy as np
 from ... import __version__
 from ...formats.errors import DataError, UsageError
 from ...formats.files import check_output, whole_directory
+from ...formats.flags import FILTERED
 from ...formats.invariants import node_keys
 from ...formats.parquet import STREAM, RolloutFile, check_names, files_of, write_rollouts
 from ...formats.predicates import Predicate
 from ...formats.provenance import Record
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
-from ...formats.schema import FILTERED
 from ...formats.segments import Array, Segments
 from ..core.progress import track
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...formats.errors import ApportionError, PartialError
+from ...formats.flags import ERROR
 from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
-from ...formats.schema import ERROR, paths_of
+from ...formats.schema import paths_of
 from ..core.driver import Written
 from ..models.engine import Completion, Usage
 

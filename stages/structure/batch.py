@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...formats.errors import DataError
+from ...formats.flags import ERROR
 from ...formats.rollouts import Rollouts
-from ...formats.schema import ERROR
 from ...formats.segments import Array, Segments
 
 

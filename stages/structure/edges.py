@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...formats.errors import DataError
+from ...formats.flags import ERROR
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
-from ...formats.schema import ERROR
 from ...formats.segments import Array, Segments
 
 AXIS = ("edge.src", "edge.dst", "edge.kept")

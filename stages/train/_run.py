@@ -12,12 +12,13 @@ import numpy as np
 from ... import __version__
 from ...formats.errors import ApportionError, DataError, UsageError
 from ...formats.files import check_output, whole_directory
+from ...formats.flags import UNTRAINED
 from ...formats.invariants import Names
 from ...formats.own import CHECKPOINT_HISTORY, files_in, with_files
 from ...formats.parquet import RolloutFile, files_of
 from ...formats.provenance import Provenance, Record
 from ...formats.rollouts import Rollouts
-from ...formats.schema import CHOSEN, REJECTED, UNTRAINED
+from ...formats.schema import CHOSEN, REJECTED
 from ..core.driver import require
 from ..core.plugins import plugin_digests
 from ..models import close_engines

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import numpy as np
 
+from ....formats.flags import ERROR
 from ....formats.rollouts import Rollouts
-from ....formats.schema import ERROR
 from ....formats.segments import Array, Segments
 from ...core.progress import progress
 from ...core.ranges import AtLeast

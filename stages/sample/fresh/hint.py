@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from ....formats.errors import DataError
+from ....formats.flags import ERROR, FILTERED, HINTED
 from ....formats.rollouts import Rollouts
-from ....formats.schema import ERROR, FIELDS, FILTERED, arrow_type
+from ....formats.schema import FIELDS, arrow_type
 from ....formats.segments import Array
 from ...core.progress import progress
 from ...core.wording import check_template
@@ -26,7 +27,6 @@ from ..kind import CONTINUES, SamplingContext, strategy
 from ..revise._revisions import asking
 
 TEMPLATE = "{question}\n\nSome guidance: {hint}"
-HINTED = "hinted"
 
 
 @strategy(source="arXiv:2506.13923 (Guide)", needs=(CONTINUES,))

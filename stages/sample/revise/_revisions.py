@@ -7,14 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 from ....formats.rollouts import Rollouts
-from ....formats.schema import FIELDS, UNTRAINED, WORTH_ONE
+from ....formats.schema import FIELDS
 from ...core.wording import filled
 from ...models.token_texts import TokenOffsets
 from ...tasks import Message, Problem
-from ..trees.truncate import PARTIAL
-
-RETRIED, INTERVENTION, EDITED = "retried", "intervention", "edited"
-NOT_ASKED = (*UNTRAINED, *WORTH_ONE, RETRIED, INTERVENTION, EDITED, PARTIAL, "demonstration")  # flags to pass over
 
 
 def parts(batch: Rollouts, rows_at_once: int) -> Iterator[tuple[Rollouts, slice]]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 
 from ....formats.errors import UsageError
+from ....formats.flags import NOT_REVISED
 from ....formats.rollouts import Rollouts
 from ....formats.segments import Array
 from ...core.progress import progress
@@ -28,7 +29,7 @@ from ..kind import CONTINUES, SamplingContext, strategy
 from ._edits import FENCE
 from ._interventions import BLANK_LINE
 from ._reviews import Review, Reviewer, silent
-from ._revisions import NOT_ASKED, asking, parts, step_texts
+from ._revisions import asking, parts, step_texts
 from .inject_errors import (
     EDITOR,
     HEADER,
@@ -158,7 +159,7 @@ def critique(
         for batch in context.batches():
             all_problems = [next(remaining) for _ in range(len(batch.groups))]
             for part, groups in parts(batch, rows_at_once):
-                rows = own_rows(part, "critique", without=NOT_ASKED, needs=needed)
+                rows = own_rows(part, "critique", without=NOT_REVISED, needs=needed)
                 work = _Work(context, part, all_problems[groups], rows, reviewer, correct)
                 lessons = write(work, **options)
                 made = _with_lessons(context, part, lessons, opening(context.tokenizer) if of == "edit" else ())

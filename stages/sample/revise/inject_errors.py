@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ....formats.errors import UsageError
+from ....formats.flags import EDITED, NOT_REVISED, PARTIAL
 from ....formats.rollouts import Rollouts
 from ....formats.schema import CHOSEN, REJECTED, arrow_type
 from ...core.driver import require
@@ -27,18 +28,8 @@ from .._rows import derived_seed
 from .._source import ADDED, own_rows, with_rows
 from .._steps import generated
 from ..kind import CONTINUES, SamplingContext, strategy
-from ..trees.truncate import PARTIAL
 from ._edits import FENCE, HEDGES, edit_kinds, edit_of, edit_ratio, last_sentences, speaks_of_errors, unboxed
-from ._revisions import (
-    EDITED,
-    NOT_ASKED,
-    Spelling,
-    forks_of,
-    names_of,
-    parts,
-    spelled,
-    with_known,
-)
+from ._revisions import Spelling, forks_of, names_of, parts, spelled, with_known
 
 SPOKEN_OF = ("wrong", "correct")  # a question about these may be answered with them
 HEADER = r"\s*Step \d+:"
@@ -208,7 +199,7 @@ def drawn(
     need_wrong: bool,
 ) -> tuple[dict[int, int], dict[int, int]]:  # fmt: skip
     """({group: a right row}, {a right row: a wrong one})."""
-    own = own_rows(batch, "inject_errors", without=NOT_ASKED, needs=("reward", "step.start"))
+    own = own_rows(batch, "inject_errors", without=NOT_REVISED, needs=("reward", "step.start"))
     reward, texts = batch.numbers("reward"), TokenOffsets(context.tokenizer)
     right: dict[int, int] = {}
     whole: dict[int, int] = {}

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ....formats.errors import UsageError
+from ....formats.flags import INTERVENTION, NOT_REVISED
 from ....formats.rollouts import Rollouts
 from ....formats.schema import arrow_type
 from ....formats.segments import Array
@@ -25,16 +26,7 @@ from .._source import ADDED, own_rows, with_rows
 from .._steps import context_length
 from ..kind import CONTINUES, SamplingContext, strategy
 from ._interventions import BLANK_LINE, guided, intervention_of, leaks, verified
-from ._revisions import (
-    INTERVENTION,
-    NOT_ASKED,
-    Spelling,
-    asking,
-    forks_of,
-    names_of,
-    parts,
-    spelled,
-)
+from ._revisions import Spelling, asking, forks_of, names_of, parts, spelled
 
 RATE = "intervention_rate"
 OTHERWISE = "name a column with solution_from=column:NAME"
@@ -196,7 +188,7 @@ def intervene(
 
 def wrong_rows(batch: Rollouts, correct: float) -> Array:
     """[M] the rows whose first error is looked for: wrong, and unlike those before them in the group."""
-    rows = own_rows(batch, "intervene", without=NOT_ASKED, needs=("reward",))
+    rows = own_rows(batch, "intervene", without=NOT_REVISED, needs=("reward",))
     reward, groups = batch.numbers("reward"), batch.groups.ids
     seen: set[tuple[int, bytes]] = set()
     kept: list[int] = []

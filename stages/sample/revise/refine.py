@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from ....formats.flags import ACCEPTED, NOT_REVISED, REFINED
 from ....formats.rollouts import Rollouts
 from ....formats.schema import FIELDS
 from ....formats.segments import Array
@@ -23,9 +24,7 @@ from .._source import ADDED, own_rows, with_rows
 from .._steps import joined
 from ..kind import CONTINUES, SamplingContext, strategy
 from ..play._replay import Replay, columns_after
-from ._revisions import NOT_ASKED, numbered, step_texts
-
-ACCEPTED, REFINED = "accepted", "refined"
+from ._revisions import numbered, step_texts
 
 REFINER = """\
 Question:
@@ -140,7 +139,7 @@ def verdict_of(answers: Sequence[str], steps: int, threshold: float = 0.5) -> Ve
 
 def _judged(batch: Rollouts, *, played: bool) -> Array:
     """The rows the refiner is asked about."""
-    return own_rows(batch, "refine", without=(ACCEPTED, *NOT_ASKED), needs=("step.start",), played=played)
+    return own_rows(batch, "refine", without=(ACCEPTED, *NOT_REVISED), needs=("step.start",), played=played)
 
 
 def refiner_questions(

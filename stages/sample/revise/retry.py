@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ....formats.flags import ERROR, GUIDED, NOT_REVISED, REFLECTION, RETRIED
 from ....formats.rollouts import Rollouts
-from ....formats.schema import ERROR, FIELDS, GUIDED, REFLECTION, arrow_type
+from ....formats.schema import FIELDS, arrow_type
 from ....formats.segments import Array
 from ...core.driver import require
 from ...core.progress import progress
@@ -28,17 +29,7 @@ from .._source import ADDED, of_questions, own_rows, with_groups, with_rows
 from ..kind import CONTINUES, SamplingContext, strategy
 from ..play._interact import Rollout
 from ..play._replay import Replay, completion_after, reward_of, told_after
-from ._revisions import (
-    NOT_ASKED,
-    RETRIED,
-    asking,
-    forks_of,
-    names_of,
-    numbered,
-    parts,
-    step_texts,
-    with_known,
-)
+from ._revisions import asking, forks_of, names_of, numbered, parts, step_texts, with_known
 
 REFLECTOR = """\
 You look back at a finished attempt, to find what can be learnt from it.
@@ -177,7 +168,7 @@ def retry(
             problems = [next(remaining) for _ in range(len(batch.groups))]
             for part, groups in parts(batch, rows_at_once):
                 rows = own_rows(
-                    part, "retry", without=NOT_ASKED, needs=[path for path in needed if path != "step.end"],
+                    part, "retry", without=NOT_REVISED, needs=[path for path in needed if path != "step.end"],
                     played=is_played(context.task),
                 )  # fmt: skip
                 own = problems[groups]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from ....formats.errors import UsageError
+from ....formats.flags import PARTIAL
 from ....formats.rollouts import Rollouts
 from ....formats.segments import Array
 from ...core.progress import progress
@@ -21,7 +22,6 @@ from .._steps import ANSWER, STEP, Step, is_over, step_columns
 from ..kind import SamplingContext, strategy
 from ._forest import Forest, Fork
 
-PARTIAL = "partial"
 EPSILON = 1e-6
 
 JUDGE_STEP = """\

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from ....formats.errors import UsageError
+from ....formats.flags import ERROR
 from ....formats.rollouts import Rollouts
-from ....formats.schema import ERROR
 from ....formats.segments import Array, Segments
 from ...core.driver import require
 from ...core.progress import progress

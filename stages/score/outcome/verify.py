@@ -7,8 +7,8 @@ from functools import lru_cache
 import numpy as np
 
 from ....formats.errors import DataError
+from ....formats.flags import UNVERIFIED
 from ....formats.rollouts import Rollouts
-from ....formats.schema import WORTH_ONE
 from ....formats.segments import Array
 from ...core.progress import progress
 from ...tasks import Task, open_task
@@ -36,7 +36,7 @@ def verify(rollouts: Rollouts, *, truncated: float | None = None, column: str = 
     """
     texts, references, tasks = (rollouts.strings(path) for path in ("text", "reference", "task"))
     options = rollouts.strings("task_options") if "task_options" in rollouts else [None] * len(rollouts)
-    reward, given = np.zeros(len(rollouts)), np.any([rollouts.flagged(flag) for flag in WORTH_ONE], axis=0)
+    reward, given = np.zeros(len(rollouts)), np.any([rollouts.flagged(flag) for flag in UNVERIFIED], axis=0)
     with progress(len(rollouts), "verify") as advance:
         for row, (text, reference, task, option) in enumerate(zip(texts, references, tasks, options, strict=True)):
             opened = _task_of(row, task, option)

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apportion.formats.errors import DataError
+from apportion.formats.flags import FILTERED, UNTRAINED
 from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
-from apportion.formats.schema import FILTERED, UNTRAINED
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.rows._filter import recounted
 from apportion.stages.structure.prefix_tree import add_prefix_tree

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from apportion.formats.flags import UNTRAINED
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.recipes import load_recipe
 from apportion.formats.rollouts import Rollouts
-from apportion.formats.schema import UNTRAINED
 from apportion.stages.assign_credit import assign_credit
 from apportion.stages.run import run
 
