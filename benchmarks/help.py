@@ -10,7 +10,7 @@ import resource
 import subprocess
 import sys
 
-from apportion.stages.commands.table import commands
+from apportion.stages.core.table import commands
 
 
 def user_seconds(words: list[str]) -> float:

@@ -19,8 +19,8 @@ import typer
 from typer.core import TyperGroup
 
 from ..formats.errors import ApportionError, DeprecatedUse, unknown
-from ..stages.commands.table import commands
 from ..stages.core.harmless import HarmlessStream
+from ..stages.core.table import commands
 from ..stages.core.trust import trust_remote_code
 from .show import show
 from .typed import as_typer

@@ -8,9 +8,8 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from ..stages.commands.places import check_places, read_place
-from ..stages.commands.table import Command, Option
-from ..stages.core.options import check_width, parse_settings
-from ..stages.core.ranges import check_range
+from ..stages.core.options import parse_settings
+from ..stages.core.table import Command, Option
 
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -25,9 +24,6 @@ def as_typer(command: Command, show: Callable[[Any, bool], None]) -> Callable[..
         for name in settings:
             given[name] = parse_settings(given[name] or [])
         for option in options:
-            where = option.flags[-1] if option.flags else option.name
-            check_width(given[option.name], where)
-            check_range(option.hint, given[option.name], where)
             given[option.name] = read_place(option, given[option.name])
         check_places(command, {option.key: given[option.name] for option in options})
         show(command.function(**given), as_json)

@@ -91,6 +91,7 @@ FIELDS = {
         Field("top_k", pa.int32(), "most likely tokens kept; 0 is all", least=0),
         Field("logprob_kind", pa.string(), "of which distribution token.logprob is: sampling | policy"),
         Field("flags", pa.list_(pa.string()), f"{', '.join(FLAGS)} …"),
+        Field("error", pa.string(), "why the rollout failed; null: it did not"),
         Field("reward", pa.float64(), "outcome reward; null is not scored", "reward"),
         Field("weight", pa.float64(), "weight of the rollout in training; null is 1", least=0),
         Field("step.start", pa.int32(), "first response token", "token"),

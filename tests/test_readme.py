@@ -9,7 +9,7 @@ import duckdb
 import pytest
 from apportion.formats.recipes import recipe_names
 from apportion.stages.assign_credit.kind import METHODS
-from apportion.stages.commands.table import commands
+from apportion.stages.core.table import commands
 from typer.testing import Result
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

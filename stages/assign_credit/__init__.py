@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..core.options import ROLLOUTS_OUT, Chooses, Names
+from ..core.options import ROLLOUTS_OUT, Chooses, Names, check_numbers
 from ..core.ranges import Above, AtLeast
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def __getattr__(name: str) -> Any:
     return credit_tokens
 
 
+@check_numbers
 def assign_credit(
     rollouts: Annotated[Path, "Scored rollout file or directory, or - for standard input."],
     *,

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from ...formats.errors import DataError
+from ...formats.flags import DEAD_GROUP, SINGLETON
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array, Segments
 from ..structure.batch import Credit, credit_of_batch
 from .kind import METHODS, Method
 
-FLAGS = ("singleton", "dead_group")
+MADE = (SINGLETON, DEAD_GROUP)
 
 
 @dataclass
@@ -60,7 +61,7 @@ def credited(
     values = np.zeros(batch.num_tokens, np.float32)
     values[batch.tokens.spread(trained)] = result.ragged(f"token.{column}").values
     whole = batch.with_columns({f"token.{column}": _only(batch.token_ids.with_values(values), trained)})
-    for flag in FLAGS:
+    for flag in MADE:
         flagged = np.zeros(len(batch), bool)
         flagged[rows] = result.flagged(flag)
         whole = whole.with_flag(flag, flagged)
@@ -96,7 +97,7 @@ def _credited(
     result = batch.with_columns({f"token.{column}": batch.token_ids.with_values(values)})
     groups = batch.groups
     alone = groups.spread(groups.sizes == 1)
-    result = result.with_flag("singleton", alone)
+    result = result.with_flag(SINGLETON, alone)
     if "reward" in chosen.needs:
-        result = result.with_flag("dead_group", groups.spread(groups.constant(credit.reward)) & ~alone)
+        result = result.with_flag(DEAD_GROUP, groups.spread(groups.constant(credit.reward)) & ~alone)
     return result

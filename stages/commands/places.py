@@ -8,7 +8,7 @@ from typing import Any
 from ...formats.errors import UsageError
 from ...formats.files import STREAM
 from ..core.options import with_home
-from .table import Command, Option
+from ..core.table import Command, Option
 
 NAMING = ("model", "reference", "task")  # options that are text and may name a place
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from ..core.kinds import kinds
 from ..core.ranges import Range
-from .table import Command, Option, commands
+from ..core.table import Command, Option, commands
 
 EXPRESSION = {"$ref": "#/$defs/expression"}
 STEPS = {"$ref": "#/$defs/steps"}

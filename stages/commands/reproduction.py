@@ -8,8 +8,8 @@ from ... import __version__
 from ...formats.errors import ApportionError, DataError, UsageError
 from ...formats.provenance import inputs_of
 from ..core.plugins import PLUGIN, plugin_digests, plugin_files
+from ..core.table import Command, commands
 from .shell import command_line, comment
-from .table import Command, commands
 
 if TYPE_CHECKING:
     from ...formats.provenance import Provenance, Record

@@ -9,7 +9,7 @@ from typing import Any
 from ...formats.errors import UsageError
 from ..core.harmless import UNSAFE, on_one_line
 from ..core.options import parse_settings
-from .table import Command
+from ..core.table import Command
 
 
 def command_line(
@@ -25,7 +25,7 @@ def command_line(
 
     KeyError for an option the command lacks. UsageError for a value that no line of shell can hold (see `word`).
 
-    >>> from .table import commands
+    >>> from ..core.table import commands
     >>> command_line(commands()["score"], {"rollouts": "a b", "with": "verify", "set": {"truncated": 1}, "out": "c"})
     "apportion score 'a b' --set truncated=1 -o c"
     """

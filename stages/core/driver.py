@@ -16,20 +16,8 @@ from ...formats.provenance import Record
 from ...formats.rollouts import Rollouts
 from .plugins import load_plugins, plugin_digests, plugins_loaded
 from .progress import track
+from .remedies import remedy
 from .trust import remote_code_is_trusted, trust_remote_code
-
-PRODUCED_BY = {
-    "reward": "run `apportion score IN --with verify -o OUT` first",
-    "node.id": "run `apportion tree-build IN -o OUT` first",
-    "step.start": "run `apportion score IN --with steps -o OUT` first",
-    "step.state": "run `apportion score IN --with states -o OUT` first, or bring it from the environment",
-    "parent_id": "run `apportion sample --from IN --strategy vine -o OUT` first, and score that",
-    "token.entropy": "run `apportion score IN --with entropy -o OUT` first",
-    "token.value": "a critic writes it: one value a response token, before the token is chosen",
-    "token.logprob": "sample with an engine that reports log-probabilities",
-    "pair_id": "run `apportion sample --from IN --strategy inject_errors -o OUT` first",
-    "token.advantage": "run `apportion assign-credit IN --method grpo -o OUT` first",
-}
 
 
 @dataclass(frozen=True)
@@ -53,10 +41,7 @@ class Written:
 def require(file: RolloutFile, needs: tuple[str, ...], who: str) -> None:
     """DataError naming the first column `who` needs and the file lacks, and the stage that makes it."""
     for path in missing_paths(file.schema, needs):
-        remedy = PRODUCED_BY.get(path, f"add it, or see `apportion list` for what makes {path!r}")
-        if path.startswith("token.advantage_"):
-            remedy = f"run `apportion assign-credit IN --method METHOD --as {path.removeprefix('token.')} -o OUT` first"
-        raise DataError(f"{file.path}: no column {path!r}, which {who} needs; {remedy}")
+        raise DataError(f"{file.path}: no column {path!r}, which {who} needs; {remedy(path)}")
 
 
 def map_rollouts(

@@ -12,7 +12,7 @@ file.py`: both are imported, and register what they define in the same way (see 
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -64,6 +64,10 @@ class Entry:
         """The folder of the room that it lies in; "" for one beside them, and for a plugin's."""
         inside = self.function.__module__.removeprefix(f"{STAGES}.").split(".")[1:-1]
         return inside[0] if self.function.__module__.startswith(f"{STAGES}.") and inside else ""
+
+    def usage_of(self, kind: "Kind[Any]") -> str:
+        """The command that uses it, with {name} in it."""
+        return kind.usage
 
     @property
     def options(self) -> dict[str, Parameter]:
@@ -280,8 +284,3 @@ def _importing() -> str:
     while frame is not None and frame.f_code.co_name != "<module>":
         frame = frame.f_back
     return frame.f_globals.get("__name__", "") if frame is not None else ""
-
-
-def makers_of(path: str) -> Iterable[tuple[Kind[Any], Any]]:
-    """The entries that make a column, with their kinds."""
-    return [(kind, entry) for kind in kinds().values() for entry in kind if path in entry.columns]

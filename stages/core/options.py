@@ -5,14 +5,16 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from inspect import Parameter, signature
+from functools import cache, wraps
+from inspect import Parameter, signature, unwrap
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ...formats.errors import UsageError, unknown
 from .ranges import check_range
+
+Stage = TypeVar("Stage", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def parameter_hints(function: Callable[..., Any]) -> dict[str, Any]:
     """The parameters' type hints, `Annotated` kept. `return` is left alone: it may be a name for the type checker only."""
     parameters = {name: hint for name, hint in function.__annotations__.items() if name != "return"}
     bare = type("bare", (), {"__annotations__": parameters})
-    return get_type_hints(bare, globalns=function.__globals__, include_extras=True)
+    return get_type_hints(bare, globalns=unwrap(function).__globals__, include_extras=True)
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Parameter]:
@@ -234,6 +236,36 @@ def texts_in(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:
             yield from texts_in(each)
+
+
+def check_numbers(function: Stage) -> Stage:
+    """The stage, which checks the width and the range of every number it is given, wherever it is called from.
+
+    UsageError names the option as the command line does: "--prompts must be at least 1, got 0".
+    """
+    names = list(signature(function).parameters)
+
+    @wraps(function)
+    def check(*args: Any, **kwargs: Any) -> Any:
+        hints = parameter_hints(function)
+        for name, value in (dict(zip(names, args, strict=False)) | kwargs).items():
+            if name in hints:
+                where = flag_of(name, hints[name])
+                check_width(value, where)
+                check_range(hints[name], value, where)
+        return function(*args, **kwargs)
+
+    return check  # type: ignore[return-value]
+
+
+def flag_of(name: str, hint: Any) -> str:
+    """How the command line names a parameter.
+
+    >>> flag_of("n", Annotated[int, "Rows.", Names(("-n", "--rows"))]), flag_of("max_tokens", int)
+    ('--rows', '--max-tokens')
+    """
+    given = next((each.names for each in get_args(hint)[1:] if isinstance(each, Names) and each.names), ())
+    return given[-1] if given else f"--{name.replace('_', '-')}"
 
 
 def as_json(options: Mapping[str, Any]) -> dict[str, Any]:

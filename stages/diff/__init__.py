@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from ..core.options import Names
+from ..core.options import Names, check_numbers
 from ..core.ranges import AtLeast
 
 if TYPE_CHECKING:
     from ._compare import Difference
 
 
+@check_numbers
 def diff(
     first: Annotated[Path, "Credited rollout file or directory, or - for standard input."],
     second: Annotated[

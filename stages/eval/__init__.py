@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ...formats.errors import DataError, Stopped
-from ..core.options import OUT, Chooses, Names, Output
+from ..core.options import OUT, Chooses, Names, Output, check_numbers
 from ..core.ranges import AtLeast, Between, Finite
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .report import Report
 
 
+@check_numbers
 def policy(
     *,
     model: Annotated[str, "builtin:tiny, a Hugging Face directory, or a Hub id."] = "builtin:tiny",
@@ -79,6 +80,7 @@ def policy(
     return report
 
 
+@check_numbers
 def rollouts(
     rollouts: Annotated[Path, "Scored rollout file, or - for standard input."],
     *,
@@ -132,6 +134,7 @@ def curve(
     return drawn
 
 
+@check_numbers
 def refinement(
     rollouts: Annotated[Path, "Scored file of strategy refine, or - for standard input."],
     *,

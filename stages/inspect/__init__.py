@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from ..core.options import Names, Output
+from ..core.options import Names, Output, check_numbers
 from ..core.ranges import AtLeast
 
 if TYPE_CHECKING:
     from .view import View
 
 
+@check_numbers
 def inspect(
     rollouts: Annotated[Path, "Rollout file, or - for standard input."],
     *,

@@ -13,8 +13,8 @@ import pyarrow as pa
 from ...formats.errors import DataError, unknown
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array
-from ..core.driver import PRODUCED_BY
 from ..core.ranges import AtLeast, Range
+from ..core.remedies import remedy
 from ..models.recorded import RECORDED
 from ._lessons import TEMPLATES, Played, by_model, by_rules
 from .kind import memory
@@ -163,7 +163,7 @@ class _Seen:
             raise DataError(f"row {int(missing[0])}, column 'reward': missing; run `apportion score IN -o OUT` first")
         unseen = rows[batch.arrow("step.state").is_null().to_numpy(zero_copy_only=False)[rows]]
         if len(unseen):
-            raise DataError(f"row {int(unseen[0])}, column 'step.state': missing; {PRODUCED_BY['step.state']}")
+            raise DataError(f"row {int(unseen[0])}, column 'step.state': missing; {remedy('step.state')}")
         self.rewards.append(reward[rows])
         self.best = self._first(self.best, batch, rows, reward, self.successes, -1)
         self.worst = self._first(self.worst, batch, rows, reward, self.failures, 1)

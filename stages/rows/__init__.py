@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from ..core.options import OUT, ROLLOUTS_OUT, Names
+from ..core.options import OUT, ROLLOUTS_OUT, Names, check_numbers
 from ..core.ranges import AtLeast, Between
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def filter_rollouts(
     return filtered(rollouts, where=where, drop=drop, flag=flag, groups=groups, out=out, force=force)
 
 
+@check_numbers
 def split(
     rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,
@@ -80,6 +81,7 @@ def merge(
     return merged(rollouts, out=out, force=force)
 
 
+@check_numbers
 def head(
     rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,
@@ -95,6 +97,7 @@ def head(
     return first_rows(rollouts, n=n, columns=columns)
 
 
+@check_numbers
 def show(
     rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,

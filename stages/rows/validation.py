@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ...formats.errors import DataError, unknown
 from ...formats.rules import RULES
+from ..core.options import check_numbers
 from ..core.ranges import AtLeast
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Validation:
         return DataError(f"{self.path}: {', '.join(found)}") if found else None
 
 
+@check_numbers
 def validate(
     path: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,

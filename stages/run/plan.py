@@ -9,9 +9,9 @@ from ...formats.errors import UsageError, unknown
 from ...formats.recipes import Loop, Recipe, Step, expand, load_recipe, with_settings
 from ..commands.places import check_places, read_place
 from ..commands.shell import command_line
-from ..commands.table import Command, commands
 from ..core.options import typed_values
 from ..core.plugins import plugin_files
+from ..core.table import Command, commands
 from .targets import Targets
 
 MAX_STEPS = 100_000

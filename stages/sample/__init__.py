@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ..core.options import ROLLOUTS_OUT, Chooses, Names
+from ..core.options import ROLLOUTS_OUT, Chooses, Names, check_numbers
 from ..core.ranges import AtLeast, Between
 
 if TYPE_CHECKING:
     from ..core.driver import Written
 
 
+@check_numbers
 def sample(
     *,
     model: Annotated[str, "builtin:tiny, a Hugging Face directory, or a Hub id."] = "builtin:tiny",

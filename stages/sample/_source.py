@@ -13,7 +13,7 @@ from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
 from ...formats.schema import arrow_type, paths_of
 from ...formats.segments import Array
-from ..core.driver import PRODUCED_BY
+from ..core.remedies import remedy
 from ..models.policy import render_prompt
 from ..tasks import Message, Problem, Task, open_task
 from ._solutions import row_of
@@ -94,7 +94,7 @@ def own_rows(
         missing = own & column.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
         if missing.any():
             row = int(np.flatnonzero(missing)[0])
-            raise DataError(f"rollout {names[row]!r}, column {path!r}: missing; {PRODUCED_BY[path]}")
+            raise DataError(f"rollout {names[row]!r}, column {path!r}: missing; {remedy(path)}")
     return np.flatnonzero(own)
 
 
@@ -104,7 +104,7 @@ def rewards_of(batch: Rollouts, rows: Array) -> Array:
     missing = rows[np.isnan(reward)]
     if len(missing):
         name = batch.strings("rollout_id")[int(missing[0])]
-        raise DataError(f"rollout {name!r}, column 'reward': missing; {PRODUCED_BY['reward']}")
+        raise DataError(f"rollout {name!r}, column 'reward': missing; {remedy('reward')}")
     return reward
 
 

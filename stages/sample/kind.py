@@ -89,6 +89,10 @@ class Strategy(Entry):
     engine: bool = True
     turns: bool = False
 
+    def usage_of(self, kind: Kind[Any]) -> str:
+        """With --from where it goes on with rollouts."""
+        return kind.usage.replace("sample", "sample --from IN") if CONTINUES in self.needs else kind.usage
+
 
 STRATEGIES: Kind[Strategy] = Kind(
     "strategies", "strategy", __package__ or "", "apportion sample --strategy {name} -o OUT"

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..core.options import ROLLOUTS_OUT, Chooses, Names
+from ..core.options import ROLLOUTS_OUT, Chooses, Names, check_numbers
 from ..core.ranges import AtLeast
 
 if TYPE_CHECKING:
     from ..core.driver import Written
 
 
+@check_numbers
 def score(
     rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,

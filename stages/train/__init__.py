@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ..core.options import OUT, Chooses, Names
+from ..core.options import OUT, Chooses, Names, check_numbers
 from ..core.ranges import AtLeast, Between, Range
 
 if TYPE_CHECKING:
     from ._run import Trained
 
 
+@check_numbers
 def train(
     rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from ..core.options import ROLLOUTS_OUT
+from ..core.options import ROLLOUTS_OUT, check_numbers
 from ..core.ranges import AtLeast
 
 if TYPE_CHECKING:
     from ..core.driver import Written
 
 
+@check_numbers
 def tree_build(
     rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,

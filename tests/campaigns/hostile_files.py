@@ -31,8 +31,8 @@ from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.commands.reproduction import commands_of
-from apportion.stages.commands.table import commands
 from apportion.stages.core.harmless import UNSAFE
+from apportion.stages.core.table import commands
 from apportion.stages.tasks import open_task
 from apportion.stages.tasks.reasoning_gym import generator_names
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from apportion import __version__
 from apportion.stages.assign_credit.kind import METHODS
-from apportion.stages.commands.table import commands
+from apportion.stages.core.table import commands
 from typer.testing import Result
 
 Cli = Callable[..., Result]

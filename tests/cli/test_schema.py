@@ -12,7 +12,7 @@ from apportion.formats.canonical import full_schema
 from apportion.formats.recipes import RECIPES, recipe_names
 from apportion.formats.schema import FIELDS, REQUIRED, arrow_type, paths_of
 from apportion.stages.commands.recipe_schema import recipe_schema
-from apportion.stages.commands.table import commands
+from apportion.stages.core.table import commands
 from jsonschema import Draft202012Validator
 from typer.testing import Result
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from apportion.formats.recipes import Step, load_recipe, recipe_names
-from apportion.stages.commands.table import commands
 from apportion.stages.core.kinds import kinds
+from apportion.stages.core.table import commands
 from typer.testing import Result
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from ..kind import STRATEGIES, SamplingContext, strategy
 MARGIN = 1.1  # problems tried over what the live share so far asks for
 
 
-@strategy(source="arXiv:2503.14476, §3.2 (DAPO)")
+@strategy(source="arXiv:2503.14476, §3.2 (DAPO)", makes=("reward",))
 def dynamic(
     context: SamplingContext, *, live: Annotated[int, AtLeast(1)], rows_at_once: Annotated[int, AtLeast(1)] = 2048
 ) -> Iterator[Rollouts]:

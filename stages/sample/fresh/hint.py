@@ -29,7 +29,9 @@ from ..revise._revisions import asking
 TEMPLATE = "{question}\n\nSome guidance: {hint}"
 
 
-@strategy(source="arXiv:2506.13923 (Guide)", needs=(CONTINUES,))
+@strategy(
+    source="arXiv:2506.13923 (Guide)", needs=(CONTINUES,), makes=("behaviour_prompt_ids", "reward"), system=("Guide",)
+)
 def hint(
     context: SamplingContext,
     *,

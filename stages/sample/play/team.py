@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ....formats.errors import UsageError
 from ....formats.rollouts import Rollouts
-from ....formats.schema import FIELDS
+from ....formats.schema import FIELDS, Field
 from ...core.progress import progress
 from ...core.ranges import AtLeast, Between
 from ...core.wording import check_template, filled
@@ -46,7 +46,14 @@ class Wording:
         )  # fmt: skip
 
 
-@strategy(source="arXiv:2603.02701 (Graph-GRPO), steps 1 and 2; the prompts are ours")
+TEAM = Field("team", FIELDS["prompt"].type, "what each agent said, with its role")
+
+
+@strategy(
+    source="arXiv:2603.02701 (Graph-GRPO), steps 1 and 2; the prompts are ours",
+    makes=("edge.src", "edge.dst", "edge.kept", "edge.probability", TEAM),
+    system=("Graph-GRPO",),
+)
 def team(
     context: SamplingContext,
     *,
@@ -183,7 +190,7 @@ def _played(
         {
             "prompt": pa.array(asked, FIELDS["prompt"].type),
             "prompt_ids": pa.array(prompts, FIELDS["prompt_ids"].type),
-            "team": pa.array(people, FIELDS["prompt"].type),
+            TEAM.path: pa.array(people, TEAM.type),
             "edge.src": each_pair([i for i, _ in pairs], pa.int32()),
             "edge.dst": each_pair([j for _, j in pairs], pa.int32()),
             "edge.kept": pa.array(kept.tolist(), pa.list_(pa.bool_())),

@@ -14,7 +14,7 @@ import pyarrow as pa
 from ....formats.errors import UsageError
 from ....formats.flags import EDITED, NOT_REVISED, PARTIAL
 from ....formats.rollouts import Rollouts
-from ....formats.schema import CHOSEN, REJECTED, arrow_type
+from ....formats.schema import CHOSEN, REJECTED, Field, arrow_type
 from ...core.driver import require
 from ...core.progress import progress
 from ...core.ranges import AtLeast, Between
@@ -84,7 +84,10 @@ class _Pair:
     rejected: list[int]
 
 
-@strategy(source="arXiv:2410.06638 (RISE)", needs=(CONTINUES,))
+EDIT = Field("edit", pa.string(), "kind of error that was put into the step; null: none")
+
+
+@strategy(source="arXiv:2410.06638 (RISE)", needs=(CONTINUES,), makes=("pair_id", "pair_role", EDIT), system=("RISE",))
 def inject_errors(
     context: SamplingContext,
     *,
@@ -340,7 +343,7 @@ def _with_pairs(context: SamplingContext, batch: Rollouts, whole: dict[int, int]
     roles = {row: role for right, wrong in whole.items() for row, role in ((right, CHOSEN), (wrong, REJECTED))}
     told = with_known(batch, "pair_id", pa.string(), ids)
     told = with_known(told, "pair_role", pa.string(), roles)
-    told = with_known(told, "edit", pa.string(), {}).with_missing(*ADDED)
+    told = with_known(told, EDIT.path, EDIT.type, {}).with_missing(*ADDED)
     pair_ids = [f"{names[pair.step.row]}/{pair.step.number}@{context.salt}" for pair in pairs for _ in range(2)]
     both = [tokens for pair in pairs for tokens in (pair.chosen, pair.rejected)]
     forks = [pair.step.fork for pair in pairs for _ in range(2)]
@@ -356,7 +359,7 @@ def _with_pairs(context: SamplingContext, batch: Rollouts, whole: dict[int, int]
         "fork": forks_of(forks),
         "pair_id": names_of(pair_ids),
         "pair_role": names_of([CHOSEN, REJECTED] * len(pairs)),
-        "edit": names_of([kind for pair in pairs for kind in (None, pair.step.kind)]),
+        EDIT.path: names_of([kind for pair in pairs for kind in (None, pair.step.kind)]),
         "text": names_of(context.tokenizer.batch_decode(both, skip_special_tokens=True) if both else []),
         "purpose": names_of(["train"] * len(both)),
         "policy": names_of([context.policy] * len(both)),

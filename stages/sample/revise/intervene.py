@@ -11,7 +11,7 @@ import pyarrow as pa
 from ....formats.errors import UsageError
 from ....formats.flags import INTERVENTION, NOT_REVISED
 from ....formats.rollouts import Rollouts
-from ....formats.schema import arrow_type
+from ....formats.schema import Field, arrow_type
 from ....formats.segments import Array
 from ...core.progress import progress
 from ...core.ranges import AtLeast
@@ -28,7 +28,6 @@ from ..kind import CONTINUES, SamplingContext, strategy
 from ._interventions import BLANK_LINE, guided, intervention_of, leaks, verified
 from ._revisions import Spelling, asking, forks_of, names_of, parts, spelled
 
-RATE = "intervention_rate"
 OTHERWISE = "name a column with solution_from=column:NAME"
 
 SOLVER = """\
@@ -76,7 +75,12 @@ class _Target:
     fork: int
 
 
-@strategy(source="arXiv:2601.14209 (InT)", needs=(CONTINUES,))
+INTERVENTION_RATE = Field(
+    "intervention_rate", pa.float64(), "share of the tries behind the intervention that were right", least=0, most=1
+)
+
+
+@strategy(source="arXiv:2601.14209 (InT)", needs=(CONTINUES,), makes=("reward", INTERVENTION_RATE), system=("InT",))
 def intervene(
     context: SamplingContext,
     *,
@@ -288,8 +292,8 @@ def _with_kept(
 ) -> Rollouts:  # fmt: skip
     """The batch with the interventions that were verified, and their tries."""
     batch = batch.with_missing(*ADDED)
-    if RATE not in batch:
-        batch = batch.with_columns({RATE: pa.nulls(len(batch), pa.float64())})
+    if INTERVENTION_RATE.path not in batch:
+        batch = batch.with_columns({INTERVENTION_RATE.path: pa.nulls(len(batch), INTERVENTION_RATE.type)})
     names, prompts, groups = batch.strings("rollout_id"), batch.ragged("prompt_ids"), batch.groups.ids
     seeds = [
         [derived_seed(context.seed, context.round, names[each.row], INTERVENTION, index) for index in range(k)]
@@ -358,5 +362,5 @@ def _target_columns(
         "flags": pa.array([[INTERVENTION]] * len(kept), arrow_type("flags")),
         "token.id": pa.array(ids, arrow_type("token.id")),
         "token.mask": pa.array([[True] * len(each) for each in ids], arrow_type("token.mask")),
-        RATE: pa.array(rates, pa.float64()),
+        INTERVENTION_RATE.path: pa.array(rates, INTERVENTION_RATE.type),
     }

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ....formats.flags import ACCEPTED, NOT_REVISED, REFINED
 from ....formats.rollouts import Rollouts
-from ....formats.schema import FIELDS
+from ....formats.schema import FIELDS, Field
 from ....formats.segments import Array
 from ...core.driver import require
 from ...core.progress import progress
@@ -46,7 +46,19 @@ class Verdict(NamedTuple):
     cut: int | None
 
 
-@strategy(source="arXiv:2602.03647 (Search-R2)", needs=(CONTINUES,), turns=True)
+ACCEPT_PROBABILITY = Field(
+    "accept_probability", pa.float64(), "share of the refiner's votes to accept the response", least=0, most=1
+)
+CUT_STEP = Field("cut_step", pa.int32(), "steps kept of what the refiner cut; null: it accepted", "steps", least=0)
+
+
+@strategy(
+    source="arXiv:2602.03647 (Search-R2)",
+    needs=(CONTINUES,),
+    turns=True,
+    makes=("parent_id", "fork", ACCEPT_PROBABILITY, CUT_STEP),
+    system=("Search-R2",),
+)
 def refine(
     context: SamplingContext,
     *,
@@ -176,10 +188,10 @@ def _marked(batch: Rollouts, verdicts: Mapping[int, Verdict], probes: Container[
     batch = batch.with_missing(*ADDED)
     purposes = batch.strings("purpose")
     columns: dict[str, Any] = {"purpose": ["probe" if row in probes else each for row, each in enumerate(purposes)]}
-    for name, kind, place in (("accept_probability", pa.float64(), 0), ("cut_step", pa.int32(), 1)):
-        known: list[Any] = batch.strings(name) if name in batch else [None] * len(batch)
+    for place, field in enumerate((ACCEPT_PROBABILITY, CUT_STEP)):
+        known: list[Any] = batch.strings(field.path) if field.path in batch else [None] * len(batch)
         told = [verdicts[row][place] if row in verdicts else each for row, each in enumerate(known)]
-        columns[name] = pa.array(told, kind)
+        columns[field.path] = pa.array(told, field.type)
     accepted = [row in verdicts and verdicts[row].cut is None for row in range(len(batch))]
     return batch.with_columns(columns).with_flag(ACCEPTED, np.array(accepted, bool))
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from ....formats.flags import ERROR, GUIDED, NOT_REVISED, REFLECTION, RETRIED
 from ....formats.rollouts import Rollouts
-from ....formats.schema import FIELDS, arrow_type
+from ....formats.schema import FIELDS, Field, arrow_type
 from ....formats.segments import Array
 from ...core.driver import require
 from ...core.progress import progress
@@ -92,7 +92,17 @@ class _Answer(NamedTuple):
     played: Rollout | None = None
 
 
-@strategy(source="arXiv:2601.03715 (R3L, reflect-then-retry)", needs=(CONTINUES,), turns=True)
+REFLECTION_TEXT = Field("reflection", pa.string(), "the reflection, JSON; null: none that counts")
+RETRY_STEP = Field("retry_step", pa.int32(), "step from which it was done anew", "step", least=0)
+
+
+@strategy(
+    source="arXiv:2601.03715 (R3L, reflect-then-retry)",
+    needs=(CONTINUES,),
+    turns=True,
+    makes=("parent_id", "fork", "behaviour_prompt_ids", "reward", REFLECTION_TEXT, RETRY_STEP),
+    system=("R3L",),
+)
 def retry(
     context: SamplingContext,
     *,
@@ -277,8 +287,10 @@ def _sound(context: SamplingContext, batch: Rollouts, answers: Mapping[int, _Ans
 def _told(batch: Rollouts, rows: Array, found: Mapping[int, Reflection]) -> Rollouts:
     """The batch with what was said of its rows."""
     said = {row: found.get(row) for row in rows.tolist()}
-    told = with_known(batch, "reflection", pa.string(), {row: each and each.text for row, each in said.items()})
-    told = with_known(told, "retry_step", pa.int32(), {row: each and each.step for row, each in said.items()})
+    told = with_known(
+        batch, REFLECTION_TEXT.path, REFLECTION_TEXT.type, {row: each and each.text for row, each in said.items()}
+    )
+    told = with_known(told, RETRY_STEP.path, RETRY_STEP.type, {row: each and each.step for row, each in said.items()})
     return told.with_missing(*ADDED, "behaviour_prompt_ids")
 
 

@@ -12,7 +12,11 @@ from ..kind import SamplingContext, strategy
 from ._forest import Forest, Fork
 
 
-@strategy(source="arXiv:2505.23564 (SPO-tree); arXiv:2509.06040 (BranchGRPO)")
+@strategy(
+    source="arXiv:2505.23564 (SPO-tree); arXiv:2509.06040 (BranchGRPO)",
+    makes=("parent_id", "fork"),
+    system=("BranchGRPO",),
+)
 def branch_schedule(
     context: SamplingContext,
     *,

@@ -7,10 +7,12 @@ from random import Random
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from ....formats.errors import UsageError
 from ....formats.ragged import Ragged
 from ....formats.rollouts import Rollouts
+from ....formats.schema import Field
 from ....formats.segments import Segments
 from ...core.progress import progress
 from ...core.ranges import AtLeast, Between
@@ -52,7 +54,14 @@ Place = tuple[int, Node]  # a problem, and a step of its tree
 Verifier = Callable[[Forest, Sequence[Claim]], list[float]]
 
 
-@strategy(source="arXiv:2510.14942 (GroundedPRM)")
+SEARCH_VALUE = Field("step.search_value", pa.float64(), "value that the search has of the step", "reward")
+
+
+@strategy(
+    source="arXiv:2510.14942 (GroundedPRM)",
+    makes=("parent_id", "fork", "reward", "step.start", "step.end", "step.kind", "step.reward", SEARCH_VALUE),
+    system=("GroundedPRM",),
+)
 def mcts(
     context: SamplingContext,
     *,
@@ -139,7 +148,7 @@ def mcts(
                 search.round(forest, trees)
                 advance(len(part))
             columns = step_columns([row for tree in trees for row in tree.steps])
-            columns["step.search_value"] = Ragged.from_lists(
+            columns[SEARCH_VALUE.path] = Ragged.from_lists(
                 [row for tree in trees for row in tree.values(pool)], np.float64
             )
             columns["reward"] = np.array([reward for tree in trees for reward in tree.rewards], np.float64)

@@ -134,7 +134,11 @@ def _seed(forest: Forest, problem: int, row: int, index: int) -> int:
     return derived_seed(context.seed, context.round, forest.problems[problem].problem_id, row, "judge", int(index))
 
 
-@strategy(source="arXiv:2602.23440 (SLATE)")
+@strategy(
+    source="arXiv:2602.23440 (SLATE)",
+    makes=("parent_id", "fork", "step.start", "step.end", "step.kind", "step.reward"),
+    system=("SLATE",),
+)
 def truncate(
     context: SamplingContext,
     *,

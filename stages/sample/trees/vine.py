@@ -25,7 +25,9 @@ from ..kind import CONTINUES, SamplingContext, strategy
 from ..play._replay import Replay, columns_after
 
 
-@strategy(source="arXiv:2410.01679; cuts of arXiv:2505.23564", needs=(CONTINUES,), turns=True)
+@strategy(
+    source="arXiv:2410.01679; cuts of arXiv:2505.23564", needs=(CONTINUES,), turns=True, makes=("parent_id", "fork")
+)
 def vine(
     context: SamplingContext,
     *,

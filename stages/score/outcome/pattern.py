@@ -11,7 +11,7 @@ from ....formats.segments import Array
 from ..kind import reward_column, scorer
 
 
-@scorer(needs=("text",), granularity="rollout", source="ours")
+@scorer(needs=("text",), granularity="rollout", source="ours", makes=("rewards.format",))
 def pattern(
     rollouts: Rollouts,
     *,

@@ -10,14 +10,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ....formats.rollouts import Rollouts
+from ....formats.schema import Field
 from ....formats.segments import Array
 from ...core.ranges import AtLeast
 from ...remember.kind import MEMORIES
 from ...remember.problems import Record
 from ..kind import scorer
 
+KNOWN = (
+    Field("problem.rollouts", pa.int32(), "rollouts of its problem that the memory keeps", "rollouts", least=0),
+    Field("problem.success", pa.float64(), "share of them that were right; null: none is known", least=0, most=1),
+    Field("problem.right_length", pa.float64(), "length of the longest right one", "token", least=0),
+    Field(
+        "problem.wrong_length", pa.float64(), "mean length of the wrong ones that were not cut off", "token", least=0
+    ),
+)
 
-@scorer(needs=("problem_id",), granularity="rollout", source="ours; what ADORA's weights are made of")
+
+@scorer(
+    needs=("problem_id",),
+    granularity="rollout",
+    source="ours; what ADORA's weights are made of",
+    makes=KNOWN,
+    system=("ADORA",),
+)
 def problems(
     rollouts: Rollouts, *, memory: Path, correct: float = 0.5, iterations: Annotated[int | None, AtLeast(1)] = None
 ) -> Mapping[str, pa.Array]:

@@ -16,7 +16,7 @@ from ...tasks.played import is_played
 from ..kind import reward_column, scorer
 
 
-@scorer(needs=("task", "reference", "text"), granularity="rollout", source="ours")
+@scorer(needs=("task", "reference", "text"), granularity="rollout", source="ours", makes=("reward",))
 def verify(rollouts: Rollouts, *, truncated: float | None = None, column: str = "reward") -> Mapping[str, Array]:
     """The reward in [0, 1] that the task's verifier gives the response.
 

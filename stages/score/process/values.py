@@ -14,8 +14,7 @@ from ..kind import scorer
 
 @scorer(
     needs=("reward", "purpose", "parent_id", "fork", "step.start", "step.end"), granularity="step",
-    source="arXiv:2410.01679 (VinePPO)",
-)  # fmt: skip
+    source="arXiv:2410.01679 (VinePPO)", makes=("step.value", "step.probes"))  # fmt: skip
 def values(rollouts: Rollouts, *, truncated: float | None = 0.0) -> Mapping[str, Ragged]:
     """Mean reward of the probes from the state before each step: `step.value`, and their number, `step.probes`.
 

@@ -12,7 +12,13 @@ from ...structure.edges import AXIS, Drawn
 from ..kind import scorer
 
 
-@scorer(needs=("reward", *AXIS), granularity="edge", source="arXiv:2603.02701 (Graph-GRPO), steps 3 and 4")
+@scorer(
+    needs=("reward", *AXIS),
+    granularity="edge",
+    source="arXiv:2603.02701 (Graph-GRPO), steps 3 and 4",
+    makes=("edge.success", "edge.advantage"),
+    system=("Graph-GRPO",),
+)
 def edges(
     rollouts: Rollouts,
     *,

@@ -14,7 +14,12 @@ from ...models.recorded import RECORDED
 from ..kind import scorer
 
 
-@scorer(needs=("step.start", "token.id"), granularity="step", source="ours; anchor states of arXiv:2505.10978")
+@scorer(
+    needs=("step.start", "token.id"),
+    granularity="step",
+    source="ours; anchor states of arXiv:2505.10978",
+    makes=("step.state",),
+)
 def states(
     rollouts: Rollouts, *, window: Literal["prefix", "line", "tokens"] = "prefix", model: str = RECORDED
 ) -> Mapping[str, pa.Array]:

@@ -25,7 +25,9 @@ ENDS = {
 }  # fmt: skip
 
 
-@scorer(needs=("token.id", "token.mask"), granularity="step", source="ours")
+@scorer(
+    needs=("token.id", "token.mask"), granularity="step", source="ours", makes=("step.start", "step.end", "step.kind")
+)
 def steps(
     rollouts: Rollouts,
     *,

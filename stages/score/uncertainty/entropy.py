@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from ...models.examples import Examples
 
 
-@scorer(needs=("prompt_ids", "token.id", "token.mask"), granularity="token", source="ours")
+@scorer(
+    needs=("prompt_ids", "token.id", "token.mask"),
+    granularity="token",
+    source="ours",
+    makes=("token.entropy", "token.logprob", "logprob_kind"),
+)
 def entropy(
     rollouts: Rollouts,
     *,

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from apportion.stages.commands.table import commands
 from apportion.stages.core.options import typed_values
+from apportion.stages.core.table import commands
 from typer.testing import Result
 
 Cli = Callable[..., Result]

@@ -269,7 +269,7 @@ def test_a_series_without_a_name_is_called_after_its_model() -> None:
 
 def test_the_commands_are_still_functions_after_they_were_used(cli: Cli, report_files: list[Path]) -> None:
     """A module of a command's name would take its place in the package as soon as it is imported."""
-    from apportion.stages.commands.table import commands
+    from apportion.stages.core.table import commands
 
     assert cli("eval", "curve", *report_files).exit_code == 0
     assert all(callable(command.function) for command in commands().values())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from apportion.formats.errors import UsageError
 from apportion.formats.recipes import expand
-from apportion.stages.commands.table import commands
+from apportion.stages.core.table import commands
 from apportion.stages.run.journal import Journal
 from apportion.stages.run.plan import Planned
 from typer.testing import Result

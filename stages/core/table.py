@@ -12,9 +12,9 @@ from importlib import import_module
 from inspect import Parameter, signature
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from ..core.kinds import STAGES, Kind, kinds
-from ..core.options import Chooses, Names, Output, parameter_hints
-from ..core.ranges import Range
+from .kinds import STAGES, Kind, kinds
+from .options import Chooses, Names, Output, parameter_hints
+from .ranges import Range
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class Option:
 class Command:
     """A command: `assign-credit`, or `eval policy` for one in a group. Its module is imported when it is asked for.
 
-    place: "room:function". makes: columns it writes, whatever entry is chosen. writes: what its output is called where a
+    place: "room:function". makes: columns it may write, whatever entry is chosen. writes: what its output is called where a
     name has to be made up, "" for one whose output is no rollout file, memory or checkpoint. continues: the option that names
     what the stage before it wrote. repeats: a run prints its report again where nothing has changed.
     """
@@ -105,9 +105,14 @@ def _parts(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) is Annotated else (hint,)
 
 
-_TREE = ("node.id", "node.start", "node.end", "node.visits", "node.value")
+_SAMPLED = (
+    "rollout_id", "group_id", "task", "task_options", "task_row", "problem_id", "prompt", "reference", "prompt_ids", "text",
+    "finish_reason", "purpose", "flags", "error", "seed", "policy", "engine", "temperature", "top_p", "top_k",
+    "logprob_kind", "token.id", "token.mask", "token.logprob", "token.raw_logprob",
+)  # fmt: skip
+_TREE = ("node.id", "node.start", "node.end", "node.visits", "node.value", "step.state_id", "step.state_visits")
 _COMMANDS = (
-    Command("sample", "sample:sample", writes="rollouts"),
+    Command("sample", "sample:sample", makes=_SAMPLED, writes="rollouts"),
     Command("tree-build", "tree_build:tree_build", makes=_TREE, writes="tree"),
     Command("score", "score:score", writes="scored"),
     Command("assign-credit", "assign_credit:assign_credit", writes="credit"),
