@@ -153,7 +153,7 @@ def with_table(readme: str, plural: str, table: str) -> str:
     before, begun, rest = readme.partition(begin)
     _, ended, after = rest.partition(end)
     if not begun or not ended:
-        raise SystemExit(f"README.md: needed are the lines {begin} and {end}")
+        raise SystemExit(f"README.md: expected the lines {begin} and {end}")
     return f"{before}{begin}\n\n{table}\n\n{end}{after}"
 
 

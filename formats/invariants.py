@@ -57,11 +57,11 @@ class Names:
             ids = rollouts.strings("rollout_id")
             for row, name, place in self._repeated(self._rollouts, ids, range(len(ids)), first):
                 yield Broken("duplicate_rollout", row, "rollout_id",
-                             f"rollout_id {name!r} occurs in two places, first in {place}; needed is a unique id")  # fmt: skip
+                             f"rollout_id {name!r} occurs in two places, first in {place}; expected a unique id")  # fmt: skip
         for row, name, place in self._repeated(self._groups, heads, starts.tolist(), first):
             self.split.add(name)
             yield Broken("split_group", row, "group_id",
-                         f"group {name!r} occurs in two places, first from {place}; needed are contiguous groups")  # fmt: skip
+                         f"group {name!r} occurs in two places, first from {place}; expected contiguous groups")  # fmt: skip
 
     def _repeated(
         self, seen: dict[str, tuple[str, int]], names: list[str | None], rows: Collection[int], first: int
@@ -170,7 +170,7 @@ def _identity(rollouts: Rollouts) -> Iterator[Broken]:
     for column in ("rollout_id", "group_id"):
         if column in rollouts:
             for row in _nulls(rollouts.arrow(column)).tolist():
-                yield Broken("missing", row, column, "missing (null), needed is a string")
+                yield Broken("missing", row, column, "missing (null), expected a string")
 
 
 def _lists(rollouts: Rollouts) -> Iterator[Broken]:
@@ -188,7 +188,7 @@ def _lists(rollouts: Rollouts) -> Iterator[Broken]:
             wrong = found != expected
             if name == "token":  # whose axes are always there
                 for row in np.flatnonzero(found < 0).tolist() if path in axes else ():
-                    yield Broken("missing", row, path, "missing (null), needed is a list")
+                    yield Broken("missing", row, path, "missing (null), expected a list")
                 wrong &= (found >= 0) & (expected >= 0)
             elif path not in axes:
                 wrong &= found >= 0  # a missing list is not assigned
@@ -203,7 +203,7 @@ def _lists(rollouts: Rollouts) -> Iterator[Broken]:
 
 def _lengths(array: pa.Array, missing: int, path: str) -> Array:
     if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
-        raise DataError(f"column {path!r} is {array.type}, needed is a list")
+        raise DataError(f"column {path!r} is {array.type}, expected a list")
     return pc.fill_null(array.value_lengths(), missing).to_numpy(zero_copy_only=False)
 
 
@@ -247,7 +247,7 @@ def _token_ids(rollouts: Rollouts, path: str) -> Iterator[Broken]:
     ids = rollouts.ragged(path)
     if len(ids.values) and (ids.values.min() < 0 or ids.values.max() > _LARGEST_ID):
         for row, place, where, more in _by_row(ids.offsets, (ids.values < 0) | (ids.values > _LARGEST_ID)):
-            yield Broken("token_ids", row, path, f"{ids.values[place]} {where}, needed is 0 to {_LARGEST_ID}{more}")
+            yield Broken("token_ids", row, path, f"{ids.values[place]} {where}, expected 0 to {_LARGEST_ID}{more}")
 
 
 def _out_of_range(rollouts: Rollouts, path: str) -> Iterator[Broken]:
@@ -266,12 +266,12 @@ def _out_of_range(rollouts: Rollouts, path: str) -> Iterator[Broken]:
         missing = pa.scalar(max(least, 0), array.type)
         values = pc.fill_null(array, missing).to_numpy(zero_copy_only=False)
         for row in np.flatnonzero(((values < least) | (values > most)) & np.isfinite(values)).tolist():
-            yield Broken("out_of_range", row, path, f"{values[row]}, needed is {needed}")
+            yield Broken("out_of_range", row, path, f"{values[row]}, expected {needed}")
         return
     signal = rollouts.ragged(path)
     wrong = ((signal.values < least) | (signal.values > most)) & np.isfinite(signal.values)
     for row, place, where, more in _by_row(signal.offsets, wrong):
-        yield Broken("out_of_range", row, path, f"{signal.values[place]} {where}, needed is {needed}{more}")
+        yield Broken("out_of_range", row, path, f"{signal.values[place]} {where}, expected {needed}{more}")
 
 
 def _finite_on_rollout(rollouts: Rollouts, path: str) -> Iterator[Broken]:
@@ -281,7 +281,7 @@ def _finite_on_rollout(rollouts: Rollouts, path: str) -> Iterator[Broken]:
     values = pc.fill_null(array, pa.scalar(0.0, array.type)).to_numpy(zero_copy_only=False)  # null is not given
     for row in np.flatnonzero(~np.isfinite(values)).tolist():
         name = rollouts.arrow("rollout_id")[row].as_py() if "rollout_id" in rollouts else row
-        yield Broken("finite", row, path, f"{values[row]} for rollout {name!r}, needed is a finite number")
+        yield Broken("finite", row, path, f"{values[row]} for rollout {name!r}, expected a finite number")
 
 
 def _signal(rollouts: Rollouts, path: str) -> Iterator[Broken]:
@@ -293,15 +293,15 @@ def _signal(rollouts: Rollouts, path: str) -> Iterator[Broken]:
     finite = np.isfinite(values)
     if not finite.all():
         for row, place, where, more in _by_row(offsets, ~finite):
-            yield Broken("finite", row, path, f"{values[place]} {where}, needed is a finite number{more}")
+            yield Broken("finite", row, path, f"{values[place]} {where}, expected a finite number{more}")
     if path.startswith("token.") and path.endswith("logprob"):
         for row, place, where, more in _by_row(offsets, (values > 0) & finite):
-            yield Broken("logprob", row, path, f"{values[place]} {where}, needed is <= 0{more}")
+            yield Broken("logprob", row, path, f"{values[place]} {where}, expected <= 0{more}")
     if is_credit(path) and "token.mask" in rollouts:
         mask = rollouts.mask if signal.present is None else rollouts.mask[rollouts.tokens.spread(signal.present)]
         if not mask.all():
             for row, place, where, more in _by_row(offsets, (values != 0) & ~mask & finite):
-                message = f"{values[place]} {where}, which token.mask excludes; needed is 0{more}"
+                message = f"{values[place]} {where}, which token.mask excludes; expected 0{more}"
                 yield Broken("masked_credit", row, path, message)
 
 
@@ -319,7 +319,7 @@ def _spans(rollouts: Rollouts, ruler: str, *, cover: bool) -> Iterator[Broken]:
         needed = "spans that cover the response without a gap"
     for row, place, where, more in _by_row(starts.offsets, wrong):
         span = f"[{starts.values[place]}, {ends.values[place]})"
-        yield Broken(rule, row, f"{ruler}.start", f"the span {where} is {span}, needed are {needed}{more}")
+        yield Broken(rule, row, f"{ruler}.start", f"the span {where} is {span}, expected {needed}{more}")
     if cover:
         last = rows.last(ends.values)
         short = (last != rollouts.tokens.sizes) & ~rows.any(wrong)
@@ -328,7 +328,7 @@ def _spans(rollouts: Rollouts, ruler: str, *, cover: bool) -> Iterator[Broken]:
         for row in np.flatnonzero(short).tolist():
             yield Broken(
                 rule, row, f"{ruler}.end",
-                f"the path ends at {last[row]} of {rollouts.tokens.sizes[row]} tokens, needed are {needed}",
+                f"the path ends at {last[row]} of {rollouts.tokens.sizes[row]} tokens, expected {needed}",
             )  # fmt: skip
 
 

@@ -45,7 +45,7 @@ class MemoryFile:
     def read(self, kind: str, schema: pa.Schema) -> pa.Table:
         """What is in it. DataError for a memory of another kind, other columns, or a damaged file."""
         if self.kind != kind:
-            raise DataError(f"{self.path}: a memory of {self.kind}, needed is one of {kind}")
+            raise DataError(f"{self.path}: a memory of {self.kind}, expected one of {kind}")
         try:
             table = self._file.read()
             table.validate(full=True)
@@ -54,7 +54,7 @@ class MemoryFile:
         for field in schema:
             found = table.schema.field(field.name).type if field.name in table.schema.names else "missing"
             if found != field.type:
-                raise DataError(f"{self.path}: column {field.name!r} is {found}, needed is {field.type}")
+                raise DataError(f"{self.path}: column {field.name!r} is {found}, expected {field.type}")
         return table.select(schema.names).replace_schema_metadata(None)
 
     def digest(self) -> str:

@@ -175,7 +175,7 @@ def require_kind(operand: Operand, kinds: tuple[Kind, ...], who: str) -> None:
     """UsageError where `who` cannot take the operand."""
     if operand.kind not in kinds:
         needed = {"number": "a number", "truth": "a condition", "text": "text"}[kinds[0]]
-        raise UsageError(f"{who}: {operand.what!r} is {described(operand)}, needed is {needed}")
+        raise UsageError(f"{who}: {operand.what!r} is {described(operand)}, expected {needed}")
 
 
 def described(operand: Operand) -> str:
@@ -219,7 +219,7 @@ def _number(data: Any) -> Any:
 def _list(operand: Operand, who: str, kinds: tuple[Kind, ...]) -> Segments:
     if operand.axis is None:
         raise UsageError(
-            f"{who}({operand.what}): {described(operand)}, needed is a list such as token.advantage; "
+            f"{who}({operand.what}): {described(operand)}, expected a list such as token.advantage; "
             f"over the rollouts of a group: group_{who}"
         )
     require_kind(operand, kinds, who)
@@ -277,7 +277,7 @@ def group_value(name: str, operand: Operand, groups: Segments) -> Operand:
     """group_mean(x) and its like: every rollout gets the value of its group; missing ones take no part."""
     if operand.is_list or operand.ruler == LITERAL:
         kind = "a literal" if operand.ruler == LITERAL else described(operand)
-        raise UsageError(f"{name}({operand.what}): {kind}, needed is one value a rollout, as in {name}(reward)")
+        raise UsageError(f"{name}({operand.what}): {kind}, expected one value a rollout, as in {name}(reward)")
     what, which = f"{name}({operand.what})", name.removeprefix("group_")
     if which in ("any", "all"):
         require_kind(operand, ("truth",), name)

@@ -53,7 +53,7 @@ class RolloutFile:
         elif not os.path.exists(path):
             raise UsageError(f"{path}: no such file")
         elif os.path.isdir(path):
-            raise UsageError(f"{path}: a directory, needed is one file; `apportion merge` makes one of several")
+            raise UsageError(f"{path}: a directory, expected one file; `apportion merge` makes one of several")
         try:
             with self._bytes() as stream:
                 self.sealed = read_seal(stream) is not None
@@ -160,7 +160,7 @@ class RolloutFile:
             except pa.ArrowInvalid as error:
                 fault = _first_line(error).rpartition("Invalid: ")[2]
                 raise DataError(
-                    f"{self.path}: row group {row_group}, column {name!r}: {fault}; needed is UTF-8"
+                    f"{self.path}: row group {row_group}, column {name!r}: {fault}; expected UTF-8"
                 ) from error
 
     def batches(
@@ -210,7 +210,7 @@ def most_bytes() -> int:
     """What one row group may need in memory: 4 GiB, or what the environment says. UsageError where that is no number."""
     text = os.environ.get(MOST_BYTES, str(1 << 32))
     if not (text.isascii() and text.isdigit()):
-        raise UsageError(f"{MOST_BYTES}={text}: needed is a number of bytes")
+        raise UsageError(f"{MOST_BYTES}={text}: expected a number of bytes")
     return int(text)
 
 

@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(text: str) -> Any:
     """The data in a text: mappings, lists, texts, numbers of 64 bits, true, false and null. Raises NotPlain."""
     if len(text) > LARGEST:
-        raise NotPlain(f"{len(text):,} characters, needed are at most {LARGEST:,}")
+        raise NotPlain(f"{len(text):,} characters, expected at most {LARGEST:,}")
     try:
         loader = _Loader(text)
         try:
@@ -60,7 +60,7 @@ def read_yaml(text: str) -> Any:
         if isinstance(value, str) and not is_text(value):
             raise NotPlain(f"{value!r:.40}: a character that is no text")
         if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-            raise NotPlain(f"a number of {value.bit_length()} bits; needed is one from -2^63 to 2^63 - 1")
+            raise NotPlain(f"a number of {value.bit_length()} bits; expected one from -2^63 to 2^63 - 1")
     return content
 
 

@@ -86,9 +86,9 @@ class Predicate:
     def __init__(self, text: str):
         self.text = " ".join(text.splitlines()).strip()
         if not self.text:
-            raise UsageError("an empty predicate; needed is one such as reward > 0")
+            raise UsageError("an empty predicate; expected one such as reward > 0")
         if len(self.text) > MAX_LENGTH:
-            raise UsageError(f"a predicate of {len(self.text):,} characters; needed are at most {MAX_LENGTH:,}")
+            raise UsageError(f"a predicate of {len(self.text):,} characters; expected at most {MAX_LENGTH:,}")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Python's advice on its own syntax
@@ -124,7 +124,7 @@ class Predicate:
             with np.errstate(all="ignore"):
                 found = _Evaluation(self.text, Columns(rollouts, first_row)).of(self._tree)
             if found.kind != "truth":
-                raise UsageError(f"{found.what!r} is {described(found)}, needed is a condition such as reward > 0")
+                raise UsageError(f"{found.what!r} is {described(found)}, expected a condition such as reward > 0")
             if found.is_list:
                 raise UsageError(
                     f"{found.what!r} is one condition for each place on {found.ruler!r}; "
@@ -178,7 +178,7 @@ class _Evaluation:
                 if name in _NAMED_LITERALS and name not in self._columns.rollouts:
                     return self._literal(_NAMED_LITERALS[name], name)
                 if name in FUNCTIONS and name not in self._columns.rollouts:
-                    raise UsageError(f"{name!r} is a function, needed is {name}(…)")
+                    raise UsageError(f"{name!r} is a function, expected {name}(…)")
                 return self._columns.named(name)
             case ast.Compare():
                 return self._compare(node)
@@ -268,7 +268,7 @@ class _Evaluation:
             holder = self.of(right)
             if holder.axis is not None:
                 if left.is_list:
-                    raise UsageError(f"{what!r}: a list in a list; needed is one value on the left")
+                    raise UsageError(f"{what!r}: a list in a list; expected one value on the left")
                 places = self._relation(left, ast.Eq(), holder, what)
                 found = Operand("truth", ROLLOUT, holder.axis.any(places.data), what)
             elif holder.kind == "text" and holder.ruler == ROLLOUT:
@@ -283,7 +283,7 @@ class _Evaluation:
                 found = truth(frame, inside)
             else:
                 raise UsageError(
-                    f"{what!r}: {holder.what!r} is {described(holder)}, needed is a list, as in ['a', 'b'] or flags"
+                    f"{what!r}: {holder.what!r} is {described(holder)}, expected a list, as in ['a', 'b'] or flags"
                 )
         if not negated:
             return replace(found, what=what)
@@ -346,13 +346,13 @@ class _Evaluation:
         argument = node.args[0]
         if name == "column":
             if not (isinstance(argument, ast.Constant) and isinstance(argument.value, str)):
-                raise UsageError(f"{self._source(node)!r}: needed is a column's name in quotes")
+                raise UsageError(f"{self._source(node)!r}: expected a column's name in quotes")
             return self._columns.column(argument.value)
         operand = self.of(argument)
         if name in GROUP_FUNCTIONS:
             return group_value(name, operand, self._columns.groups)
         if operand.ruler == LITERAL and name not in ("abs", "missing"):
-            raise UsageError(f"{self._source(node)!r}: a literal, needed is a list such as token.advantage")
+            raise UsageError(f"{self._source(node)!r}: a literal, expected a list such as token.advantage")
         return FUNCTIONS[name](operand)
 
 

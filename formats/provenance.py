@@ -46,7 +46,7 @@ class Provenance:
         A history is input like any other: every field has its type afterwards, and nothing is nested deeper than DEEPEST.
         """
         if len(text) > LARGEST:
-            raise DataError(f"its history has {len(text):,} bytes; needed are at most {LARGEST:,}")
+            raise DataError(f"its history has {len(text):,} bytes; expected at most {LARGEST:,}")
         try:
             content = json.loads(text)
             json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair is no text, and cannot be printed
@@ -102,19 +102,19 @@ def _record_of(content: Any, number: int) -> Record:
     several = content["parameters"].get("histories", [[]])
     _check(several, list, f"{where}, histories")
     if not several:
-        raise DataError(f"its history is damaged ({where}, histories: none, needed is one or more)")
+        raise DataError(f"its history is damaged ({where}, histories: none, expected one or more)")
     for own in several:
         _check(own, list, f"{where}, histories")
         for place in own:
             _check(place, int, f"{where}, histories")
             if not 0 <= place < number:
-                raise DataError(f"its history is damaged ({where}, histories: {place}, needed is a record before it)")
+                raise DataError(f"its history is damaged ({where}, histories: {place}, expected a record before it)")
     return Record(**content)
 
 
 def _check(value: Any, kind: type, where: str) -> None:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise DataError(f"its history is damaged ({where}: {value!r:.40}, needed is {_KINDS[kind]})")
+        raise DataError(f"its history is damaged ({where}: {value!r:.40}, expected {_KINDS[kind]})")
 
 
 def _check_depth(content: Any) -> None:

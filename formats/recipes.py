@@ -101,7 +101,7 @@ def load_recipe(name_or_file: str) -> Recipe:
         raise UsageError(f"{where}: a recipe is a mapping with {', '.join(_KEYS)}")
     _check_keys(content, _KEYS, where)
     if not isinstance(content.get("steps"), list) or not content["steps"]:
-        raise UsageError(f"{where}: needed is `steps`, a list of `command: {{options}}`")
+        raise UsageError(f"{where}: expected `steps`, a list of `command: {{options}}`")
     if not isinstance(content.get("vars") or {}, dict):
         raise UsageError(f"{where}: `vars` is a mapping")
     name = str(content.get("name") or path.stem)
@@ -121,10 +121,10 @@ def _steps(content: list[Any], where: str) -> tuple[Step | Loop, ...]:
     for number, item in enumerate(content, 1):
         place = f"{where}, step {number}"
         if not isinstance(item, dict) or len(item) != 1:
-            raise UsageError(f"{place}: needed is one `command: {{options}}`, seen is {item!r:.200}")
+            raise UsageError(f"{place}: expected one `command: {{options}}`, got {item!r:.200}")
         ((command, options),) = item.items()
         if not isinstance(options or {}, dict):
-            raise UsageError(f"{place} ({command}): its options are a mapping, seen is {options!r:.200}")
+            raise UsageError(f"{place} ({command}): its options are a mapping, got {options!r:.200}")
         options = options or {}
         if command != "loop":
             steps.append(Step(str(command), options, f"{place} ({command})"))
@@ -139,7 +139,7 @@ def _steps(content: list[Any], where: str) -> tuple[Step | Loop, ...]:
         values = options["range"] if "range" in options else options["in"]
         independent = options.get("independent", False)
         if not isinstance(independent, bool):
-            raise UsageError(f"{place}: `independent` is true or false, seen is {independent!r:.200}")
+            raise UsageError(f"{place}: `independent` is true or false, got {independent!r:.200}")
         steps.append(Loop(str(options["var"]), values, independent, _steps(options["steps"], place), place))
     return tuple(steps)
 
@@ -167,7 +167,7 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]
             if depth < len(parts) - 1:
                 place = place[part]
         if isinstance(place[parts[-1]], int | float) and not isinstance(value, int | float | None):
-            raise UsageError(f"--set {dotted}={value}: needed is a number like {place[parts[-1]]}")
+            raise UsageError(f"--set {dotted}={value}: expected a number like {place[parts[-1]]}")
         place[parts[-1]] = value
     return variables
 
@@ -192,7 +192,7 @@ def expand(value: Any, variables: Mapping[str, Any], functions: Mapping[str, Cal
         made += value[end : match.start()] + str(_evaluate(match[1], variables, functions, where))
         end = match.end()
         if len(made) > _LARGEST:
-            raise UsageError(f"{where}: {value!r:.40}: needed is a text of at most {_LARGEST:,} characters")
+            raise UsageError(f"{where}: {value!r:.40}: expected a text of at most {_LARGEST:,} characters")
     return made + value[end:]
 
 
@@ -227,7 +227,7 @@ def _evaluate(text: str, variables: Mapping[str, Any], functions: Mapping[str, C
                 raise UsageError(f"{place}: not an expression recipes know")
 
     if len(text) > _LONGEST:
-        raise UsageError(f"{place:.80}…: {len(text):,} characters, needed are at most {_LONGEST:,}")
+        raise UsageError(f"{place:.80}…: {len(text):,} characters, expected at most {_LONGEST:,}")
     try:
         with warnings.catch_warnings():  # of a backslash that escapes nothing
             warnings.simplefilter("ignore")
@@ -258,10 +258,10 @@ def _bounded(value: Any) -> Any:
         if isinstance(value, str) and not is_text(value):
             raise ValueError(f"{value!r:.40}: a character that is no text")
     elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        raise ValueError(f"a number of {value.bit_length()} bits; needed is one from -2^63 to 2^63 - 1")
+        raise ValueError(f"a number of {value.bit_length()} bits; expected one from -2^63 to 2^63 - 1")
     return value
 
 
 def _check_size(size: int) -> None:
     if size > _LARGEST:
-        raise ValueError(f"{size:,} characters or items, needed are at most {_LARGEST:,}")
+        raise ValueError(f"{size:,} characters or items, expected at most {_LARGEST:,}")

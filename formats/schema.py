@@ -169,7 +169,7 @@ def check_schema(schema: pa.Schema) -> None:
             path = field.name if child is field else f"{field.name}.{child.name}"
             known = FIELDS.get(path)
             if known and not _compatible(child.type, arrow_type(path)):
-                raise DataError(f"column {path!r} is {child.type}, needed is {arrow_type(path)}")
+                raise DataError(f"column {path!r} is {child.type}, expected {arrow_type(path)}")
 
 
 def _compatible(seen: pa.DataType, needed: pa.DataType) -> bool:

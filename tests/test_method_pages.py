@@ -93,7 +93,7 @@ def test_the_table_stands_between_its_comments() -> None:
     made = pages.with_table(readme, "methods", "new")
     assert made == f"a\n{begin}\n\nnew\n\n{end}\nb"
     assert pages.with_table(made, "methods", "new") == made
-    with pytest.raises(SystemExit, match=r"README\.md: needed are the lines <!-- methods: "):
+    with pytest.raises(SystemExit, match=r"README\.md: expected the lines <!-- methods: "):
         pages.with_table("nothing", "methods", "new")
 
 

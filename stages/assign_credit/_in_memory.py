@@ -61,7 +61,7 @@ def credit_tokens(
     settings = METHODS.settle(method, options, preset)
     ids, own = _array(token_ids), _array(mask).astype(bool)
     if ids.ndim != 2 or own.shape != ids.shape:
-        raise DataError(f"token_ids of shape {ids.shape} and mask of shape {own.shape}: needed are two of [B, L]")
+        raise DataError(f"token_ids of shape {ids.shape} and mask of shape {own.shape}: expected two of [B, L]")
     rows, longest = ids.shape
     ends = np.where(own.any(1), longest - own[:, ::-1].argmax(1), 0) if lengths is None else _array(lengths)
     inside = np.arange(longest) < ends[:, None]
@@ -96,12 +96,12 @@ def _check_padding(own: Array, inside: Array, *, given: bool) -> None:
     outside = (own & ~inside).any(1)
     if outside.any():
         raise DataError(
-            f"row {int(outside.argmax())}: mask is true beyond the row's length; needed is padding on the right"
+            f"row {int(outside.argmax())}: mask is true beyond the row's length; expected padding on the right"
         )
     late = inside[:, :1].any(1) & ~own[:, :1].any(1)
     if late.any() and not given:
         raise DataError(
-            f"row {int(late.argmax())} begins with tokens that mask excludes: needed are responses padded on the right, "
+            f"row {int(late.argmax())} begins with tokens that mask excludes: expected responses padded on the right, "
             "without their prompts; where an environment's tokens come first, give lengths"
         )
 
@@ -123,11 +123,11 @@ def _rollouts(
         values = _array(given)
         if path.startswith("token."):
             if values.shape != ids.shape:
-                raise DataError(f"signal {path!r} of shape {values.shape}, needed is {ids.shape}")
+                raise DataError(f"signal {path!r} of shape {values.shape}, expected {ids.shape}")
             on_token[path] = Ragged(values[order][inside[order]], lists.offsets)
         else:
             if values.shape != (len(ids),):
-                raise DataError(f"signal {path!r} of shape {values.shape}, needed is ({len(ids)},)")
+                raise DataError(f"signal {path!r} of shape {values.shape}, expected ({len(ids)},)")
             held[path] = values[order].astype(np.float64)
     return Rollouts(pa.table(held)).with_columns(on_token)
 

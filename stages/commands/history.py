@@ -68,7 +68,7 @@ def _provenance(path: Path) -> "Provenance":
         return (MemoryFile if is_memory(path) else RolloutFile)(path).provenance
     kept = path / CHECKPOINT_HISTORY
     if not kept.is_file():
-        raise UsageError(f"{path}: no {CHECKPOINT_HISTORY} in it; needed is a rollout file or a checkpoint of `train`")
+        raise UsageError(f"{path}: no {CHECKPOINT_HISTORY} in it; expected a rollout file or a checkpoint of `train`")
     try:
         return Provenance.from_json(kept.read_text())
     except (DataError, ValueError) as error:

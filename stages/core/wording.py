@@ -18,4 +18,4 @@ def check_template(strategy: str, option: str, template: str, *names: str) -> No
     """UsageError for a template that lacks one of the names."""
     for name in names:
         if f"{{{name}}}" not in template:
-            raise UsageError(f"option {option!r} of strategy {strategy!r}: no {{{name}}} in it")
+            raise UsageError(f"strategy {strategy}: {option} must have {{{name}}} in it")

@@ -56,7 +56,7 @@ def compared(
     tokens there than here."""
     names = [name.strip() for item in columns or ["advantage"] for name in item.split(",") if name.strip()]
     if not 1 <= len(names) <= 2:
-        raise UsageError(f"--columns {','.join(names)}: needed are one or two columns")
+        raise UsageError(f"--columns {','.join(names)}: expected one or two columns")
     if second is None and len(names) == 1:
         raise UsageError(
             "one file and one column leave nothing to compare; name a second file, or two columns with --columns a,b"
@@ -156,7 +156,7 @@ def _check_tokens(left: Rollouts, right: Rollouts, first: Path, second: Path) ->
         name = left.arrow("rollout_id")[row].as_py()
         how = f"{a[row]} tokens and {b[row]}" if a[row] != b[row] else "other token ids or another mask"
         raise DataError(
-            f"{first} and {second}: rollout {name!r} is not the same in both ({how}); needed is credit of the same rollouts"
+            f"{first} and {second}: rollout {name!r} is not the same in both ({how}); expected credit of the same rollouts"
         )
 
 

@@ -105,7 +105,7 @@ def refinement_of(rollouts: Rollouts, threshold: float, about: Mapping[str, Any]
     missing = needed[~np.isfinite(reward[needed])]
     if len(missing):
         row = int(missing[0])
-        raise DataError(f"row {row}, column 'reward': {reward[row]}, needed is a finite number; {SCORE_IT}")
+        raise DataError(f"row {row}, column 'reward': {reward[row]}, expected a finite number; {SCORE_IT}")
 
     counted = ~failed[rest]
     made = np.bincount(parent, minlength=len(rollouts))

@@ -89,13 +89,13 @@ def report_on(
     reward = rollouts.numbers("reward").astype(np.float64)
     if not np.isfinite(reward).all():
         row = int(np.flatnonzero(~np.isfinite(reward))[0])
-        raise DataError(f"row {row}, column 'reward': {reward[row]}, needed is a finite number; score the file again")
+        raise DataError(f"row {row}, column 'reward': {reward[row]}, expected a finite number; score the file again")
     right = reward >= threshold
     groups = rollouts.groups
     correct = groups.sum(right.astype(np.int64))
     for k in ks:
         if k < 1 or (groups.sizes < k).any():
-            raise UsageError(f"--k {k}: needed is 1 to {int(groups.sizes.min())}, the rollouts a problem has")
+            raise UsageError(f"--k {k}: expected 1 to {int(groups.sizes.min())}, the rollouts a problem has")
     names = rollouts.arrow("problem_id" if "problem_id" in rollouts else "group_id").to_pylist()
     heads = [names[start] for start in groups.starts.tolist()]
     if len(set(heads)) < len(heads):  # a problem asked in several groups: each group is one

@@ -103,7 +103,7 @@ def load_policy(spec: str, *, device: str = "auto", dtype: str = "auto", seed: i
     model, tokenizer = _blank(seed) if spec == "builtin:tiny-blank" else _pretrained(spec, directory, kinds[dtype])
     if name := not_finite(dict(model.named_parameters())):
         raise ApportionError(
-            f"model {spec!r}: its weights are not finite in {dtype}, e.g. {name}; needed is a whole checkpoint"
+            f"model {spec!r}: its weights are not finite in {dtype}, e.g. {name}; expected a whole checkpoint"
         )
     model.to(place)
     model.eval()
@@ -196,11 +196,11 @@ def _directory(spec: str) -> Path | None:
     path = Path(spec)
     if os.path.isdir(spec):  # False, too, for what can be no path
         if not (path / "config.json").is_file():
-            raise UsageError(f"model {spec!r}: a directory without config.json; needed is a Hugging Face checkpoint")
+            raise UsageError(f"model {spec!r}: a directory without config.json; expected a Hugging Face checkpoint")
         return path
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
         raise UsageError(
-            f"model {spec!r}: no such directory; needed is builtin:tiny, a directory, or a Hub id (owner/name)"
+            f"model {spec!r}: no such directory; expected builtin:tiny, a directory, or a Hub id (owner/name)"
         )
     return None
 
@@ -235,7 +235,7 @@ def _pretrained(spec: str, directory: Path | None, dtype: Any) -> tuple[Any, Any
     model, report = _hugging_face("AutoModelForCausalLM", spec, directory, dtype=dtype, output_loading_info=True)
     if missing := sorted(report["missing_keys"]):  # the library has made them up
         raise ApportionError(
-            f"model {spec!r}: {len(missing)} of its weights are missing, e.g. {missing[0]}; needed is a whole checkpoint "
+            f"model {spec!r}: {len(missing)} of its weights are missing, e.g. {missing[0]}; expected a whole checkpoint "
             "of a causal language model"
         )
     return model, tokenizer

@@ -109,7 +109,7 @@ def experience(
     """
     for level in templates or {}:
         if level not in TEMPLATES:
-            raise unknown("level of option 'templates' of memory 'experience':", level, TEMPLATES)
+            raise unknown("level of memory experience: templates:", level, TEMPLATES)
     library = Library.of(
         earlier,
         matching=Matching(similarity, compared, same_head),

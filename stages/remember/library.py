@@ -93,7 +93,7 @@ class Matching:
         similarity, compared, same_head = (settings.get(name) for name in ("similarity", "compared", "same_head"))
         if not (isinstance(similarity, int | float) and isinstance(compared, int) and isinstance(same_head, int)):
             raise DataError(
-                f"its history has the settings {dict(settings)!r:.200}; needed are similarity, compared and same_head"
+                f"its history has the settings {dict(settings)!r:.200}; expected similarity, compared and same_head"
             )
         return cls(similarity, compared, same_head)
 

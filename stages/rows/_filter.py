@@ -50,7 +50,7 @@ def filtered(
         raise UsageError(f"--flag {flag}: with --drop nothing is flagged; leave one of them out")
     flag = None if drop else (FILTERED if flag is None else flag)
     if flag is not None and not flag.replace("_", "").replace("-", "").isalnum():
-        raise UsageError(f"--flag {flag!r}: needed are letters, digits, - and _")
+        raise UsageError(f"--flag {flag!r}: expected letters, digits, - and _")
     predicate = Predicate(where)
     paths = files_of(source)
     single = paths == [source]

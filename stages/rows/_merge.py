@@ -53,7 +53,7 @@ def _check_groups(files: Sequence[RolloutFile]) -> None:
             name = min(both)
             raise DataError(
                 f"{file.path}: group {name!r} is in {seen[name]} too ({len(both):,} such groups); "
-                "needed are inputs with different groups"
+                "expected inputs with different groups"
             )
         seen.update(dict.fromkeys(found, file.path))
 

@@ -160,7 +160,7 @@ def _bounds(shares: str) -> dict[str, float]:
             size = 0.0
         if not 0 < size < float("inf"):
             raise UsageError(
-                f"--shares {shares}: {item.strip()!r}: needed is a number above 0, as in 0.9,0.1 or test=0.1"
+                f"--shares {shares}: {item.strip()!r}: expected a number above 0, as in 0.9,0.1 or test=0.1"
             )
         names.append(name.strip() or f"part-{index}")
         sizes.append(size)
@@ -168,9 +168,9 @@ def _bounds(shares: str) -> dict[str, float]:
         raise UsageError(f"--shares {shares}: two parts of one name")
     for name in names:
         if quote(name, safe=" +=,@") != name or name.startswith("."):
-            raise UsageError(f"--shares {shares}: {name!r}: needed are letters, digits, - and _")
+            raise UsageError(f"--shares {shares}: {name!r}: expected letters, digits, - and _")
     if len(names) > MOST_PARTS:
-        raise UsageError(f"--shares: {len(names)} parts, needed are at most {MOST_PARTS}")
+        raise UsageError(f"--shares: {len(names)} parts, expected at most {MOST_PARTS}")
     ends = (np.cumsum(sizes) / sum(sizes)).tolist()
     return dict(zip(names, [*ends[:-1], 1.0], strict=True))
 
@@ -191,7 +191,7 @@ def _by_value(batch: Rollouts, path: str) -> list[str]:
     """The part of every group [G]: the column's value in all of its rows, as a file's name."""
     array = batch.arrow(path)
     if array.type.num_fields:
-        raise UsageError(f"--by {path}: it holds {array.type}, needed is a column of one value a rollout")
+        raise UsageError(f"--by {path}: it holds {array.type}, expected a column of one value a rollout")
     plain = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
     codes = plain.dictionary_encode(null_encoding="encode")
     indices = codes.indices.to_numpy(zero_copy_only=False)

@@ -93,6 +93,6 @@ def _gathering(file: "RolloutFile") -> "Array | None":
     )
     if names.null_count:
         row = int(np.flatnonzero(names.is_null().to_numpy(zero_copy_only=False))[0])
-        raise DataError(f"{file.path}: row {row}, column 'group_id': missing (null), needed is a string")
+        raise DataError(f"{file.path}: row {row}, column 'group_id': missing (null), expected a string")
     codes = names.dictionary_encode().indices.to_numpy()  # numbered as they first occur
     return None if (np.diff(codes) >= 0).all() else np.argsort(codes, kind="stable")

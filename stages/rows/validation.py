@@ -145,7 +145,7 @@ def _findings(file: "RolloutFile", names: "Names") -> Iterator[tuple[Finding, st
             raise DataError(f"{where} (rows from {row}): {error}") from error
         row += len(batch)
     for place, group in straddling:
-        message = f"group {group!r} goes on from the row group before, needed is one row group"
+        message = f"group {group!r} goes on from the row group before, expected one row group"
         yield finding(Broken("straddled_group", place, "group_id", message), 0), group
     if not file.sealed:
         message = "without a seal, so that a damaged name or number may pass unseen; `apportion upgrade` adds one"

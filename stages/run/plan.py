@@ -148,7 +148,7 @@ def _values(loop: Loop, given: Any) -> Sequence[Any]:
         return range(given)
     if isinstance(given, list):
         return given
-    raise UsageError(f"{loop.where}: a loop runs over a count or a list, seen is {given!r:.200}")
+    raise UsageError(f"{loop.where}: a loop runs over a count or a list, got {given!r:.200}")
 
 
 def _planned(

@@ -56,7 +56,7 @@ def hint_source(source: str, who: str) -> tuple[str | None, int | None]:
     """The column or the number of lines that hints come from: one of the two. UsageError for neither."""
     column, lines = column_of(source), lines_of(source)
     if column is None and lines is None:
-        raise UsageError(f"option 'hint_from' of {who}: {source!r}, needed is column:NAME or demonstration:N")
+        raise UsageError(f"{who}: hint_from must be column:NAME or demonstration:N, got {source!r}")
     return column, lines
 
 
@@ -103,7 +103,7 @@ def texts_in(batch: Rollouts, column: str, groups: Array | None = None) -> list[
         found = [lookup(row or {}, column) for row in chosen]
     for value in found:
         if not isinstance(value, str | None):
-            raise DataError(f"column {column!r}: {value!r:.60}, needed is a text")
+            raise DataError(f"column {column!r}: {value!r:.60}, expected a text")
     return found
 
 
@@ -114,5 +114,5 @@ def row_of(text: str | None, problem: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         raise DataError(f"problem {problem!r}, column {TASK_ROW!r}: not JSON ({error})") from error
     if not isinstance(row, dict | None):
-        raise DataError(f"problem {problem!r}, column {TASK_ROW!r}: {text!r:.60}, needed is a JSON object")
+        raise DataError(f"problem {problem!r}, column {TASK_ROW!r}: {text!r:.60}, expected a JSON object")
     return row

@@ -32,7 +32,7 @@ def opened(path: Path | None, chosen: Strategy) -> RolloutFile | None:
     if CONTINUES not in chosen.needs:
         raise UsageError(f"--strategy {chosen.name} starts at the prompt; leave --from {path} out, or choose vine")
     if path.is_dir():
-        raise UsageError(f"--from {path}: a directory; needed is one rollout file")
+        raise UsageError(f"--from {path}: a directory; expected one rollout file")
     file = RolloutFile(path)
     for needed in ("prompt_ids", *OF_THE_PROBLEM[-3:]):
         if needed not in paths_of(file.schema):

@@ -34,7 +34,7 @@ class Nodes:
         if ids.present is not None and not ids.present.all():
             row = int(np.flatnonzero(~ids.present)[0])
             raise DataError(
-                f"row {row}, column 'node.id': missing, needed is its path; run `apportion tree-build` again"
+                f"row {row}, column 'node.id': missing, expected its path; run `apportion tree-build` again"
             )
         start, end = (credit.rollouts.ragged(f"node.{leaf}").values.astype(np.int64) for leaf in ("start", "end"))
         keys, rows = node_keys(credit.rollouts, ids)

@@ -24,7 +24,7 @@ def add_step_tree(rollouts: Rollouts) -> Rollouts:
     if ends.present is not None and not ends.present.all():
         row = int(np.flatnonzero(~ends.present)[0])
         raise DataError(
-            f"row {row}, column 'step.end': missing, needed are its steps; run `apportion score IN --with steps`"
+            f"row {row}, column 'step.end': missing, expected its steps; run `apportion score IN --with steps`"
         )
     lengths = rollouts.tokens.sizes
     paths = Segments.of_sizes(np.where(lengths > 0, np.maximum(ends.segments.sizes, 1), 0))

@@ -23,7 +23,7 @@ def steps_of(credit: Credit) -> Steps:
     starts, ends = credit.rollouts.ragged("step.start"), credit.rollouts.ragged("step.end")
     if starts.present is not None:
         row = int(np.flatnonzero(~starts.present)[0])
-        raise DataError(f"row {row}, column 'step.start': missing, needed are the rollout's steps; split it again")
+        raise DataError(f"row {row}, column 'step.start': missing, expected the rollout's steps; split it again")
     return Steps(starts.segments, starts.values.astype(np.int64), ends.values.astype(np.int64))
 
 

@@ -87,7 +87,7 @@ def rewards_of(credit: Credit, steps: Steps, rewards: Rewards) -> Array:
         paid += step_column(credit, steps, "step.reward")
         if not np.isfinite(paid).all():
             row = int(steps.rows.ids[np.flatnonzero(~np.isfinite(paid))[0]])
-            raise DataError(f"row {row}, column 'step.reward': needed are finite numbers; score the steps again")
+            raise DataError(f"row {row}, column 'step.reward': expected finite numbers; score the steps again")
     if rewards != "steps":
         filled = steps.rows.sizes > 0
         paid[steps.rows.offsets[1:][filled] - 1] += credit.reward[filled]

@@ -15,14 +15,14 @@ def token_signal(credit: Credit, path: str) -> Array:
     signal = credit.rollouts.ragged(path)
     absent = np.zeros(len(signal), bool) if signal.present is None else ~signal.present
     if absent.any():
-        raise DataError(f"row {int(np.flatnonzero(absent)[0])}, column {path!r}: missing, needed is a value per token")
+        raise DataError(f"row {int(np.flatnonzero(absent)[0])}, column {path!r}: missing, expected a value per token")
     if len(signal.values) != int(credit.tokens.offsets[-1]):
         raise DataError(f"column {path!r}: {len(signal.values)} values for {int(credit.tokens.offsets[-1])} tokens")
     values = signal.values.astype(np.float64)
     wrong = np.flatnonzero(~np.isfinite(values) & credit.mask)
     if len(wrong):
         row = int(credit.tokens.ids[wrong[0]])
-        raise DataError(f"row {row}, column {path!r}: {values[wrong[0]]}, needed is a finite number")
+        raise DataError(f"row {row}, column {path!r}: {values[wrong[0]]}, expected a finite number")
     return values
 
 

@@ -74,20 +74,20 @@ def is_entry(entry: Any) -> bool:
 def check_reference(generator: str, entry: Any) -> None:
     """DataError for a reference that is no entry of a generator, and for one that its verifier may not read."""
     if not is_entry(entry):
-        raise DataError(f"the reference is {entry!r:.60}, needed is an entry of reasoning-gym: answer and metadata")
+        raise DataError(f"the reference is {entry!r:.60}, expected an entry of reasoning-gym: answer and metadata")
     try:
         read = READ_FORMULA[generator](entry) if generator in READ_FORMULA else []
         unread = next((each for each in read if not is_formula(each)), None)
         if generator in READ_FRACTION and not is_readable(generator, entry["answer"]):
             unread = entry["answer"]
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"the reference is {entry!r:.60}, needed is an entry of {generator}") from error
+        raise DataError(f"the reference is {entry!r:.60}, expected an entry of {generator}") from error
     if unread is not None:
         raise DataError(f"the reference holds {unread!r:.60}, which is no formula; {generator} would evaluate it")
     for name, most in SIZES.get(generator, {}).items():
         size = entry["metadata"].get(name)
         if not isinstance(size, int) or size > most:
-            raise DataError(f"the reference's {name} is {size!r:.60}, needed is a whole number up to {most}")
+            raise DataError(f"the reference's {name} is {size!r:.60}, expected a whole number up to {most}")
 
 
 def is_formula(answer: str) -> bool:

@@ -25,7 +25,7 @@ def open_file(spec: str, options: Mapping[str, Any]) -> TableTask:
     """
     path = Path(spec)
     if path.suffix.lower() not in READERS:
-        raise UsageError(f"task {spec!r}: needed is a file that ends in {', '.join(READERS)}, such as problems.jsonl")
+        raise UsageError(f"task {spec!r}: expected a file that ends in {', '.join(READERS)}, such as problems.jsonl")
     return TableTask(spec, text_options(spec, options, OPTIONS), lambda: _rows(path))
 
 
@@ -42,7 +42,7 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
     UsageError when it is not there, DataError when its content is not what its name says; the file is in the message.
     """
     if not path.is_file():
-        raise UsageError(f"{path}: {'a directory, needed is a file' if path.is_dir() else 'no such file'}")
+        raise UsageError(f"{path}: {'a directory, expected a file' if path.is_dir() else 'no such file'}")
     try:
         yield from READERS[path.suffix.lower()](path)
     except OSError as error:
@@ -63,7 +63,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
         rows = ((number, _json_line(number, line)) for number, line in enumerate(text.split("\n"), 1) if line.strip())
     for number, row in rows:
         if not isinstance(row, dict):
-            raise ValueError(f"row {number} is {row!r:.60}, needed is an object")
+            raise ValueError(f"row {number} is {row!r:.60}, expected an object")
         if halves:
             _check_whole(number, row)
         yield row

@@ -26,7 +26,7 @@ def open_hf(spec: str, options: Mapping[str, Any]) -> TableTask:
     checked = text_options(spec, options, (*OPTIONS, "config", *SPLIT_OPTIONS.values()))
     name, _, config = spec.removeprefix("hf:").partition(":")
     if not spec.startswith("hf:") or not name:
-        raise UsageError(f"task {spec!r}: needed is a data set, such as hf:openai/gsm8k:main or hf:./folder")
+        raise UsageError(f"task {spec!r}: expected a data set, such as hf:openai/gsm8k:main or hf:./folder")
     if config and checked.get("config", config) != config:
         raise UsageError(f"task {spec!r}: option config is {checked['config']!r}; give one of the two")
     return TableTask(spec, checked, lambda: _rows(spec, name, config or checked.get("config"), checked))

@@ -78,7 +78,7 @@ class ReasoningGym:
         try:
             entry = from_json(reference)
         except (AttributeError, TypeError, ValueError, RecursionError) as error:
-            raise DataError(f"the reference is {reference!r:.60}, needed is an entry of reasoning-gym") from error
+            raise DataError(f"the reference is {reference!r:.60}, expected an entry of reasoning-gym") from error
         generator, verifier = self._one_for(entry)
         check_reference(generator, entry)
         answer = final_answer(text)
@@ -170,7 +170,7 @@ def open_reasoning_gym(spec: str, options: Mapping[str, Any]) -> ReasoningGym:
     name = spec.partition("/")[2]
     generators = _generators()
     if not name:
-        raise UsageError(f"task {spec!r}: needed is a generator, such as reasoning_gym/chain_sum")
+        raise UsageError(f"task {spec!r}: expected a generator, such as reasoning_gym/chain_sum")
     if name not in generators:
         raise unknown("reasoning_gym generator", name, generators)
     config_class = generators[name][1]

@@ -76,7 +76,7 @@ class TableTask:
             if splits.get(problem.problem_id) != "test":
                 splits[problem.problem_id] = split
         if not found:
-            raise DataError(f"{self.spec}: no rows, needed is at least one question")
+            raise DataError(f"{self.spec}: no rows, expected at least one question")
         return {name: [found[key] for key in found if splits[key] == name] for name in ("train", "test")}
 
 
@@ -161,7 +161,7 @@ def _messages(value: Any, column: str) -> list[Message]:
         ]
         if len(messages) == len(value):
             return messages
-    raise DataError(f"column {column!r} is {_short(value)}, needed is a text or a list of {{role, content}}")
+    raise DataError(f"column {column!r} is {_short(value)}, expected a text or a list of {{role, content}}")
 
 
 def _reference(value: Any, column: str) -> str | list[str]:
@@ -170,7 +170,7 @@ def _reference(value: Any, column: str) -> str | list[str]:
     values = value if isinstance(value, list) else [value]
     accepted = [gold_answer(str(one)) for one in values if isinstance(one, str | int | float)]
     if not accepted or len(accepted) < len(values) or not all(accepted):
-        raise DataError(f"column {column!r} is {_short(value)}, needed is a text, a number, or a list of them")
+        raise DataError(f"column {column!r} is {_short(value)}, expected a text, a number, or a list of them")
     return accepted if isinstance(value, list) else accepted[0]
 
 
@@ -186,5 +186,5 @@ def text_options(spec: str, options: Mapping[str, Any], known: Iterable[str]) ->
         if name not in known:
             raise unknown(f"option of task {spec!r}:", name, known)
         if not isinstance(value, str | None):
-            raise UsageError(f"task {spec!r}: option {name} is {value!r}, needed is a text")
+            raise UsageError(f"task {spec!r}: option {name} is {value!r}, expected a text")
     return {name: value for name, value in options.items() if value is not None}

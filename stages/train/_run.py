@@ -234,7 +234,7 @@ def _in_pairs(batch: Rollouts, path: Path) -> Rollouts:
         if name is None:
             continue
         if role not in (CHOSEN, REJECTED):
-            raise DataError(f"{path}: pair {name!r}: pair_role {role!r}, needed is {CHOSEN!r} or {REJECTED!r}")
+            raise DataError(f"{path}: pair {name!r}: pair_role {role!r}, expected {CHOSEN!r} or {REJECTED!r}")
         if role in pairs.setdefault(name, {}):
             raise DataError(f"{path}: pair {name!r} has more than one row of pair_role {role!r}")
         pairs[name][role] = row

@@ -96,7 +96,7 @@ def test_numbers_outside_of_their_range_are_named(field: Field) -> None:
     for value in outside:
         (found,) = broken_invariants(batch(value))
         assert (found.rule, found.row, found.column) == ("out_of_range", 1, field.path)
-        assert ", needed is " in found.message
+        assert ", expected " in found.message
 
 
 def test_absurd_values_are_among_them() -> None:
@@ -142,4 +142,4 @@ def test_names_are_remembered_from_batch_to_batch() -> None:
     assert list(broken_invariants(good(), names=names)) == []
     found = list(broken_invariants(good().with_columns({"group_id": ["h"] * 3}), names=names))
     assert [(each.rule, each.row) for each in found] == [("duplicate_rollout", row) for row in range(3)]
-    assert found[1].message == "rollout_id 'r1' occurs in two places, first in row 1; needed is a unique id"
+    assert found[1].message == "rollout_id 'r1' occurs in two places, first in row 1; expected a unique id"

@@ -75,7 +75,7 @@ def test_a_long_list_of_numbers_is_refused_by_the_footer(tmp_path: Path, monkeyp
         list(RolloutFile(path).row_groups())
     assert len(next(RolloutFile(path).row_groups(["group_id"]))) == 2
     monkeypatch.setenv(MOST_BYTES, "4 GiB")
-    with pytest.raises(UsageError, match="APPORTION_ROW_GROUP_BYTES=4 GiB: needed is a number of bytes"):
+    with pytest.raises(UsageError, match="APPORTION_ROW_GROUP_BYTES=4 GiB: expected a number of bytes"):
         list(RolloutFile(path).row_groups())
 
 

@@ -46,11 +46,11 @@ def test_it_is_not_overwritten_unless_asked(path: Path) -> None:
 
 
 def test_another_kind_or_other_columns_are_refused(path: Path) -> None:
-    with pytest.raises(DataError, match=r"memory.parquet: a memory of words, needed is one of problems"):
+    with pytest.raises(DataError, match=r"memory.parquet: a memory of words, expected one of problems"):
         MemoryFile(path).read("problems", SCHEMA)
-    with pytest.raises(DataError, match="column 'score' is double, needed is int64"):
+    with pytest.raises(DataError, match="column 'score' is double, expected int64"):
         MemoryFile(path).read("words", pa.schema({"score": pa.int64()}))
-    with pytest.raises(DataError, match="column 'more' is missing, needed is int64"):
+    with pytest.raises(DataError, match="column 'more' is missing, expected int64"):
         MemoryFile(path).read("words", pa.schema({"more": pa.int64()}))
 
 

@@ -55,7 +55,7 @@ def test_the_history_gets_the_counts(tmp_path: Path) -> None:
 
 def test_nothing_is_left_behind_when_a_batch_is_broken(tmp_path: Path) -> None:
     good, bad = many(1), many(1).with_columns({"token.logprob": Ragged.from_lists([[0.5] * 5] * 2, np.float32)})
-    with pytest.raises(DataError, match=r"column 'token.logprob': 0.5 at position 0, needed is <= 0"):
+    with pytest.raises(DataError, match=r"column 'token.logprob': 0.5 at position 0, expected <= 0"):
         write_rollouts(tmp_path / "a.parquet", [good, bad], Provenance())
     assert list(tmp_path.iterdir()) == []
 

@@ -33,29 +33,29 @@ def deep(levels: int) -> Any:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[]", "the whole: [], needed is a mapping"),
+        ("[]", "the whole: [], expected a mapping"),
         ("[" * 100_000, "its history is damaged"),
         ("9" * 5000, "its history is damaged"),
         ('"\\ud800"', "surrogates not allowed"),
-        ('{"format": true}', "format: True, needed is a whole number"),
-        ('{"format": 1.9}', "format: 1.9, needed is a whole number"),
-        ('{"facts": []}', "facts: [], needed is a mapping"),
-        ('{"facts": {"tokens_exact": "no"}}', "facts, tokens_exact: 'no', needed is true or false"),
-        ('{"history": {}}', "history: {}, needed is a list"),
-        ('{"history": [[]]}', "record 0: [], needed is a mapping"),
+        ('{"format": true}', "format: True, expected a whole number"),
+        ('{"format": 1.9}', "format: 1.9, expected a whole number"),
+        ('{"facts": []}', "facts: [], expected a mapping"),
+        ('{"facts": {"tokens_exact": "no"}}', "facts, tokens_exact: 'no', expected true or false"),
+        ('{"history": {}}', "history: {}, expected a list"),
+        ('{"history": [[]]}', "record 0: [], expected a mapping"),
         ('{"history": [{"stage": "a", "version": "1"}]}', "record 0 has no parameters"),
-        (history(stage=None), "record 1, stage: None, needed is a text"),
-        (history(version=1), "record 1, version: 1, needed is a text"),
-        (history(parameters=[["a", 1]]), "record 1, parameters: [['a', 1]], needed is a mapping"),
-        (history(inputs={"rollouts": 3}), "record 1, inputs, 'rollouts': 3, needed is a text"),
-        (history(counts={"groups": "7"}), "record 1, counts, 'groups': '7', needed is a whole number"),
-        (history(counts={"groups": True}), "record 1, counts, 'groups': True, needed is a whole number"),
+        (history(stage=None), "record 1, stage: None, expected a text"),
+        (history(version=1), "record 1, version: 1, expected a text"),
+        (history(parameters=[["a", 1]]), "record 1, parameters: [['a', 1]], expected a mapping"),
+        (history(inputs={"rollouts": 3}), "record 1, inputs, 'rollouts': 3, expected a text"),
+        (history(counts={"groups": "7"}), "record 1, counts, 'groups': '7', expected a whole number"),
+        (history(counts={"groups": True}), "record 1, counts, 'groups': True, expected a whole number"),
         (history(time="now"), "record 1 has 'time', which no record has"),
-        (history(parameters={"histories": 1}), "record 1, histories: 1, needed is a list"),
-        (history(parameters={"histories": []}), "record 1, histories: none, needed is one or more"),
-        (history(parameters={"histories": [0]}), "record 1, histories: 0, needed is a list"),
-        (history(parameters={"histories": [[1]]}), "record 1, histories: 1, needed is a record before it"),
-        (history(parameters={"histories": [[-1]]}), "record 1, histories: -1, needed is a record before it"),
+        (history(parameters={"histories": 1}), "record 1, histories: 1, expected a list"),
+        (history(parameters={"histories": []}), "record 1, histories: none, expected one or more"),
+        (history(parameters={"histories": [0]}), "record 1, histories: 0, expected a list"),
+        (history(parameters={"histories": [[1]]}), "record 1, histories: 1, expected a record before it"),
+        (history(parameters={"histories": [[-1]]}), "record 1, histories: -1, expected a record before it"),
         (history(parameters={"a": deep(DEEPEST)}), f"nested deeper than {DEEPEST}"),
     ],
 )
@@ -73,7 +73,7 @@ def test_a_record_that_reads_a_later_one_is_refused() -> None:
 
 
 def test_a_history_has_a_largest_size() -> None:
-    with pytest.raises(DataError, match=r"its history has 67,108,865 bytes; needed are at most 67,108,864"):
+    with pytest.raises(DataError, match=r"its history has 67,108,865 bytes; expected at most 67,108,864"):
         Provenance.from_json(" " * (LARGEST + 1))
 
 

@@ -102,12 +102,10 @@ def _chosen(credit: Credit, weights: dict[str, float] | None) -> dict[str, float
     if weights is None:
         return dict.fromkeys(found, 1.0)
     if not weights:
-        raise UsageError("option 'weights' of credit method 'gdpo': empty, needed is at least one {NAME: weight}")
+        raise UsageError("credit method gdpo: weights: empty, expected at least one {NAME: weight}")
     for name in weights:
         if name not in found:
-            raise UsageError(
-                f"option 'weights' of credit method 'gdpo': no reward {name!r} (found: {', '.join(found)})"
-            )
+            raise UsageError(f"credit method gdpo: weights: no reward {name!r} (found: {', '.join(found)})")
     return weights
 
 
@@ -115,5 +113,5 @@ def _reward(credit: Credit, name: str) -> Array:
     reward = credit.rollouts.numbers(PREFIX + name).astype(np.float64)
     wrong = np.flatnonzero(~np.isfinite(reward))
     if len(wrong):
-        raise DataError(f"row {int(wrong[0])}, column '{PREFIX}{name}': {reward[wrong[0]]}, needed is a finite number")
+        raise DataError(f"row {int(wrong[0])}, column '{PREFIX}{name}': {reward[wrong[0]]}, expected a finite number")
     return reward

@@ -52,7 +52,7 @@ def remax(
         wrong = np.flatnonzero(~np.isfinite(values))
         if len(wrong):
             row = int(wrong[0])
-            raise DataError(f"row {row}, column {column!r}: {values[row]}, needed is a finite number")
+            raise DataError(f"row {row}, column {column!r}: {values[row]}, expected a finite number")
         return credit.reward - values
     return credit.reward - credit.groups.spread(_greedy(credit))
 

@@ -126,7 +126,7 @@ def _searched(credit: Credit, steps: Steps, given: Mapping[str, object]) -> Arra
     for name, value in given.items():
         if value != options_of(groundedprm)[name].default:
             raise UsageError(
-                f"option {name!r} of credit method 'groundedprm': {value}, but {SEARCHED!r} was made with that of the "
+                f"credit method groundedprm: {name} {value}, but {SEARCHED!r} was made with that of the "
                 "search; leave it out, or --set tree=rollouts"
             )
     if SEARCHED not in credit.rollouts:

@@ -88,7 +88,7 @@ def slate(
     wrong = used[~np.isfinite(reward[used])]
     if len(wrong):
         raise DataError(
-            f"row {int(steps.rows.ids[wrong[0]])}, column 'step.reward': needed are finite numbers; judge again"
+            f"row {int(steps.rows.ids[wrong[0]])}, column 'step.reward': expected finite numbers; judge again"
         )
     if bonus:
         left = np.maximum(budget - decisions.index - first, 0)

@@ -98,7 +98,7 @@ def _per_token(
 def _token(value: Any, vocabulary: int) -> int:
     """A token id. 1.9, true and "7" are none."""
     if type(value) is not int or not 0 <= value < vocabulary:
-        raise ValueError(f"a token id of {str(value)[:40]}, needed is a whole number below {vocabulary:,}")
+        raise ValueError(f"a token id of {str(value)[:40]}, expected a whole number below {vocabulary:,}")
     return value
 
 

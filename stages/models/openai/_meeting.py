@@ -90,7 +90,7 @@ async def _by_text(
         return said, more == 1
     raise UsageError(
         f"{server.base_url}: the server takes no token ids as prompt, and of {len(prompt)} tokens written out it reads "
-        f"{_counted(said)}; needed is one that takes ids, or the tokenizer of --model"
+        f"{_counted(said)}; expected one that takes ids, or the tokenizer of --model"
     )
 
 

@@ -262,17 +262,17 @@ def _open(
         raise UsageError("engine 'openai' needs the 'openai' extra; run: pip install 'apportion[openai]'")
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"option 'base_url' of engine 'openai': {base_url!r}, needed is http://HOST:PORT/v1")
+        raise UsageError(f"engine openai: base_url {base_url!r}, expected http://HOST:PORT/v1")
     if parts.username or parts.password or parts.query:
-        raise UsageError("option 'base_url' of engine 'openai': a key does not belong there; see api_key_env")
+        raise UsageError("engine openai: base_url: a key does not belong there; see api_key_env")
     key = NO_KEY
     if api_key_env is not None:
         key = os.environ.get(api_key_env, "").strip()
         if not key:
-            raise UsageError(f"option 'api_key_env' of engine 'openai': no environment variable {api_key_env!r} is set")
+            raise UsageError(f"engine openai: api_key_env: no environment variable {api_key_env!r} is set")
         if not (key.isascii() and key.isprintable()):
             raise UsageError(
-                f"option 'api_key_env' of engine 'openai': what {api_key_env!r} holds has characters that no header can have"
+                f"engine openai: api_key_env: what {api_key_env!r} holds has characters that no header can have"
             )
     server = Server(base_url, source.config.vocab_size, api_key=key, timeout_s=timeout_s, retries=retries)
     met = asyncio.run(meet(server, served_model, source.tokenizer))

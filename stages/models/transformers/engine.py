@@ -74,7 +74,7 @@ class TransformersEngine:
         """
         if 0 < sampling.temperature < COLDEST:
             raise UsageError(
-                f"--temperature {sampling.temperature}: needed is {COLDEST:g} or more, or 0, which is greedy"
+                f"--temperature {sampling.temperature}: expected {COLDEST:g} or more, or 0, which is greedy"
             )
         prefixes = [np.asarray(request.prefix_ids, np.int64) for request in requests]
         limits = [self._limit(request, sampling) for request in requests]

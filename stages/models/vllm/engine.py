@@ -376,7 +376,7 @@ def _identity(source: ModelSource, quantization: str | None, lora: Path | None) 
         weights = sorted(lora.glob("adapter_model.*"))
         if not (lora / "adapter_config.json").is_file() or not weights:
             raise UsageError(
-                f"lora {lora}: no adapter_config.json with adapter_model.safetensors, needed is a PEFT adapter"
+                f"lora {lora}: no adapter_config.json with adapter_model.safetensors, expected a PEFT adapter"
             )
         import json
 

@@ -74,7 +74,7 @@ def hint(
     """
     file = context.rollouts
     assert file is not None, "sample opens it for a strategy that needs --from"
-    column, lines = hint_source(hint_from, "strategy 'hint'")
+    column, lines = hint_source(hint_from, "strategy hint")
     check_template("hint", "template", template, "hint")
     require_texts(file, ("reward",), column, "strategy 'hint'")
     remaining = iter(context.problems)

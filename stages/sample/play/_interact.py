@@ -313,7 +313,7 @@ def _world(task: EnvironmentTask, problem: Problem) -> Environment:
 
 def _key(state: Any) -> str:
     if not isinstance(state, str):
-        raise TypeError(f"reset gave {state!r:.60}, needed is the key of a state, a text")
+        raise TypeError(f"reset gave {state!r:.60}, expected the key of a state, a text")
     state.encode()
     return state
 
@@ -321,7 +321,7 @@ def _key(state: Any) -> str:
 def _checked(outcome: Any) -> Outcome:
     """The outcome in plain Python's types. TypeError, ValueError (UnicodeEncodeError is one) for what cannot be kept."""
     if not isinstance(outcome, Outcome):
-        raise TypeError(f"step gave {outcome!r:.60}, needed is an Outcome")
+        raise TypeError(f"step gave {outcome!r:.60}, expected an Outcome")
     for text in (outcome.observation, outcome.state, outcome.kind):
         if not isinstance(text, str):
             raise TypeError("step gave an observation, a state or a kind that is no text")

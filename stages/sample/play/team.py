@@ -111,15 +111,15 @@ def team(
 def _probabilities(pairs: Sequence[tuple[int, int]], edge: float, edges: Mapping[str, float]) -> np.ndarray:
     """[E] float64 of the pairs. UsageError for a pair that is none and for what is no probability."""
     if not pairs:
-        raise UsageError("option 'roles' of strategy 'team': one agent or none, needed are two or more")
+        raise UsageError("strategy team: roles: one agent or none, expected two or more")
     found = dict.fromkeys((f"{i}-{j}" for i, j in pairs), edge)
     for name in edges:
         if name not in found:
-            raise UsageError(f"option 'edges' of strategy 'team': {name!r}, needed is one of {', '.join(found)}")
+            raise UsageError(f"strategy team: edges {name!r}, expected one of {', '.join(found)}")
     found.update(edges)
     for name, value in found.items():
         if not 0 <= value <= 1:
-            raise UsageError(f"strategy 'team': edge {name} has the probability {value}, needed is 0 to 1")
+            raise UsageError(f"strategy 'team': edge {name} has the probability {value}, expected 0 to 1")
     return np.array(list(found.values()), np.float64)
 
 

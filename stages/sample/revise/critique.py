@@ -184,12 +184,10 @@ def _options(of: Of, given: dict[str, Any]) -> dict[str, Any]:
     if of == "intervention" and not options["separator"]:
         raise UsageError("strategy critique: separator must not be empty, which cuts nothing")
     if of == "hint":
-        hint_source(options["hint_from"], "strategy 'critique'")
+        hint_source(options["hint_from"], "strategy critique")
         source = options["solution_from"]
         if column_of(source) is None and source != DEMONSTRATION:
-            raise UsageError(
-                f"option 'solution_from' of strategy 'critique': {source!r}, needed is column:NAME or {DEMONSTRATION}"
-            )
+            raise UsageError(f"strategy critique: solution_from {source!r}, expected column:NAME or {DEMONSTRATION}")
     if of == "edit":
         options["header"] = compiled("critique", options["header"])
     return options

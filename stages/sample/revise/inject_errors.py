@@ -189,7 +189,7 @@ def compiled(who: str, header: str) -> re.Pattern[str]:
     try:
         return re.compile(header)
     except re.error as error:
-        raise UsageError(f"option 'header' of strategy {who!r}: {header!r}: {error}") from error
+        raise UsageError(f"strategy {who}: header {header!r}: {error}") from error
 
 
 def coins_of(context: SamplingContext, problems: Sequence[Problem]) -> list[Random]:

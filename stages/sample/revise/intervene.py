@@ -154,8 +154,7 @@ def intervene(
     column = column_of(solution_from)
     if column is None and solution_from not in ("demonstration", "reference"):
         raise UsageError(
-            f"option 'solution_from' of strategy 'intervene': {solution_from!r}, needed is column:NAME, "
-            "demonstration or reference"
+            f"strategy intervene: solution_from {solution_from!r}, expected column:NAME, demonstration or reference"
         )
     if solution_from == "demonstration":
         demonstrator(context.task, OTHERWISE)

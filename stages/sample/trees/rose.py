@@ -6,7 +6,6 @@ from typing import Annotated
 
 import numpy as np
 
-from ....formats.errors import UsageError
 from ....formats.rollouts import Rollouts
 from ...core.progress import progress
 from ...core.ranges import AtLeast, Between
@@ -51,8 +50,6 @@ def rose(
         exclude_used: a place is branched from once. The released code may take it again until a new token beats it.
         rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
     """
-    if not 0 <= epsilon <= 1:
-        raise UsageError(f"option 'epsilon' of strategy 'rose': {epsilon}, needed is 0 to 1")
     signal, alternatives = metric_of(context, metric, top)
     at_once = max(1, rows_at_once // context.n)
     with progress(len(context.problems) * context.n, "rose") as advance:

@@ -41,7 +41,7 @@ def pattern(
     try:
         compiled = re.compile(regex, re.DOTALL)
     except re.error as error:
-        raise UsageError(f"option 'regex' of scorer 'pattern': {regex!r}: {error}") from error
+        raise UsageError(f"scorer pattern: regex {regex!r}: {error}") from error
     match = compiled.fullmatch if whole else compiled.search
     found = np.array([match(text or "") is not None for text in rollouts.strings("text")], bool)
     return {reward_column(column, "pattern"): np.where(found, reward, otherwise)}

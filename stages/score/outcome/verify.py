@@ -47,7 +47,7 @@ def verify(rollouts: Rollouts, *, truncated: float | None = None, column: str = 
             try:
                 known = json.loads(reference)
             except (TypeError, ValueError, RecursionError) as error:
-                raise DataError(f"row {row}, column 'reference': {reference!r:.60}, needed is JSON") from error
+                raise DataError(f"row {row}, column 'reference': {reference!r:.60}, expected JSON") from error
             try:
                 reward[row] = opened.verify(text or "", known)
             except DataError as error:
@@ -71,7 +71,7 @@ def _task_of(row: int, spec: str | None, options: str | None) -> Task:
     try:
         return _task(spec, options)
     except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"row {row}, column 'task_options': {options!r:.60}, needed is an object of JSON") from error
+        raise DataError(f"row {row}, column 'task_options': {options!r:.60}, expected an object of JSON") from error
 
 
 @lru_cache(maxsize=32)

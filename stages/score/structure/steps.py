@@ -62,7 +62,7 @@ def steps(
         signals that stand on earlier steps.
     """
     if (pattern is not None) != (by == "regex"):
-        raise UsageError("option 'pattern' of scorer 'steps': needed with by=regex, and only there")
+        raise UsageError("scorer steps: pattern: needed with by=regex, and only there")
     stale = [
         path
         for path in rollouts.paths
@@ -90,7 +90,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise UsageError(f"option 'pattern' of scorer 'steps': {pattern!r}: {error}") from error
+        raise UsageError(f"scorer steps: pattern {pattern!r}: {error}") from error
 
 
 def _uncertain(rollouts: Rollouts, above: float) -> Array:
@@ -102,7 +102,7 @@ def _uncertain(rollouts: Rollouts, above: float) -> Array:
     entropy = rollouts.ragged("token.entropy")
     if entropy.present is not None and not entropy.present.all():
         row = int(np.flatnonzero(~entropy.present)[0])
-        raise DataError(f"row {row}, column 'token.entropy': missing, needed is a value per token")
+        raise DataError(f"row {row}, column 'token.entropy': missing, expected a value per token")
     return entropy.values >= above
 
 

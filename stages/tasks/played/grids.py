@@ -81,5 +81,5 @@ def grid_options(
     options = typed_values(wanted, given, f"task {spec!r}")
     for name, (low, high) in {**limits, "turn_tokens": (1, 1_000_000)}.items():
         if options[name] is not None and not low <= options[name] <= high:
-            raise UsageError(f"option {name!r} of task {spec!r}: {options[name]}, needed is {low} to {high}")
+            raise UsageError(f"task {spec!r}: {name} must be between {low} and {high}, got {options[name]}")
     return options

@@ -62,14 +62,14 @@ def read_corpus(path: Path) -> tuple[list[str], list[str]]:
     UsageError when it is not there, DataError when a row has no text.
     """
     if path.suffix.lower() not in READERS:
-        raise UsageError(f"corpus {path}: needed is a file that ends in {', '.join(READERS)}")
+        raise UsageError(f"corpus {path}: expected a file that ends in {', '.join(READERS)}")
     ids: list[str] = []
     texts: list[str] = []
     try:
         for row in rows_of(path):
             text = row.get("text")
             if not isinstance(text, str) or not text.strip():
-                raise DataError(f"{path}: row {len(ids)}, column 'text': {text!r:.40}, needed is a text")
+                raise DataError(f"{path}: row {len(ids)}, column 'text': {text!r:.40}, expected a text")
             name = row.get("id")
             ids.append(str(len(ids) if name is None else name))
             texts.append(text)
@@ -106,7 +106,7 @@ def search_box(spec: str, given: Mapping[str, Any]) -> tuple[ToolBox, dict[str, 
         )
     for name in ("results", "characters"):
         if options[name] < 1:
-            raise UsageError(f"option {name!r} of task {spec!r}: {options[name]}, needed is 1 or more")
+            raise UsageError(f"task {spec!r}: {name} must be at least 1, got {options[name]}")
     path = Path(options["corpus"])
 
     def search(arguments: Mapping[str, Any]) -> str:

@@ -107,7 +107,7 @@ def open_tool(spec: str, given: Mapping[str, Any], box: ToolBox, own: Mapping[st
         if name == "turn_tokens" and limit is None:
             continue
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-            raise UsageError(f"option {name!r} of task {spec!r}: {limit!r}, needed is a whole number from 1 on")
+            raise UsageError(f"task {spec!r}: {name} must be a whole number of at least 1, got {limit!r}")
     rest = {name: value for name, value in given.items() if name not in (*OPTIONS, *own)}
     try:
         inner = open_task(of, rest)

@@ -147,5 +147,5 @@ def test_whitening_leaves_out_what_is_not_chosen() -> None:
 
 def test_a_step_reward_that_is_no_number_is_refused_and_not_whitened_to_0() -> None:
     credit = with_steps(valued([1.0, 0.0], [[0.5], [0.5]]), [[0], [0]], [[1], [1]], [[1.0], [float("nan")]])
-    with pytest.raises(DataError, match=r"row 1, column 'step\.reward': needed are finite numbers"):
+    with pytest.raises(DataError, match=r"row 1, column 'step\.reward': expected finite numbers"):
         gae(credit, rewards="steps", whiten="batch")

@@ -74,10 +74,10 @@ def test_rows_padded_on_the_left_are_refused(method: str) -> None:
     ids = torch.stack([row.roll(int((row == 0).sum())) for row in shown["token_ids"]])
     left = {**shown, "token_ids": ids, "mask": ids > 0}
     with pytest.raises(
-        DataError, match="row 0 begins with tokens that mask excludes: needed are responses padded on the"
+        DataError, match="row 0 begins with tokens that mask excludes: expected responses padded on the"
     ):
         credit_tokens(method, **left)
-    with pytest.raises(DataError, match="row 0: mask is true beyond the row's length; needed is padding on the right"):
+    with pytest.raises(DataError, match="row 0: mask is true beyond the row's length; expected padding on the right"):
         credit_tokens(method, **left, lengths=(ids > 0).sum(1))
 
 
@@ -98,7 +98,7 @@ def test_presets_and_options_reach_the_method(name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"mask": torch.ones(4, 4)}, DataError, "needed are two of"),
+        ({"mask": torch.ones(4, 4)}, DataError, "expected two of"),
         ({"group": [0]}, DataError, "group: 1 values for 4 rollouts"),
         ({"reward": [1.0]}, DataError, r"signal 'reward' of shape \(1,\)"),
         ({"signals": {"token.logprob": torch.ones(4)}}, DataError, r"signal 'token.logprob' of shape \(4,\)"),

@@ -77,7 +77,7 @@ def test_a_step_that_ends_with_an_environments_tokens_pays_the_policys_last_one(
 def test_rewards_of_steps_that_are_missing_or_no_numbers_are_refused() -> None:
     with pytest.raises(DataError, match=r"no column 'step\.reward'"):
         reinforce_plus_plus(stepped([1.0], [[1]]), rewards="steps")
-    with pytest.raises(DataError, match=r"row 1, column 'step\.reward': needed are finite numbers"):
+    with pytest.raises(DataError, match=r"row 1, column 'step\.reward': expected finite numbers"):
         reinforce_plus_plus(stepped([1.0, 0.0], [[1], [1]], reward=[[1.0], [float("nan")]]), rewards="both")
 
 

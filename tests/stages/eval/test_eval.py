@@ -57,7 +57,7 @@ def test_numbers_without_a_meaning_are_refused(cli: Cli, tmp_path: Path, option:
     file = scored(tmp_path / "scored.parquet", [[0.6, 0.4]])
     for command in (("rollouts", file), ("policy", "--device", "cpu")):
         result = cli("eval", *command, option, value)
-        assert (result.exit_code, result.stderr) == (2, f"error: {option} {value}: needed is a finite number\n")
+        assert (result.exit_code, result.stderr) == (2, f"error: {option} {value}: expected a finite number\n")
 
 
 def test_the_threshold_says_what_is_right(cli: Cli, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_truncated_responses_are_counted() -> None:
 def test_k_beyond_the_smallest_group_is_refused(cli: Cli, tmp_path: Path, k: int) -> None:
     result = cli("eval", "rollouts", scored(tmp_path / "scored.parquet", [[1, 0], [1, 0, 0]]), "--k", k)
     assert result.exit_code == 2
-    assert result.stderr == f"error: --k {k}: needed is 1 to 2, the rollouts a problem has\n"
+    assert result.stderr == f"error: --k {k}: expected 1 to 2, the rollouts a problem has\n"
 
 
 def test_rollouts_without_rewards_say_which_stage_gives_them(cli: Cli, tmp_path: Path) -> None:

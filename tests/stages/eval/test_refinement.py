@@ -180,7 +180,7 @@ def test_a_refiner_that_cuts_what_is_wrong(
     refused = cli("eval", "refinement", file)
     assert refused.exit_code == 3
     assert (
-        "column 'reward': nan, needed is a finite number; run `apportion score IN --with verify -o OUT`"
+        "column 'reward': nan, expected a finite number; run `apportion score IN --with verify -o OUT`"
         in refused.stderr
     )
     score(file, out=tmp_path / "scored")

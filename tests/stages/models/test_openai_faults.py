@@ -81,7 +81,7 @@ def test_a_rollout_whose_retries_are_used_up_fails_alone(
     ("fault", "words"),
     [("probabilities", "a log-probability of 0.5"), ("negative", "a token id of -1"), ("more", "tokens where 8 were asked for"),
      ("silent", "it lacks token ids or log-probabilities"), ("excuse", "overloaded"), ("id 1.9", "a token id of 1.9"),
-     ("id true", "a token id of True"), ('id "7"', "a token id of 7"), ("id 100000", "needed is a whole number below"),
+     ("id true", "a token id of True"), ('id "7"', "a token id of 7"), ("id 100000", "expected a whole number below"),
      ("id 1e999", "a token id of inf"), ("likely 100000", "a token id of 100000"), ("likely 1.9", "a token id of '1.9'"),
      ("deep", "recursion"), ("beyond floats", "too large to convert")],
 )  # fmt: skip
@@ -146,9 +146,9 @@ def test_after_an_interrupt_the_engine_can_be_used_again(serve: Serve, prefixes:
         ({"key": "sesame"}, {}, "HTTP 401: no such key: Bearer none; name the environment variable"),
         ({}, {"api_key_env": "NO_SUCH_VARIABLE"}, "no environment variable 'NO_SUCH_VARIABLE' is set"),
         ({}, {"base_url": "http://me:secret@localhost/v1"}, "a key does not belong there"),
-        ({}, {"base_url": "localhost:8000"}, "needed is http://HOST:PORT/v1"),
-        ({}, {"concurrency": 0}, "'concurrency' of engine 'openai': 0, needed is 1 or more"),
-        ({}, {"timeout_s": 0}, "'timeout_s' of engine 'openai': 0.0, needed is more than 0"),
+        ({}, {"base_url": "localhost:8000"}, "expected http://HOST:PORT/v1"),
+        ({}, {"concurrency": 0}, "'concurrency' of engine 'openai': 0, expected 1 or more"),
+        ({}, {"timeout_s": 0}, "'timeout_s' of engine 'openai': 0.0, expected more than 0"),
     ],
     ids=str,
 )  # fmt: skip

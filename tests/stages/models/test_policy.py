@@ -80,6 +80,6 @@ def test_weights_that_are_not_finite_are_one_line(cli: Callable[..., Result], tm
         assert result.exit_code == 1
         assert result.stderr == (
             f"error: model {str(folder)!r}: its weights are not finite in float32, e.g. model.norm.weight; "
-            "needed is a whole checkpoint\n"
+            "expected a whole checkpoint\n"
         )
     assert not (tmp_path / "out.parquet").exists()

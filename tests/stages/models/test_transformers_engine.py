@@ -472,7 +472,7 @@ def test_memory_runs_out_under_many_names(policy: Policy, prefixes: list[list[in
 def test_a_temperature_beyond_what_numbers_hold_is_refused(
     policy: Policy, prefixes: list[list[int]], temperature: float
 ) -> None:
-    with pytest.raises(UsageError, match=r"needed is 1e-06 or more, or 0, which is greedy"):
+    with pytest.raises(UsageError, match=r"expected 1e-06 or more, or 0, which is greedy"):
         TransformersEngine(policy).generate(requests_of(prefixes, 1), Sampling(temperature=temperature))
     cold, greedy = (
         TransformersEngine(policy).generate(requests_of(prefixes, 1), Sampling(max_tokens=8, temperature=each))

@@ -166,16 +166,16 @@ def test_train_leaves_out_what_is_filtered(cli: Cli, four: Path, tmp_path: Path)
 
 FAULTS = {
     "unknown column": (("{four}", "--where", "rewrd > 0"), 2, "unknown column 'rewrd'; did you mean 'reward'?"),
-    "no condition": (("{four}", "--where", "reward"), 2, "needed is a condition"),
+    "no condition": (("{four}", "--where", "reward"), 2, "expected a condition"),
     "no predicate": (("{four}", "--where", "reward >"), 2, "invalid syntax"),
     "flag and drop": (("{four}", "--where", "True", "--drop", "--flag", "x"), 2, "with --drop nothing is flagged"),
-    "flag": (("{four}", "--where", "True", "--flag", "a b"), 2, "needed are letters, digits, - and _"),
+    "flag": (("{four}", "--where", "True", "--flag", "a b"), 2, "expected letters, digits, - and _"),
     "groups": (("{four}", "--where", "True", "--groups", "some"), 2, "'some' is not one of 'any', 'all'"),
     "nothing left": (("{four}", "--where", "reward > 1", "--drop"), 3, "none of 8 rollouts matches 'reward > 1'"),
     "nothing left of a directory": (("{folder}", "--where", "reward > 1", "--drop"), 3, "none of 8 rollouts matches"),
     "column of one file only": (("{mixed}", "--where", "task == 'x'"), 2, "unknown column 'task'"),
     "missing input": (("nope.parquet", "--where", "True"), 2, "nope.parquet: no such file"),
-    "broken column": (("{nan}", "--where", "reward > 0", "--drop"), 3, "nan for rollout 'r1', needed is a finite number"),
+    "broken column": (("{nan}", "--where", "reward > 0", "--drop"), 3, "nan for rollout 'r1', expected a finite number"),
 }  # fmt: skip
 
 

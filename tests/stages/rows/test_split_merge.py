@@ -105,15 +105,15 @@ SPLIT_FAULTS = {
     "nothing": ((), 2, "no way to divide: give one of --by, --parts and --shares"),
     "two ways": (("--by", "task", "--parts", "2"), 2, "--by and --parts: give one of"),
     "unknown column": (("--by", "tsk"), 2, "unknown column 'tsk'; did you mean 'task'?"),
-    "list": (("--by", "token.id"), 2, "needed is a column of one value a rollout"),
+    "list": (("--by", "token.id"), 2, "expected a column of one value a rollout"),
     "torn group": (("--by", "finish_reason"), 3, "group 'g0' has finish_reason 'stop' and 'length', and a group stays in one file"),
-    "no parts": (("--parts", "0"), 2, "--parts 0: needed is 1 or more"),
-    "too many parts": (("--parts", "1000"), 2, "needed are at most 256"),
+    "no parts": (("--parts", "0"), 2, "--parts 0: expected 1 or more"),
+    "too many parts": (("--parts", "1000"), 2, "expected at most 256"),
     "more parts than groups": (("--parts", "40"), 3, "none of its 4 groups falls into 'part-"),
-    "shares": (("--shares", "0.9,x"), 2, "'x': needed is a number above 0"),
-    "negative share": (("--shares", "1,-1"), 2, "'-1': needed is a number above 0"),
+    "shares": (("--shares", "0.9,x"), 2, "'x': expected a number above 0"),
+    "negative share": (("--shares", "1,-1"), 2, "'-1': expected a number above 0"),
     "names": (("--shares", "a=1,a=1"), 2, "two parts of one name"),
-    "name": (("--shares", "../a=1,b=1"), 2, "'../a': needed are letters"),
+    "name": (("--shares", "../a=1,b=1"), 2, "'../a': expected letters"),
 }  # fmt: skip
 
 

@@ -155,7 +155,7 @@ FAULTS = {
     "nope": (2, "nope.parquet: no such file"),
     "rowless": (3, "rowless.parquet: no rollouts in it"),
     "large": (3, "large.parquet: column 'fork' is int64 and does not fit int32"),
-    "groupless": (3, "groupless.parquet: row 1, column 'group_id': missing (null), needed is a string"),
+    "groupless": (3, "groupless.parquet: row 1, column 'group_id': missing (null), expected a string"),
     "twice": (3, "'r0'"),
 }
 

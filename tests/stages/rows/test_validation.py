@@ -45,12 +45,12 @@ def test_every_row_of_every_rule_is_named(tmp_path: Path, cli: Cli) -> None:
     result = cli("validate", path)
     assert result.exit_code == 3
     assert result.stdout.splitlines() == [
-        f"{path}: row 1, column 'token.id': -3 at position 0, needed is 0 to 2147483647 [token_ids]",
-        f"{path}: row 0, column 'reward': nan for rollout 'r0', needed is a finite number [finite]",
-        f"{path}: row 2, column 'reward': inf for rollout 'r2', needed is a finite number [finite]",
-        f"{path}: row 0, column 'token.logprob': 0.5 at position 0, needed is <= 0 [logprob]",
-        f"{path}: row 1, column 'token.logprob': 2.0 at position 1, needed is <= 0 [logprob]",
-        f"{path}: row 2, column 'token.logprob': 1.0 at position 0, needed is <= 0 (2 places) [logprob]",
+        f"{path}: row 1, column 'token.id': -3 at position 0, expected 0 to 2147483647 [token_ids]",
+        f"{path}: row 0, column 'reward': nan for rollout 'r0', expected a finite number [finite]",
+        f"{path}: row 2, column 'reward': inf for rollout 'r2', expected a finite number [finite]",
+        f"{path}: row 0, column 'token.logprob': 0.5 at position 0, expected <= 0 [logprob]",
+        f"{path}: row 1, column 'token.logprob': 2.0 at position 1, expected <= 0 [logprob]",
+        f"{path}: row 2, column 'token.logprob': 1.0 at position 0, expected <= 0 (2 places) [logprob]",
     ]
     assert result.stderr == f"error: {path}: 6 broken invariants\n"
 

@@ -32,10 +32,10 @@ def refused(cli: Cli, folder: Path, text: str) -> str:
     ("expression", "said"),
     [
         ("-'a'", "bad operand type for unary -: 'str'"),
-        ("'a' * 1000000000", "1,000,000,000 characters or items, needed are at most 65,536"),
-        ("1000000000 * names", "2,000,000,000 characters or items, needed are at most 65,536"),
-        ("'%999999999d' % 1", "999,999,999 characters or items, needed are at most 65,536"),
-        ("9223372036854775807 * 2", "a number of 64 bits; needed is one from -2^63 to 2^63 - 1"),
+        ("'a' * 1000000000", "1,000,000,000 characters or items, expected at most 65,536"),
+        ("1000000000 * names", "2,000,000,000 characters or items, expected at most 65,536"),
+        ("'%999999999d' % 1", "999,999,999 characters or items, expected at most 65,536"),
+        ("9223372036854775807 * 2", "a number of 64 bits; expected one from -2^63 to 2^63 - 1"),
         ("10000000000000000000000000", "a number of 84 bits"),
         ("1 % 0", "modulo by zero"),
         (r"'\ud800'", "a character that is no text"),
@@ -43,14 +43,14 @@ def refused(cli: Cli, folder: Path, text: str) -> str:
         ("'%c' % 0", "a character that is no text"),
         ("(" * 250 + "1" + ")" * 250, "not an expression"),
         ("-" * 999 + "1", ""),
-        ("1" + " + 1" * 400, "1,601 characters, needed are at most 1,000"),
-        ("latest(names)", "needed is"),
+        ("1" + " + 1" * 400, "1,601 characters, expected at most 1,000"),
+        ("latest(names)", "expected"),
         ("names.a", "no 'a' in it"),
     ],
 )
 def test_an_expression_is_bounded(expression: str, said: str, cli: Cli, tmp_path: Path) -> None:
     def latest(command: str, *, where: str) -> str:
-        raise TypeError("needed is a command's name")
+        raise TypeError("expected a command's name")
 
     started = time.process_time()
     with pytest.raises(UsageError) as fault:

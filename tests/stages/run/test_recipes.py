@@ -155,7 +155,7 @@ def test_set_reaches_into_a_mapping(tmp_path: Path) -> None:
         ("lrr=1", "--set lrr: unknown variable of recipe 'lrr'; did you mean 'lr'?"),
         ("a.x=1", "unknown variable of recipe 'a.x'"),
         ("lr.x=1", "unknown variable of recipe 'lr.x'"),
-        ("lr=fast", "--set lr=fast: needed is a number like 0.1"),
+        ("lr=fast", "--set lr=fast: expected a number like 0.1"),
     ],
 )
 def test_set_refuses_what_the_recipe_lacks(plan: Callable[..., list[Planned]], setting: str, message: str) -> None:
@@ -168,11 +168,11 @@ def test_set_refuses_what_the_recipe_lacks(plan: Callable[..., list[Planned]], s
     ("text", "message"),
     [
         ("step: []", "recipe.yaml: unknown key 'step'; did you mean 'steps'?"),
-        ("steps: []", "needed is `steps`"),
+        ("steps: []", "expected `steps`"),
         ("- sample", "a recipe is a mapping"),
         ("steps: [", "not YAML"),
         ("vars: [1]\nsteps: [log: {path: x}]", "`vars` is a mapping"),
-        ("steps: [sample]", "step 1: needed is one `command: {options}`"),
+        ("steps: [sample]", "step 1: expected one `command: {options}`"),
         ("steps: [sample: 3]", "step 1 (sample): its options are a mapping"),
         ("steps: [sampel: {out: a}]", "unknown command 'sampel'; did you mean 'sample'?"),
         ("steps: [sample: {out: a, prompt: 3}]", "step 1 (sample): unknown option 'prompt'; did you mean 'prompts'?"),
@@ -185,7 +185,7 @@ def test_set_refuses_what_the_recipe_lacks(plan: Callable[..., list[Planned]], s
         ("steps: [sample: {out: '.'}]", "is outside of the run's folder"),
         ("steps: [loop: {var: i, rang: 3, steps: []}]", "step 1 (loop): unknown key 'rang'; did you mean 'range'?"),
         ("steps: [loop: {var: i, range: 3, in: [1], steps: []}]", "one of `range` (a count) and `in` (a list)"),
-        ("steps: [loop: {var: i, range: x, steps: []}]", "a loop runs over a count or a list, seen is 'x'"),
+        ("steps: [loop: {var: i, range: x, steps: []}]", "a loop runs over a count or a list, got 'x'"),
         ("steps: [loop: {var: i, range: -1, steps: []}]", "seen is -1"),
         ("steps: [loop: {var: i, range: 2, independent: 1, steps: []}]", "`independent` is true or false"),
         ("steps: [score: {rollouts: \"${latest('sample')}\", out: b}]", "no such step before this one; give a default"),

@@ -125,7 +125,7 @@ def test_fewer_than_no_rollouts_are_refused(sampled: Sampled, tmp_path: Path, na
 
 def test_no_more_at_most_than_at_least_is_refused(sampled: Sampled, tmp_path: Path) -> None:
     (tmp_path / "history").write_text("")
-    with pytest.raises(UsageError, match=r"option 'max_n' of strategy 'budget': 1, needed is min_n \(2\) or more"):
+    with pytest.raises(UsageError, match=r"strategy budget: max_n 1, expected min_n \(2\) or more"):
         sampled("budget", history=[str(tmp_path / "history")], min_n=2, max_n=1)
 
 

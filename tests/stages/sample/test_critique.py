@@ -253,11 +253,11 @@ def test_the_same_rows_in_any_parts(criticised: Criticised) -> None:
 @pytest.mark.parametrize(
     ("of", "settings", "message"),
     [
-        ("verdict", {"reflector": "{steps}"}, "option 'reflector' of strategy 'critique': of no use with of=verdict"),
-        ("reflection", {"guidance": "again"}, r"option 'guidance' of strategy 'critique': no \{reflection\} in it"),
-        ("intervention", {"separator": ""}, "option 'separator' of strategy 'critique': an empty text cuts nothing"),
-        ("edit", {"max_edit_ratio": 2.0}, "option 'max_edit_ratio' of strategy 'critique': 2.0, needed is 0 to 1"),
-        ("edit", {"header": "("}, r"option 'header' of strategy 'critique': '\('"),
+        ("verdict", {"reflector": "{steps}"}, "strategy critique: reflector: of no use with of=verdict"),
+        ("reflection", {"guidance": "again"}, r"strategy critique: guidance: no \{reflection\} in it"),
+        ("intervention", {"separator": ""}, "strategy critique: separator: an empty text cuts nothing"),
+        ("edit", {"max_edit_ratio": 2.0}, "strategy critique: max_edit_ratio 2.0, expected 0 to 1"),
+        ("edit", {"header": "("}, r"strategy critique: header '\('"),
     ],
 )
 def test_wrong_options(criticised: Criticised, of: str, settings: dict[str, Any], message: str) -> None:

@@ -196,8 +196,8 @@ def test_from_round_to_round(cli: Cli, tmp_path: Path) -> None:
         (["library=none"], "none: no such file"),
         (["template=text"], "no {advice} in it"),
         (["warning=text"], "no {text} in it"),
-        (["strategies=-1"], "option 'strategies' of strategy 'experience': -1, needed is 0 or more"),
-        (["characters=-1"], "option 'characters' of strategy 'experience': -1, needed is 0 or more"),
+        (["strategies=-1"], "strategy experience: strategies -1, expected 0 or more"),
+        (["characters=-1"], "strategy experience: characters -1, expected 0 or more"),
     ],
 )
 def test_faults(options: list[str], message: str, cli: Cli, tmp_path: Path) -> None:
@@ -217,5 +217,5 @@ def test_a_library_whose_history_has_no_settings_is_refused(settings: object, tm
     path = tmp_path / "library.parquet"
     record = Record(stage="remember", version="1", parameters={} if settings is None else {"settings": settings})
     write_memory(path, "experience", Library().table(), Provenance(history=(record,)), {"rows": 0})
-    with pytest.raises(DataError, match="needed are similarity, compared and same_head"):
+    with pytest.raises(DataError, match="expected similarity, compared and same_head"):
         opened(path)

@@ -106,8 +106,8 @@ def test_hints_of_a_column(scored: Path, hinted: Hinted, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("settings", "message"), [
     ({"template": "{question}"}, "no {hint} in it"),
-    ({"hint_from": "somewhere"}, "'somewhere', needed is column:NAME or demonstration:N"),
-    ({"hint_from": "demonstration:all"}, "needed is column:NAME or demonstration:N"),
+    ({"hint_from": "somewhere"}, "'somewhere', expected column:NAME or demonstration:N"),
+    ({"hint_from": "demonstration:all"}, "expected column:NAME or demonstration:N"),
 ])  # fmt: skip
 def test_bad_options_are_refused(hinted: Hinted, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -160,8 +160,8 @@ def test_what_is_taught_is_what_is_asked(scored: Path, hinted: Hinted, tmp_path:
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"of": "hint", "solution_from": "somewhere"}, "'somewhere', needed is column:NAME or demonstration"),
-    ({"of": "hint", "hint_from": "somewhere"}, "'somewhere', needed is column:NAME or demonstration:N"),
+    ({"of": "hint", "solution_from": "somewhere"}, "'somewhere', expected column:NAME or demonstration"),
+    ({"of": "hint", "hint_from": "somewhere"}, "'somewhere', expected column:NAME or demonstration:N"),
     ({"of": "verdict", "hint_from": "column:hint"}, "of no use with of=verdict"),
 ])  # fmt: skip
 def test_bad_options_of_what_is_taught_are_refused(

@@ -351,10 +351,10 @@ def test_boxes_and_announcements() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"edits": 0}, "option 'edits' of strategy 'inject_errors': 0, needed is 1 or more"),
-        ({"max_edit_ratio": 1.5}, r"option 'max_edit_ratio' of strategy 'inject_errors': 1\.5, needed is 0 to 1"),
-        ({"header": "("}, r"option 'header' of strategy 'inject_errors': '\('"),
-        ({"editor": "{step}"}, r"option 'editor' of strategy 'inject_errors': no \{instruction\} in it"),
+        ({"edits": 0}, "strategy inject_errors: edits 0, expected 1 or more"),
+        ({"max_edit_ratio": 1.5}, r"strategy inject_errors: max_edit_ratio 1\.5, expected 0 to 1"),
+        ({"header": "("}, r"strategy inject_errors: header '\('"),
+        ({"editor": "{step}"}, r"strategy inject_errors: editor: no \{instruction\} in it"),
     ],
 )
 def test_bad_options_are_refused(

@@ -273,7 +273,7 @@ def test_solutions_of_a_column_and_of_the_reference(
     assert answers
     with pytest.raises(DataError, match="no column 'solution', which strategy 'intervene' needs"):
         intervened(solution_from="column:solution")
-    with pytest.raises(UsageError, match="'somewhere', needed is column:NAME, demonstration or reference"):
+    with pytest.raises(UsageError, match="'somewhere', expected column:NAME, demonstration or reference"):
         intervened(solution_from="somewhere")
 
 
@@ -375,10 +375,10 @@ def test_a_tokenizer_that_puts_a_space_in_front_is_asked_behind_a_newline() -> N
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"k": 0}, "option 'k' of strategy 'intervene': 0, needed is 1 or more"),
-        ({"needed": 5}, "option 'needed' of strategy 'intervene': 5, but there are only 4 tries"),
+        ({"k": 0}, "strategy intervene: k 0, expected 1 or more"),
+        ({"needed": 5}, "strategy intervene: needed 5, but there are only 4 tries"),
         ({"separator": ""}, "an empty text cuts nothing"),
-        ({"critic": "Check it"}, r"option 'critic' of strategy 'intervene': no \{attempt\} in it"),
+        ({"critic": "Check it"}, r"strategy intervene: critic: no \{attempt\} in it"),
     ],
 )
 def test_bad_options_are_refused(

@@ -72,9 +72,9 @@ def test_a_place_may_be_taken_once_only(sampled: Sampled) -> None:
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"epsilon": 1.5}, "option 'epsilon' of strategy 'rose': 1.5, needed is 0 to 1"),
-    ({"top": 0}, "option 'top' of strategy 'rose': 0, needed is 1 or more"),
-    ({"metric": "semantic"}, "option 'metric' of strategy 'rose'"),
+    ({"epsilon": 1.5}, "strategy rose: epsilon 1.5, expected 0 to 1"),
+    ({"top": 0}, "strategy rose: top 0, expected 1 or more"),
+    ({"metric": "semantic"}, "strategy rose: metric"),
 ])  # fmt: skip
 def test_bad_options_are_refused(sampled: Sampled, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):

@@ -292,7 +292,7 @@ def test_candidates_that_failed_are_never_chosen(sampled: Sampled, flaky: None) 
 
 @pytest.mark.parametrize("name", ["k", "budget", "judge_samples", "judge_tokens", "step_tokens"])
 def test_less_than_one_is_refused(sampled: Sampled, name: str) -> None:
-    with pytest.raises(UsageError, match=f"option '{name}' of strategy 'truncate': 0, needed is 1 or more"):
+    with pytest.raises(UsageError, match=f"strategy truncate: {name}: 0, expected 1 or more"):
         sampled("truncate", **{name: 0})
 
 

@@ -28,9 +28,9 @@ def test_the_whole_text_has_to_match_unless_told_otherwise() -> None:
 
 
 def test_what_is_no_expression_is_refused() -> None:
-    with pytest.raises(UsageError, match="option 'regex' of scorer 'pattern': '\\('"):
+    with pytest.raises(UsageError, match="scorer pattern: regex '\\('"):
         pattern(rollouts_of([0.0]).with_columns({"text": ["a"]}), regex="(")
-    with pytest.raises(UsageError, match=r"option 'column' of scorer 'pattern': 'score', needed is reward"):
+    with pytest.raises(UsageError, match=r"scorer pattern: column 'score', expected reward"):
         answered(column="score")
 
 

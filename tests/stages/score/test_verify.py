@@ -93,11 +93,11 @@ def test_an_unknown_scorer_is_a_did_you_mean(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("reference", "[" * 5000, "row 1, column 'reference': .*, needed is JSON"),
-        ("reference", "{", "row 1, column 'reference': '{', needed is JSON"),
+        ("reference", "[" * 5000, "row 1, column 'reference': .*, expected JSON"),
+        ("reference", "{", "row 1, column 'reference': '{', expected JSON"),
         ("task", None, "row 1, column 'task': missing"),
-        ("task_options", "{", "row 1, column 'task_options': '{', needed is an object of JSON"),
-        ("task_options", "[1]", "row 1, column 'task_options': .*, needed is an object of JSON"),
+        ("task_options", "{", "row 1, column 'task_options': '{', expected an object of JSON"),
+        ("task_options", "[1]", "row 1, column 'task_options': .*, expected an object of JSON"),
     ],
 )
 def test_what_a_file_says_of_its_task_is_checked(column: str, value: str | None, message: str) -> None:

@@ -124,8 +124,8 @@ def test_faults_name_the_task_in_one_line(folder: Path, capfd: pytest.CaptureFix
     [
         ("hf:a/b", {"train_spilt": "x"}, "did you mean 'train_split'"),
         ("hf:a/b:main", {"config": "other"}, "option config is 'other'; give one of the two"),
-        ("hf:", {}, "needed is a data set, such as hf:openai/gsm8k:main"),
-        ("hf/a", {}, "needed is a data set"),
+        ("hf:", {}, "expected a data set, such as hf:openai/gsm8k:main"),
+        ("hf/a", {}, "expected a data set"),
     ],
 )
 def test_usage(spec: str, options: dict[str, str], message: str) -> None:

@@ -220,7 +220,7 @@ def emptied(ids: list[Any], roles: list[Any]) -> None:
     ("change", "message"),
     [
         (doubled, "has more than one row of pair_role 'chosen'"),
-        (misnamed, "pair_role 'worse', needed is 'chosen' or 'rejected'"),
+        (misnamed, "pair_role 'worse', expected 'chosen' or 'rejected'"),
         (emptied, "no preference pair in it whose both rows can be trained"),
     ],
 )
@@ -244,5 +244,5 @@ def test_a_file_without_pairs_says_what_makes_them(credit_file: Path, trained: T
 )
 def test_options_without_a_meaning_are_refused(options: dict[str, float]) -> None:
     (name,) = options
-    with pytest.raises(UsageError, match=f"option '{name}' of objective 'dpo'"):
+    with pytest.raises(UsageError, match=f"objective dpo: {name}"):
         dpo(PairBatch(*(torch.zeros(1) for _ in range(5))), **options)

@@ -28,7 +28,7 @@ def test_the_worked_example(advantage: float, expected: float) -> None:
 
 
 def test_a_tau_below_0_is_refused() -> None:
-    with pytest.raises(UsageError, match="'tau' of objective 'opmd': -1, needed is 0 or more"):
+    with pytest.raises(UsageError, match="'tau' of objective 'opmd': -1, expected 0 or more"):
         opmd(TokenBatch(torch.zeros(1), advantage=torch.ones(1)), tau=-1)
 
 

@@ -161,7 +161,7 @@ def test_a_rollout_without_states_has_no_state_ids() -> None:
     )
     step = add_state_groups(batch).table.column("step").combine_chunks()
     assert step.field("state_id").to_pylist() == [None, [0]]
-    with pytest.raises(DataError, match=r"row 0, column 'step\.end': missing, needed are its steps"):
+    with pytest.raises(DataError, match=r"row 0, column 'step\.end': missing, expected its steps"):
         add_step_tree(batch)
 
 

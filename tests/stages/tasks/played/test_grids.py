@@ -134,13 +134,13 @@ def test_every_map_can_be_won(spec: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("env/frozen_lake", {"size": 1}, "option 'size' of task 'env/frozen_lake': 1, needed is 2 to 16"),
+        ("env/frozen_lake", {"size": 1}, "option 'size' of task 'env/frozen_lake': 1, expected 2 to 16"),
         ("env/frozen_lake", {"ice": 0.0}, "option 'ice'"),
         ("env/frozen_lake", {"slipery": True}, "did you mean 'slippery'"),
         ("env/frozen_lake", {"turn_tokens": 0}, "option 'turn_tokens'"),
-        ("env/key_door", {"width": 3}, "needed is 4 to 32"),
+        ("env/key_door", {"width": 3}, "expected 4 to 32"),
         ("env/key_door", {"render": "picture"}, "'render'"),
-        ("env", {}, "needed is a game: env/frozen_lake, env/key_door"),
+        ("env", {}, "expected a game: env/frozen_lake, env/key_door"),
         ("env/frozen", {}, "unknown game 'frozen'; did you mean 'frozen_lake'"),
         ("tool/calc", {}, "unknown tool 'calc'"),
     ],

@@ -104,11 +104,11 @@ def test_a_parquet_corpus_without_ids_gets_numbers(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.jsonl", "", r"corpus \S*a\.jsonl: no rows in it"),
-        ("a.jsonl", '{"id": "a"}\n', "row 0, column 'text': None, needed is a text"),
+        ("a.jsonl", '{"id": "a"}\n', "row 0, column 'text': None, expected a text"),
         ("a.jsonl", "not json\n", "line 1"),
         ("a.jsonl", '{"text": "?!"}\n', "not one word in all its texts"),
         ("a.json", "[" * 100_000, r"corpus \S*a\.json: lists or objects within one another"),
-        ("a.json", "[1, 2]", "row 1 is 1, needed is an object$"),
+        ("a.json", "[1, 2]", "row 1 is 1, expected an object$"),
         ("a.csv", 'id,text\n1,"abc', r"corpus \S*a\.csv: unexpected end of data"),
         ("a.jsonl", r'{"text": "a\ud83d"}', "row 1: .* is half a character"),
     ],
