@@ -10,18 +10,11 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from apportion.stages.core.driver import PRODUCED_BY
+from apportion.stages.core.docstrings import meanings_of
 from apportion.stages.core.options import options_of
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-MADE_BY = {
-    **PRODUCED_BY,
-    "step.state": "run `apportion score IN --with states -o OUT` first, or an environment brings it",
-    "step.start": "run `apportion score IN --with steps -o OUT` first",
-    "purpose": "`apportion sample` with a strategy that probes; `apportion list strategies`",
-}
-_SECTION = re.compile(r"^(Args|Returns|Raises|Departures|Bias|Cost):[ ]*", re.MULTILINE)
 
 
 def of_this_repository(registry: Iterable[Any]) -> list[Any]:
@@ -30,29 +23,6 @@ def of_this_repository(registry: Iterable[Any]) -> list[Any]:
 
 
 # Docstrings
-
-
-def sections(entry: Any) -> dict[str, str]:
-    """The docstring in parts: "" is all before the first heading; Example is what follows `>>>`."""
-    text = inspect.getdoc(entry.function) or ""
-    text, arrow, example = text.partition(">>> ")
-    parts = _SECTION.split(text)
-    found = {"": parts[0].strip(), **{name: body.strip() for name, body in zip(parts[1::2], parts[2::2], strict=True)}}
-    return {**found, "Example": arrow + example.strip()} if example else found
-
-
-def explained(entry: Any) -> dict[str, str]:
-    """What `Args:` says of each parameter, on one line each."""
-    found: dict[str, str] = {}
-    name = ""
-    for line in sections(entry).get("Args", "").splitlines():
-        begun = re.match(r"^ {0,4}(\w+): (.*)", line)
-        if begun:
-            name = begun[1]
-            found[name] = begun[2]
-        elif name:
-            found[name] += f" {line.strip()}"
-    return found
 
 
 def formula_and_prose(text: str) -> str:
@@ -130,7 +100,7 @@ def values_of(hint: Any) -> str:
 
 def options_table(entry: Any) -> str:
     """The table of its options."""
-    says = explained(entry)
+    says = meanings_of(entry)
     rows = [
         f"| `{name}` | {values_of(option.annotation)} "
         f"| {'needed' if option.default is option.empty else f'`{option.default}`'} | {cell(says.get(name, ''))} |"

@@ -4,7 +4,7 @@ Each check is a vectorised pass over a batch of whole groups, and a generator of
 finding for a row and column. Stages take the first and stop; `validate` takes them all. `RULES` says what each rule means.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -414,6 +414,20 @@ def _zero_credit(rollouts: Rollouts) -> Iterator[Broken]:
 
 
 def missing_paths(schema: pa.Schema, needed: tuple[str, ...]) -> list[str]:
-    """Which of the needed columns a file lacks."""
-    found = set(paths_of(schema))
-    return [path for path in needed if path not in found]
+    """Which of the needed columns a file lacks. `rewards.NAME` is any column of that form."""
+    return lacking(paths_of(schema), needed)
+
+
+def lacking(found: Iterable[str], needed: Iterable[str]) -> list[str]:
+    """Which of the needed columns are not among those found.
+
+    >>> lacking(["reward", "rewards.format"], ["reward", "rewards.NAME", "token.value"])
+    ['token.value']
+    """
+    found = set(found)
+    prefixes = {path.partition(".")[0] for path in found if "." in path}
+    return [
+        path
+        for path in needed
+        if path not in found and not (path.endswith(".NAME") and path[: -len(".NAME")] in prefixes)
+    ]

@@ -58,5 +58,5 @@ def assign_credit(
     return map_rollouts(
         Assigning(method, column, options, clip), rollouts, out,
         stage="assign-credit", parameters=parameters, needs=chosen.needs,
-        who=method, force=force, workers=workers, whole=chosen.scope == "batch",
+        who=method, advice=f". `apportion list methods --for {rollouts}` shows what this file can take", force=force, workers=workers, whole=chosen.scope == "batch",
     )  # fmt: skip

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...formats.errors import DataError, UsageError
+from ...formats.invariants import lacking
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array, Segments
@@ -76,10 +77,9 @@ def credit_tokens(
     made = _rollouts(ids, own, inside, groups, order, columns)
     if any(path.startswith("node.") for path in chosen.needs):
         made = add_prefix_tree(made)
-    for path in chosen.needs:
-        if path not in made:
-            kind = UsageError if path.partition(".")[0] in ("step", "purpose", "parent_id", "fork") else DataError
-            raise kind(f"credit method {method!r} needs {path!r}, which is not among the signals")
+    for path in lacking(made.paths, chosen.needs):
+        kind = UsageError if path.partition(".")[0] in ("step", "purpose", "parent_id", "fork") else DataError
+        raise kind(f"credit method {method!r} needs {path!r}, which is not among the signals")
     values = on_tokens(chosen, made, chosen.assign(Credit(made), **settings))
 
     ordered, padded = np.zeros(ids.shape, np.float32), np.zeros(ids.shape, np.float32)

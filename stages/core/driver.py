@@ -38,10 +38,10 @@ class Written:
         return f"{self.out}: {self.rollouts:,} rollouts, {self.groups:,} groups, {self.tokens:,} tokens"
 
 
-def require(file: RolloutFile, needs: tuple[str, ...], who: str) -> None:
-    """DataError naming the first column `who` needs and the file lacks, and the stage that makes it."""
+def require(file: RolloutFile, needs: tuple[str, ...], who: str, advice: str = "") -> None:
+    """DataError naming the first column `who` needs and the file lacks, and the stage that makes it. advice: what else helps."""
     for path in missing_paths(file.schema, needs):
-        raise DataError(f"{file.path}: no column {path!r}, which {who} needs; {remedy(path)}")
+        raise DataError(f"{file.path}: no column {path!r}, which {who} needs; {remedy(path)}{advice}")
 
 
 def map_rollouts(
@@ -53,6 +53,7 @@ def map_rollouts(
     parameters: Mapping[str, Any],
     needs: tuple[str, ...] = (),
     who: str = "",
+    advice: str = "",
     force: bool = False,
     inputs: Mapping[str, str] | None = None,
     workers: int = 1,
@@ -68,7 +69,7 @@ def map_rollouts(
     """
     job = partial(
         _map_file, transform,
-        stage=stage, parameters=parameters, needs=needs, who=who or stage, inputs=inputs or {}, whole=whole,
+        stage=stage, parameters=parameters, needs=needs, who=who or stage, advice=advice, inputs=inputs or {}, whole=whole,
     )  # fmt: skip
     files = files_of(source)
     if files == [source]:
@@ -98,6 +99,7 @@ def _map_file(
     parameters: Mapping[str, Any],
     needs: tuple[str, ...],
     who: str,
+    advice: str,
     inputs: Mapping[str, str],
     whole: bool,
     force: bool = False,
@@ -105,7 +107,7 @@ def _map_file(
     if out != STREAM:
         check_output(out, force=force)
     file = RolloutFile(source)
-    require(file, needs, who)
+    require(file, needs, who, advice)
     if file.num_rows == 0:
         raise DataError(f"{source}: no rollouts in it")
     record = Record(

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from ...formats.invariants import lacking
 from .kinds import kinds
 from .table import Command, commands
 
@@ -24,7 +25,7 @@ def makers_of(path: str) -> tuple[list[Command], list[Maker]]:
         Maker(kind.plural, entry.name, entry.usage_of(kind), len(entry.columns))
         for kind in kinds().values()
         for entry in kind
-        if path in entry.columns
+        if not lacking(entry.columns, [path])
     ]
     return always, entries
 

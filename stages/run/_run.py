@@ -11,6 +11,7 @@ from typing import Any
 from ...formats.errors import ApportionError, PartialError, UsageError
 from ...formats.recipes import load_recipe, with_settings
 from ..core.options import typed_values
+from .columns import check_columns
 from .journal import Journal
 from .lock import only_run
 from .plan import Planned, plan_of
@@ -65,6 +66,7 @@ def run_recipe(
     variables = with_settings(recipe, settings)
     folder = folder or Path("runs") / recipe.name
     plan = plan_of(recipe, variables, folder, settings)
+    check_columns(plan)
     if shell:
         return Ran(recipe.name, str(folder), len(plan), 0, 0, 0.0, [step.shell() for step in plan])
     if dry_run:

@@ -18,6 +18,9 @@ from ..tasks.played import is_played
 from ._failures import Failures
 
 CONTINUES = "--from"
+PLAYED = (
+    "reward", "environment_seed", "step.start", "step.end", "step.kind", "step.state", "step.reward", "step.valid",
+)  # fmt: skip  # columns that an environment task brings
 
 
 @dataclass(frozen=True, kw_only=True)

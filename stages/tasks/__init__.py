@@ -22,6 +22,7 @@ __all__ = [
     "StepTask",
     "Task",
     "TaskFamily",
+    "family_of",
     "list_tasks",
     "open_task",
     "task_family",
@@ -30,19 +31,23 @@ __all__ = [
 
 def open_task(spec: str, options: Mapping[str, Any] | None = None) -> Task:
     """The task a `--task` value names. UsageError, with the nearest name, when no family opens it."""
-    options = dict(options or {})
-    name = spec.partition("/")[0]
-    if name in TASKS:
-        return TASKS[name].function(spec, options)
-    for family in TASKS:
-        if family.claims is not None and family.claims(spec):
-            return family.function(spec, options)
+    family = family_of(spec)
+    if family is not None:
+        return family.function(spec, dict(options or {}))
     # A member's bare name is the likeliest slip: `chain_sum` for `reasoning_gym/chain_sum`.
     members = {member: f"{family.name}/{member}" for family in TASKS if family.members for member in family.members()}
     near = get_close_matches(spec, [*members, *members.values(), *(family.name for family in TASKS)], n=1)
     if near:
         raise UsageError(f"unknown task {spec!r}; did you mean {members.get(near[0], near[0])!r}?")
     raise unknown("task", spec, [name for name, _ in list_tasks()])
+
+
+def family_of(spec: str) -> TaskFamily | None:
+    """The family that opens a `--task` value; None where none does."""
+    name = spec.partition("/")[0]
+    if name in TASKS:
+        return TASKS[name]
+    return next((family for family in TASKS if family.claims is not None and family.claims(spec)), None)
 
 
 def list_tasks() -> list[tuple[str, str]]:

@@ -177,7 +177,7 @@ def order_matters(first: int, terms: list[Term], max_value: int) -> bool:
 LIMITS = {"terms": (1, 8), "max_factor": (3, 99), "max_value": (9, 1_000_000)}
 
 
-@task_family("arithmetic")
+@task_family("arithmetic", played=False)
 def open_arithmetic(spec: str, options: Mapping[str, Any]) -> Arithmetic:
     """Sums of products in which the order of operations decides.
 

@@ -13,7 +13,7 @@ from .table import OPTIONS, Row, TableTask, lookup, text_options
 SPLIT_FIELDS = ("split", "extra_info.split")  # the latter is verl's
 
 
-@task_family("file", claims=lambda spec: _claims(spec))
+@task_family("file", claims=lambda spec: _claims(spec), played=False)
 def open_file(spec: str, options: Mapping[str, Any]) -> TableTask:
     """Questions and answers in your PATH.jsonl, .json, .csv or .parquet.
 

@@ -13,7 +13,7 @@ SPLIT_OPTIONS = {"train": "train_split", "test": "test_split"}
 TEST_NAMES = ("test", "validation")  # what test problems are taken from, the first that there is
 
 
-@task_family("hf", claims=lambda spec: spec.startswith("hf:"))
+@task_family("hf", claims=lambda spec: spec.startswith("hf:"), played=False)
 def open_hf(spec: str, options: Mapping[str, Any]) -> TableTask:
     """A data set of the Hugging Face Hub, hf:OWNER/NAME[:CONFIG], or a local hf:FOLDER.
 

@@ -63,11 +63,13 @@ class TaskFamily(Entry):
     """What `--task NAME…` names: `function(spec, options)` makes the Task. `spec` is the whole string after `--task`.
 
     members: the `rest` of every `name/rest` there is, for listings and for did-you-mean; it may import what it needs.
-    claims: whether the family opens a spec that begins with no family's name, such as a path.
+    claims: whether the family opens a spec that begins with no family's name, such as a path. played: its tasks are
+    environments; None where that depends on the task.
     """
 
     members: Callable[[], Iterable[str]] | None = None
     claims: Callable[[str], bool] | None = None
+    played: bool | None = None
 
 
 TASKS: Kind[TaskFamily] = Kind(
@@ -80,12 +82,15 @@ def task_family(
     *,
     members: Callable[[], Iterable[str]] | None = None,
     claims: Callable[[str], bool] | None = None,
+    played: bool | None = None,
     source: str = "",
 ) -> Callable[[Opener], Opener]:
     """Register the function that opens the tasks of a family."""
 
     def register(function: Opener) -> Opener:
-        TASKS.add(TaskFamily(name=name, function=function, members=members, claims=claims, source=source))
+        TASKS.add(
+            TaskFamily(name=name, function=function, members=members, claims=claims, played=played, source=source)
+        )
         return function
 
     return register

@@ -162,7 +162,7 @@ def _derived(*numbers: int) -> int:
     return int.from_bytes(blake2b(repr(numbers).encode(), digest_size=4).digest(), "big") >> 1
 
 
-@task_family("reasoning_gym", members=lambda: generator_names())
+@task_family("reasoning_gym", members=lambda: generator_names(), played=False)
 def open_reasoning_gym(spec: str, options: Mapping[str, Any]) -> ReasoningGym:
     """A procedural generator of reasoning-gym, with its own verifier.
 

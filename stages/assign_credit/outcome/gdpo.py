@@ -15,7 +15,7 @@ PREFIX = "rewards."
 
 
 @credit_method(
-    needs=(),  # whichever rewards.NAME there are
+    needs=("rewards.NAME",),
     granularity="token",
     methodology="monte-carlo",
     source="arXiv:2601.05242, eq. 4–6",

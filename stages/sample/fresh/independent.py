@@ -11,10 +11,10 @@ from ...models.policy import render_prompt
 from ...tasks.played import is_played
 from .._rows import row_seeds, to_rollouts
 from ..kind import SamplingContext, strategy
-from ..play._interact import PLAYED, played
+from ..play._interact import played
 
 
-@strategy(source="ours", turns=True, makes=PLAYED)
+@strategy(source="ours", turns=True)
 def independent(context: SamplingContext, *, rows_at_once: Annotated[int, AtLeast(1)] = 2048) -> Iterator[Rollouts]:
     """n independent rollouts of every prompt; of an environment task, each is played to its end.
 

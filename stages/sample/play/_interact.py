@@ -20,9 +20,6 @@ from .._rows import derived_seed, row_seeds, to_rollouts
 from .._steps import context_length
 from ..kind import SamplingContext
 
-PLAYED = (
-    "reward", "environment_seed", "step.start", "step.end", "step.kind", "step.state", "step.reward", "step.valid",
-)  # fmt: skip  # columns that an environment adds
 CUT = Outcome(observation="", valid=False)  # of a turn that was never played
 
 

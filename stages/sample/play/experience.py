@@ -14,7 +14,7 @@ from ...remember.kind import MEMORIES
 from ...remember.library import STRATEGY, WARNING, Library, Matching
 from ...tasks.played import is_played
 from ..kind import SamplingContext, strategy
-from ._interact import PLAYED, UNTOLD, Advice, played
+from ._interact import UNTOLD, Advice, played
 
 TEMPLATE = "What earlier attempts taught, to be used where it fits:\n{advice}"
 
@@ -22,7 +22,7 @@ TEMPLATE = "What earlier attempts taught, to be used where it fits:\n{advice}"
 @strategy(
     source="arXiv:2603.18079 (SLEA-RL); the wording is ours",
     turns=True,
-    makes=(*PLAYED, "step.advice"),
+    makes=("step.advice",),
     system=("SLEA-RL",),
 )
 def experience(

@@ -42,13 +42,13 @@ GAMES: Mapping[str, Opener] = {"frozen_lake": _frozen_lake, "key_door": _key_doo
 TOOLS: Mapping[str, Opener] = {"calculator": _calculator, "search": _search}
 
 
-@task_family("env", members=lambda: GAMES)
+@task_family("env", members=lambda: GAMES, played=True)
 def open_game(spec: str, options: Mapping[str, Any]) -> Task:
     """A game played turn by turn: frozen_lake or key_door."""
     return _member(spec, "game", GAMES)(spec, options)
 
 
-@task_family("tool", members=lambda: TOOLS)
+@task_family("tool", members=lambda: TOOLS, played=True)
 def open_with_tool(spec: str, options: Mapping[str, Any]) -> Task:
     """The problems of=TASK with a tool at hand: calculator or search."""
     return _member(spec, "tool", TOOLS)(spec, options)

@@ -1,0 +1,106 @@
+"""Whether each step of a plan will find the columns it needs, as far as that can be known before anything runs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...formats.errors import ApportionError, UsageError
+from ...formats.invariants import lacking
+from ..core.kinds import Entry
+from ..core.remedies import remedy
+from ..sample.kind import PLAYED, Strategy
+from ..tasks import family_of
+from .plan import Planned
+
+KEPT = ("filter", "upgrade", "merge")  # commands whose output has the columns of their inputs
+
+
+def check_columns(plan: Sequence[Planned]) -> None:
+    """UsageError for the first step that needs a column which neither its input nor any step before it has or makes.
+
+    It stays silent where that cannot be known: about a file that is not there yet and that no step writes, and about what
+    comes from an entry that does not say what it makes.
+    """
+    made: dict[str, frozenset[str] | None] = {}  # output -> its columns, None where they are not known
+    files: dict[str, frozenset[str] | None] = {}
+    for step in plan:
+        read = _columns_read(step, made, files)
+        chosen = _chosen(step)
+        if read is not None:
+            for entry in chosen:
+                missing = lacking(read, [path for path in _needs(step, entry) if _is_column(path)])
+                if missing:
+                    raise UsageError(
+                        f"{step.where}: no step before it makes {missing[0]!r}, which {entry.name} needs; "
+                        f"{remedy(missing[0])}"
+                    )
+        for out in step.outputs.values():
+            made[out] = _columns_made(step, chosen, read)
+
+
+def _is_column(path: str) -> bool:
+    return not path.startswith(("--", "task."))
+
+
+def _chosen(step: Planned) -> list[Entry]:
+    """The entries that the step names, of the kinds whose needs are columns or that make some."""
+    return [
+        kind[step.options[option.key]]
+        for kind, option in step.command.choices()
+        if kind.plural in ("methods", "scorers", "strategies", "memories", "objectives")
+        and step.options.get(option.key) in kind
+    ]
+
+
+def _needs(step: Planned, entry: Entry) -> Iterable[str]:
+    """What the entry reads; of an objective with credit, the column that the step names."""
+    credit = step.options.get("credit")
+    for path in entry.needs:
+        yield f"token.{credit}" if path == "token.advantage" and isinstance(credit, str) else path
+
+
+def _columns_read(
+    step: Planned, made: Mapping[str, frozenset[str] | None], files: dict[str, frozenset[str] | None]
+) -> frozenset[str] | None:
+    """The columns of the rollouts that the step reads, of several files those that any has."""
+    source = step.options.get("rollouts", step.options.get("from"))
+    if source is None:
+        return frozenset() if step.command.name == "sample" else None
+    found: set[str] = set()
+    for place in map(str, source if isinstance(source, list) else [source]):
+        if place not in made and place not in files:
+            files[place] = _columns_of(Path(place))
+        columns = made[place] if place in made else files[place]
+        if columns is None:
+            return None
+        found |= columns
+    return frozenset(found)
+
+
+def _may_be_played(spec: str) -> bool:
+    family = family_of(spec)
+    return family is None or family.played is not False
+
+
+def _columns_of(path: Path) -> frozenset[str] | None:
+    from ...formats.parquet import RolloutFile
+    from ...formats.schema import paths_of
+
+    try:
+        return frozenset(paths_of(RolloutFile(path).schema)) if path.is_file() else None
+    except (ApportionError, OSError):
+        return None
+
+
+def _columns_made(step: Planned, chosen: Sequence[Entry], read: frozenset[str] | None) -> frozenset[str] | None:
+    """The columns of what the step writes: those it read and those it may make."""
+    if read is None or step.command.name not in ("sample", "tree-build", "score", "assign-credit", *KEPT):
+        return None
+    if any(not entry.makes and not entry.function.__module__.startswith("apportion.stages.") for entry in chosen):
+        return None  # a plugin that does not say
+    if any(isinstance(entry, Strategy) and entry.turns for entry in chosen) and _may_be_played(step.options["task"]):
+        read = read | set(PLAYED)
+    named: list[Any] = [step.options.get("as"), (step.options.get("set") or {}).get("column")]
+    columns = {path for entry in chosen for path in entry.columns} | {str(name) for name in named if name}
+    columns |= {f"token.{name}" for name in named if name} | {f"token.advantage_{name}" for name in named if name}
+    return read | columns | set(step.command.makes)
