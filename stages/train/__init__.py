@@ -40,7 +40,7 @@ def train(
     old_logprobs: Annotated[
         Literal["recorded", "recompute"], "Sampling log-probabilities: as recorded, or by the starting policy."
     ] = "recorded",
-    lr: Annotated[float, "Learning rate.", Range(0, 1e6, above=True)] = 1e-6,
+    lr: Annotated[float, "Learning rate.", Range(0, 1_000_000, above=True)] = 1e-6,
     epochs: Annotated[int, "Passes over the rollouts.", AtLeast(1)] = 1,
     minibatch: Annotated[int, "Rollouts per minibatch; 0 is all of them.", AtLeast(0)] = 0,
     accumulate: Annotated[int, "Minibatches per optimizer update, which count as one.", AtLeast(1)] = 1,
@@ -49,7 +49,7 @@ def train(
     schedule: Annotated[Literal["constant", "linear", "cosine"], "Decay of the learning rate to 0."] = "constant",
     beta1: Annotated[float, "AdamW's first-moment decay.", Range(0, 1, below=True)] = 0.9,
     beta2: Annotated[float, "AdamW's second-moment decay.", Range(0, 1, below=True)] = 0.999,
-    weight_decay: Annotated[float, "AdamW's decoupled weight decay.", Between(0, 1e6)] = 0.0,
+    weight_decay: Annotated[float, "AdamW's decoupled weight decay.", Between(0, 1_000_000)] = 0.0,
     max_grad_norm: Annotated[float, "Gradient norm is clipped to this; 0 is off.", AtLeast(0)] = 1.0,
     fresh_optimizer: Annotated[
         bool, "Start with an empty optimizer state even where the model has one of this objective."

@@ -10,7 +10,6 @@ from itertools import takewhile
 from typing import Any
 
 from ....formats.errors import UsageError
-from ...models.policy import render_prompt
 from ..kind import Message
 from . import Action, Role, Tool
 from .tool_calls import ASKED, CALL_ID, NAME, PLAIN, call_format, call_message, told
@@ -41,6 +40,8 @@ class Chat:
             return messages, self._ids(messages, tools=self._tools)
         if self._plain:
             messages = self._with_system(messages, told(self._tools))
+        from ...models.policy import render_prompt
+
         return messages, render_prompt(self._tokenizer, messages)
 
     def added(self, observation: str, *, closed: bool, advice: str = "") -> list[int]:

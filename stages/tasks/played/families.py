@@ -19,7 +19,7 @@ def _key_door(spec: str, options: Mapping[str, Any]) -> Task:
     from . import needed
 
     needed("gymnasium", spec)
-    from .key_door import open_key_door
+    from ._key_door import open_key_door
 
     return open_key_door(spec, options)
 
@@ -32,7 +32,7 @@ def _calculator(spec: str, options: Mapping[str, Any]) -> Task:
 
 
 def _search(spec: str, options: Mapping[str, Any]) -> Task:
-    from .search import search_box
+    from ._search import search_box
     from .tools import open_tool
 
     return open_tool(spec, options, *search_box(spec, options))

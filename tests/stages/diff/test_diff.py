@@ -131,7 +131,7 @@ FAULTS = {
     "unknown column": (("{two}", "-c", "advantage,othr"), 2, "unknown credit column 'othr'"),
     "no signal": (("{two}", "-c", "advantage,mask"), 2, "unknown credit column 'mask'"),
     "three columns": (("{two}", "-c", "a,b,c"), 2, "expected one or two columns"),
-    "limit": (("{two}", "{two}", "--limit", -1), 2, "--limit -1: expected 0 or more"),
+    "limit": (("{two}", "{two}", "--limit", -1), 2, "--limit must be at least 0, got -1"),
     "missing file": (("{two}", "nope.parquet"), 2, "nope.parquet: no such file"),
     "nothing in common": (("{two}", "{foreign}"), 3, "have no rollout_id in common"),
     "other tokens": (("{two}", "{retokenised}"), 3, "rollout 'r0' is not the same in both (other token ids or another mask)"),

@@ -57,7 +57,7 @@ def test_numbers_without_a_meaning_are_refused(cli: Cli, tmp_path: Path, option:
     file = scored(tmp_path / "scored.parquet", [[0.6, 0.4]])
     for command in (("rollouts", file), ("policy", "--device", "cpu")):
         result = cli("eval", *command, option, value)
-        assert (result.exit_code, result.stderr) == (2, f"error: {option} {value}: expected a finite number\n")
+        assert (result.exit_code, result.stderr) == (2, f"error: {option} must be finite, got {value}\n")
 
 
 def test_the_threshold_says_what_is_right(cli: Cli, tmp_path: Path) -> None:

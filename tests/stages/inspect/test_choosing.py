@@ -83,7 +83,7 @@ FAULTS = {
     "true of none, by name": (("--where", "length > 12", "--group", "a"), "true of no rollout in the file"),
     "not among those it is true of": (("--where", "length > 7", "--group", "a"), "unknown group 'a'; choose from: d, e, f"),
     "no column": (("--where", "lenth > 7"), "unknown column 'lenth'; did you mean 'length'?"),
-    "no groups for a page": (("--limit", 0, "--html", "new.html"), "--limit 0: expected 1 or more"),
+    "no groups for a page": (("--limit", 0, "--html", "new.html"), "--limit must be at least 1 with --html"),
 }  # fmt: skip
 
 

@@ -147,8 +147,8 @@ def test_after_an_interrupt_the_engine_can_be_used_again(serve: Serve, prefixes:
         ({}, {"api_key_env": "NO_SUCH_VARIABLE"}, "no environment variable 'NO_SUCH_VARIABLE' is set"),
         ({}, {"base_url": "http://me:secret@localhost/v1"}, "a key does not belong there"),
         ({}, {"base_url": "localhost:8000"}, "expected http://HOST:PORT/v1"),
-        ({}, {"concurrency": 0}, "'concurrency' of engine 'openai': 0, expected 1 or more"),
-        ({}, {"timeout_s": 0}, "'timeout_s' of engine 'openai': 0.0, expected more than 0"),
+        ({}, {"concurrency": 0}, "engine openai: concurrency must be at least 1, got 0"),
+        ({}, {"timeout_s": 0}, "engine openai: timeout_s must be above 0, got 0"),
     ],
     ids=str,
 )  # fmt: skip

@@ -190,11 +190,11 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
 
 FAULTS = {
     "head, unknown column": ("head {four} -c rewrd", 2, "unknown column 'rewrd'; did you mean 'reward'?"),
-    "head, rows": ("head {four} -n -1", 2, "--rows -1: expected 0 or more"),
+    "head, rows": ("head {four} -n -1", 2, "--rows must be at least 0, got -1"),
     "show, unknown column": ("show {four} -c reward,tokn", 2, "unknown column 'tokn'"),
     "show, predicate": ("show {four} --where rewrd>0", 2, "unknown column 'rewrd'; did you mean 'reward'?"),
     "show, form": ("show {four} --to xml", 2, "'xml' is not one of 'jsonl', 'csv'"),
-    "show, limit": ("show {four} --limit -1", 2, "--limit -1: expected 0 or more"),
+    "show, limit": ("show {four} --limit -1", 2, "--limit must be at least 0, got -1"),
     "show, missing": ("show nope.parquet", 2, "nope.parquet: no such file"),
     "show, foreign": ("show {foreign}", 3, "not a rollout file"),
     "show, files with other columns": ("show {mixed}", 3, "no column 'flags', which"),

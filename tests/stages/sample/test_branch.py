@@ -80,7 +80,7 @@ def test_parts_of_the_file_are_what_the_whole_is(sampled: Sampled) -> None:
 
 @pytest.mark.parametrize("name", ["initial", "forks", "rounds", "continuations"])
 def test_less_than_one_is_refused(sampled: Sampled, name: str) -> None:
-    with pytest.raises(UsageError, match=f"strategy branch: {name}: 0, expected 1 or more"):
+    with pytest.raises(UsageError, match=f"strategy branch: {name} must be at least 1, got 0"):
         sampled("branch", **{name: 0})
 
 

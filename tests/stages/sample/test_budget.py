@@ -119,13 +119,13 @@ def test_more_than_there_is_to_begin_with_is_refused() -> None:
 @pytest.mark.parametrize("name", ["negative_n", "positive_n"])
 def test_fewer_than_no_rollouts_are_refused(sampled: Sampled, tmp_path: Path, name: str) -> None:
     (tmp_path / "history").write_text("")
-    with pytest.raises(UsageError, match=f"strategy budget: {name} must be 0 or more, got -1"):
+    with pytest.raises(UsageError, match=f"strategy budget: {name} must be at least 0, got -1"):
         sampled("budget", history=[str(tmp_path / "history")], **{name: -1})
 
 
 def test_no_more_at_most_than_at_least_is_refused(sampled: Sampled, tmp_path: Path) -> None:
     (tmp_path / "history").write_text("")
-    with pytest.raises(UsageError, match=r"strategy budget: max_n 1, expected min_n \(2\) or more"):
+    with pytest.raises(UsageError, match=r"strategy budget: max_n must be at least min_n \(2\), got 1"):
         sampled("budget", history=[str(tmp_path / "history")], min_n=2, max_n=1)
 
 

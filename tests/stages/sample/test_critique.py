@@ -253,10 +253,10 @@ def test_the_same_rows_in_any_parts(criticised: Criticised) -> None:
 @pytest.mark.parametrize(
     ("of", "settings", "message"),
     [
-        ("verdict", {"reflector": "{steps}"}, "strategy critique: reflector: of no use with of=verdict"),
-        ("reflection", {"guidance": "again"}, r"strategy critique: guidance: no \{reflection\} in it"),
-        ("intervention", {"separator": ""}, "strategy critique: separator: an empty text cuts nothing"),
-        ("edit", {"max_edit_ratio": 2.0}, "strategy critique: max_edit_ratio 2.0, expected 0 to 1"),
+        ("verdict", {"reflector": "{steps}"}, "strategy critique: reflector is of no use with of=verdict"),
+        ("reflection", {"guidance": "again"}, r"strategy critique: guidance must have \{reflection\} in it"),
+        ("intervention", {"separator": ""}, "strategy critique: separator must not be empty"),
+        ("edit", {"max_edit_ratio": 2.0}, "strategy critique: max_edit_ratio must be between 0 and 1, got 2"),
         ("edit", {"header": "("}, r"strategy critique: header '\('"),
     ],
 )

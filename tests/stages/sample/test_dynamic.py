@@ -44,7 +44,7 @@ def test_what_failed_makes_no_group_live(sampled: Sampled) -> None:
 
 
 def test_none_is_refused(sampled: Sampled, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="strategy dynamic: live 0"):
+    with pytest.raises(UsageError, match="strategy dynamic: live must be at least 1, got 0"):
         sampled("dynamic", live=0)
     with pytest.raises(UsageError, match="the option 'live' is required"):
         sampled("dynamic")

@@ -194,10 +194,10 @@ def test_from_round_to_round(cli: Cli, tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["library=none"], "none: no such file"),
-        (["template=text"], "no {advice} in it"),
-        (["warning=text"], "no {text} in it"),
-        (["strategies=-1"], "strategy experience: strategies -1, expected 0 or more"),
-        (["characters=-1"], "strategy experience: characters -1, expected 0 or more"),
+        (["template=text"], "template must have {advice} in it"),
+        (["warning=text"], "must have {text} in it"),
+        (["strategies=-1"], "strategy experience: strategies must be at least 0, got -1"),
+        (["characters=-1"], "strategy experience: characters must be at least 0, got -1"),
     ],
 )
 def test_faults(options: list[str], message: str, cli: Cli, tmp_path: Path) -> None:

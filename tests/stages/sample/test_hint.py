@@ -105,9 +105,9 @@ def test_hints_of_a_column(scored: Path, hinted: Hinted, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"template": "{question}"}, "no {hint} in it"),
-    ({"hint_from": "somewhere"}, "'somewhere', expected column:NAME or demonstration:N"),
-    ({"hint_from": "demonstration:all"}, "expected column:NAME or demonstration:N"),
+    ({"template": "{question}"}, "template must have {hint} in it"),
+    ({"hint_from": "somewhere"}, "must be column:NAME or demonstration:N, got 'somewhere'"),
+    ({"hint_from": "demonstration:all"}, "must be column:NAME or demonstration:N"),
 ])  # fmt: skip
 def test_bad_options_are_refused(hinted: Hinted, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -161,7 +161,7 @@ def test_what_is_taught_is_what_is_asked(scored: Path, hinted: Hinted, tmp_path:
 
 @pytest.mark.parametrize(("settings", "message"), [
     ({"of": "hint", "solution_from": "somewhere"}, "'somewhere', expected column:NAME or demonstration"),
-    ({"of": "hint", "hint_from": "somewhere"}, "'somewhere', expected column:NAME or demonstration:N"),
+    ({"of": "hint", "hint_from": "somewhere"}, "must be column:NAME or demonstration:N, got 'somewhere'"),
     ({"of": "verdict", "hint_from": "column:hint"}, "of no use with of=verdict"),
 ])  # fmt: skip
 def test_bad_options_of_what_is_taught_are_refused(

@@ -351,10 +351,10 @@ def test_boxes_and_announcements() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"edits": 0}, "strategy inject_errors: edits 0, expected 1 or more"),
-        ({"max_edit_ratio": 1.5}, r"strategy inject_errors: max_edit_ratio 1\.5, expected 0 to 1"),
+        ({"edits": 0}, "strategy inject_errors: edits must be at least 1, got 0"),
+        ({"max_edit_ratio": 1.5}, r"strategy inject_errors: max_edit_ratio must be between 0 and 1, got 1\.5"),
         ({"header": "("}, r"strategy inject_errors: header '\('"),
-        ({"editor": "{step}"}, r"strategy inject_errors: editor: no \{instruction\} in it"),
+        ({"editor": "{step}"}, r"strategy inject_errors: editor must have \{instruction\} in it"),
     ],
 )
 def test_bad_options_are_refused(

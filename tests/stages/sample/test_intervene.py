@@ -375,10 +375,10 @@ def test_a_tokenizer_that_puts_a_space_in_front_is_asked_behind_a_newline() -> N
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"k": 0}, "strategy intervene: k 0, expected 1 or more"),
-        ({"needed": 5}, "strategy intervene: needed 5, but there are only 4 tries"),
-        ({"separator": ""}, "an empty text cuts nothing"),
-        ({"critic": "Check it"}, r"strategy intervene: critic: no \{attempt\} in it"),
+        ({"k": 0}, "strategy intervene: k must be at least 1, got 0"),
+        ({"needed": 5}, r"strategy intervene: needed must be at most k \(4 tries\), got 5"),
+        ({"separator": ""}, "separator must not be empty, which cuts nothing"),
+        ({"critic": "Check it"}, r"strategy intervene: critic must have \{attempt\} in it"),
     ],
 )
 def test_bad_options_are_refused(

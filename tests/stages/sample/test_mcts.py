@@ -352,14 +352,14 @@ def test_from_the_command_line_to_credit(cli: Callable[..., Result], tmp_path: P
 
 def test_what_is_refused(sampled: Sampled, tmp_path: Path) -> None:
     for name in ("rounds", "children", "depth", "verify_tokens", "step_tokens"):
-        with pytest.raises(UsageError, match=f"strategy mcts: {name}: 0, expected 1 or more"):
+        with pytest.raises(UsageError, match=f"strategy mcts: {name} must be at least 1, got 0"):
             sampled("mcts", **{name: 0})
     for name in ("enough", "exploration", "verify_temperature"):
-        with pytest.raises(UsageError, match=f"strategy mcts: {name}: -1.*, expected 0 or more"):
+        with pytest.raises(UsageError, match=f"strategy mcts: {name} must be at least 0, got -1.*"):
             sampled("mcts", **{name: -1})
-    with pytest.raises(UsageError, match=r"strategy mcts: decay 1\.5, expected 0 to 1"):
+    with pytest.raises(UsageError, match=r"strategy mcts: decay must be between 0 and 1, got 1\.5"):
         sampled("mcts", decay=1.5)
-    with pytest.raises(UsageError, match="expected texts that end a step"):
+    with pytest.raises(UsageError, match="strategy mcts: stop must name texts that end a step"):
         sampled("mcts", stop=[])
     problems = tmp_path / "problems.jsonl"
     problems.write_text('{"prompt": "1+1", "answer": "2"}\n')

@@ -158,7 +158,7 @@ def test_the_refiner_is_asked_in_other_words(refined: Refined, scripted: Callabl
         + " {other}"
         for row in rows
     ]
-    with pytest.raises(UsageError, match=r"strategy refine: refiner: no \{steps\} in it"):
+    with pytest.raises(UsageError, match=r"strategy refine: refiner must have \{steps\} in it"):
         refined(refiner="Check")
 
 
@@ -209,12 +209,12 @@ def test_a_response_without_steps_is_accepted_and_tau_is_inclusive() -> None:
 
 
 def test_what_is_needed(refined: Refined, stepped: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"'threshold' of strategy 'refine': 2\.0, expected 0 to 1"):
+    with pytest.raises(UsageError, match=r"strategy refine: threshold must be between 0 and 1, got 2"):
         refined(threshold=2.0)
-    with pytest.raises(UsageError, match="strategy refine: votes 0, expected 1 or more"):
+    with pytest.raises(UsageError, match="strategy refine: votes must be at least 1, got 0"):
         refined(votes=0)
-    for temperature, needed in ((-1.0, "0 or more"), (float("nan"), "a number")):
-        with pytest.raises(UsageError, match=f"option 'refiner_temperature' .*: {temperature}, expected {needed}"):
+    for temperature, needed in ((-1.0, "at least 0"), (float("nan"), "a number")):
+        with pytest.raises(UsageError, match=f"refiner_temperature must be {needed}, got {temperature:g}"):
             refined(refiner_temperature=temperature)
     sample(prompts=1, n=1, max_tokens=8, device="cpu", out=tmp_path / "bare")
     with pytest.raises(DataError, match=r"step\.start"):

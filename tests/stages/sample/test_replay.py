@@ -213,7 +213,7 @@ def test_vine_measures_the_states_of_an_environment(cli: Callable[..., Result], 
         thrown = [state.rpartition("/")[2] for state in after.arrow("step.state")[row].as_py()[1:]]
         assert thrown == [state.rpartition("/")[2] for state in after.arrow("step.state")[parent].as_py()[1:]]
     result = cli("sample", "--from", lucky, "--strategy", "vine", "--set", "at=unlikely", "-o", path("x"))
-    assert (result.exit_code, "an environment is left between turns only" in result.stderr) == (2, True)
+    assert (result.exit_code, "in an environment, which is left between turns only" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("replaced", ["probe", "keep"])

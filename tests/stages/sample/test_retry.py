@@ -340,9 +340,9 @@ def test_reflections_that_do_not_count(text: str) -> None:
 
 def test_what_is_needed(retried: Retried, scripted: Callable[..., Any], tmp_path: Path) -> None:
     scripted(from_second)
-    with pytest.raises(UsageError, match="strategy retry: reflection_tokens 0, expected 1 or more"):
+    with pytest.raises(UsageError, match="strategy retry: reflection_tokens must be at least 1, got 0"):
         retried(reflection_tokens=0)
-    with pytest.raises(UsageError, match=r"strategy retry: guidance: no \{reflection\} in it"):
+    with pytest.raises(UsageError, match=r"strategy retry: guidance must have \{reflection\} in it"):
         retried(guidance="{question}")
     sample(prompts=1, n=1, max_tokens=8, device="cpu", out=tmp_path / "bare")
     with pytest.raises(DataError, match="score IN --with steps"):

@@ -72,8 +72,8 @@ def test_a_place_may_be_taken_once_only(sampled: Sampled) -> None:
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"epsilon": 1.5}, "strategy rose: epsilon 1.5, expected 0 to 1"),
-    ({"top": 0}, "strategy rose: top 0, expected 1 or more"),
+    ({"epsilon": 1.5}, "strategy rose: epsilon must be between 0 and 1, got 1.5"),
+    ({"top": 0}, "strategy rose: top must be at least 1, got 0"),
     ({"metric": "semantic"}, "strategy rose: metric"),
 ])  # fmt: skip
 def test_bad_options_are_refused(sampled: Sampled, settings: dict[str, Any], message: str) -> None:

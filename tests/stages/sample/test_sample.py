@@ -59,12 +59,12 @@ def test_options_of_no_meaning(name: str, tmp_path: Path) -> None:
     required = REQUIRED.get(name, {})
     assert set(required) == {key for key, option in options.items() if option.default is Parameter.empty}
     wrong = {
-        key: (float("nan"), "nan, expected a number") for key in options if isinstance(options[key].default, float)
+        key: (float("nan"), "must be a number, got nan") for key in options if isinstance(options[key].default, float)
     }
     if "rows_at_once" in options:
-        wrong["rows_at_once"] = (0, "0, expected 1 or more")
+        wrong["rows_at_once"] = (0, "must be at least 1, got 0")
     for key, (value, message) in wrong.items():
-        with pytest.raises(UsageError, match=f"option '{key}' of strategy '{name}': {message}"):
+        with pytest.raises(UsageError, match=f"strategy {name}: {key} {message}"):
             sample(strategy=name, settings={**required, key: value}, out=tmp_path / "out")
 
 
@@ -128,12 +128,12 @@ def test_demonstrations_are_of_the_problems_that_would_be_sampled(sampled: Sampl
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompts": 0}, "--prompts 0: expected 1 or more"),
-        ({"n": 0}, "--n 0: expected 1 or more"),
-        ({"max_tokens": 0}, "--max-tokens 0: expected 1 or more"),
-        ({"temperature": -1.0}, "--temperature -1.0: expected 0 or more"),
-        ({"top_p": -0.1}, "--top-p -0.1: expected 0 or more"),
-        ({"top_p": 1.5}, "--top-p 1.5: expected 1 or less"),
+        ({"prompts": 0}, "--prompts must be between 1 and 10,000,000, got 0"),
+        ({"n": 0}, "--n must be between 1 and 1,000,000, got 0"),
+        ({"max_tokens": 0}, "--max-tokens must be at least 1, got 0"),
+        ({"temperature": -1.0}, "--temperature must be between 0 and 1,000, got -1"),
+        ({"top_p": -0.1}, "--top-p must be between 0 and 1, got -0.1"),
+        ({"top_p": 1.5}, "--top-p must be between 0 and 1, got 1.5"),
         ({"strategy": "independant"}, "did you mean 'independent'"),
         ({"settings": {"row_at_once": 3}}, "did you mean 'rows_at_once'"),
         ({"task_settings": {"term": 3}}, "did you mean 'terms'"),

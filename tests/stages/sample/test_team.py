@@ -78,10 +78,10 @@ def test_the_answer_is_verified_like_any_other(sampled: Sampled) -> None:
     [
         ({"roles": ["alone"]}, "expected two or more"),
         ({"roles": ROLES, "edges": {"2-0": 0.5}}, "'2-0', expected one of 0-1, 0-2, 1-2"),
-        ({"roles": ROLES, "edge": 1.5}, r"edge 0-1 has the probability 1\.5"),
+        ({"roles": ROLES, "edge": 1.5}, r"strategy team: edge must be between 0 and 1, got 1\.5"),
         ({"roles": ROLES, "edges": {"0-2": -1}}, "edge 0-2 has the probability -1"),
-        ({"roles": ROLES, "threshold": float("nan")}, "strategy team: threshold nan, expected a number"),
-        ({"roles": ROLES, "rows_at_once": 0}, "strategy team: rows_at_once 0, expected 1 or more"),
+        ({"roles": ROLES, "threshold": float("nan")}, "strategy team: threshold must be a number, got nan"),
+        ({"roles": ROLES, "rows_at_once": 0}, "strategy team: rows_at_once must be at least 1, got 0"),
     ],
 )
 def test_graphs_that_cannot_be(sampled: Sampled, settings: dict[str, Any], message: str) -> None:

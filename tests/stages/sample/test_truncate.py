@@ -292,10 +292,10 @@ def test_candidates_that_failed_are_never_chosen(sampled: Sampled, flaky: None) 
 
 @pytest.mark.parametrize("name", ["k", "budget", "judge_samples", "judge_tokens", "step_tokens"])
 def test_less_than_one_is_refused(sampled: Sampled, name: str) -> None:
-    with pytest.raises(UsageError, match=f"strategy truncate: {name}: 0, expected 1 or more"):
+    with pytest.raises(UsageError, match=f"strategy truncate: {name} must be at least 1, got 0"):
         sampled("truncate", **{name: 0})
 
 
 def test_an_empty_stop_text_is_refused(sampled: Sampled) -> None:
-    with pytest.raises(UsageError, match="an empty text ends every step"):
+    with pytest.raises(UsageError, match="must not hold an empty text"):
         sampled("truncate", stop=[""])

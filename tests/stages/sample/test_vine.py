@@ -150,7 +150,7 @@ def test_the_history_goes_on_and_can_be_typed_again(cli: Callable[..., Result], 
     [
         ({"rollouts": None}, "name them with --from FILE"),
         ({"strategy": "independent", "settings": {}}, "--strategy independent starts at the prompt"),
-        ({"settings": {"k": 0}}, "strategy vine: k 0"),
+        ({"settings": {"k": 0}}, "strategy vine: k must be at least 1, got 0"),
         ({"rollouts": Path("nowhere.parquet")}, "nowhere.parquet: no such file"),
     ],
     ids=str,

@@ -16,7 +16,7 @@ from apportion.formats.rollouts import Rollouts
 from apportion.stages.models.examples import micro_batches, to_examples
 from apportion.stages.models.policy import load_policy
 from apportion.stages.train._loop import minibatches
-from apportion.stages.train.kind import PairBatch
+from apportion.stages.train.kind import OBJECTIVES, PairBatch
 from apportion.stages.train.objectives.dpo import dpo
 from safetensors.torch import load_file
 from torch import Tensor
@@ -245,4 +245,4 @@ def test_a_file_without_pairs_says_what_makes_them(credit_file: Path, trained: T
 def test_options_without_a_meaning_are_refused(options: dict[str, float]) -> None:
     (name,) = options
     with pytest.raises(UsageError, match=f"objective dpo: {name}"):
-        dpo(PairBatch(*(torch.zeros(1) for _ in range(5))), **options)
+        OBJECTIVES.settle("dpo", options)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from apportion.formats.errors import UsageError
-from apportion.stages.train.kind import TokenBatch
+from apportion.stages.train.kind import OBJECTIVES, TokenBatch
 from apportion.stages.train.objectives._kl import kl_penalty
 from apportion.stages.train.objectives.opmd import opmd
 from apportion.stages.train.objectives.ppo import ppo
@@ -110,4 +110,4 @@ def test_the_objectives_take_estimator_and_bound(function: Any) -> None:
     _, metrics = function(tokens, kl_coef=0.1, kl_estimator="abs")
     assert metrics["kl_reference"].tolist() == pytest.approx([5.0, 0.1])
     with pytest.raises(UsageError, match="kl_max must be above 0, got -1"):
-        function(tokens, kl_coef=0.1, kl_estimator="k3", kl_max=-1.0)
+        OBJECTIVES.settle(function.__name__, {"kl_max": -1.0})

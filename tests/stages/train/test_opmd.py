@@ -8,7 +8,7 @@ import pytest
 import torch
 from apportion.formats.errors import UsageError
 from apportion.formats.parquet import RolloutFile
-from apportion.stages.train.kind import TokenBatch
+from apportion.stages.train.kind import OBJECTIVES, TokenBatch
 from apportion.stages.train.objectives.opmd import opmd
 
 LOGPROB = [-0.1, -0.2, 0.0, 0.0, -0.3, -0.4, -0.5, 0.0, -0.6]
@@ -28,8 +28,8 @@ def test_the_worked_example(advantage: float, expected: float) -> None:
 
 
 def test_a_tau_below_0_is_refused() -> None:
-    with pytest.raises(UsageError, match="'tau' of objective 'opmd': -1, expected 0 or more"):
-        opmd(TokenBatch(torch.zeros(1), advantage=torch.ones(1)), tau=-1)
+    with pytest.raises(UsageError, match="objective opmd: tau must be at least 0, got -1"):
+        OBJECTIVES.settle("opmd", {"tau": -1})
 
 
 def test_a_penalty_for_going_away() -> None:

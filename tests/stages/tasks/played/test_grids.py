@@ -8,8 +8,8 @@ import pytest
 from apportion.formats.errors import UsageError
 from apportion.stages.tasks import Problem, open_task
 from apportion.stages.tasks.played import Action, EnvironmentTask, is_played
+from apportion.stages.tasks.played._key_door import KeyDoor
 from apportion.stages.tasks.played.frozen_lake import _draw
-from apportion.stages.tasks.played.key_door import KeyDoor
 from gymnasium.envs.toy_text.frozen_lake import generate_random_map
 from gymnasium.utils.env_checker import check_env
 
@@ -134,13 +134,13 @@ def test_every_map_can_be_won(spec: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("env/frozen_lake", {"size": 1}, "option 'size' of task 'env/frozen_lake': 1, expected 2 to 16"),
-        ("env/frozen_lake", {"ice": 0.0}, "option 'ice'"),
+        ("env/frozen_lake", {"size": 1}, "task 'env/frozen_lake': size must be between 2 and 16, got 1"),
+        ("env/frozen_lake", {"ice": 0.0}, "ice must be between 0.2 and 1"),
         ("env/frozen_lake", {"slipery": True}, "did you mean 'slippery'"),
-        ("env/frozen_lake", {"turn_tokens": 0}, "option 'turn_tokens'"),
-        ("env/key_door", {"width": 3}, "expected 4 to 32"),
-        ("env/key_door", {"render": "picture"}, "'render'"),
-        ("env", {}, "expected a game: env/frozen_lake, env/key_door"),
+        ("env/frozen_lake", {"turn_tokens": 0}, "turn_tokens must be between"),
+        ("env/key_door", {"width": 3}, "width must be between 4 and 32"),
+        ("env/key_door", {"render": "picture"}, "render must be 'text' or 'compact'"),
+        ("env", {}, "must name a game: env/frozen_lake, env/key_door"),
         ("env/frozen", {}, "unknown game 'frozen'; did you mean 'frozen_lake'"),
         ("tool/calc", {}, "unknown tool 'calc'"),
     ],

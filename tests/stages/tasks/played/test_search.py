@@ -9,7 +9,7 @@ import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.tasks import open_task
 from apportion.stages.tasks.played import Action, Call
-from apportion.stages.tasks.played.search import opened_index, read_corpus
+from apportion.stages.tasks.played._search import opened_index, read_corpus
 
 TEXTS = {
     "cats": "Cats sleep most of the day. A cat sleeps where it is warm.",
