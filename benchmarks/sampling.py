@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from apportion.stages.models import open_engine
-from apportion.stages.models.engine import Request, Sampling, usage_of
+from apportion.stages.models.engine import Request, Sampling
 from apportion.stages.models.policy import ModelSource, render_prompt
 from apportion.stages.models.transformers import engine as transformers_engine
 from apportion.stages.models.transformers.engine import end_ids
@@ -113,7 +113,7 @@ def main() -> None:
     print(f"{given.model}, {len(rows)} rows, prompts of {lengths[0]} to {lengths[-1]} tokens, budgets of {budgets.min()} to "
           f"{budgets.max()} (median {np.median(budgets):.0f}); best of generate: {best}")  # fmt: skip
     print(f"generate {theirs:,.0f} tokens/s, engine {own:,.0f} tokens/s, ratio {own / theirs:.2f}")
-    usage = usage_of(engine)
+    usage = engine.usage
     if usage is not None and usage.cached_share is not None:
         print(f"{usage.cached_share:.0%} of the engine's prompt tokens were computed for another sample")
 

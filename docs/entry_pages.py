@@ -3,65 +3,43 @@
 python docs/regenerate.py
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apportion.stages.remember.kind import MEMORIES
-from apportion.stages.sample.kind import CONTINUES, STRATEGIES
-from apportion.stages.score.kind import SCORERS
+from apportion.stages.core.docstrings import split_docstring
+from apportion.stages.core.kinds import Kind, kinds
+from apportion.stages.sample.kind import CONTINUES
 from pages import (
-    MADE_BY,
     README,
     ROOT,
     cell,
+    code_of,
     flat,
     formula_and_prose,
+    made_by,
     numbered,
     of_this_repository,
     options_table,
-    sections,
     sentence,
     with_table,
     write,
 )
 
-
-@dataclass(frozen=True)
-class Kind:
-    """Entries of one registry. command: with {name} in it; room: the folder of their files."""
-
-    plural: str
-    registry: Iterable[Any]
-    command: str
-    room: str
-
-    @property
-    def pages(self) -> Path:
-        return ROOT / "docs" / self.plural
-
-    def entries(self) -> list[Any]:
-        return of_this_repository(self.registry)
-
-
-KINDS = (
-    Kind("strategies", STRATEGIES, "apportion sample --strategy {name} -o OUT", "stages/sample"),
-    Kind("scorers", SCORERS, "apportion score IN --with {name} -o OUT", "stages/score"),
-    Kind("memories", MEMORIES, "apportion remember IN --what {name} --earlier MEMORY -o OUT", "stages/remember"),
-)
+KINDS = {kind.plural: kind for kind in kinds().values() if kind.plural in ("strategies", "scorers", "memories")}
 NEEDS = {CONTINUES: "`--from FILE`: it continues rollouts", "task.demonstrate": "a task that writes worked solutions"}
 
 
-def page(kind: Kind, entry: Any) -> str:
+def pages_of(kind: Kind[Any]) -> Path:
+    """The folder of their pages."""
+    return ROOT / "docs" / kind.plural
+
+
+def page(kind: Kind[Any], entry: Any) -> str:
     """The whole page."""
-    parts = sections(entry)
-    command = kind.command.format(name=entry.name)
-    if CONTINUES in entry.needs:
-        command = command.replace(" -o OUT", " --from IN -o OUT")
+    parts = split_docstring(entry)
+    command = entry.usage_of(kind).format(name=entry.name)
     needs = [
-        f"- {NEEDS.get(path) or f'`{path}`' + (f': {MADE_BY[path]}' if path in MADE_BY else '')}"
-        for path in entry.needs
+        f"- {NEEDS.get(path) or f'`{path}`' + (f': {made}' if (made := made_by(path)) else '')}" for path in entry.needs
     ]
     lines = [
         f"# {entry.name}",
@@ -75,32 +53,37 @@ def page(kind: Kind, entry: Any) -> str:
         *([f"Refused: {flat(parts['Raises'])}"] if "Raises" in parts else []),
         *(["## Where it departs from its source", numbered(parts["Departures"])] if "Departures" in parts else []),
         "## About",
-        f"Source: {entry.source}. Code: [`{kind.room}/{entry.name}.py`](../../{kind.room}/{entry.name}.py).",
+        *([f"Part of: {', '.join(entry.system)}."] if entry.system else []),
+        f"Source: {entry.source}. Code: [`{code_of(entry)}`](../../{code_of(entry)}).",
     ]
     return "\n\n".join(line for line in lines if line) + "\n"
 
 
-def table(kind: Kind, link: str) -> str:
+def table(kind: Kind[Any], link: str) -> str:
     """One row an entry. link: where the pages lie, seen from the file the table is for."""
     rows = [
         f"| [`{entry.name}`]({link}{entry.name}.md) | {cell(entry.summary).removesuffix('.')} | {cell(entry.source)} |"
-        for entry in kind.entries()
+        for entry in of_this_repository(kind)
     ]
     return "\n".join(["| name | what it does | source |", "|---|---|---|", *rows])
 
 
 def expected() -> dict[Path, str]:
     """Every page and its text."""
-    pages = {kind.pages / f"{entry.name}.md": page(kind, entry) for kind in KINDS for entry in kind.entries()}
+    pages = {
+        pages_of(kind) / f"{entry.name}.md": page(kind, entry)
+        for kind in KINDS.values()
+        for entry in of_this_repository(kind)
+    }
     readme = README.read_text(encoding="utf-8")
-    for kind in KINDS:
+    for kind in KINDS.values():
         readme = with_table(readme, kind.plural, table(kind, f"docs/{kind.plural}/"))
     return {**pages, README: readme}
 
 
 def regenerate() -> None:
     """Write them."""
-    write(expected(), [kind.pages for kind in KINDS])
+    write(expected(), [pages_of(kind) for kind in KINDS.values()])
 
 
 if __name__ == "__main__":

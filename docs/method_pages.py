@@ -8,18 +8,18 @@ import re
 from pathlib import Path
 
 from apportion.stages.assign_credit.kind import METHODS, Method
+from apportion.stages.core.docstrings import meanings_of, split_docstring
 from pages import (
-    MADE_BY,
     README,
     ROOT,
     cell,
-    explained,
+    code_of,
     flat,
     formula_and_prose,
+    made_by,
     numbered,
     of_this_repository,
     options_table,
-    sections,
     sentence,
     with_table,
     write,
@@ -47,13 +47,13 @@ def title_of(method: Method) -> tuple[str, str]:
 
 def page(method: Method) -> str:
     """The whole page."""
-    parts, says = sections(method), explained(method)
+    parts, says = split_docstring(method), meanings_of(method)
     title, gist = title_of(method)
     needs: dict[str, list[str]] = {}
     for path in method.needs:
         # The places of a ruler are made together: node.start with node.id, step.end with step.start.
         ruler = {"node.start": "node.id", "node.end": "node.id", "step.end": "step.start"}.get(path, path)
-        needs.setdefault(MADE_BY.get(ruler, ""), []).append(f"`{path}`")
+        needs.setdefault(made_by(ruler), []).append(f"`{path}`")
     lines = [
         f"# {title}",
         gist,
@@ -61,7 +61,8 @@ def page(method: Method) -> str:
         formula_and_prose(parts[""]),
         "## What it needs",
         "\n".join(f"- {', '.join(paths)}{': ' if note else ''}{note}" for note, paths in needs.items()),
-        sentence(says.get("credit", "")),
+        "\n".join(f"- `{name}`: {flat(says[name])}" for name in method.inputs if name in says and name != "credit")
+        or sentence(says.get("credit", "")),
         "## Options",
         options_table(method),
     ]
@@ -87,10 +88,11 @@ def page(method: Method) -> str:
                 "|---|---|",
                 f"| granularity | {method.granularity} |",
                 f"| methodology | {method.methodology} |",
+                *([f"| part of | {', '.join(method.system)} |"] if method.system else []),
                 f"| source | {cell(method.source)} |",
                 f"| evidence | {method.evidence}: {EVIDENCE[method.evidence]} |",
                 f"| cost | {cell(parts.get('Cost', COST[method.scope]))} |",
-                f"| code | [`stages/assign_credit/{method.name}.py`](../../stages/assign_credit/{method.name}.py) |",
+                f"| code | [`{code_of(method)}`](../../{code_of(method)}) |",
             ]
         ),
     ]

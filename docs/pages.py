@@ -11,7 +11,9 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from apportion.stages.core.docstrings import meanings_of
-from apportion.stages.core.options import options_of
+from apportion.stages.core.options import bare, options_of, parameter_hints
+from apportion.stages.core.ranges import range_of
+from apportion.stages.core.remedies import remedy
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -98,11 +100,28 @@ def values_of(hint: Any) -> str:
     return re.sub(r"(\w+\.)+", "", str(hint)) if get_args(hint) else hint.__name__
 
 
+def _values(hint: Any) -> str:
+    """The values and the range of an option."""
+    allowed = range_of(hint)
+    return values_of(bare(hint)) + (f", {allowed}" if allowed is not None else "")
+
+
+def made_by(path: str) -> str:
+    """What makes a column that an entry needs; "" where it comes from outside."""
+    found = remedy(path)
+    return "" if found.startswith("add it") else found
+
+
+def code_of(entry: Any) -> str:
+    """The entry's file, seen from the root of the repository."""
+    return "/".join(entry.function.__module__.split(".")[1:]) + ".py"
+
+
 def options_table(entry: Any) -> str:
     """The table of its options."""
-    says = meanings_of(entry)
+    says, hints = meanings_of(entry), parameter_hints(entry.function)
     rows = [
-        f"| `{name}` | {values_of(option.annotation)} "
+        f"| `{name}` | {_values(hints[name])} "
         f"| {'needed' if option.default is option.empty else f'`{option.default}`'} | {cell(says.get(name, ''))} |"
         for name, option in options_of(entry.function).items()
     ]

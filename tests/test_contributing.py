@@ -19,8 +19,8 @@ def plugin(tmp_path: Path) -> Path:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     path = tmp_path / "my_method.py"
     path.write_text(
-        code.replace("from ...formats", "from apportion.formats").replace(
-            "from ._method", "from apportion.stages.assign_credit.kind"
+        code.replace("from ....formats", "from apportion.formats").replace(
+            "from ..kind", "from apportion.stages.assign_credit.kind"
         )
     )
     return path

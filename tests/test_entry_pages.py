@@ -4,6 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
+from apportion.stages.core.docstrings import meanings_of
 from apportion.stages.core.options import options_of
 
 ROOT = Path(__file__).parent.parent
@@ -19,25 +20,25 @@ def test_the_pages_are_what_the_code_makes() -> None:
     expected = entry_pages.expected()
     stale = [path.name for path, text in expected.items() if not path.is_file() or path.read_text("utf-8") != text]
     assert stale == [], OUT_OF_DATE
-    for kind in entry_pages.KINDS:
-        assert set(kind.pages.glob("*.md")) <= set(expected), OUT_OF_DATE
+    for kind in entry_pages.KINDS.values():
+        assert set(entry_pages.pages_of(kind).glob("*.md")) <= set(expected), OUT_OF_DATE
 
 
 def test_every_option_is_explained() -> None:
     silent = {
         f"{entry.name}.{option}"
-        for kind in entry_pages.KINDS
-        for entry in kind.entries()
+        for kind in entry_pages.KINDS.values()
+        for entry in pages.of_this_repository(kind)
         for option in options_of(entry.function)
-        if not pages.explained(entry).get(option)
+        if not meanings_of(entry).get(option)
     }
     assert silent == set()
 
 
 def test_a_page_names_its_source_its_command_and_what_it_continues() -> None:
-    (kind,) = (kind for kind in entry_pages.KINDS if kind.plural == "strategies")
-    text = entry_pages.page(kind, next(entry for entry in kind.entries() if entry.name == "vine"))
-    assert "`apportion sample --strategy vine --from IN -o OUT`" in text
+    kind = entry_pages.KINDS["strategies"]
+    text = entry_pages.page(kind, kind["vine"])
+    assert "`apportion sample --from IN --strategy vine -o OUT`" in text
     assert "- `--from FILE`: it continues rollouts" in text
     assert "arXiv:2410.01679" in text
-    assert "| `every` | int \\| None | `None` |" in text
+    assert "| `every` | int \\| None, at least 1 | `None` |" in text

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from apportion.stages.assign_credit.kind import METHODS
+from apportion.stages.core.docstrings import meanings_of
 from apportion.stages.core.options import options_of
 from markdown_it import MarkdownIt
 
@@ -47,7 +48,7 @@ def test_a_page_has_all_its_parts(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_is_explained(name: str) -> None:
-    explained = pages.explained(METHODS[name])
+    explained = meanings_of(METHODS[name])
     assert [option for option in options_of(METHODS[name].function) if not explained.get(option)] == []
 
 

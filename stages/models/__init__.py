@@ -30,14 +30,12 @@ def open_engine(
 
     Whatever it raises when it is opened or samples is an ApportionError.
     """
-    from typing import cast
-
     from ._guard import Guarded, engine_faults
 
     entry = ENGINES[resolved_engine(name)]
     settings = ENGINES.settle(entry.name, options)
     with engine_faults(entry.name, "cannot be opened"):
-        return cast("Engine", Guarded(entry.function(source, seed, **settings)))
+        return Guarded(entry.function(source, seed, **settings))
 
 
 def close_engines() -> None:

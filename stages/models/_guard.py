@@ -5,17 +5,58 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...formats.errors import ApportionError
-from .engine import Completion, Engine, EngineLost, Request, Sampling
+from .engine import Completion, EngineDefaults, EngineLost, Request, Sampling, Usage
 
 
 class Guarded:
-    """An engine that raises only ApportionError; all else is as the engine has it."""
+    """An engine that raises only ApportionError. Where a plugin's engine says less than the protocol has, the defaults hold."""
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: Any):
         self.engine = engine
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.engine, name)
+    @property
+    def name(self) -> str:
+        """See `Engine.name`."""
+        return self.engine.name
+
+    @property
+    def version(self) -> str:
+        """See `Engine.version`."""
+        return self.engine.version
+
+    @property
+    def identity(self) -> str:
+        """See `Engine.identity`."""
+        return self.engine.identity
+
+    @property
+    def row_seeds(self) -> bool:
+        """See `Engine.row_seeds`."""
+        return self.engine.row_seeds
+
+    @property
+    def tokens_exact(self) -> bool:
+        """See `Engine.tokens_exact`."""
+        return self.engine.tokens_exact
+
+    @property
+    def can_fail(self) -> bool:
+        """See `Engine.can_fail`."""
+        return getattr(self.engine, "can_fail", EngineDefaults.can_fail)
+
+    @property
+    def context(self) -> int | None:
+        """See `Engine.context`."""
+        return getattr(self.engine, "context", EngineDefaults.context)
+
+    @property
+    def usage(self) -> Usage | None:
+        """See `Engine.usage`."""
+        return getattr(self.engine, "usage", EngineDefaults.usage)
+
+    def forget(self) -> None:
+        """See `Engine.forget`."""
+        getattr(self.engine, "forget", EngineDefaults().forget)()
 
     def generate(
         self,
@@ -24,7 +65,7 @@ class Guarded:
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
         """See `Engine.generate`. EngineLost for what the engine does not know as a fault."""
-        with engine_faults(self.engine.name, "failed while it sampled"):
+        with engine_faults(self.name, "failed while it sampled"):
             return self.engine.generate(requests, sampling, on_progress)
 
 

@@ -115,44 +115,53 @@ class EngineLost(ApportionError):
     """The engine does not go on, e.g. its server is gone. What was whole before is kept for --resume."""
 
 
-def can_fail(engine: "Engine") -> bool:
-    """A completion of this engine can end with "error" while the others go on."""
-    return bool(getattr(engine, "can_fail", False))
-
-
-def context_of(engine: "Engine") -> int | None:
-    """How many tokens of prefix and response the engine can hold; None where that is not known."""
-    return getattr(engine, "context", None)
-
-
-def usage_of(engine: "Engine") -> Usage | None:
-    """What the engine has done since it was opened; None for one that does not count."""
-    return getattr(engine, "usage", None)
-
-
-def forget(engine: "Engine") -> None:
-    """What the engine keeps of earlier requests is needed no more."""
-    getattr(engine, "forget", lambda: None)()
-
-
 class Engine(Protocol):
-    """Makes completions with the weights of one policy.
+    """Makes completions with the weights of one policy. `EngineDefaults` has what an engine need not say for itself."""
 
-    name, version: of what computes, as recorded in the file.
-    identity: digest of the weights, or what is known of them.
-    row_seeds: a request's seeds decide its samples. Where they cannot, the engine's own seed decides those of a whole
-        run, and equal runs give equal samples only as a whole.
-    tokens_exact: ids are those the model made. An engine that gets only text from its server encodes it again.
-    One that counts what it does has a property `usage`, too (see `usage_of`), one that knows how many tokens it can hold
-    a property `context` (see `context_of`), and one that keeps what continued requests computed a method `forget` (see
-    there).
-    """
+    @property
+    def name(self) -> str:
+        """Of what computes, as recorded in the file."""
+        ...
 
-    name: str
-    version: str
-    identity: str
-    row_seeds: bool
-    tokens_exact: bool
+    @property
+    def version(self) -> str:
+        """Of what computes, as recorded in the file."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Digest of the weights, or what is known of them."""
+        ...
+
+    @property
+    def row_seeds(self) -> bool:
+        """A request's seeds decide its samples. Where they cannot, the engine's own seed decides those of a whole run, and
+        equal runs give equal samples only as a whole."""
+        ...
+
+    @property
+    def tokens_exact(self) -> bool:
+        """Ids are those the model made. An engine that gets only text from its server encodes it again."""
+        ...
+
+    @property
+    def can_fail(self) -> bool:
+        """A completion can end with "error" while the others go on."""
+        ...
+
+    @property
+    def context(self) -> int | None:
+        """How many tokens of prefix and response it can hold; None where that is not known."""
+        ...
+
+    @property
+    def usage(self) -> Usage | None:
+        """What it has done since it was opened; None for one that does not count."""
+        ...
+
+    def forget(self) -> None:
+        """What it keeps of earlier requests is needed no more."""
+        ...
 
     def generate(
         self,
@@ -162,3 +171,14 @@ class Engine(Protocol):
     ) -> list[list[Completion]]:
         """One list of completions per request, in the order of its seeds. `on_progress(n)`: n more are finished."""
         ...
+
+
+class EngineDefaults:
+    """What an engine need not say for itself: it never fails, its context is unknown, it counts and keeps nothing."""
+
+    can_fail = False
+    context: int | None = None
+    usage: Usage | None = None
+
+    def forget(self) -> None:
+        """Nothing is kept."""

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 import pyarrow as pa
 
-from ...formats.errors import DataError, unknown
+from ...formats.errors import DataError, UsageError, unknown
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array
 from ..core.ranges import AtLeast, Range
@@ -109,7 +109,7 @@ def experience(
     """
     for level in templates or {}:
         if level not in TEMPLATES:
-            raise unknown("level of memory experience: templates:", level, TEMPLATES)
+            raise UsageError(f"memory experience: {unknown('level of templates', level, TEMPLATES)}")
     library = Library.of(
         earlier,
         matching=Matching(similarity, compared, same_head),

@@ -11,7 +11,7 @@ import pyarrow as pa
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.schema import FIELDS
-from ..models.engine import Completion, can_fail
+from ..models.engine import Completion
 from ..tasks import Problem
 from .kind import SamplingContext
 
@@ -123,6 +123,6 @@ def sampled_columns(
         raw = None if same else signal([each.raw_logprobs for each in completions])
         if raw is not None:
             columns["token.raw_logprob"] = raw
-        if can_fail(context.engine):
+        if context.engine.can_fail:
             columns["error"] = pa.array([each.error for each in completions], pa.string())
     return {path: pa.array(values, FIELDS[path].type) for path, values in given.items()} | columns

@@ -16,7 +16,7 @@ from ..core.driver import Written
 from ..core.options import as_json
 from ..core.plugins import plugin_digests
 from ..models import open_engine
-from ..models.engine import Engine, Sampling, forget, usage_of
+from ..models.engine import Engine, Sampling
 from ..models.policy import ModelSource
 from ..tasks import Problem, Task, open_task
 from ._failures import Failures
@@ -126,7 +126,7 @@ def _apart(batches: Iterator[Rollouts], engine: Engine | None) -> Iterator[Rollo
     """The batches; to each the engine comes as to the first one, so that a run that goes on with one is no other."""
     for batch in batches:
         if engine is not None:
-            forget(engine)
+            engine.forget()
         yield batch
 
 
@@ -152,5 +152,5 @@ def _written(
         raise stopping.stopped(out, counts["groups"])
     if out != STREAM:
         partial_name(out).unlink(missing_ok=True)
-    usage = None if context.opened is None else usage_of(context.opened)
+    usage = None if context.opened is None else context.opened.usage
     return context.failures.written(str(out), counts, usage)

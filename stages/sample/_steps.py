@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ...formats.ragged import Ragged
 from ...formats.schema import FIELDS
-from ..models.engine import Completion, Request, Sampling, context_of
+from ..models.engine import Completion, Request, Sampling
 from ..models.stop import StopTexts
 from .kind import SamplingContext
 
@@ -99,7 +99,7 @@ def is_over(response: Completion, new: int, asked: int | None, budget: float) ->
 
 def context_length(context: SamplingContext) -> float:
     """Tokens of prompt and response that leave room for one more: as many as the engine can hold, or else the model."""
-    known = context_of(context.engine) or context.source.context
+    known = context.engine.context or context.source.context
     # vLLM keeps the last place for itself where it measures raw log-probabilities.
     return known - 1 if known else math.inf
 

@@ -102,7 +102,7 @@ def _chosen(credit: Credit, weights: dict[str, float] | None) -> dict[str, float
     if weights is None:
         return dict.fromkeys(found, 1.0)
     if not weights:
-        raise UsageError("credit method gdpo: weights: empty, expected at least one {NAME: weight}")
+        raise UsageError("credit method gdpo: weights must name at least one reward, {NAME: weight}")
     for name in weights:
         if name not in found:
             raise UsageError(f"credit method gdpo: weights: no reward {name!r} (found: {', '.join(found)})")

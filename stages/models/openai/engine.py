@@ -63,6 +63,9 @@ class OpenAIEngine:
         self._usage = Usage()
         self._says_cached = False
 
+    def forget(self) -> None:
+        """The server keeps what it likes."""
+
     @property
     def usage(self) -> Usage:
         """Of the answers so far. What was cached is known where the server said so once: of none, many say nothing."""

@@ -44,6 +44,7 @@ class TransformersEngine:
 
     name = "transformers"
     row_seeds = True
+    can_fail = False
     tokens_exact = True
 
     def __init__(self, policy: Policy):

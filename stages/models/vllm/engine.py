@@ -74,6 +74,7 @@ class VllmEngine:
 
     name = "vllm"
     tokens_exact = True
+    can_fail = False
 
     def __init__(self, loaded: _Loaded, identity: str, *, raw: bool):
         self.version: str = import_module("vllm").__version__
@@ -82,6 +83,9 @@ class VllmEngine:
         self.usage = Usage()
         self.context: int = loaded.llm.model_config.max_model_len
         self._loaded, self._raw = loaded, raw
+
+    def forget(self) -> None:
+        """vLLM evicts what it keeps by itself."""
 
     def generate(
         self,

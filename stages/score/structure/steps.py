@@ -62,7 +62,7 @@ def steps(
         signals that stand on earlier steps.
     """
     if (pattern is not None) != (by == "regex"):
-        raise UsageError("scorer steps: pattern: needed with by=regex, and only there")
+        raise UsageError("scorer steps: pattern goes with by=regex, and only with it")
     stale = [
         path
         for path in rollouts.paths

@@ -290,7 +290,9 @@ def test_what_the_search_decided_is_not_decided_again(tmp_path: Path) -> None:
     options: list[dict[str, Any]] = [{"decay": 0.5}, {"outcome_weight": 1.0}, {"correct_above": 0.5}, {"pool": "mean"}]
     for option in options:
         (name,) = option
-        with pytest.raises(UsageError, match=rf"option '{name}' .* leave it out, or --set tree=rollouts"):
+        with pytest.raises(
+            UsageError, match=rf"credit method groundedprm: {name} .* leave it out, or --set tree=rollouts"
+        ):
             groundedprm(credit, **option)
         groundedprm(credit, tree="rollouts", **option)
     with pytest.raises(DataError, match=r"no column 'step\.search_value'; run `apportion sample --strategy mcts"):

@@ -10,7 +10,7 @@ from apportion.stages.core.table import commands
 from typer.testing import Result
 
 Cli = Callable[..., Result]
-READ = {"from", "earlier"}  # options with a path that is read
+READ = {"for", "from", "earlier"}  # options with a path that is read
 
 
 def test_every_option_with_a_path_is_read_or_is_an_output() -> None:

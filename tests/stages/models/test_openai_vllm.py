@@ -111,10 +111,12 @@ def test_a_real_vllm_server_says_what_the_model_does(
 
     long = Request([1, *[20] * 99], range(6))  # three blocks of 32, and four tokens
     before = engine.usage
+    assert before is not None
     engine.generate([long], Sampling(max_tokens=2, temperature=0))
     assert engine.usage.cached_tokens is not None
     assert engine.usage.prompt_tokens - before.prompt_tokens == 600
     again = engine.usage
+    assert again is not None
     engine.generate([long], Sampling(max_tokens=2, temperature=0))
     assert engine.usage.cached_tokens == (again.cached_tokens or 0) + 6 * 96
 

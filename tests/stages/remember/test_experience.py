@@ -162,7 +162,7 @@ def test_faults() -> None:
     with pytest.raises(DataError, match=r"row 1, column 'step\.state': missing"):
         library(unseen)
     with pytest.raises(
-        UsageError, match=r"unknown level of option 'templates' .* 'principel'; did you mean 'principle'"
+        UsageError, match=r"memory experience: unknown level of templates 'principel'; did you mean 'principle'"
     ):
         library(batch_of(WON), templates={"principel": "x"})
     for options in (

@@ -253,8 +253,8 @@ def test_a_team_draws_by_the_graph_it_learnt(cli: Cli, tmp_path: Path) -> None:
         (["graph=G", "roles=[a,b]"], "G: a graph of 3 agents; 'roles' of strategy 'team' has another number"),
         (["graph=G", "roles=[a,b,c]", "edges={0-1: 0.5}"], "both 'graph' and 'edges'"),
         (["graph=none", "roles=[a,b,c]"], "none: no such file"),
-        (["template='{heard}'"], "no {question} in it"),
-        (["told=nothing"], "no {text} in it"),
+        (["template='{heard}'"], "template must have {question} in it"),
+        (["told=nothing"], "told must have {text} in it"),
     ],
 )
 def test_faults_of_a_team(

@@ -186,7 +186,7 @@ def test_set_refuses_what_the_recipe_lacks(plan: Callable[..., list[Planned]], s
         ("steps: [loop: {var: i, rang: 3, steps: []}]", "step 1 (loop): unknown key 'rang'; did you mean 'range'?"),
         ("steps: [loop: {var: i, range: 3, in: [1], steps: []}]", "one of `range` (a count) and `in` (a list)"),
         ("steps: [loop: {var: i, range: x, steps: []}]", "a loop runs over a count or a list, got 'x'"),
-        ("steps: [loop: {var: i, range: -1, steps: []}]", "seen is -1"),
+        ("steps: [loop: {var: i, range: -1, steps: []}]", "got -1"),
         ("steps: [loop: {var: i, range: 2, independent: 1, steps: []}]", "`independent` is true or false"),
         ("steps: [score: {rollouts: \"${latest('sample')}\", out: b}]", "no such step before this one; give a default"),
         ("steps: [score: {rollouts: \"${latest('sampel')}\", out: b}]", "did you mean 'sample'?"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
-from apportion.stages.models.engine import Completion, Request, Sampling
+from apportion.stages.models.engine import Completion, EngineDefaults, Request, Sampling
 from apportion.stages.models.kind import ENGINES, engine
 from apportion.stages.models.policy import ModelSource, load_policy
 from apportion.stages.models.transformers.engine import TransformersEngine
@@ -64,7 +64,7 @@ def check_logprobs(rollouts: Rollouts) -> None:
 Reply = Callable[[str], str | None]
 
 
-class ScriptedEngine:
+class ScriptedEngine(EngineDefaults):
     """The built-in policy, but for what it reads that `reply` has an answer to. read: all that it had one for."""
 
     name, version, row_seeds, tokens_exact = "scripted", "1", True, True

@@ -14,7 +14,7 @@ from apportion.formats.invariants import check_batch
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.models import open_engine
-from apportion.stages.models.engine import Completion, Request, Sampling
+from apportion.stages.models.engine import Completion, EngineDefaults, Request, Sampling
 from apportion.stages.models.policy import ModelSource, load_policy, load_tokenizer, render_prompt
 from apportion.stages.sample import sample
 from apportion.stages.sample.kind import SamplingContext
@@ -89,7 +89,7 @@ class CountingTask:
         return Counting(problem.reference)
 
 
-class Scripted:
+class Scripted(EngineDefaults):
     """An engine that says what `says(row, turn)` says; a text that ends in "…" is cut off. It keeps what it was asked."""
 
     name, version, identity, row_seeds, tokens_exact = "scripted", "1", "none", True, True

@@ -13,6 +13,7 @@ from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.models import policy
 from apportion.stages.models.token_texts import TokenOffsets
 from apportion.stages.score import score
+from apportion.stages.score.kind import SCORERS
 from apportion.stages.score.structure.steps import steps
 
 
@@ -106,16 +107,16 @@ def test_uncertain_tokens_begin_steps() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"by": "regex"}, "'pattern'"),
-        ({"pattern": "x"}, "'pattern'"),
+        ({"by": "regex"}, "pattern goes with by=regex"),
+        ({"pattern": "x"}, "pattern goes with by=regex"),
         ({"by": "regex", "pattern": "("}, "missing"),
-        ({"min_tokens": 0}, "'min_tokens'"),
+        ({"min_tokens": 0}, "min_tokens must be at least 1"),
     ],
     ids=str,
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        steps(rollouts_of([0.0]), model="builtin:tiny", **options)
+        steps(rollouts_of([0.0]), **SCORERS.settle("steps", {"model": "builtin:tiny"} | options))
 
 
 def test_missing_entropy_and_signals_on_earlier_steps_are_named() -> None:
