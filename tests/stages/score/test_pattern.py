@@ -30,7 +30,7 @@ def test_the_whole_text_has_to_match_unless_told_otherwise() -> None:
 def test_what_is_no_expression_is_refused() -> None:
     with pytest.raises(UsageError, match="scorer pattern: regex '\\('"):
         pattern(rollouts_of([0.0]).with_columns({"text": ["a"]}), regex="(")
-    with pytest.raises(UsageError, match="scorer pattern: column must be reward or rewards.NAME, got 'score'"):
+    with pytest.raises(UsageError, match=r"scorer pattern: column must be reward or rewards\.NAME, got 'score'"):
         answered(column="score")
 
 
