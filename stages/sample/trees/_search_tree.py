@@ -38,9 +38,14 @@ class Node:
     @property
     def exhausted(self) -> bool:
         """Whole, and known: nothing below it is left to be simulated."""
-        if self.over:
-            return self.simulated
-        return bool(self.children) and all(child.exhausted for child in self.children)
+        pending = [self]
+        while pending:
+            node = pending.pop()
+            if not (node.simulated if node.over else node.children):
+                return False
+            if not node.over:
+                pending += node.children
+        return True
 
     @property
     def best(self) -> "Node | None":

@@ -365,3 +365,19 @@ def test_what_is_refused(sampled: Sampled, tmp_path: Path) -> None:
     problems.write_text('{"prompt": "1+1", "answer": "2"}\n')
     with pytest.raises(UsageError, match="cannot tell right steps from wrong ones; choose verify_steps=policy"):
         sampled("mcts", verify_steps="task", options={"task": str(problems), "prompts": 1})
+
+
+def test_a_deep_tree_is_known_to_be_whole() -> None:
+    root = Node(NOTHING)
+    node = root
+    for _ in range(5_000):
+        child = Node(NOTHING, node)
+        node.children.append(child)
+        node = child
+    assert not root.exhausted
+    node.over = True
+    assert not root.exhausted
+    node.simulated = True
+    assert root.exhausted
+    root.children[0].children.append(Node(NOTHING, root.children[0]))
+    assert not root.exhausted
