@@ -81,12 +81,12 @@ def allocation(
     left = n * len(rates) - int(counts.sum())
     if left < 0:
         raise UsageError(
-            f"strategy 'budget': {counts.sum()} rollouts to begin with, but {n * len(rates)} in all; raise -n, or lower "
+            f"strategy budget: {counts.sum()} rollouts to begin with, but {n * len(rates)} in all; raise -n, or lower "
             "min_n, negative_n or positive_n"
         )
     open_ = [index for index, p in enumerate(rates) if p is not None and 0 < p < 1]
     hopeless = [index for index, p in enumerate(rates) if p == 0 or (p is None and unknown == "as_zero")]
-    others = [index for index in range(len(rates)) if index not in set(open_)]
+    others = [index for index, p in enumerate(rates) if p is None or not 0 < p < 1]
     if not open_:
         if not hopeless:
             return [n] * len(rates)

@@ -80,7 +80,8 @@ def _most_uncertain(
         begin = 0 if each.parent is None else each.fork + 1
         closing = np.flatnonzero(ends[each.response.ids])
         places = np.arange(begin, closing[0] + 1 if len(closing) else len(each.signal))
-        free = [at for at in places.tolist() if np.isfinite(each.signal[at]) and (row, at) not in used]
+        taken = np.array([at for other, at in used if other == row], np.int64)
+        free = places[np.isfinite(each.signal[places]) & ~np.isin(places, taken)]
         parts.append(np.stack([np.full(len(free), tree[row]), -each.signal[free], np.full(len(free), row), free]))
     found = np.concatenate(parts, axis=1)
     found = found[:, np.lexsort(found[::-1])]

@@ -253,7 +253,10 @@ def _grown(
         tree = trees[problem]
         before = [] if tree.at is None else tree.steps[tree.at]
         tree.steps.append([*before, *([found[problem, row]] if (problem, row) in found else [])])
-    return {problem: [row for other, row in made if other == problem] for problem in going}
+    rows: dict[int, list[int]] = {problem: [] for problem in going}
+    for problem, row in made:
+        rows[problem].append(row)
+    return rows
 
 
 def choose(tree: Tree, rows: Sequence[int], bonus: float, eta: float) -> None:
