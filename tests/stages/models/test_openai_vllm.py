@@ -18,7 +18,7 @@ from apportion.formats.errors import UsageError
 from apportion.formats.parquet import RolloutFile
 from apportion.stages.models import open_engine
 from apportion.stages.models._guard import Guarded
-from apportion.stages.models.engine import Completion, Floats, Request, Sampling
+from apportion.stages.models.engine import Completion, Floats, Request, Sampling, Usage
 from apportion.stages.models.openai import _client as openai_client
 from apportion.stages.models.openai.engine import OpenAIEngine
 from apportion.stages.models.policy import TINY, ModelSource, Policy
@@ -110,15 +110,18 @@ def test_a_real_vllm_server_says_what_the_model_does(
     assert policy.tokenizer.decode(cut.ids).endswith(stop)
 
     long = Request([1, *[20] * 99], range(6))  # three blocks of 32, and four tokens
-    before = engine.usage
-    assert before is not None
+
+    def used() -> Usage:
+        assert engine.usage is not None
+        return engine.usage
+
+    before = used()
     engine.generate([long], Sampling(max_tokens=2, temperature=0))
-    assert engine.usage.cached_tokens is not None
-    assert engine.usage.prompt_tokens - before.prompt_tokens == 600
-    again = engine.usage
-    assert again is not None
+    assert used().cached_tokens is not None
+    assert used().prompt_tokens - before.prompt_tokens == 600
+    again = used()
     engine.generate([long], Sampling(max_tokens=2, temperature=0))
-    assert engine.usage.cached_tokens == (again.cached_tokens or 0) + 6 * 96
+    assert used().cached_tokens == (again.cached_tokens or 0) + 6 * 96
 
     with pytest.raises(UsageError, match="did you mean 'tiny'"):
         open_engine("openai", SOURCE, options={"base_url": vllm_url, "served_model": "tinny"})
