@@ -35,6 +35,11 @@ class Field:
     def ruler(self) -> str:
         return ruler_of(self.path)
 
+    @property
+    def arrow(self) -> pa.DataType:
+        """The column's Arrow type in the file: a list of the place's type unless it is on the rollout ruler."""
+        return self.type if self.ruler == "rollout" else pa.list_(self.type)
+
 
 @dataclass(frozen=True)
 class Ruler:
@@ -138,8 +143,7 @@ def ruler_of(path: str) -> str:
 
 def arrow_type(path: str) -> pa.DataType:
     """The column's Arrow type in the file: a list of the place's type unless it is on the rollout ruler."""
-    field = FIELDS[path]
-    return field.type if field.ruler == "rollout" else pa.list_(field.type)
+    return FIELDS[path].arrow
 
 
 def paths_of(schema: pa.Schema) -> list[str]:

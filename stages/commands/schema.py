@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from ..core.kinds import STAGES, kinds
 from ..core.options import Names
 
 Form = Literal["table", "arrow", "markdown", "recipe"]
@@ -48,15 +49,24 @@ def schema(
 
 
 def _columns() -> list[dict[str, Any]]:
-    from ...formats.schema import FIELDS, REQUIRED, RULERS, arrow_type
+    from ...formats.schema import FIELDS, REQUIRED, RULERS, Field
 
+    own = {
+        each.path: (each, f"{kind.noun} {entry.name}")
+        for kind in kinds().values()
+        for entry in kind
+        for each in entry.makes
+        if isinstance(each, Field) and entry.function.__module__.startswith(STAGES)
+    }
+    known = {path: (field, "") for path, field in FIELDS.items()} | own
     return [
         {
-            "column": path, "ruler": field.ruler, "type": _type(field.type), "arrow": _type(arrow_type(path)),
+            "column": path, "ruler": field.ruler, "type": _type(field.type), "arrow": _type(field.arrow),
             "unit": field.unit, "required": path in REQUIRED,
-            "axis": path.rpartition(".")[2] in RULERS[field.ruler].axis, "meaning": field.meaning,
+            "axis": path.rpartition(".")[2] in RULERS[field.ruler].axis,
+            "meaning": f"{field.meaning} ({maker})" if maker else field.meaning,
         }
-        for path, field in FIELDS.items()
+        for path, (field, maker) in known.items()
     ]  # fmt: skip
 
 
