@@ -141,6 +141,15 @@ def ruler_of(path: str) -> str:
     return head if head in RULERS and head != path else "rollout"
 
 
+def credit_name(name: str) -> str:
+    """The leaf of the token ruler that credit of this name stands in.
+
+    >>> credit_name("advantage"), credit_name("grpo")
+    ('advantage', 'advantage_grpo')
+    """
+    return name if name.startswith("advantage") else f"advantage_{name}"
+
+
 def arrow_type(path: str) -> pa.DataType:
     """The column's Arrow type in the file: a list of the place's type unless it is on the rollout ruler."""
     return FIELDS[path].arrow

@@ -44,14 +44,14 @@ def assign_credit(
     equal get the flag dead_group, groups of one the flag singleton.
     """
     from ...formats.errors import UsageError
+    from ...formats.schema import credit_name
     from ..core.driver import map_rollouts
     from ._apply import Assigning
     from .kind import METHODS
 
     chosen = METHODS[method]
     options = METHODS.settle(method, settings, preset)
-    if not column.startswith("advantage"):
-        column = f"advantage_{column}"
+    column = credit_name(column)
     if not column.replace("_", "").isalnum():
         raise UsageError(f"--as must be letters, digits and underscores, got {column!r}")
     parameters = {"method": method, "settings": options, "column": column, "clip": clip}

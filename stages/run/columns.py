@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ...formats.errors import ApportionError, UsageError
 from ...formats.invariants import lacking
+from ...formats.schema import credit_name
 from ..core.kinds import Entry
 from ..core.remedies import remedy
 from ..sample.kind import PLAYED, Strategy
@@ -53,10 +53,13 @@ def _chosen(step: Planned) -> list[Entry]:
 
 
 def _needs(step: Planned, entry: Entry) -> Iterable[str]:
-    """What the entry reads; of an objective with credit, the column that the step names."""
-    credit = step.options.get("credit")
+    """What the entry reads; of an objective, the credit that the step names, and no log-probabilities that it computes."""
+    credit, recomputed = step.options.get("credit"), step.options.get("old_logprobs") == "recompute"
     for path in entry.needs:
-        yield f"token.{credit}" if path == "token.advantage" and isinstance(credit, str) else path
+        if path == "token.advantage" and isinstance(credit, str):
+            yield f"token.{credit_name(credit.removeprefix('token.'))}"
+        elif not (path == "token.logprob" and recomputed):
+            yield path
 
 
 def _columns_read(
@@ -100,7 +103,9 @@ def _columns_made(step: Planned, chosen: Sequence[Entry], read: frozenset[str] |
         return None  # a plugin that does not say
     if any(isinstance(entry, Strategy) and entry.turns for entry in chosen) and _may_be_played(step.options["task"]):
         read = read | set(PLAYED)
-    named: list[Any] = [step.options.get("as"), (step.options.get("set") or {}).get("column")]
-    columns = {path for entry in chosen for path in entry.columns} | {str(name) for name in named if name}
-    columns |= {f"token.{name}" for name in named if name} | {f"token.advantage_{name}" for name in named if name}
+    columns = {path for entry in chosen for path in entry.columns}
+    if step.options.get("as"):
+        columns.add(f"token.{credit_name(step.options['as'])}")
+    if scored := (step.options.get("set") or {}).get("column"):
+        columns.add(str(scored))
     return read | columns | set(step.command.makes)

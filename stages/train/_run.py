@@ -18,7 +18,7 @@ from ...formats.own import CHECKPOINT_HISTORY, files_in, with_files
 from ...formats.parquet import RolloutFile, files_of
 from ...formats.provenance import Provenance, Record
 from ...formats.rollouts import Rollouts
-from ...formats.schema import CHOSEN, REJECTED
+from ...formats.schema import CHOSEN, REJECTED, credit_name
 from ..core.driver import require
 from ..core.plugins import plugin_digests
 from ..models import close_engines
@@ -74,7 +74,9 @@ def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
     if str(out) == "-":
         raise UsageError("-o -: a checkpoint is a directory; name one")
     check_output(out, force=force, directory=True)
-    credit = f"token.{_credit_name(given['credit'])}" if "token.advantage" in chosen.needs else None
+    credit = (
+        f"token.{credit_name(given['credit'].removeprefix('token.'))}" if "token.advantage" in chosen.needs else None
+    )
     recorded = "token.logprob" in chosen.needs and given["old_logprobs"] == "recorded"
     files = [RolloutFile(path) for path in files_of(rollouts)]
     digests = {f"rollouts/{index}": file.digest() for index, file in enumerate(files)}
@@ -163,11 +165,6 @@ def _provenance(
     )
     before = files[0].provenance.history if len(files) == 1 else ()
     return Provenance(history=(*before, record))
-
-
-def _credit_name(name: str) -> str:
-    name = name.removeprefix("token.")
-    return name if name.startswith("advantage") else f"advantage_{name}"
 
 
 def _trainable(

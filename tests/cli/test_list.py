@@ -89,3 +89,15 @@ def test_a_plan_is_checked_along_the_whole_chain(
     result = cli("run", "recipe.yaml", "--dry-run")
     assert result.exit_code == (2 if message else 0), result.stderr
     assert message in result.stderr
+
+
+def test_a_plan_takes_credit_by_its_short_name(
+    cli: Cli, scored_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    credit = tmp_path / "credit.parquet"
+    assert cli("assign-credit", scored_file, "--method", "grpo", "--as", "mine", "-o", credit).exit_code == 0
+    for name, code in (("mine", 0), ("advantage_mine", 0), ("other", 2)):
+        step = f"train: {{rollouts: {credit}, credit: {name}, old_logprobs: recompute, out: p}}"
+        (tmp_path / "recipe.yaml").write_text(f"name: it\nabout: it\nsteps:\n  - {step}\n")
+        assert cli("run", "recipe.yaml", "--dry-run").exit_code == code
