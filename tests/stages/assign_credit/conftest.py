@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from apportion.formats.errors import DataError
+from apportion.formats.invariants import lacking
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.formats.schema import FIELDS, ruler_of
@@ -189,7 +190,7 @@ class Batch:
 
     def credited(self, method: Method, options: dict[str, Any]) -> tuple[Credit, Array]:
         """The batch, and the method's credit of every token [T]. Columns it asks for are added."""
-        needed = [path for path in method.needs if path not in self.columns]
+        needed = lacking(self.columns, method.needs)
         batch = replace(self, columns=(*self.columns, *needed))
         for _ in range(8):
             credit = batch.credit()
