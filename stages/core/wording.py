@@ -5,10 +5,10 @@ import re
 from ...formats.errors import UsageError
 
 
-def filled(template: str, **values: object) -> str:
+def fill(template: str, **values: object) -> str:
     """The template with each {name} that there is a value for replaced; other braces stand for themselves.
 
-    >>> filled('{question} {"key": {steps}}', question="{steps}?", steps=1)
+    >>> fill('{question} {"key": {steps}}', question="{steps}?", steps=1)
     '{steps}? {"key": 1}'
     """
     return re.sub(r"\{(" + "|".join(values) + r")\}", lambda found: str(values[found[1]]), template)

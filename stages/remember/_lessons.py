@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from ..core.wording import filled
+from ..core.wording import fill
 from .library import LEVELS, STRATEGY, WARNING
 
 TEMPLATES = {
@@ -93,7 +93,7 @@ def by_rules(played: Played, zone: str, templates: Mapping[str, str]) -> list[Le
                 "turns": len(turns), "reward": f"{played.reward:g}", "actions": ", ".join(played.actions),
                 "state": state, "action": action, "paid": f"{played.paid[turn]:g}", "count": count,
             }  # fmt: skip
-            found.append(Lesson(level, filled(templates[level], **values), turn if level in about else None))
+            found.append(Lesson(level, fill(templates[level], **values), turn if level in about else None))
     return found
 
 
@@ -117,7 +117,7 @@ def by_model(
 
 def question(zone: str, played: Played) -> str:
     """What a model is asked."""
-    ask = filled(ASKED[zone], reward=f"{played.reward:g}")
+    ask = fill(ASKED[zone], reward=f"{played.reward:g}")
     return f"An agent and its surroundings took turns:\n\n{played.told()}\n\n{ask}"
 
 

@@ -61,7 +61,13 @@ def sample(
     Stopped by SIGTERM or Ctrl-C, it finishes the batch in work and keeps what is whole in OUT.partial for --resume;
     where the engine fails, what was whole by then.
     """
-    given = dict(locals())
-    from ._run import run
+    from ..models.engine import Sampling
+    from ._run import Run
 
-    return run(**given)
+    run = Run(
+        model=model, task=task, prompts=prompts, n=n, seed=seed, round=round, split=split, strategy=strategy,
+        settings=settings, rollouts=rollouts, task_settings=task_settings,
+        sampling=Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k),
+        purpose=purpose, engine=engine, engine_settings=engine_settings, device=device, dtype=dtype,
+    )  # fmt: skip
+    return run.write(out, resume=resume, force=force)

@@ -14,10 +14,10 @@ from ...formats.rollouts import Rollouts
 from ...formats.schema import paths_of
 from ...formats.segments import Array
 from ..core.driver import require
+from ..core.seeds import derived_seed
 from ..tasks import Problem, Task
 from ..tasks.table import lookup
-from ._rows import derived_seed
-from .kind import SamplingContext
+from .context import SamplingContext
 
 COLUMN = "column"
 TASK_ROW = "task_row"
@@ -32,18 +32,18 @@ def demonstrator(task: Task, otherwise: str) -> Callable[..., str]:
     return write
 
 
-def worked(context: SamplingContext, problems: Sequence[Problem], otherwise: str) -> list[str]:
+def write_solutions(context: SamplingContext, problems: Sequence[Problem], otherwise: str) -> list[str]:
     """One solution a problem, the same in every run with the context's seed."""
     write = demonstrator(context.task, otherwise)
     return [write(each, Random(derived_seed(context.seed, each.problem_id))) for each in problems]
 
 
-def worked_of(
+def solutions_of(
     context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array, otherwise: str
 ) -> dict[int, str]:
     """{group: a solution} of the groups that the rows [M] are in. What others are about may be no problem of the task."""
     groups = np.unique(batch.groups.ids[rows]).tolist()
-    return dict(zip(groups, worked(context, [problems[group] for group in groups], otherwise), strict=True))
+    return dict(zip(groups, write_solutions(context, [problems[group] for group in groups], otherwise), strict=True))
 
 
 def lines_of(source: str) -> int | None:

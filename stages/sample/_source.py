@@ -11,7 +11,7 @@ import pyarrow as pa
 from ...formats.errors import DataError, UsageError
 from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
-from ...formats.schema import arrow_type, paths_of
+from ...formats.schema import FIELDS, arrow_type, paths_of
 from ...formats.segments import Array
 from ..core.remedies import remedy
 from ..models.policy import render_prompt
@@ -23,7 +23,7 @@ ADDED = ("parent_id", "fork", "finish_reason", "text", "flags", "purpose")  # co
 OF_THE_PROBLEM = ("task", "task_options", "task_row", "problem_id", "prompt", "reference")
 
 
-def opened(path: Path | None, chosen: Strategy) -> RolloutFile | None:
+def open_source(path: Path | None, chosen: Strategy) -> RolloutFile | None:
     """The file to continue, for a strategy that continues one. UsageError for one without the other."""
     if path is None:
         if CONTINUES in chosen.needs:
@@ -122,6 +122,22 @@ def with_rows(batch: Rollouts, parents: Any, columns: Mapping[str, pa.Array]) ->
     return Rollouts(pa.concat_tables([batch.table, made.table])).take(order)
 
 
+def with_known(batch: Rollouts, name: str, kind: pa.DataType, told: Mapping[int, Any]) -> Rollouts:
+    """The batch with a rollout column that has the values told of its rows, and elsewhere what it had."""
+    known: list[Any] = batch.strings(name) if name in batch else [None] * len(batch)
+    return batch.with_columns({name: pa.array([told.get(row, each) for row, each in enumerate(known)], kind)})
+
+
+def names_of(texts: Sequence[str | None]) -> pa.Array:
+    """Strings as Arrow has them."""
+    return pa.array(texts, pa.string())
+
+
+def forks_of(forks: Sequence[int]) -> pa.Array:
+    """Forks as Arrow has them."""
+    return pa.array(forks, FIELDS["fork"].type)
+
+
 def of_questions(
     tokenizer: Any, names: Sequence[str], questions: Sequence[Sequence[Message]], opening: Sequence[int] = ()
 ) -> dict[str, Any]:
@@ -131,9 +147,9 @@ def of_questions(
     """
     prompts = [[*render_prompt(tokenizer, list(question)), *opening] for question in questions]
     return {
-        "rollout_id": pa.array(names, pa.string()),
-        "group_id": pa.array(names, pa.string()),
-        "problem_id": pa.array(names, pa.string()),
+        "rollout_id": names_of(names),
+        "group_id": names_of(names),
+        "problem_id": names_of(names),
         "prompt": pa.array(questions, arrow_type("prompt")),
         "prompt_ids": pa.array(prompts, arrow_type("prompt_ids")),
     }

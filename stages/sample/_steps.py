@@ -11,7 +11,7 @@ from ...formats.ragged import Ragged
 from ...formats.schema import FIELDS
 from ..models.engine import Completion, Request, Sampling
 from ..models.stop import StopTexts
-from .kind import SamplingContext
+from .context import SamplingContext
 
 STEP = "step"
 ANSWER = "answer"  # the kind of a step that ends its response
@@ -26,7 +26,7 @@ class Step(NamedTuple):
     reward: float
 
 
-def generated(context: SamplingContext, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
+def generate_steps(context: SamplingContext, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
     """What the engine makes of the requests, each completion ended by the token that completes a text of
     `sampling.stop`, whether the engine knows stop texts or not.
 
@@ -72,7 +72,7 @@ def head(completion: Completion, size: int, finish_reason: str) -> Completion:
     return Completion(cut(completion.ids), cut(completion.logprobs), finish_reason, cut(completion.raw_logprobs))
 
 
-def joined(before: Completion, at: int, after: Completion) -> Completion:
+def join(before: Completion, at: int, after: Completion) -> Completion:
     """The first `at` tokens of one, then the other."""
 
     def both(first: Any, second: Any) -> Any:
@@ -104,7 +104,7 @@ def context_length(context: SamplingContext) -> float:
     return known - 1 if known else math.inf
 
 
-def cut_off(response: Completion, budget: float) -> Completion:
+def mark_cut(response: Completion, budget: float) -> Completion:
     """The response; where a step ends it just when its budget is used up, it was cut."""
     over = response.finish_reason == "stop_text" and len(response.ids) >= budget
     return response._replace(finish_reason="length") if over else response

@@ -1,21 +1,19 @@
 """What a sampling strategy is: which prefixes are continued, how often, with what."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...formats.errors import UsageError
-from ...formats.parquet import RolloutFile, files_of
+from ...formats.parquet import files_of
 from ...formats.rollouts import Rollouts
 from ...formats.schema import Field
 from ..core.kinds import Entry, Kind
-from ..models.engine import Engine, Sampling
-from ..models.policy import ModelSource
-from ..tasks import Problem, Task
+from ..tasks import Task
 from ..tasks.played import is_played
-from ._failures import Failures
+from .context import SamplingContext as SamplingContext
+from .dialogue import Dialogue
 
 CONTINUES = "--from"
 PLAYED = (
@@ -24,73 +22,18 @@ PLAYED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingContext:
-    """What a strategy works with.
-
-    engine: None for a strategy that is registered with engine=False. policy: digest of the weights.
-    rollouts: what `--from` names; then task and problems are those of its rows.
-    kept: what an earlier run wrote before it was stopped, and finished, its problems; `problems` and `batches` are what
-    is left. failures: of this run's rollouts. tally: see `count`.
-    """
-
-    task: Task
-    problems: Sequence[Problem]
-    tokenizer: Any
-    source: ModelSource
-    opened: Engine | None
-    sampling: Sampling
-    n: int
-    seed: int
-    round: int
-    purpose: str
-    policy: str
-    rollouts: RolloutFile | None = None
-    finished: Sequence[Problem] = ()
-    kept: RolloutFile | None = None
-    failures: Failures = field(default_factory=Failures)
-    tally: dict[str, int] = field(default_factory=dict)
-
-    def count(self, **more: int) -> None:
-        """Add to what the strategy counts of its run, from its beginning, however often it was stopped; the history
-        gets it. To be called right before the rows that it is about are yielded: they are kept together."""
-        for name, number in more.items():
-            self.tally[name] = self.tally.get(name, 0) + number
-
-    @property
-    def engine(self) -> Engine:
-        """What makes the completions."""
-        assert self.opened is not None, "a strategy registered with engine=False asked for one"
-        return self.opened
-
-    def batches(self) -> Iterator[Rollouts]:
-        """The rollouts to continue, whole groups at a time."""
-        assert self.rollouts is not None, "sample opens it for a strategy that needs --from"
-        skipped = len(self.finished)
-        for batch in self.rollouts.batches():
-            if skipped < len(batch.groups):
-                yield batch.slice(int(batch.groups.starts[skipped]), len(batch)) if skipped else batch
-            skipped = max(0, skipped - len(batch.groups))
-
-    def of(self, problems: Sequence[Problem]) -> "SamplingContext":
-        """The same for other problems."""
-        return replace(self, problems=problems)
-
-    @property
-    def salt(self) -> str:
-        """Tells runs apart, by policy, seed and round: it is in every id that a run makes."""
-        return hashlib.blake2b(f"{self.policy}/{self.seed}/{self.round}".encode(), digest_size=4).hexdigest()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Strategy(Entry):
     """`function(context, **options)` yields batches of whole groups.
 
     needs: "--from" where it continues rollouts. engine: False for one that generates nothing. turns: True for one that
-    plays environment tasks.
+    plays environment tasks. remark(counts, **options): what to say of a whole run, in a line, given what it counted; None
+    for nothing. dialogue: the question that it puts to the policy about rollouts, where `critique` can teach the answer.
     """
 
     engine: bool = True
     turns: bool = False
+    remark: Callable[..., str | None] | None = None
+    dialogue: type[Dialogue] | None = None
 
     def usage_of(self, kind: Kind[Any]) -> str:
         """With --from where it goes on with rollouts."""
@@ -118,6 +61,8 @@ def strategy(
     makes: tuple[str | Field, ...] = (),
     engine: bool = True,
     turns: bool = False,
+    remark: Callable[..., str | None] | None = None,
+    dialogue: type[Dialogue] | None = None,
     system: tuple[str, ...] = (),
 ) -> Callable[[Any], Any]:
     """Register the function under its own name; its keyword-only parameters become `--set` options."""
@@ -126,7 +71,7 @@ def strategy(
         STRATEGIES.add(
             Strategy(
                 name=function.__name__, function=function, needs=needs, makes=makes, source=source, system=system,
-                engine=engine, turns=turns,
+                engine=engine, turns=turns, remark=remark, dialogue=dialogue,
             )
         )  # fmt: skip
         return function

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -10,15 +11,12 @@ from ....formats.memories import is_memory
 from ....formats.parquet import RolloutFile, files_of
 from ....formats.rollouts import Rollouts
 from ...core.driver import require
-from ...core.progress import progress
 from ...core.ranges import AtLeast, Inside
-from ...models.engine import Request
-from ...models.policy import render_prompt
 from ...remember.kind import MEMORIES
 from ...remember.problems import of_the_prompt
-from .._rows import row_seeds, to_rollouts
 from .._source import rewards_of
 from ..kind import SamplingContext, strategy
+from ..rows import respond
 from ._knapsack import Cost, Mode, Unknown, allocation, success_rate
 
 Epoch = dict[str, list[float]]  # rewards by problem
@@ -78,21 +76,10 @@ def budget(
     )  # fmt: skip
     # What is kept of a run that was stopped is counted in groups, and a prompt without rollouts has none.
     given = [place for place, count in enumerate(divided) if count][len(context.finished) :]
-    problems, counts = [everything[place] for place in given], [divided[place] for place in given]
-    with progress(sum(counts), "budget") as advance:
-        first = 0
-        while first < len(counts):
-            last, rows = first, 0
-            while last < len(counts) and (last == first or rows + counts[last] <= rows_at_once):
-                rows, last = rows + counts[last], last + 1
-            part = problems[first:last]
-            prompts = [render_prompt(context.tokenizer, problem.prompt) for problem in part]
-            requests = [
-                Request(prefix_ids=prompt, seeds=row_seeds(context, problem, count))
-                for prompt, problem, count in zip(prompts, part, counts[first:last], strict=True)
-            ]
-            yield to_rollouts(context, part, prompts, context.engine.generate(requests, context.sampling, advance))
-            first = last
+    counts = [divided[place] for place in given]
+    rest = iter(counts)
+    for problems in context.of([everything[place] for place in given]).portions(rows_at_once, counts):
+        yield respond(context, problems, list(islice(rest, len(problems))))
 
 
 def _rates(history: Sequence[Path]) -> dict[str, float | None]:

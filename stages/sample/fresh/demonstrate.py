@@ -10,9 +10,9 @@ from ....formats.rollouts import Rollouts
 from ...core.ranges import AtLeast, Between
 from ...models.engine import Completion
 from ...models.policy import render_prompt
-from .._rows import row_seeds, to_rollouts
 from .._solutions import demonstrator
 from ..kind import SamplingContext, strategy
+from ..rows import row_seeds, to_rollouts
 
 
 @strategy(source="ours", needs=("task.demonstrate",), engine=False)
@@ -32,9 +32,7 @@ def demonstrate(
     """
     write = demonstrator(context.task, "--strategy demonstrate needs some")
     end = context.tokenizer.eos_token_id
-    at_once = max(1, rows_at_once // context.n)
-    for first in range(0, len(context.problems), at_once):
-        problems = context.problems[first : first + at_once]
+    for problems in context.portions(rows_at_once, context.n):
         prompts = [render_prompt(context.tokenizer, problem.prompt) for problem in problems]
         texts = [
             write(problem, Random(seed), mistakes=mistakes)

@@ -1,9 +1,8 @@
 """Dynamic sampling: go on until enough prompts have rollouts that differ."""
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import ceil
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -13,12 +12,20 @@ from ....formats.segments import Array, Segments
 from ...core.progress import progress
 from ...core.ranges import AtLeast
 from ...score.outcome.verify import verify
-from ..kind import STRATEGIES, SamplingContext, strategy
+from ..kind import SamplingContext, strategy
+from ..rows import respond
 
 MARGIN = 1.1  # problems tried over what the live share so far asks for
 
 
-@strategy(source="arXiv:2503.14476, §3.2 (DAPO)", makes=("reward",))
+def _remark(counts: Mapping[str, int], *, live: int, **_: Any) -> str | None:
+    found, tried = counts.get("live", 0), counts.get("tried", 0)
+    if found >= live:
+        return None
+    return f"{found:,} of {live:,} groups are live after all {tried:,} prompts; more with --prompts"
+
+
+@strategy(source="arXiv:2503.14476, §3.2 (DAPO)", makes=("reward",), remark=_remark)
 def dynamic(
     context: SamplingContext, *, live: Annotated[int, AtLeast(1)], rows_at_once: Annotated[int, AtLeast(1)] = 2048
 ) -> Iterator[Rollouts]:
@@ -33,7 +40,7 @@ def dynamic(
         rows_at_once: rollouts generated before a part of the file is written, at most; fewer where fewer are missing.
     """
     at_once = max(1, rows_at_once // context.n)
-    tried, found = _kept(context)
+    tried, found = (context.tally.get(name, 0) for name in ("tried", "live"))
     problems = list(context.problems)
     with progress(live, "dynamic, live groups") as advance:
         advance(min(found, live))
@@ -41,25 +48,14 @@ def dynamic(
             share = max(found, 1) / max(tried, 1)
             count = min(at_once, ceil(MARGIN * (live - found) / share)) if tried else min(at_once, live)
             some, problems = problems[:count], problems[count:]
-            for batch in STRATEGIES["independent"].function(context.of(some), rows_at_once=rows_at_once):
-                batch = batch.with_columns(verify(batch))
-                dead = _dead(batch)
-                yield batch.with_flag("dead_group", batch.groups.spread(dead))
-                tried, found = tried + len(dead), found + int(np.sum(~dead))
-                advance(int(np.sum(~dead)))
-    if found < live:
-        print(
-            f"dynamic: {found:,} of {live:,} groups are live after all {tried:,} prompts; more with --prompts",
-            file=sys.stderr,
-        )
-
-
-def _kept(context: SamplingContext) -> tuple[int, int]:
-    """(groups, live groups) of a run that was stopped and is gone on with."""
-    if context.kept is None:
-        return 0, 0
-    dead = np.concatenate([_dead(batch) for batch in context.kept.batches()])
-    return len(dead), int(np.sum(~dead))
+            batch = respond(context, some)
+            batch = batch.with_columns(verify(batch))
+            dead = _dead(batch)
+            fresh = int(np.sum(~dead))
+            context.count(tried=len(dead), live=fresh)
+            yield batch.with_flag("dead_group", batch.groups.spread(dead))
+            tried, found = tried + len(dead), found + fresh
+            advance(fresh)
 
 
 def _dead(batch: Rollouts) -> Array:

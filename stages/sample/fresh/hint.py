@@ -1,36 +1,98 @@
 """Hints for the prompts that nothing else solved."""
 
-import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from ....formats.errors import DataError
+from ....formats.errors import DataError, UsageError
 from ....formats.flags import ERROR, FILTERED, HINTED
 from ....formats.rollouts import Rollouts
 from ....formats.schema import FIELDS, arrow_type
 from ....formats.segments import Array
-from ...core.progress import progress
 from ...core.wording import check_template
 from ...models.engine import Request
 from ...models.policy import render_prompt
 from ...remember.problems import of_the_prompt
 from ...score.outcome.verify import verify
-from ...tasks import Problem
-from .._rows import derived_seed, to_rollouts
-from .._solutions import first_lines, hint_source, of_groups, require_texts, texts_in, worked
+from ...tasks import Message, Problem
+from .._questions import with_template
+from .._solutions import (
+    DEMONSTRATION,
+    column_of,
+    first_lines,
+    hint_source,
+    of_groups,
+    require_texts,
+    texts_in,
+    write_solutions,
+)
 from .._source import check_new, rewards_of
+from ..dialogue import Dialogue, Lesson, Work
 from ..kind import CONTINUES, SamplingContext, strategy
-from ..revise._revisions import asking
+from ..rows import to_rollouts
 
 TEMPLATE = "{question}\n\nSome guidance: {hint}"
 
 
+@dataclass(frozen=True)
+class Hints(Dialogue):
+    """The problem with a hint in view, and a solution of it."""
+
+    of: ClassVar[str] = "hint"
+    needs: ClassVar[tuple[str, ...]] = ()
+    reviewed: ClassVar[bool] = False
+
+    hint_from: str = "demonstration:1"
+    template: str = TEMPLATE
+    solution_from: str = DEMONSTRATION
+
+    def __post_init__(self) -> None:
+        check_template(self.who, "template", self.template, "hint")
+        hint_source(self.hint_from, f"strategy {self.who}")
+        if column_of(self.solution_from) is None and self.solution_from != DEMONSTRATION:
+            raise UsageError(
+                f"strategy {self.who}: solution_from must be column:NAME or {DEMONSTRATION}, got {self.solution_from!r}"
+            )
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Columns of hints and solutions."""
+        return tuple(each for each in map(column_of, (self.hint_from, self.solution_from)) if each is not None)
+
+    def ask(self, problem: Problem, hint: str) -> list[Message]:
+        """The question."""
+        return with_template(problem, self.template, hint=hint)
+
+    def teach(self, work: Work) -> list[Lesson]:
+        """A solution for each group that has a hint."""
+        groups, first = np.unique(work.groups[work.rows], return_index=True)
+        column = column_of(self.solution_from)
+        solutions = list(work.solutions.values()) if column is None else texts_in(work.batch, column, groups)
+        column, lines = hint_source(self.hint_from, f"strategy {self.who}")
+        hints = first_lines(solutions, lines or 0) if column is None else texts_in(work.batch, column, groups)
+        rows = work.rows[first].tolist()
+        return [
+            work.lesson(row, self.ask(work.problems[group], hint), solution, "hint")
+            for group, row, hint, solution in zip(groups.tolist(), rows, hints, solutions, strict=True)
+            if hint and solution
+        ]
+
+
+def _remark(counts: Mapping[str, int], **_: Any) -> str:
+    hinted, live = counts.get("hinted", 0), counts.get("live", 0)
+    return f"{hinted:,} groups failed and were sampled again with a hint, {live:,} of them are left to learn from"
+
+
 @strategy(
-    source="arXiv:2506.13923 (Guide)", needs=(CONTINUES,), makes=("behaviour_prompt_ids", "reward"), system=("Guide",)
+    source="arXiv:2506.13923 (Guide)",
+    needs=(CONTINUES,),
+    makes=("behaviour_prompt_ids", "reward"),
+    remark=_remark,
+    dialogue=Hints,
+    system=("Guide",),
 )
 def hint(
     context: SamplingContext,
@@ -72,40 +134,28 @@ def hint(
     Departures: 1. The paper throws flagged groups away. 2. Its released code hints only where enough groups failed to
         fill its workers. 3. Its `mixin`, plain failures in place of hinted ones, is not there.
     """
-    file = context.rollouts
-    assert file is not None, "sample opens it for a strategy that needs --from"
+    dialogue = Hints("hint", hint_from, template)
     column, lines = hint_source(hint_from, "strategy hint")
-    check_template("hint", "template", template, "hint")
-    require_texts(file, ("reward",), column, "strategy 'hint'")
-    remaining = iter(context.problems)
-    with progress(file.num_rows, "hint, rollouts") as advance:
-        for batch in context.batches():
-            problems = [next(remaining) for _ in range(len(batch.groups))]
-            mean = _means(batch, of_the_prompt(batch))
-            lost = np.flatnonzero(mean <= failed)
-            plain = batch.with_missing("behaviour_prompt_ids", "flags")
-            if replaced == "flag":
-                plain = plain.with_flag(FILTERED, batch.groups.spread((mean <= failed) | (mean > solved)))
-            chosen = [problems[group] for group in lost.tolist()]
-            if column is not None:
-                hints = _written(batch, column, lost)
-            else:
-                assert lines is not None, "one of the two is given"
-                hints = first_lines(worked(context, chosen, "name a column with hint_from=column:NAME"), lines)
-            names = of_groups(batch, "group_id", lost)
-            made = _hinted(context, chosen, names, hints, template, failed, solved, replaced)
-            context.count(hinted=len(lost), live=_live(made, failed, solved))
-            yield _interleaved(plain, lost, made)
-            advance(len(batch))
-    counts = Counter(context.tally)
-    print(
-        f"hint: {counts['hinted']:,} groups failed and were sampled again with a hint, {counts['live']:,} of them are left "
-        "to learn from",
-        file=sys.stderr,
-    )
+    require_texts(context.file, ("reward",), column, "strategy 'hint'")
+    for batch, problems in context.parts():
+        mean = _means(batch, of_the_prompt(batch))
+        lost = np.flatnonzero(mean <= failed)
+        plain = batch.with_missing("behaviour_prompt_ids", "flags")
+        if replaced == "flag":
+            plain = plain.with_flag(FILTERED, batch.groups.spread((mean <= failed) | (mean > solved)))
+        chosen = [problems[group] for group in lost.tolist()]
+        if column is not None:
+            hints = _read_hints(batch, column, lost)
+        else:
+            assert lines is not None, "one of the two is given"
+            hints = first_lines(write_solutions(context, chosen, "name a column with hint_from=column:NAME"), lines)
+        names = of_groups(batch, "group_id", lost)
+        made = _sample_hinted(context, chosen, names, hints, dialogue, failed, solved, replaced)
+        context.count(hinted=len(lost), live=_count_live(made, failed, solved))
+        yield _interleave(plain, lost, made)
 
 
-def _written(batch: Rollouts, column: str, groups: Array) -> list[str]:
+def _read_hints(batch: Rollouts, column: str, groups: Array) -> list[str]:
     """The hints that a column has for these groups. DataError for one without."""
     hints: list[str] = []
     for group, text in zip(groups.tolist(), texts_in(batch, column, groups), strict=True):
@@ -116,8 +166,8 @@ def _written(batch: Rollouts, column: str, groups: Array) -> list[str]:
     return hints
 
 
-def _hinted(
-    context: SamplingContext, problems: Sequence[Problem], groups: Sequence[str], hints: Sequence[str], template: str,
+def _sample_hinted(
+    context: SamplingContext, problems: Sequence[Problem], groups: Sequence[str], hints: Sequence[str], dialogue: Hints,
     failed: float, solved: float, replaced: str,
 ) -> Rollouts | None:  # fmt: skip
     """A group of its own for each problem."""
@@ -125,21 +175,17 @@ def _hinted(
         return None
     tokenizer = context.tokenizer
     guided = [
-        render_prompt(tokenizer, asking(problem, template, hint=text))
-        for problem, text in zip(problems, hints, strict=True)
+        render_prompt(tokenizer, dialogue.ask(problem, text)) for problem, text in zip(problems, hints, strict=True)
     ]
     requests = [
         Request(
             prefix_ids=prompt,
-            seeds=[
-                derived_seed(context.seed, context.round, problem.problem_id, HINTED, index)
-                for index in range(context.n)
-            ],
+            seeds=[context.seed_of(problem.problem_id, HINTED, index) for index in range(context.n)],
         )
         for problem, prompt in zip(problems, guided, strict=True)
     ]
     prompts = [render_prompt(tokenizer, problem.prompt) for problem in problems]
-    made = to_rollouts(context, problems, prompts, context.engine.generate(requests, context.sampling), flags=(HINTED,))
+    made = to_rollouts(context, problems, prompts, context.generate(requests), flags=(HINTED,))
     read = [prompt for prompt in guided for _ in range(context.n)]
     seeds = [seed for request in requests for seed in request.seeds]
     columns = {
@@ -157,7 +203,7 @@ def _hinted(
     return made
 
 
-def _live(hinted: Rollouts | None, failed: float, solved: float) -> int:
+def _count_live(hinted: Rollouts | None, failed: float, solved: float) -> int:
     """How many hinted groups there is something to learn from."""
     if hinted is None:
         return 0
@@ -178,7 +224,7 @@ def _means(batch: Rollouts, rows: Array) -> Array:
     return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
 
 
-def _interleaved(plain: Rollouts, lost: Array, hinted: Rollouts | None) -> Rollouts:
+def _interleave(plain: Rollouts, lost: Array, hinted: Rollouts | None) -> Rollouts:
     """Each hinted group behind the group that it is for. Other columns of the file are missing (null) in it."""
     if hinted is None:
         return plain

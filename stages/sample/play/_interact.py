@@ -1,5 +1,6 @@
 """Rollouts of environment tasks: the policy and an environment take turns, many rollouts at once."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,14 +12,14 @@ import pyarrow as pa
 from ....formats.ragged import Ragged
 from ....formats.rollouts import Rollouts
 from ....formats.schema import FIELDS, arrow_type
-from ...core.progress import progress
+from ...core.seeds import derived_seed
 from ...models.engine import Completion, Request
 from ...tasks import Message, Problem
 from ...tasks.played import Action, Environment, EnvironmentTask, Outcome
 from ...tasks.played.chat import Chat
-from .._rows import derived_seed, row_seeds, to_rollouts
 from .._steps import context_length
 from ..kind import SamplingContext
+from ..rows import row_seeds, to_rollouts
 
 CUT = Outcome(observation="", valid=False)  # of a turn that was never played
 
@@ -40,7 +41,7 @@ class Rollout:
 
     problem: the place of its prompt among those played together. seed: of its samples. begun: what its world was reset with.
     starts, ends, states, outcomes: of its turns, in response tokens. finish: "" while it goes on. told: what it was
-    told before the turn that comes, and advice, of its turns.
+    told before the turn that comes, and advice, of its turns. trace: a digest of ids as they were written.
     """
 
     problem: int
@@ -49,6 +50,7 @@ class Rollout:
     begun: int
     state: str = ""
     ids: list[int] = field(default_factory=list)
+    trace: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
     mask: list[bool] = field(default_factory=list)
     logprobs: list[float] | None = field(default_factory=list)
     raw: list[float] | None = field(default_factory=list)
@@ -68,6 +70,7 @@ class Rollout:
     def write(self, ids: Sequence[int], *, own: bool, logprobs: Any = None, raw: Any = None) -> None:
         """More tokens. What the environment writes has log-probability 0."""
         self.ids += ids
+        self.trace.update(np.asarray(ids, np.int32).tobytes())
         self.mask += [own] * len(ids)
         for name, given in (("logprobs", logprobs), ("raw", raw)):
             known = getattr(self, name)
@@ -107,7 +110,7 @@ class Rollout:
         return Completion(np.array(self.ids, np.int32), logprobs, self.finish, raw, error=self.error)
 
 
-def played(
+def play_problems(
     context: SamplingContext, task: EnvironmentTask, *, rows_at_once: int, advise: Advise | None = None
 ) -> Iterator[Rollouts]:
     """n rollouts of every problem, each played until the environment is done.
@@ -120,16 +123,13 @@ def played(
     `step.advice`, and in their prompt what they were told before the first turn.
     """
     chat = Chat(context.tokenizer, task.role, task.tools)
-    at_once = max(1, rows_at_once // context.n)
-    with progress(len(context.problems) * context.n, "play") as advance:
-        for first in range(0, len(context.problems), at_once):
-            yield _played(context, task, chat, context.problems[first : first + at_once], advise, advance)
+    for problems in context.portions(rows_at_once, context.n):
+        yield _play_portion(context, task, chat, problems, advise)
 
 
-def _played(
-    context: SamplingContext, task: EnvironmentTask, chat: Chat, problems: Sequence[Problem], advise: Advise | None,
-    advance: Callable[[int], None],
-) -> Rollouts:  # fmt: skip
+def _play_portion(
+    context: SamplingContext, task: EnvironmentTask, chat: Chat, problems: Sequence[Problem], advise: Advise | None
+) -> Rollouts:
     """One group a problem, with steps, rewards and what went wrong."""
     asked = [chat.prompt(problem.prompt) for problem in problems]
     rows: list[Rollout] = []
@@ -137,8 +137,8 @@ def _played(
         for seed in row_seeds(context, problem):
             rows.append(Rollout(index, seed, _world(task, problem), derived_seed("environment", seed)))
             rows[-1].reset()
-    read = asked if advise is None else _advised(chat, problems, asked, rows, advise, context_length(context))
-    Play(context, task, chat, [ids for _, ids in read], rows, advise).play(advance)
+    read = asked if advise is None else _advise_first(chat, problems, asked, rows, advise, context_length(context))
+    Play(context, task, chat, [ids for _, ids in read], rows, advise).play(context.meter)
     groups = [rows[first : first + context.n] for first in range(0, len(rows), context.n)]
     told = [replace(problem, prompt=messages) for problem, (messages, _) in zip(problems, asked, strict=True)]
     completions = [[rollout.completion for rollout in group] for group in groups]
@@ -159,7 +159,7 @@ def _played(
 Asked = tuple[list[Message], list[int]]  # a prompt as messages and as ids
 
 
-def _advised(
+def _advise_first(
     chat: Chat, problems: Sequence[Problem], asked: Sequence[Asked], rows: Sequence[Rollout], advise: Advise,
     context: float,
 ) -> list[Asked]:  # fmt: skip
@@ -205,17 +205,17 @@ class Play:
     def _generated(self, live: Sequence[Rollout]) -> list[Completion]:
         """The next turn of each. Equal prefixes, such as the prompt of a group, are one request."""
         budget = self._context.sampling.max_tokens
-        places: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        places: dict[tuple[int, bytes], list[int]] = {}
         for place, rollout in enumerate(live):
-            places.setdefault((rollout.problem, tuple(rollout.ids)), []).append(place)
+            places.setdefault((rollout.problem, rollout.trace.digest()), []).append(place)
         requests = [
             Request(
-                prefix_ids=[*self._prompts[problem], *ids],
+                prefix_ids=[*self._prompts[problem], *live[each[0]].ids],
                 seeds=[self._turn_seed(live[place]) for place in each],
-                max_tokens=min(budget - len(ids), self._turn_tokens or budget),
+                max_tokens=min(budget - len(live[each[0]].ids), self._turn_tokens or budget),
                 continued=True,
             )
-            for (problem, ids), each in places.items()
+            for (problem, _), each in places.items()
         ]
         found: dict[int, Completion] = {}
         made = self._context.engine.generate(requests, self._context.sampling)

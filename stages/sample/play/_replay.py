@@ -3,17 +3,18 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from ....formats.errors import DataError
+from ....formats.ragged import Ragged
 from ....formats.rollouts import Rollouts
-from ....formats.schema import arrow_type
 from ...models.engine import Completion
 from ...tasks import Message, Problem
 from ...tasks.played import EnvironmentTask
 from ...tasks.played.chat import Chat
-from .._rows import sampled_columns
 from ..kind import SamplingContext
+from ..rows import sampled_columns
 from ._interact import Play, Rollout, columns_of
 
 NEEDS = ("environment_seed", "step.start", "step.end")
@@ -40,7 +41,7 @@ class Replay:
             for name, path in (("logprobs", "token.logprob"), ("raw", "token.raw_logprob"))
         }
 
-    def played_on(
+    def play_on(
         self, rows: Sequence[int], forks: Sequence[int], seeds: Sequence[int], problems: Sequence[Problem],
         prompts: Sequence[Sequence[int]],
     ) -> list[Rollout]:  # fmt: skip
@@ -83,7 +84,9 @@ class Replay:
             found.ids = ids[: ends[turn]]
             found.turn(starts[turn], found.state, outcome)
             found.state = outcome.state
-        found.ids, found.mask = ids[:fork], self._mask[row][:fork].tolist()
+        found.ids, found.mask = [], []
+        found.write(ids[:fork], own=True)
+        found.mask = self._mask[row][:fork].tolist()
         for name, signal in self._signals.items():
             known = signal is not None and (signal.present is None or signal.present[row])
             setattr(found, name, signal[row][:fork].tolist() if signal is not None and known else None)
@@ -107,10 +110,10 @@ def told_after(played: Sequence[Rollout], forks: Sequence[int]) -> dict[str, pa.
 
     The mask is false before the fork and on what the environment wrote.
     """
-    masks = [
-        [*([False] * fork), *rollout.mask[fork:]] for rollout, fork in zip(played, forks, strict=True)
-    ]  # fmt: skip
-    return columns_of(played) | {"token.mask": pa.array(masks, arrow_type("token.mask"))}
+    columns = columns_of(played)
+    mask = Ragged.from_arrow(columns["token.mask"])
+    after = mask.segments.positions >= mask.segments.spread(np.asarray(forks, np.int64))
+    return columns | {"token.mask": mask.with_values(mask.values & after).to_arrow()}
 
 
 def columns_after(

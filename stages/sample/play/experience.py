@@ -9,12 +9,12 @@ from ....formats.errors import DataError, UsageError
 from ....formats.memories import MemoryFile
 from ....formats.rollouts import Rollouts
 from ...core.ranges import AtLeast
-from ...core.wording import check_template, filled
+from ...core.wording import check_template, fill
 from ...remember.kind import MEMORIES
 from ...remember.library import STRATEGY, WARNING, Library, Matching
 from ...tasks.played import is_played
 from ..kind import SamplingContext, strategy
-from ._interact import UNTOLD, Advice, played
+from ._interact import UNTOLD, Advice, play_problems
 
 TEMPLATE = "What earlier attempts taught, to be used where it fits:\n{advice}"
 
@@ -83,7 +83,7 @@ def experience(
         ("template", template, "advice"), ("strategy", strategy, "text"), ("warning", warning, "text"),
     ):  # fmt: skip
         check_template("experience", option, text, name)
-    known = None if library is None else opened(library)
+    known = None if library is None else open_library(library)
     silent = known is None or context.round < warmup or len(known.entries) < min_entries
     counts = {STRATEGY: strategies, WARNING: warnings}
     lines = {STRATEGY: (strategy, strategy_characters), WARNING: (warning, warning_characters)}
@@ -96,16 +96,16 @@ def experience(
         names: list[str] = []
         for entry in known.best(state, counts):
             line, most = lines[entry.kind]
-            line = filled(line, text=entry.text[:most])
+            line = fill(line, text=entry.text[:most])
             if len("\n".join([*shown, line])) <= characters:
                 shown.append(line)
                 names.append(entry.id)
-        return Advice(filled(template, advice="\n".join(shown)), " ".join(names)) if shown else UNTOLD
+        return Advice(fill(template, advice="\n".join(shown)), " ".join(names)) if shown else UNTOLD
 
-    yield from played(context, context.task, rows_at_once=rows_at_once, advise=advise)
+    yield from play_problems(context, context.task, rows_at_once=rows_at_once, advise=advise)
 
 
-def opened(path: Path) -> Library:
+def open_library(path: Path) -> Library:
     """The library in a file, whose clusters take up observations as they did when it was made."""
     table = MEMORIES["experience"].read(path)
     history = MemoryFile(path).provenance.history

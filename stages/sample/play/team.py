@@ -12,16 +12,16 @@ import pyarrow as pa
 from ....formats.errors import UsageError
 from ....formats.rollouts import Rollouts
 from ....formats.schema import FIELDS, Field
-from ...core.progress import progress
 from ...core.ranges import AtLeast, Between
-from ...core.wording import check_template, filled
+from ...core.seeds import derived_seed
+from ...core.wording import check_template, fill
 from ...models.engine import Completion, Request
 from ...models.policy import render_prompt
 from ...remember.kind import MEMORIES
 from ...tasks import Message, Problem
-from .._rows import derived_seed, row_seeds, to_rollouts
+from .._questions import with_template
 from ..kind import SamplingContext, strategy
-from ..revise._revisions import asking
+from ..rows import row_seeds, to_rollouts
 
 ROLES = ("solver", "solver", "critic", "judge")
 TEMPLATE = "{question}\n\nYou are agent {agent} of {agents} in a team, the {role}.{heard}\n\n{ask}"
@@ -38,9 +38,9 @@ class Wording:
 
     def prompt(self, problem: Problem, agent: int, heard: Sequence[tuple[int, str]]) -> list[Message]:
         """The problem's messages; the last of them by the template."""
-        said = [filled(self.told, agent=str(i + 1), role=self.roles[i], text=text) for i, text in heard]
+        said = [fill(self.told, agent=str(i + 1), role=self.roles[i], text=text) for i, text in heard]
         last = agent == len(self.roles) - 1
-        return asking(
+        return with_template(
             problem, self.template, agent=str(agent + 1), agents=str(len(self.roles)), role=self.roles[agent],
             heard="".join(said), ask="Give the team's answer." if last else "Help the team towards the answer.",
         )  # fmt: skip
@@ -98,45 +98,47 @@ def team(
     ):
         check_template("team", option, text, needed)
     pairs = list(combinations(range(len(roles)), 2))
-    probabilities = _probabilities(pairs, edge, edges or {}) if graph is None else _learnt(pairs, graph, edges or {})
+    probabilities = (
+        _probabilities(pairs, len(roles), edge, edges or {})
+        if graph is None
+        else _read_graph(pairs, len(roles), graph, edges or {})
+    )
     wording = Wording(tuple(roles), template, told)
-    at_once = max(1, rows_at_once // context.n)
-    with progress(len(context.problems) * context.n, "team") as advance:
-        for first in range(0, len(context.problems), at_once):
-            problems = context.problems[first : first + at_once]
-            yield _played(context, problems, wording, pairs, probabilities, threshold)
-            advance(len(problems) * context.n)
+    for problems in context.portions(rows_at_once, context.n):
+        yield _answer_together(context, problems, wording, pairs, probabilities, threshold)
 
 
-def _probabilities(pairs: Sequence[tuple[int, int]], edge: float, edges: Mapping[str, float]) -> np.ndarray:
+def _probabilities(pairs: Sequence[tuple[int, int]], count: int, edge: float, edges: Mapping[str, float]) -> np.ndarray:
     """[E] float64 of the pairs. UsageError for a pair that is none and for what is no probability."""
     if not pairs:
-        raise UsageError("strategy team: roles: one agent or none, expected two or more")
+        raise UsageError(f"strategy team: roles must name two or more agents, got {count}")
     found = dict.fromkeys((f"{i}-{j}" for i, j in pairs), edge)
     for name in edges:
         if name not in found:
-            raise UsageError(f"strategy team: edges {name!r}, expected one of {', '.join(found)}")
+            raise UsageError(
+                f"strategy team: edges names {name!r}, which is not a pair of agents; choose of {', '.join(found)}"
+            )
     found.update(edges)
     for name, value in found.items():
         if not 0 <= value <= 1:
-            raise UsageError(f"strategy 'team': edge {name} has the probability {value}, expected 0 to 1")
+            raise UsageError(f"strategy team: the probability of edge {name} must be between 0 and 1, got {value}")
     return np.array(list(found.values()), np.float64)
 
 
-def _learnt(pairs: Sequence[tuple[int, int]], graph: Path, edges: Mapping[str, float]) -> np.ndarray:
+def _read_graph(pairs: Sequence[tuple[int, int]], count: int, graph: Path, edges: Mapping[str, float]) -> np.ndarray:
     """[E] float64 of the pairs, as a memory has them."""
     if edges:
-        raise UsageError("strategy 'team': both 'graph' and 'edges' say how likely edges are; give one of them")
+        raise UsageError("strategy team: graph and edges both say how likely edges are; give one of them")
     table = MEMORIES["graph"].read(graph).to_pydict()
     found = dict(zip(zip(table["src"], table["dst"], strict=True), table["probability"], strict=True))
     if set(found) != set(pairs):
         raise UsageError(
-            f"{graph}: a graph of {1 + max(table['dst'])} agents; 'roles' of strategy 'team' has another number"
+            f"{graph}: a graph of {1 + max(table['dst'])} agents, but strategy team has {count}; give as many roles"
         )
     return np.array([found[pair] for pair in pairs], np.float64)
 
 
-def _played(
+def _answer_together(
     context: SamplingContext, problems: Sequence[Problem], wording: Wording, pairs: Sequence[tuple[int, int]],
     probabilities: np.ndarray, threshold: float | None,
 ) -> Rollouts:  # fmt: skip

@@ -86,3 +86,16 @@ def verified(right: Sequence[int], k: int, needed: int = 1) -> dict[int, float]:
     {1: 0.09375, 3: 1.0}
     """
     return {index: count / k for index, count in enumerate(right) if count >= needed}
+
+
+def keep_answer_back(line: str, answer: str) -> str | None:
+    """A line that does not give the final answer away: itself, or what stands before an answer that ends it; None where
+    the answer is elsewhere in it, too.
+
+    >>> keep_answer_back("7+10=17", "5"), keep_answer_back("17-12=5", "5"), keep_answer_back("17-7=10", "7")
+    ('7+10=17', '17-12=', None)
+    """
+    if not leaks(line, answer):
+        return line
+    head = re.sub(rf"(?<!\w){re.escape(answer.strip())}$", "", line.rstrip())
+    return head if head.strip() and not leaks(head, answer) else None

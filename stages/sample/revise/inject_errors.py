@@ -1,36 +1,36 @@
 """RISE's sampling: right rollouts in which the policy itself hides a small error, as pairs for preference learning."""
 
 import re
-import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from random import Random
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from ....formats.errors import UsageError
 from ....formats.flags import EDITED, NOT_REVISED, PARTIAL
+from ....formats.ragged import Ragged
 from ....formats.rollouts import Rollouts
 from ....formats.schema import CHOSEN, REJECTED, Field, arrow_type
-from ...core.driver import require
-from ...core.progress import progress
 from ...core.ranges import AtLeast, Between
-from ...core.wording import check_template, filled
+from ...core.wording import check_template, fill
 from ...models.engine import Request
 from ...models.policy import render_prompt
 from ...models.token_texts import TokenOffsets
 from ...tasks import Message, Problem
-from .._judge import question_of, texts_of
-from .._rows import derived_seed
-from .._source import ADDED, own_rows, with_rows
-from .._steps import generated
+from .._questions import question_of, texts_of
+from .._source import ADDED, forks_of, names_of, own_rows, with_known, with_rows
+from .._steps import generate_steps
+from ..dialogue import Dialogue, Lesson, Work
 from ..kind import CONTINUES, SamplingContext, strategy
 from ._edits import FENCE, HEDGES, edit_kinds, edit_of, edit_ratio, last_sentences, speaks_of_errors, unboxed
-from ._revisions import Spelling, forks_of, names_of, parts, spelled, with_known
+from ._spelling import Spelling, spell
 
+WHO = "inject_errors"
 SPOKEN_OF = ("wrong", "correct")  # a question about these may be answered with them
 HEADER = r"\s*Step \d+:"
 
@@ -76,6 +76,80 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Edits(Dialogue):
+    """A step of a right rollout, and what stands before it: how does it read with a small error in it?"""
+
+    of: ClassVar[str] = "edit"
+
+    editor: str = EDITOR
+    header: str = HEADER
+    max_edit_ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_template(self.who, "editor", self.editor, "step", "instruction")
+        try:
+            re.compile(self.header)
+        except re.error as error:
+            raise UsageError(f"strategy {self.who}: header {self.header!r}: {error}") from error
+
+    @cached_property
+    def heads(self) -> re.Pattern[str]:
+        """What a step may begin with that is no part of it."""
+        return re.compile(self.header)
+
+    def opening(self, tokenizer: Any) -> list[int]:
+        """The first of two fences."""
+        return tokenizer(f"{FENCE}\n", add_special_tokens=False)["input_ids"]
+
+    def ask(
+        self, batch: Rollouts, problems: Sequence[Problem], steps: Sequence[Step], spellings: Mapping[int, Spelling]
+    ) -> list[list[Message]]:
+        """What the policy is asked about each of the steps. `opening` stands behind it."""
+        groups = batch.groups.ids
+        found: list[list[Message]] = []
+        for step in steps:
+            spelling = spellings[step.row]
+            content = fill(
+                self.editor,
+                question=question_of(problems[int(groups[step.row])]),
+                before=spelling.text[: int(spelling.bounds[step.fork])],
+                step=step.target(spelling.text),
+                instruction=EDITS[step.kind],
+            )
+            found.append([{"role": "user", "content": content}])
+        return found
+
+    def is_usable(self, step: str, edit: str) -> bool:
+        """Whether an edit of the step is near enough to it, and does not give itself away."""
+        return not speaks_of_errors(edit) and edit_ratio(step, edit) <= self.max_edit_ratio
+
+    def teach(self, work: Work) -> list[Lesson]:
+        """For each step of a right rollout a wrong one, as the task itself would go wrong."""
+        context, batch, problems = work.context, work.batch, work.problems
+        coins = [context.coin_of(WHO, each) for each in problems]
+        right, _ = draw_rows(context, batch, problems, coins, work.correct, need_wrong=False)
+        steps = steps_of(context, batch, right, coins, self.heads)
+        spellings = spellings_of(context, batch, steps)
+        questions, found = self.ask(batch, problems, steps, spellings), list[Lesson]()
+        slips = {
+            group: work.reviewer.slips(
+                problems[group], work.solutions[group], Random(context.seed_of(problems[group].problem_id, "slips"))
+            )
+            for group in right
+        }
+        for step, question in zip(steps, questions, strict=True):
+            group, spelling = int(work.groups[step.row]), spellings[step.row]
+            before, target = spelling.text[: int(spelling.bounds[step.fork])], step.target(spelling.text)
+            lines = tuple(line.strip() for line in before.splitlines() if line.strip())
+            slip = slips[group].get(lines)
+            if slip is None or not work.reviewer.is_right(problems[group], before, target):
+                continue
+            if self.is_usable(target, slip):
+                found.append(work.lesson(step.row, question, f"{slip}\n{FENCE}", f"edit/{step.number}"))
+        return found
+
+
+@dataclass(frozen=True)
 class _Pair:
     """Row and step, and the tokens of the chosen and the rejected response."""
 
@@ -87,7 +161,21 @@ class _Pair:
 EDIT = Field("edit", pa.string(), "kind of error that was put into the step; null: none")
 
 
-@strategy(source="arXiv:2410.06638 (RISE)", needs=(CONTINUES,), makes=("pair_id", "pair_role", EDIT), system=("RISE",))
+def _remark(counts: Mapping[str, int], **_: Any) -> str:
+    prompts, whole, edits, sound, pairs = (
+        counts.get(name, 0) for name in ("prompts", "whole_pairs", "edits", "sound", "step_pairs")
+    )
+    return f"{prompts:,} groups, {whole:,} whole pairs; {edits:,} edits, {sound:,} of them sound, {pairs:,} step pairs"
+
+
+@strategy(
+    source="arXiv:2410.06638 (RISE)",
+    needs=(CONTINUES,),
+    makes=("pair_id", "pair_role", EDIT),
+    remark=_remark,
+    dialogue=Edits,
+    system=("RISE",),
+)
 def inject_errors(
     context: SamplingContext,
     *,
@@ -149,55 +237,22 @@ def inject_errors(
         replaces its step only where that stands. 3. The ratio's limit is ours, and so are some of the words that give
         an edit away. 4. No edit is checked to be false, as in the released code.
     """
-    file = context.rollouts
-    assert file is not None, "sample opens it for a strategy that needs --from"
-    editor = editor or EDITOR
-    check_template("inject_errors", "editor", editor, "step", "instruction")
-    heads = compiled("inject_errors", header)
-    require(file, ("reward", "step.start", "step.end"), "strategy 'inject_errors'")
-    remaining = iter(context.problems)
-    with progress(file.num_rows, "inject_errors, rollouts") as advance:
-        for batch in context.batches():
-            all_problems = [next(remaining) for _ in range(len(batch.groups))]
-            for part, groups in parts(batch, rows_at_once):
-                problems = all_problems[groups]
-                coins = coins_of(context, problems)
-                right, whole = drawn(context, part, problems, coins, correct, need_wrong)
-                steps = steps_of(context, part, right, coins, heads)
-                found = _edited(context, part, problems, steps, editor, editor_tokens, max_edit_ratio, unbox)
-                pairs = _chosen(found, part, coins, edits)
-                made = _with_pairs(context, part, whole, pairs)
-                context.count(
-                    prompts=len(problems),
-                    whole_pairs=len(whole),
-                    edits=len(steps),
-                    sound=len(found),
-                    step_pairs=len(pairs),
-                )
-                yield made
-                advance(len(part))
-    counts = Counter(context.tally)
-    print(
-        f"inject_errors: {counts['prompts']:,} groups, {counts['whole_pairs']:,} whole pairs; {counts['edits']:,} edits, "
-        f"{counts['sound']:,} of them sound, {counts['step_pairs']:,} step pairs",
-        file=sys.stderr,
-    )
+    dialogue = Edits(WHO, editor or EDITOR, header, max_edit_ratio)
+    context.require("reward", "step.start", "step.end")
+    for part, problems in context.parts(rows_at_once):
+        coins = [context.coin_of(WHO, each) for each in problems]
+        right, whole = draw_rows(context, part, problems, coins, correct, need_wrong)
+        steps = steps_of(context, part, right, coins, dialogue.heads)
+        found = _edit(context, part, problems, steps, dialogue, editor_tokens, unbox)
+        pairs = _draw_pairs(found, part, coins, edits)
+        made = _with_pairs(context, part, whole, pairs)
+        context.count(
+            prompts=len(problems), whole_pairs=len(whole), edits=len(steps), sound=len(found), step_pairs=len(pairs)
+        )
+        yield made
 
 
-def compiled(who: str, header: str) -> re.Pattern[str]:
-    """The pattern of the option `header`. UsageError for one that is none."""
-    try:
-        return re.compile(header)
-    except re.error as error:
-        raise UsageError(f"strategy {who}: header {header!r}: {error}") from error
-
-
-def coins_of(context: SamplingContext, problems: Sequence[Problem]) -> list[Random]:
-    """What is left to chance, for each problem."""
-    return [Random(derived_seed("inject_errors", context.seed, context.round, each.problem_id)) for each in problems]
-
-
-def drawn(
+def draw_rows(
     context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], coins: Sequence[Random], correct: float,
     need_wrong: bool,
 ) -> tuple[dict[int, int], dict[int, int]]:  # fmt: skip
@@ -206,8 +261,9 @@ def drawn(
     reward, texts = batch.numbers("reward"), TokenOffsets(context.tokenizer)
     right: dict[int, int] = {}
     whole: dict[int, int] = {}
+    borders = np.searchsorted(own, batch.groups.offsets).tolist()
     for group, (problem, coin) in enumerate(zip(problems, coins, strict=True)):
-        rows = own[batch.groups.ids[own] == group].tolist()
+        rows = own[borders[group] : borders[group + 1]].tolist()
         may_speak = speaks_of_errors(question_of(problem), SPOKEN_OF)
         good = [row for row in rows if reward[row] >= correct]
         if not may_speak:
@@ -246,26 +302,26 @@ def steps_of(
     return found
 
 
-def _edited(
-    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], steps: Sequence[Step], editor: str,
-    max_tokens: int, max_ratio: float, unbox: bool,
+def _edit(
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], steps: Sequence[Step], dialogue: Edits,
+    max_tokens: int, unbox: bool,
 ) -> list[_Pair]:  # fmt: skip
     """The steps whose edits can be used, with their tokens."""
     names, spellings = batch.strings("rollout_id"), spellings_of(context, batch, steps)
-    seeds = [derived_seed(context.seed, context.round, names[step.row], "editor", step.number) for step in steps]
-    asked = editor_questions(context, batch, problems, steps, editor)
-    fence = opening(context.tokenizer)
+    fence = dialogue.opening(context.tokenizer)
     requests = [
-        Request([*render_prompt(context.tokenizer, each), *fence], [seed])
-        for each, seed in zip(asked, seeds, strict=True)
+        Request(
+            [*render_prompt(context.tokenizer, each), *fence], [context.seed_of(names[step.row], "editor", step.number)]
+        )
+        for each, step in zip(dialogue.ask(batch, problems, steps, spellings), steps, strict=True)
     ]
     sampling = replace(context.sampling, max_tokens=max_tokens, stop=(FENCE,))
-    made = [each for (each,) in generated(context, requests, sampling)]
+    made = [each for (each,) in generate_steps(context, requests, sampling)]
     found: list[_Pair] = []
     for step, answer in zip(steps, texts_of(context, made), strict=True):
         spelling = spellings[step.row]
         edit = edit_of(f"{FENCE}\n{answer}")
-        if edit is None or not usable(step.target(spelling.text), edit, max_ratio):
+        if edit is None or not dialogue.is_usable(step.target(spelling.text), edit):
             continue
         pair = _pair(context.tokenizer, spelling, step, edit, unbox)
         if pair is not None:
@@ -277,35 +333,6 @@ def spellings_of(context: SamplingContext, batch: Rollouts, steps: Sequence[Step
     """{row: its text} of the steps' rows."""
     offsets = TokenOffsets(context.tokenizer)
     return {row: Spelling(offsets, batch.token_ids[row].tolist()) for row in {step.row: None for step in steps}}
-
-
-def editor_questions(
-    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], steps: Sequence[Step], editor: str
-) -> list[list[Message]]:
-    """What the policy is asked to edit the steps. `opening` stands behind it."""
-    spellings, groups = spellings_of(context, batch, steps), batch.groups.ids
-    found: list[list[Message]] = []
-    for step in steps:
-        spelling = spellings[step.row]
-        content = filled(
-            editor,
-            question=question_of(problems[int(groups[step.row])]),
-            before=spelling.text[: int(spelling.bounds[step.fork])],
-            step=step.target(spelling.text),
-            instruction=EDITS[step.kind],
-        )
-        found.append([{"role": "user", "content": content}])
-    return found
-
-
-def opening(tokenizer: Any) -> list[int]:
-    """What stands behind the question: the first of two fences."""
-    return tokenizer(f"{FENCE}\n", add_special_tokens=False)["input_ids"]
-
-
-def usable(step: str, edit: str, max_ratio: float) -> bool:
-    """Whether an edit of the step is near enough to it, and does not give itself away."""
-    return not speaks_of_errors(edit) and edit_ratio(step, edit) <= max_ratio
 
 
 def _pair(tokenizer: Any, spelling: Spelling, step: Step, edit: str, unbox: bool) -> _Pair | None:
@@ -321,16 +348,19 @@ def _pair(tokenizer: Any, spelling: Spelling, step: Step, edit: str, unbox: bool
     kept = spelling.tokens_before(step.begin) if unchanged else step.fork
     before = spelling.ids[:kept]
     rest = head[int(spelling.bounds[kept]) - first :] + edit + tail
-    ids = spelled(tokenizer, before, rest)
+    ids = spell(tokenizer, before, rest)
     return _Pair(step, spelling.ids[: step.end], [*before, *ids]) if ids else None
 
 
-def _chosen(found: Sequence[_Pair], batch: Rollouts, coins: Sequence[Random], edits: int) -> list[_Pair]:
+def _draw_pairs(found: Sequence[_Pair], batch: Rollouts, coins: Sequence[Random], edits: int) -> list[_Pair]:
     """So many of each group's pairs."""
     groups = batch.groups.ids
+    by_group: defaultdict[int, list[_Pair]] = defaultdict(list)
+    for pair in found:
+        by_group[int(groups[pair.step.row])].append(pair)
     chosen: list[_Pair] = []
     for group, coin in enumerate(coins):
-        own = [pair for pair in found if groups[pair.step.row] == group]
+        own = by_group[group]
         places = sorted(coin.sample(range(len(own)), min(edits, len(own))))
         chosen += [own[place] for place in places]
     return chosen
@@ -339,13 +369,14 @@ def _chosen(found: Sequence[_Pair], batch: Rollouts, coins: Sequence[Random], ed
 def _with_pairs(context: SamplingContext, batch: Rollouts, whole: dict[int, int], pairs: Sequence[_Pair]) -> Rollouts:
     """The batch with the pairs of its rows told, and two new rows for each pair of steps."""
     names = batch.strings("rollout_id")
-    ids = {row: f"{names[right]}/pair@{context.salt}" for right, wrong in whole.items() for row in (right, wrong)}
+    of_pair = {row: f"{names[right]}/pair@{context.salt}" for right, wrong in whole.items() for row in (right, wrong)}
     roles = {row: role for right, wrong in whole.items() for row, role in ((right, CHOSEN), (wrong, REJECTED))}
-    told = with_known(batch, "pair_id", pa.string(), ids)
+    told = with_known(batch, "pair_id", pa.string(), of_pair)
     told = with_known(told, "pair_role", pa.string(), roles)
     told = with_known(told, EDIT.path, EDIT.type, {}).with_missing(*ADDED)
     pair_ids = [f"{names[pair.step.row]}/{pair.step.number}@{context.salt}" for pair in pairs for _ in range(2)]
     both = [tokens for pair in pairs for tokens in (pair.chosen, pair.rejected)]
+    ids = Ragged.from_lists(both, np.int32)
     forks = [pair.step.fork for pair in pairs for _ in range(2)]
     columns: dict[str, Any] = {
         "rollout_id": names_of([f"{name}/{(CHOSEN, REJECTED)[place % 2]}" for place, name in enumerate(pair_ids)]),
@@ -364,10 +395,9 @@ def _with_pairs(context: SamplingContext, batch: Rollouts, whole: dict[int, int]
         "purpose": names_of(["train"] * len(both)),
         "policy": names_of([context.policy] * len(both)),
         "flags": pa.array([[PARTIAL], [PARTIAL, EDITED]] * len(pairs), arrow_type("flags")),
-        "token.id": pa.array(both, arrow_type("token.id")),
-        "token.mask": pa.array(
-            [[place >= fork for place in range(len(each))] for each, fork in zip(both, forks, strict=True)],
-            arrow_type("token.mask"),
-        ),
+        "token.id": ids.to_arrow(),
+        "token.mask": ids.with_values(
+            ids.segments.positions >= ids.segments.spread(np.array(forks, np.int64))
+        ).to_arrow(),
     }
     return with_rows(told, np.array([pair.step.row for pair in pairs for _ in range(2)], np.int64), columns)

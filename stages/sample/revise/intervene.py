@@ -1,32 +1,33 @@
 """InT's sampling: the policy, shown a solution, puts one step in the place of the first that went wrong."""
 
-import sys
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from ....formats.errors import UsageError
 from ....formats.flags import INTERVENTION, NOT_REVISED
+from ....formats.ragged import Ragged
 from ....formats.rollouts import Rollouts
 from ....formats.schema import Field, arrow_type
 from ....formats.segments import Array
-from ...core.progress import progress
 from ...core.ranges import AtLeast
-from ...core.wording import check_template, filled
+from ...core.wording import check_template, fill
 from ...models.engine import Completion, Request
 from ...models.token_texts import TokenOffsets
 from ...tasks import Message, Problem
-from .._judge import answers_of, reference_of, replies, texts_of
-from .._rows import derived_seed, sampled_columns
-from .._solutions import column_of, demonstrator, require_texts, texts_in, worked_of
-from .._source import ADDED, own_rows, with_rows
+from .._questions import answers_of, reference_of, reply_to, texts_of, with_template
+from .._solutions import column_of, demonstrator, require_texts, solutions_of, texts_in
+from .._source import ADDED, forks_of, names_of, own_rows, with_rows
 from .._steps import context_length
+from ..dialogue import Dialogue, Lesson, Work
 from ..kind import CONTINUES, SamplingContext, strategy
-from ._interventions import BLANK_LINE, guided, intervention_of, leaks, verified
-from ._revisions import Spelling, asking, forks_of, names_of, parts, spelled
+from ..rows import sampled_columns
+from ._interventions import BLANK_LINE, guided, intervention_of, keep_answer_back, leaks, verified
+from ._spelling import Spelling, spell
 
 OTHERWISE = "name a column with solution_from=column:NAME"
 
@@ -55,6 +56,64 @@ End with a dictionary inside of tags, location being the number of the substep:
 <intervention>{"content": "the step", "location": 1}</intervention>"""
 
 
+@dataclass(frozen=True)
+class Interventions(Dialogue):
+    """The problem with a solution in view; then, behind the policy's own, a wrong attempt in blocks: what belongs where it
+    first goes wrong?"""
+
+    of: ClassVar[str] = "intervention"
+    needs: ClassVar[tuple[str, ...]] = ("reward",)
+
+    solver: str = SOLVER
+    critic: str = CRITIC
+    separator: str = BLANK_LINE
+
+    def __post_init__(self) -> None:
+        if not self.separator:
+            raise UsageError(f"strategy {self.who}: separator must not be empty, which cuts nothing")
+        check_template(self.who, "solver", self.solver, "solution")
+        check_template(self.who, "critic", self.critic, "attempt")
+
+    def ask(self, problem: Problem, solution: str) -> list[Message]:
+        """The first turn."""
+        return with_template(problem, self.solver, solution=solution)
+
+    def ask_again(self, first: Sequence[Message], said: str, blocks: Sequence[str]) -> list[Message]:
+        """The second turn, behind what was asked and said in the first."""
+        attempt = "\n\n".join(f"Substep {number}: {block}" for number, block in enumerate(blocks, 1))
+        return [
+            *first,
+            {"role": "assistant", "content": said},
+            {"role": "user", "content": fill(self.critic, attempt=attempt)},
+        ]
+
+    def blocks(self, offsets: TokenOffsets, batch: Rollouts, row: int) -> list[str]:
+        """The blocks of a row's text."""
+        return offsets(batch.token_ids[row].tolist())[0].split(self.separator)
+
+    def teach(self, work: Work) -> list[Lesson]:
+        """For a wrong row the line that belongs in its first wrong block, unless that gives the answer away."""
+        offsets, found, solved = TokenOffsets(work.context.tokenizer), list[Lesson](), set[int]()
+        for row in wrong_rows(work.batch, work.correct).tolist():
+            group = int(work.groups[row])
+            problem, solution = work.problems[group], work.solutions[group]
+            blocks = self.blocks(offsets, work.batch, row)
+            review = work.review(row, blocks, self.separator)
+            content = review.right
+            for answer in answers_of(problem):
+                content = content and keep_answer_back(content, answer)
+            if review.wrong is None or content is None:
+                continue
+            first = self.ask(problem, solution)
+            if group not in solved:
+                found.append(work.lesson(row, first, solution, "solution"))
+                solved.add(group)
+            given = json.dumps({"content": content, "location": review.wrong + 1}, ensure_ascii=False)
+            answer = f"{review.log('Substep', 1)}\n<intervention>{given}</intervention>"
+            found.append(work.lesson(row, self.ask_again(first, solution, blocks), answer, "intervention"))
+        return found
+
+
 @dataclass
 class _Counts:
     """How far attempts and what was proposed for them got. leaks, tried, kept: of the proposals."""
@@ -80,7 +139,22 @@ INTERVENTION_RATE = Field(
 )
 
 
-@strategy(source="arXiv:2601.14209 (InT)", needs=(CONTINUES,), makes=("reward", INTERVENTION_RATE), system=("InT",))
+def _remark(counts: Mapping[str, int], **_: Any) -> str:
+    found = _Counts(**counts)
+    return (
+        f"{found.attempts:,} wrong rollouts; {found.proposals:,} proposals could be read, "
+        f"{found.leaks:,} of them gave the answer away; {found.tried:,} were tried, {found.kept:,} kept"
+    )
+
+
+@strategy(
+    source="arXiv:2601.14209 (InT)",
+    needs=(CONTINUES,),
+    makes=("reward", INTERVENTION_RATE),
+    remark=_remark,
+    dialogue=Interventions,
+    system=("InT",),
+)
 def intervene(
     context: SamplingContext,
     *,
@@ -141,52 +215,34 @@ def intervene(
         refused, where the released code cuts the prompt. 3. Where a token has parts of the blocks before and behind L
         in it, it is written anew with the content.
     """
-    file = context.rollouts
-    assert file is not None, "sample opens it for a strategy that needs --from"
-    separator = BLANK_LINE if separator is None else separator
-    solver, critic = solver or SOLVER, critic or CRITIC
-    if not separator:
-        raise UsageError("strategy intervene: separator must not be empty, which cuts nothing")
+    dialogue = Interventions(
+        "intervene", solver or SOLVER, critic or CRITIC, BLANK_LINE if separator is None else separator
+    )
     if needed > k:
         raise UsageError(f"strategy intervene: needed must be at most k ({k} tries), got {needed}")
-    check_template("intervene", "solver", solver, "solution")
-    check_template("intervene", "critic", critic, "attempt")
     column = column_of(solution_from)
     if column is None and solution_from not in ("demonstration", "reference"):
         raise UsageError(
-            f"strategy intervene: solution_from {solution_from!r}, expected column:NAME, demonstration or reference"
+            f"strategy intervene: solution_from must be column:NAME, demonstration or reference, got {solution_from!r}"
         )
     if solution_from == "demonstration":
         demonstrator(context.task, OTHERWISE)
-    require_texts(file, ("reward",), column, "strategy 'intervene'")
-    remaining = iter(context.problems)
-    with progress(file.num_rows, "intervene, rollouts") as advance:
-        for batch in context.batches():
-            all_problems = [next(remaining) for _ in range(len(batch.groups))]
-            for part, groups in parts(batch, rows_at_once):
-                problems, wrong = all_problems[groups], wrong_rows(part, correct)
-                if column is not None:
-                    solutions = dict(enumerate(texts_in(part, column)))
-                elif solution_from == "reference":
-                    solutions = dict(enumerate(map(reference_of, problems)))
-                else:
-                    solutions = worked_of(context, part, problems, wrong, OTHERWISE)
-                wrong = wrong[[bool(solutions[group]) for group in part.groups.ids[wrong].tolist()]]
-                counts = _Counts(attempts=len(wrong))
-                answers = _criticised(
-                    context, part, problems, wrong, solutions, separator, proposals, solver, critic, critic_tokens
-                )
-                targets = _targets(context, part, problems, wrong, answers, separator, counts)
-                made = _with_kept(context, part, problems, targets, k, needed, correct, counts)
-                context.count(**asdict(counts))
-                yield made
-                advance(len(part))
-    counts = _Counts(**context.tally)
-    print(
-        f"intervene: {counts.attempts:,} wrong rollouts; {counts.proposals:,} proposals could be read, "
-        f"{counts.leaks:,} of them gave the answer away; {counts.tried:,} were tried, {counts.kept:,} kept",
-        file=sys.stderr,
-    )
+    require_texts(context.file, ("reward",), column, "strategy 'intervene'")
+    for part, problems in context.parts(rows_at_once):
+        wrong = wrong_rows(part, correct)
+        if column is not None:
+            solutions = dict(enumerate(texts_in(part, column)))
+        elif solution_from == "reference":
+            solutions = dict(enumerate(map(reference_of, problems)))
+        else:
+            solutions = solutions_of(context, part, problems, wrong, OTHERWISE)
+        wrong = wrong[[bool(solutions[group]) for group in part.groups.ids[wrong].tolist()]]
+        counts = _Counts(attempts=len(wrong))
+        answers = _criticise(context, part, problems, wrong, solutions, proposals, dialogue, critic_tokens)
+        targets = _find_targets(context, part, problems, wrong, answers, dialogue.separator, counts)
+        made = _with_kept(context, part, problems, targets, k, needed, correct, counts)
+        context.count(**asdict(counts))
+        yield made
 
 
 def wrong_rows(batch: Rollouts, correct: float) -> Array:
@@ -203,47 +259,29 @@ def wrong_rows(batch: Rollouts, correct: float) -> Array:
     return np.array(kept, np.int64)
 
 
-def _criticised(
+def _criticise(
     context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array,
-    solutions: Mapping[int, Any], separator: str, proposals: int, solver: str, critic: str, max_tokens: int,
+    solutions: Mapping[int, Any], proposals: int, dialogue: Interventions, max_tokens: int,
 ) -> list[list[Completion]]:  # fmt: skip
     """The critic's answers about each row."""
     sampling = replace(context.sampling, max_tokens=max_tokens)
     groups, names = batch.groups.ids, batch.strings("rollout_id")
     asked = sorted({int(groups[row]) for row in rows})
-    first = {group: asking(problems[group], solver, solution=str(solutions[group])) for group in asked}
-    seeds = [[derived_seed(context.seed, context.round, problems[group].problem_id, "solver")] for group in asked]
-    solved = [each for (each,) in replies(context, list(first.values()), seeds, sampling)]
+    first = {group: dialogue.ask(problems[group], str(solutions[group])) for group in asked}
+    seeds = [[context.seed_of(problems[group].problem_id, "solver")] for group in asked]
+    solved = [each for (each,) in reply_to(context, list(first.values()), seeds, sampling)]
     said = dict(zip(asked, texts_of(context, solved), strict=True))
     offsets = TokenOffsets(context.tokenizer)
     conversations = [
-        critic_question(first[group], said[group], blocks_of(offsets, batch, row, separator), critic)
+        dialogue.ask_again(first[group], said[group], dialogue.blocks(offsets, batch, row))
         for row in rows.tolist()
         for group in (int(groups[row]),)
     ]
-    seeds = [
-        [derived_seed(context.seed, context.round, names[row], "critic", index) for index in range(proposals)]
-        for row in rows.tolist()
-    ]
-    return replies(context, conversations, seeds, sampling)
+    seeds = [[context.seed_of(names[row], "critic", index) for index in range(proposals)] for row in rows.tolist()]
+    return reply_to(context, conversations, seeds, sampling)
 
 
-def blocks_of(offsets: TokenOffsets, batch: Rollouts, row: int, separator: str) -> list[str]:
-    """The blocks of a row's text."""
-    return offsets(batch.token_ids[row].tolist())[0].split(separator)
-
-
-def critic_question(first: Sequence[Message], said: str, blocks: Sequence[str], critic: str) -> list[Message]:
-    """The second turn, behind what was asked and said in the first."""
-    attempt = "\n\n".join(f"Substep {number}: {block}" for number, block in enumerate(blocks, 1))
-    return [
-        *first,
-        {"role": "assistant", "content": said},
-        {"role": "user", "content": filled(critic, attempt=attempt)},
-    ]
-
-
-def _targets(
+def _find_targets(
     context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array,
     answers: Sequence[Sequence[Completion]], separator: str, counts: _Counts,
 ) -> list[_Target]:  # fmt: skip
@@ -265,7 +303,7 @@ def _targets(
             text, own = guided(spelling.text, proposal, separator)
             fork = spelling.tokens_before(own)
             before, rest = spelling.ids[:fork], text[int(spelling.bounds[fork]) :]
-            ids = _cut_out(context, offsets, completion, before, rest) or spelled(context.tokenizer, before, rest)
+            ids = _cut_out(context, offsets, completion, before, rest) or spell(context.tokenizer, before, rest)
             if ids and fork + len(ids) < min(context.sampling.max_tokens, room[row]):
                 found.append(_Target(row, [*before, *ids], fork))
     counts.tried += len(found)
@@ -294,15 +332,12 @@ def _with_kept(
     if INTERVENTION_RATE.path not in batch:
         batch = batch.with_columns({INTERVENTION_RATE.path: pa.nulls(len(batch), INTERVENTION_RATE.type)})
     names, prompts, groups = batch.strings("rollout_id"), batch.ragged("prompt_ids"), batch.groups.ids
-    seeds = [
-        [derived_seed(context.seed, context.round, names[each.row], INTERVENTION, index) for index in range(k)]
-        for each in targets
-    ]
+    seeds = [[context.seed_of(names[each.row], INTERVENTION, index) for index in range(k)] for each in targets]
     requests = [
         Request([*prompts[each.row].tolist(), *each.ids], chosen, context.sampling.max_tokens - len(each.ids))
         for each, chosen in zip(targets, seeds, strict=True)
     ]
-    tries = context.engine.generate(requests, context.sampling) if requests else []
+    tries = context.generate(requests)
     rewards = [
         _rewards(context, each.ids, made, problems[int(groups[each.row])])
         for each, made in zip(targets, tries, strict=True)
@@ -350,16 +385,17 @@ def _target_columns(
     rates: Sequence[float],
 ) -> dict[str, Any]:  # fmt: skip
     """{path: [M]} of the rows to train on. Nothing says how they were sampled: they were not."""
-    ids = [each.ids for each in kept]
+    ids = Ragged.from_lists([each.ids for each in kept], np.int32)
+    texts = context.tokenizer.batch_decode([each.ids for each in kept], skip_special_tokens=True) if kept else []
     return {
         "rollout_id": names_of(names),
         "parent_id": names_of(parents),
         "fork": forks_of([each.fork for each in kept]),
-        "text": names_of(context.tokenizer.batch_decode(ids, skip_special_tokens=True) if ids else []),
+        "text": names_of(texts),
         "purpose": names_of(["train"] * len(kept)),
         "policy": names_of([context.policy] * len(kept)),
         "flags": pa.array([[INTERVENTION]] * len(kept), arrow_type("flags")),
-        "token.id": pa.array(ids, arrow_type("token.id")),
-        "token.mask": pa.array([[True] * len(each) for each in ids], arrow_type("token.mask")),
+        "token.id": ids.to_arrow(),
+        "token.mask": ids.with_values(np.ones(len(ids.values), bool)).to_arrow(),
         INTERVENTION_RATE.path: pa.array(rates, INTERVENTION_RATE.type),
     }

@@ -2,29 +2,28 @@
 
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from ....formats.flags import ACCEPTED, NOT_REVISED, REFINED
 from ....formats.rollouts import Rollouts
-from ....formats.schema import FIELDS, Field
+from ....formats.schema import Field
 from ....formats.segments import Array
-from ...core.driver import require
-from ...core.progress import progress
 from ...core.ranges import AtLeast, Between
-from ...core.wording import check_template, filled
+from ...core.wording import check_template, fill
 from ...models.engine import Completion, Request
 from ...tasks import Problem
 from ...tasks.played import is_played
-from .._judge import asked, question_of
-from .._rows import derived_seed, sampled_columns
-from .._source import ADDED, own_rows, with_rows
-from .._steps import joined
+from .._questions import ask_policy, number_steps, question_of, step_texts
+from .._source import ADDED, forks_of, names_of, own_rows, with_known, with_rows
+from .._steps import join
+from ..dialogue import Dialogue, Lesson, Work
 from ..kind import CONTINUES, SamplingContext, strategy
 from ..play._replay import Replay, columns_after
-from ._revisions import numbered, step_texts
+from ..rows import sampled_columns
 
 REFINER = """\
 Question:
@@ -46,6 +45,41 @@ class Verdict(NamedTuple):
     cut: int | None
 
 
+@dataclass(frozen=True)
+class Verdicts(Dialogue):
+    """A rollout's steps: do they hold, and if not, where is it to be cut?"""
+
+    of: ClassVar[str] = "verdict"
+
+    refiner: str = REFINER
+
+    def __post_init__(self) -> None:
+        check_template(self.who, "refiner", self.refiner, "steps")
+
+    def ask(self, context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array) -> list[str]:
+        """What the policy is asked about each of the rows."""
+        groups = batch.groups.ids
+        return [
+            fill(
+                self.refiner,
+                question=question_of(problems[int(groups[row])]),
+                steps=number_steps(step_texts(context.tokenizer, batch, row), first=1),
+            )
+            for row in rows.tolist()
+        ]
+
+    def teach(self, work: Work) -> list[Lesson]:
+        """ACCEPT, or CUT and the first wrong step, behind what the task says of each."""
+        rows, reviews = work.decide()
+        found: list[Lesson] = []
+        questions = self.ask(work.context, work.batch, work.problems, rows)
+        for row, review, question in zip(rows.tolist(), reviews, questions, strict=True):
+            verdict = "ACCEPT" if review.wrong is None else f"CUT {review.wrong + 1}"
+            answer = f"{review.log('Step', 1)} {verdict}"
+            found.append(work.lesson(row, [{"role": "user", "content": question}], answer, "verdict"))
+        return found
+
+
 ACCEPT_PROBABILITY = Field(
     "accept_probability", pa.float64(), "share of the refiner's votes to accept the response", least=0, most=1
 )
@@ -57,6 +91,7 @@ CUT_STEP = Field("cut_step", pa.int32(), "steps kept of what the refiner cut; nu
     needs=(CONTINUES,),
     turns=True,
     makes=("parent_id", "fork", ACCEPT_PROBABILITY, CUT_STEP),
+    dialogue=Verdicts,
     system=("Search-R2",),
 )
 def refine(
@@ -104,30 +139,26 @@ def refine(
     Departures: 1. An answer that names neither is taken as accept, and a cut outside the steps as the nearest inside: our
         reading. 2. The refiner's own tokens are not trained. 3. One revision, the paper's default.
     """
-    file = context.rollouts
-    assert file is not None, "sample opens it for a strategy that needs --from"
     if refiner_temperature is None:
         refiner_temperature = context.sampling.temperature if votes > 1 else 0.0
-    refiner = refiner or REFINER
-    check_template("refine", "refiner", refiner, "steps")
-    require(file, ("step.start", "step.end"), "strategy 'refine'")
-    remaining = iter(context.problems)
-    with progress(file.num_rows, "refine, rollouts") as advance:
-        for batch in context.batches():
-            problems = [next(remaining) for _ in range(len(batch.groups))]
-            rows = _judged(batch, played=is_played(context.task))
-            answers = _asked(context, batch, problems, rows, refiner, votes, refiner_tokens, refiner_temperature)
-            steps = batch.ragged("step.start").segments.sizes
-            verdicts = {
-                row: verdict_of(texts, int(steps[row]), threshold)
-                for row, texts in zip(rows.tolist(), answers, strict=True)
-            }
-            starts = batch.ragged("step.start")
-            cuts = {row: int(starts[row][each.cut]) for row, each in verdicts.items() if each.cut is not None}
-            cuts = {row: fork for row, fork in cuts.items() if fork < context.sampling.max_tokens}
-            marked = _marked(batch, verdicts, cuts if replaced == "probe" else {})
-            yield _refined(context, marked, problems, cuts)
-            advance(len(batch))
+    dialogue = Verdicts("refine", refiner or REFINER)
+    context.require("step.start", "step.end")
+    for batch, problems in context.parts():
+        rows = own_rows(
+            batch, "refine", without=(ACCEPTED, *NOT_REVISED), needs=("step.start",), played=is_played(context.task)
+        )
+        names, starts = batch.strings("rollout_id"), batch.ragged("step.start")
+        seeds = [[context.seed_of(names[row], "refiner", vote) for vote in range(votes)] for row in rows.tolist()]
+        questions = dialogue.ask(context, batch, problems, rows)
+        answers = ask_policy(context, questions, seeds, max_tokens=refiner_tokens, temperature=refiner_temperature)
+        verdicts = {
+            row: verdict_of(texts, int(starts.segments.sizes[row]), threshold)
+            for row, texts in zip(rows.tolist(), answers, strict=True)
+        }
+        cuts = {row: int(starts[row][each.cut]) for row, each in verdicts.items() if each.cut is not None}
+        cuts = {row: fork for row, fork in cuts.items() if fork < context.sampling.max_tokens}
+        marked = _mark(batch, verdicts, cuts if replaced == "probe" else {})
+        yield _with_refined(context, marked, problems, cuts)
 
 
 def verdict_of(answers: Sequence[str], steps: int, threshold: float = 0.5) -> Verdict:
@@ -149,54 +180,18 @@ def verdict_of(answers: Sequence[str], steps: int, threshold: float = 0.5) -> Ve
     return Verdict(accept, min(max(named[0] - 1, 0), steps - 1))
 
 
-def _judged(batch: Rollouts, *, played: bool) -> Array:
-    """The rows the refiner is asked about."""
-    return own_rows(batch, "refine", without=(ACCEPTED, *NOT_REVISED), needs=("step.start",), played=played)
-
-
-def refiner_questions(
-    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array, refiner: str
-) -> list[str]:
-    """What the policy is asked about each of the rows."""
-    groups = batch.groups.ids
-    return [
-        filled(
-            refiner,
-            question=question_of(problems[int(groups[row])]),
-            steps=numbered(step_texts(context.tokenizer, batch, row), first=1),
-        )
-        for row in rows.tolist()
-    ]
-
-
-def _asked(
-    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array, refiner: str, votes: int,
-    max_tokens: int, temperature: float,
-) -> list[list[str]]:  # fmt: skip
-    """The refiner's answers about each row."""
-    questions = refiner_questions(context, batch, problems, rows, refiner)
-    names = batch.strings("rollout_id")
-    seeds = [
-        [derived_seed(context.seed, context.round, names[row], "refiner", vote) for vote in range(votes)]
-        for row in rows.tolist()
-    ]
-    return asked(context, questions, seeds, max_tokens=max_tokens, temperature=temperature)
-
-
-def _marked(batch: Rollouts, verdicts: Mapping[int, Verdict], probes: Container[int]) -> Rollouts:
+def _mark(batch: Rollouts, verdicts: Mapping[int, Verdict], probes: Container[int]) -> Rollouts:
     """The batch with the verdicts and the columns that refined rows have."""
     batch = batch.with_missing(*ADDED)
     purposes = batch.strings("purpose")
-    columns: dict[str, Any] = {"purpose": ["probe" if row in probes else each for row, each in enumerate(purposes)]}
+    batch = batch.with_columns({"purpose": ["probe" if row in probes else each for row, each in enumerate(purposes)]})
     for place, field in enumerate((ACCEPT_PROBABILITY, CUT_STEP)):
-        known: list[Any] = batch.strings(field.path) if field.path in batch else [None] * len(batch)
-        told = [verdicts[row][place] if row in verdicts else each for row, each in enumerate(known)]
-        columns[field.path] = pa.array(told, field.type)
+        batch = with_known(batch, field.path, field.type, {row: each[place] for row, each in verdicts.items()})
     accepted = [row in verdicts and verdicts[row].cut is None for row in range(len(batch))]
-    return batch.with_columns(columns).with_flag(ACCEPTED, np.array(accepted, bool))
+    return batch.with_flag(ACCEPTED, np.array(accepted, bool))
 
 
-def _refined(
+def _with_refined(
     context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], cuts: Mapping[int, int]
 ) -> Rollouts:
     """The batch with a new row for each of {row: the token it is cut before}."""
@@ -207,24 +202,24 @@ def _refined(
         behaviour = batch.arrow("behaviour_prompt_ids").take(pa.array(list(cuts), pa.int64()))
         prompts = [given or prompt for given, prompt in zip(behaviour.to_pylist(), prompts, strict=True)]
         columns["behaviour_prompt_ids"] = behaviour
-    seeds = [derived_seed(context.seed, context.round, names[row], REFINED) for row in cuts]
+    seeds = [context.seed_of(names[row], REFINED) for row in cuts]
     if is_played(context.task):
         own = [problems[group] for group in batch.groups.ids[list(cuts)].tolist()]
         replay = Replay(context, context.task, batch)
-        played = replay.played_on(list(cuts), list(cuts.values()), seeds, own, prompts)
+        played = replay.play_on(list(cuts), list(cuts.values()), seeds, own, prompts)
         columns |= columns_after(context, played, [0] * len(played), purpose="train", flags=(REFINED,))
     else:
         requests = [
             Request([*prompt, *batch.token_ids[row][:fork].tolist()], [seed], context.sampling.max_tokens - fork)
             for prompt, (row, fork), seed in zip(prompts, cuts.items(), seeds, strict=True)
         ]
-        made = [each for (each,) in context.engine.generate(requests, context.sampling)] if requests else []
-        whole = [joined(_response(batch, row), fork, new) for (row, fork), new in zip(cuts.items(), made, strict=True)]
+        made = [each for (each,) in context.generate(requests)]
+        whole = [join(_response(batch, row), fork, new) for (row, fork), new in zip(cuts.items(), made, strict=True)]
         columns |= sampled_columns(context, [()] * len(whole), whole, seeds, purpose="train", flags=(REFINED,))
     columns |= {
-        "rollout_id": pa.array([f"{names[row]}/{REFINED}@{context.salt}" for row in cuts], pa.string()),
-        "parent_id": pa.array([names[row] for row in cuts], pa.string()),
-        "fork": pa.array(list(cuts.values()), FIELDS["fork"].type),
+        "rollout_id": names_of([f"{names[row]}/{REFINED}@{context.salt}" for row in cuts]),
+        "parent_id": names_of([names[row] for row in cuts]),
+        "fork": forks_of(list(cuts.values())),
     }
     return with_rows(batch, np.array(list(cuts), np.int64), columns)
 

@@ -1,11 +1,9 @@
 """R3L's sampling: the policy reflects on its rollouts and tries again from the step that it would do otherwise."""
 
 import json
-import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,21 +13,19 @@ from ....formats.flags import ERROR, GUIDED, NOT_REVISED, REFLECTION, RETRIED
 from ....formats.rollouts import Rollouts
 from ....formats.schema import FIELDS, Field, arrow_type
 from ....formats.segments import Array
-from ...core.driver import require
-from ...core.progress import progress
 from ...core.ranges import AtLeast
-from ...core.wording import check_template, filled
+from ...core.wording import check_template, fill
 from ...models.engine import Completion, Request
 from ...models.policy import render_prompt
 from ...tasks import Message, Problem
 from ...tasks.played import is_played
-from .._judge import question_of, replies, texts_of
-from .._rows import derived_seed, sampled_columns
-from .._source import ADDED, of_questions, own_rows, with_groups, with_rows
+from .._questions import number_steps, question_of, reply_to, step_texts, texts_of, with_template
+from .._source import ADDED, forks_of, names_of, of_questions, own_rows, with_groups, with_known, with_rows
+from ..dialogue import Dialogue, Lesson, Review, Work
 from ..kind import CONTINUES, SamplingContext, strategy
 from ..play._interact import Rollout
 from ..play._replay import Replay, completion_after, reward_of, told_after
-from ._revisions import asking, forks_of, names_of, numbered, parts, step_texts, with_known
+from ..rows import sampled_columns
 
 REFLECTOR = """\
 You look back at a finished attempt, to find what can be learnt from it.
@@ -78,6 +74,71 @@ class Reflection:
     step: int | None
 
 
+@dataclass(frozen=True)
+class Reflections(Dialogue):
+    """A rollout's steps: where should it begin again, and why? Then: the problem once more, with that in view."""
+
+    of: ClassVar[str] = "reflection"
+
+    reflector: str = REFLECTOR
+    guidance: str = GUIDANCE
+
+    def __post_init__(self) -> None:
+        check_template(self.who, "reflector", self.reflector, "steps")
+        check_template(self.who, "guidance", self.guidance, "reflection")
+
+    def ask(
+        self, context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array
+    ) -> list[list[Message]]:
+        """What the policy is asked about each of the rows."""
+        groups = batch.groups.ids
+        found: list[list[Message]] = []
+        for row in rows.tolist():
+            steps = number_steps(step_texts(context.tokenizer, batch, row), first=0)
+            content = fill(self.reflector, question=question_of(problems[int(groups[row])]), steps=steps)
+            found.append([{"role": "user", "content": content}])
+        return found
+
+    def ask_again(self, problem: Problem, reflection: str) -> list[Message]:
+        """The problem with a reflection in view."""
+        return with_template(problem, self.guidance, reflection=reflection)
+
+    def teach(self, work: Work) -> list[Lesson]:
+        """A reflection on every row of which the task can tell, and where a step is wrong, the right end from there on."""
+        rows, reviews = work.decide()
+        reward = work.batch.numbers("reward")
+        found: list[Lesson] = []
+        questions = self.ask(work.context, work.batch, work.problems, rows)
+        for row, review, question in zip(rows.tolist(), reviews, questions, strict=True):
+            steps, group = work.steps(row), int(work.groups[row])
+            text = reflect(review, len(steps), right=bool(reward[row] >= work.correct))
+            found.append(work.lesson(row, question, text, "reflection"))
+            if review.right is not None:
+                rest = work.solutions[group].splitlines()
+                again = [*(step.strip() for step in steps[: review.wrong]), *rest[rest.index(review.right) :]]
+                guided = self.ask_again(work.problems[group], text)
+                found.append(work.lesson(row, guided, "\n".join(again), "guided"))
+        return found
+
+
+def reflect(review: Review, steps: int, *, right: bool) -> str:
+    """A reflection on a rollout of so many steps, as `reflection_of` reads it.
+
+    >>> reflect(Review(["3+4=7"], None), 1, right=True)
+    '{"trajectory_summary": "steps 0 to 0", "root_cause_analysis": "Step 0: 3+4=7 is there.", "trajectory_outcome": "success"}'
+    """
+    said: dict[str, Any] = {
+        "trajectory_summary": f"steps 0 to {steps - 1}",
+        "root_cause_analysis": review.log("Step", 0),
+        "trajectory_outcome": PERFECT,
+    }
+    if review.wrong is not None:
+        said["trajectory_outcome"] = WANTING[0] if right else WANTING[1]
+        said["improvement_suggestion"] = "stop there" if review.right is None else f"write {review.right}"
+        said["retry_from_step"] = review.wrong
+    return json.dumps(said, ensure_ascii=False)
+
+
 class _Answer(NamedTuple):
     """What the policy wrote behind a question and, where the answer was begun already, a prefix of it.
 
@@ -96,11 +157,19 @@ REFLECTION_TEXT = Field("reflection", pa.string(), "the reflection, JSON; null: 
 RETRY_STEP = Field("retry_step", pa.int32(), "step from which it was done anew", "step", least=0)
 
 
+def _remark(counts: Mapping[str, int], *, reflections: str, **_: Any) -> str:
+    asked, sound, tried, lessons = (counts.get(name, 0) for name in ("reflections", "sound", "retries", "lessons"))
+    also = f", {lessons:,} rows to learn that from" if reflections == "keep" else ""
+    return f"{asked:,} reflections, {sound:,} of them sound; {tried:,} rollouts tried again{also}"
+
+
 @strategy(
     source="arXiv:2601.03715 (R3L, reflect-then-retry)",
     needs=(CONTINUES,),
     turns=True,
     makes=("parent_id", "fork", "behaviour_prompt_ids", "reward", REFLECTION_TEXT, RETRY_STEP),
+    remark=_remark,
+    dialogue=Reflections,
     system=("R3L",),
 )
 def retry(
@@ -165,55 +234,35 @@ def retry(
         released code for mathematics. A guided try is masked before its pivot, which that code leaves out. 3. `true` is no
         step: our reading.
     """
-    file = context.rollouts
-    assert file is not None, "sample opens it for a strategy that needs --from"
-    reflector, guidance = reflector or REFLECTOR, guidance or GUIDANCE
-    check_template("retry", "reflector", reflector, "steps")
-    check_template("retry", "guidance", guidance, "reflection")
+    dialogue = Reflections("retry", reflector or REFLECTOR, guidance or GUIDANCE)
     needed = ("step.start", "step.end", *(("reward",) if reflections == "keep" else ()))
-    require(file, needed, "strategy 'retry'")
-    remaining = iter(context.problems)
-    with progress(file.num_rows, "retry, rollouts") as advance:
-        for batch in context.batches():
-            problems = [next(remaining) for _ in range(len(batch.groups))]
-            for part, groups in parts(batch, rows_at_once):
-                rows = own_rows(
-                    part, "retry", without=NOT_REVISED, needs=[path for path in needed if path != "step.end"],
-                    played=is_played(context.task),
-                )  # fmt: skip
-                own = problems[groups]
-                answers = _asked(
-                    context, part, rows, reflection_questions(context, part, own, rows, reflector), reflection_tokens
-                )
-                found = _sound(context, part, answers)
-                starts, place = part.ragged("step.start"), part.groups.ids
-                forks = {row: int(starts[row][each.step]) for row, each in found.items() if each.step is not None}
-                forks = {row: fork for row, fork in forks.items() if fork < context.sampling.max_tokens}
-                again = {row: own[int(place[row])] for row in forks}
-                guided = [asking(problem, guidance, reflection=found[row].text) for row, problem in again.items()]
-                tries = _tried(context, part, forks, list(again.values()), guided)
-                told = _told(part, rows, found)
-                if parents == "suffix":
-                    told = _masked(
-                        told, {row: forks[row] for row, each in tries.items() if each.made.finish_reason != ERROR}
-                    )
-                made = _with_retries(context, told, forks, tries)
-                lessons: list[tuple[int, str, _Answer]] = []
-                if reflections == "keep":
-                    better, perfect = _helped(context, part, own, found, tries, correct)
-                    lessons = [(row, REFLECTION, answers[row]) for row in sorted([*better, *perfect])]
-                    lessons += [(row, GUIDED, tries[row]) for row in better]
-                    made = _with_lessons(context, made, part, lessons)
-                context.count(reflections=len(rows), sound=len(found), retries=len(forks), lessons=len(lessons))
-                yield made
-                advance(len(part))
-    counts = Counter(context.tally)
-    also = f", {counts['lessons']:,} rows to learn that from" if reflections == "keep" else ""
-    print(
-        f"retry: {counts['reflections']:,} reflections, {counts['sound']:,} of them sound; "
-        f"{counts['retries']:,} rollouts tried again{also}",
-        file=sys.stderr,
-    )
+    context.require(*needed)
+    for part, problems in context.parts(rows_at_once):
+        rows = own_rows(
+            part, "retry", without=NOT_REVISED, needs=[path for path in needed if path != "step.end"],
+            played=is_played(context.task),
+        )  # fmt: skip
+        answers = _ask(context, part, rows, dialogue.ask(context, part, problems, rows), reflection_tokens)
+        found = _read_sound(context, part, answers)
+        starts, place = part.ragged("step.start"), part.groups.ids
+        forks = {row: int(starts[row][each.step]) for row, each in found.items() if each.step is not None}
+        forks = {row: fork for row, fork in forks.items() if fork < context.sampling.max_tokens}
+        again = {row: problems[int(place[row])] for row in forks}
+        guided = [dialogue.ask_again(problem, found[row].text) for row, problem in again.items()]
+        tries = _try_again(context, part, forks, list(again.values()), guided)
+        told = _tell(part, rows, found)
+        if parents == "suffix":
+            made = {row: forks[row] for row, each in tries.items() if each.made.finish_reason != ERROR}
+            told = _mask_shared(told, made)
+        made = _with_retries(context, told, forks, tries)
+        lessons: list[tuple[int, str, _Answer]] = []
+        if reflections == "keep":
+            better, perfect = _find_helpful(context, part, problems, found, tries, correct)
+            lessons = [(row, REFLECTION, answers[row]) for row in sorted([*better, *perfect])]
+            lessons += [(row, GUIDED, tries[row]) for row in better]
+            made = _with_lessons(context, made, part, lessons)
+        context.count(reflections=len(rows), sound=len(found), retries=len(forks), lessons=len(lessons))
+        yield made
 
 
 def reflection_of(text: str, steps: int) -> Reflection | None:
@@ -247,34 +296,21 @@ def reflection_of(text: str, steps: int) -> Reflection | None:
     return Reflection(written, step)
 
 
-def reflection_questions(
-    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array, reflector: str
-) -> list[list[Message]]:
-    """What the policy is asked about each of the rows."""
-    groups = batch.groups.ids
-    found: list[list[Message]] = []
-    for row in rows.tolist():
-        steps = numbered(step_texts(context.tokenizer, batch, row), first=0)
-        content = filled(reflector, question=question_of(problems[int(groups[row])]), steps=steps)
-        found.append([{"role": "user", "content": content}])
-    return found
-
-
-def _asked(
+def _ask(
     context: SamplingContext, batch: Rollouts, rows: Array, questions: Sequence[list[Message]], max_tokens: int
 ) -> dict[int, _Answer]:
     """What the policy says of the rows."""
     names = batch.strings("rollout_id")
-    seeds = [derived_seed(context.seed, context.round, names[row], REFLECTION) for row in rows.tolist()]
+    seeds = [context.seed_of(names[row], REFLECTION) for row in rows.tolist()]
     sampling = replace(context.sampling, max_tokens=max_tokens)
-    made = replies(context, questions, [[seed] for seed in seeds], sampling)
+    made = reply_to(context, questions, [[seed] for seed in seeds], sampling)
     return {
         row: _Answer(question, render_prompt(context.tokenizer, question), [], each, seed)
         for row, question, (each,), seed in zip(rows.tolist(), questions, made, seeds, strict=True)
     }
 
 
-def _sound(context: SamplingContext, batch: Rollouts, answers: Mapping[int, _Answer]) -> dict[int, Reflection]:
+def _read_sound(context: SamplingContext, batch: Rollouts, answers: Mapping[int, _Answer]) -> dict[int, Reflection]:
     """Those of the reflections that count."""
     sizes, texts = (
         batch.ragged("step.start").segments.sizes,
@@ -284,7 +320,7 @@ def _sound(context: SamplingContext, batch: Rollouts, answers: Mapping[int, _Ans
     return {row: each for row, each in read.items() if each is not None}
 
 
-def _told(batch: Rollouts, rows: Array, found: Mapping[int, Reflection]) -> Rollouts:
+def _tell(batch: Rollouts, rows: Array, found: Mapping[int, Reflection]) -> Rollouts:
     """The batch with what was said of its rows."""
     said = {row: found.get(row) for row in rows.tolist()}
     told = with_known(
@@ -294,7 +330,7 @@ def _told(batch: Rollouts, rows: Array, found: Mapping[int, Reflection]) -> Roll
     return told.with_missing(*ADDED, "behaviour_prompt_ids")
 
 
-def _masked(batch: Rollouts, forks: Mapping[int, int]) -> Rollouts:
+def _mask_shared(batch: Rollouts, forks: Mapping[int, int]) -> Rollouts:
     """The batch with the mask false on what rows share with their retries."""
     shared = np.zeros(len(batch), np.int64)
     shared[list(forks)] = list(forks.values())
@@ -302,7 +338,7 @@ def _masked(batch: Rollouts, forks: Mapping[int, int]) -> Rollouts:
     return batch.with_columns({"token.mask": batch.token_ids.with_values(mask)})
 
 
-def _tried(
+def _try_again(
     context: SamplingContext, batch: Rollouts, forks: Mapping[int, int], problems: Sequence[Problem],
     questions: Sequence[list[Message]],
 ) -> dict[int, _Answer]:  # fmt: skip
@@ -311,12 +347,12 @@ def _tried(
         return {}
     names = batch.strings("rollout_id")
     prefixes = [batch.token_ids[row][:fork].tolist() for row, fork in forks.items()]
-    seeds = [derived_seed(context.seed, context.round, names[row], RETRIED) for row in forks]
+    seeds = [context.seed_of(names[row], RETRIED) for row in forks]
     played: list[Rollout | None] = [None for _ in forks]
     if is_played(context.task):
         replay = Replay(context, context.task, batch)
         prompts = [replay.prompt(question) for question in questions]
-        played = [*replay.played_on(list(forks), list(forks.values()), seeds, problems, prompts)]
+        played = [*replay.play_on(list(forks), list(forks.values()), seeds, problems, prompts)]
         made = [completion_after(each, fork) for each, fork in zip(played, forks.values(), strict=True) if each]
     else:
         prompts = [render_prompt(context.tokenizer, question) for question in questions]
@@ -324,7 +360,7 @@ def _tried(
             Request([*prompt, *prefix], [seed], context.sampling.max_tokens - len(prefix))
             for prompt, prefix, seed in zip(prompts, prefixes, seeds, strict=True)
         ]
-        made = [each for (each,) in context.engine.generate(requests, context.sampling)]
+        made = [each for (each,) in context.generate(requests)]
     return dict(zip(forks, map(_Answer, questions, prompts, prefixes, made, seeds, played), strict=True))
 
 
@@ -343,7 +379,7 @@ def _with_retries(
     return with_rows(batch, np.array(list(tries), np.int64), columns)
 
 
-def _helped(
+def _find_helpful(
     context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], found: Mapping[int, Reflection],
     tries: Mapping[int, _Answer], correct: float,
 ) -> tuple[list[int], list[int]]:  # fmt: skip

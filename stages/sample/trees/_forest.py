@@ -12,9 +12,9 @@ from ....formats.schema import FIELDS
 from ...models.engine import Completion, Request
 from ...models.policy import render_prompt
 from ...tasks import Problem
-from .._rows import derived_seed, to_rollouts
-from .._steps import context_length, cut_off, generated, joined
+from .._steps import context_length, generate_steps, join, mark_cut
 from ..kind import SamplingContext
+from ..rows import to_rollouts
 
 Signal = Callable[[Completion], np.ndarray[Any, Any]]
 
@@ -97,7 +97,7 @@ class Forest:
         sampling = self.context.sampling
         if self._alternatives:
             sampling = sampling.with_alternatives(self._alternatives)
-        made = generated(self.context, requests, replace(sampling, stop=tuple(stop)) if stop else sampling)
+        made = generate_steps(self.context, requests, replace(sampling, stop=tuple(stop)) if stop else sampling)
         for fork, request, rows, completions in zip(forks, requests, places, made, strict=True):
             for row, seed, completion in zip(rows, request.seeds, completions, strict=True):
                 self._add(fork, row, seed, completion)
@@ -129,17 +129,17 @@ class Forest:
         """Rows that begin at the prompt have the seeds that `independent` gives them."""
         problem = self.problems[fork.problem].problem_id
         begun = (fork.at,) if fork.row == row else ()
-        return derived_seed(self.context.seed, self.context.round, problem, row, *begun)
+        return self.context.seed_of(problem, row, *begun)
 
     def _add(self, fork: Fork, row: int, seed: int, completion: Completion) -> None:
         rows, budget = self.branches[fork.problem], self.budgets[fork.problem]
         signal = self._signal(completion)
         completion = completion._replace(alternatives=None)
         if fork.row is None:
-            rows.append(Branch(cut_off(completion, budget), signal, None, 0, seed))
+            rows.append(Branch(mark_cut(completion, budget), signal, None, 0, seed))
             return
         origin = rows[fork.row]
-        response = cut_off(joined(origin.response, fork.at, completion), budget)
+        response = mark_cut(join(origin.response, fork.at, completion), budget)
         signal = np.concatenate((origin.signal[: fork.at], signal))
         if row == fork.row:
             rows[row] = Branch(response, signal, origin.parent, origin.fork, origin.seed)

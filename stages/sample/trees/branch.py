@@ -7,7 +7,6 @@ import numpy as np
 
 from ....formats.rollouts import Rollouts
 from ....formats.segments import Segments
-from ...core.progress import progress
 from ...core.ranges import AtLeast
 from ..kind import SamplingContext, strategy
 from ._forest import Branch, Forest, Fork
@@ -50,23 +49,19 @@ def branch(
     """
     signal, alternatives = metric_of(context, metric, top)
     leaves = initial * (1 + rounds * forks * continuations)
-    at_once = max(1, rows_at_once // leaves)
-    ends = _ends(context, not_after)
-    with progress(len(context.problems) * leaves, "branch") as advance:
-        for first in range(0, len(context.problems), at_once):
-            problems = context.problems[first : first + at_once]
-            forest = Forest(context, problems, signal=signal, alternatives=alternatives)
-            forest.grow([Fork(problem, samples=initial) for problem in range(len(problems))])
-            used: list[set[tuple[int, int]]] = [set() for _ in problems]
-            for _ in range(rounds):
-                chosen: list[Fork] = []
-                for problem, rows in enumerate(forest.branches):
-                    places = _most_uncertain(rows, forks, ends, used[problem])
-                    used[problem].update(places)
-                    chosen += [Fork(problem, row, at, continuations) for row, at in places]
-                forest.grow(chosen)
-            yield forest.rollouts()
-            advance(sum(map(len, forest.branches)))
+    ends = _closing_tokens(context, not_after)
+    for problems in context.portions(rows_at_once, leaves):
+        forest = Forest(context, problems, signal=signal, alternatives=alternatives)
+        forest.grow([Fork(problem, samples=initial) for problem in range(len(problems))])
+        used: list[set[tuple[int, int]]] = [set() for _ in problems]
+        for _ in range(rounds):
+            chosen: list[Fork] = []
+            for problem, rows in enumerate(forest.branches):
+                places = _most_uncertain(rows, forks, ends, used[problem])
+                used[problem].update(places)
+                chosen += [Fork(problem, row, at, continuations) for row, at in places]
+            forest.grow(chosen)
+        yield forest.rollouts()
 
 
 def _most_uncertain(
@@ -89,7 +84,7 @@ def _most_uncertain(
     return [(row, at) for row, at in best.T.tolist()]
 
 
-def _ends(context: SamplingContext, words: Sequence[str]) -> np.ndarray:
+def _closing_tokens(context: SamplingContext, words: Sequence[str]) -> np.ndarray:
     """[V] bool, the token's text holds one of the words."""
     size = len(context.tokenizer)
     if not words:

@@ -6,7 +6,6 @@ from typing import Annotated
 
 from ....formats.errors import UsageError
 from ....formats.rollouts import Rollouts
-from ...core.progress import progress
 from ...core.ranges import AtLeast
 from ..kind import SamplingContext, strategy
 from ._forest import Forest, Fork
@@ -38,23 +37,19 @@ def branch_schedule(
     """
     if not factors:
         raise UsageError("strategy branch_schedule: factors must name at least one number")
-    at_once = max(1, rows_at_once // prod(factors))
-    with progress(len(context.problems) * prod(factors), "branch_schedule") as advance:
-        for first in range(0, len(context.problems), at_once):
-            problems = context.problems[first : first + at_once]
-            forest = Forest(context, problems)
-            for depth, factor in enumerate(factors):
-                last = depth + 1 == len(factors)
-                if depth == 0:
-                    splits = [Fork(problem, samples=factor) for problem in range(len(problems))]
-                else:
-                    splits = _unfinished(forest, depth * length, factor)
-                forest.grow(splits, length=None if last else length)
-            yield forest.rollouts()
-            advance(sum(map(len, forest.branches)))
+    for problems in context.portions(rows_at_once, prod(factors)):
+        forest = Forest(context, problems)
+        for depth, factor in enumerate(factors):
+            last = depth + 1 == len(factors)
+            if depth == 0:
+                splits = [Fork(problem, samples=factor) for problem in range(len(problems))]
+            else:
+                splits = _split_unfinished(forest, depth * length, factor)
+            forest.grow(splits, length=None if last else length)
+        yield forest.rollouts()
 
 
-def _unfinished(forest: Forest, reached: int, count: int) -> list[Fork]:
+def _split_unfinished(forest: Forest, reached: int, count: int) -> list[Fork]:
     """A split at the end of every response that has just `reached` so many tokens, and may have more."""
     return [
         Fork(problem, row, reached, count, extends=True)

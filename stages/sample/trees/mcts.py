@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from random import Random
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -14,14 +13,12 @@ from ....formats.ragged import Ragged
 from ....formats.rollouts import Rollouts
 from ....formats.schema import Field
 from ....formats.segments import Segments
-from ...core.progress import progress
 from ...core.ranges import AtLeast, Between
 from ...models.engine import Completion, Request
 from ...structure.simulations import simulation_values
 from ...tasks import Problem
-from .._judge import asked, question_of, truth_of
-from .._rows import derived_seed
-from .._steps import ANSWER, STEP, Step, cut_off, generated, head, is_over, joined, step_columns, step_ends
+from .._questions import ask_policy, question_of, truth_of
+from .._steps import ANSWER, STEP, Step, generate_steps, head, is_over, join, mark_cut, step_columns, step_ends
 from ..kind import SamplingContext, strategy
 from ._forest import Branch, Forest
 from ._search_tree import Node, Tree, uct
@@ -136,23 +133,16 @@ def mcts(
     search = Search(
         children, depth, select, exploration, decay, enough, outcome_weight, correct_above, tuple(stop), step_tokens, verifier
     )  # fmt: skip
-    at_once = max(1, rows_at_once // rounds)
-    with progress(len(context.problems) * rounds, "mcts") as advance:
-        for first in range(0, len(context.problems), at_once):
-            part = context.problems[first : first + at_once]
-            forest = Forest(context, part)
-            trees = [
-                Tree(Random(derived_seed("mcts", context.seed, context.round, problem.problem_id))) for problem in part
-            ]
-            for _ in range(rounds):
-                search.round(forest, trees)
-                advance(len(part))
-            columns = step_columns([row for tree in trees for row in tree.steps])
-            columns[SEARCH_VALUE.path] = Ragged.from_lists(
-                [row for tree in trees for row in tree.values(pool)], np.float64
-            )
-            columns["reward"] = np.array([reward for tree in trees for reward in tree.rewards], np.float64)
-            yield forest.rollouts().with_columns(columns)
+    for problems in context.portions(rows_at_once, rounds):
+        forest = Forest(context, problems)
+        trees = [Tree(context.coin_of("mcts", problem)) for problem in problems]
+        for _ in range(rounds):
+            search.round(forest, trees)
+            context.meter(len(problems))
+        columns = step_columns([row for tree in trees for row in tree.steps])
+        columns[SEARCH_VALUE.path] = Ragged.from_lists([row for tree in trees for row in tree.values(pool)], np.float64)
+        columns["reward"] = np.array([reward for tree in trees for reward in tree.rewards], np.float64)
+        yield forest.rollouts().with_columns(columns)
 
 
 @dataclass(frozen=True)
@@ -177,11 +167,11 @@ class Search:
         for problem, tree in enumerate(trees):
             done = self.enough and min(tree.right, tree.wrong) >= self.enough
             if not done and not tree.root.exhausted:
-                going.append((problem, self.selected(tree)))
+                going.append((problem, self.select_node(tree)))
         lost = self._expand(forest, trees, [(each, node) for each, node in going if not node.over and not node.best])
         self._simulate(forest, trees, [(problem, node.best or node) for problem, node in going], lost)
 
-    def selected(self, tree: Tree) -> Node:
+    def select_node(self, tree: Tree) -> Node:
         """The step to go on from."""
         node = tree.root
         if self.select == "random_child":
@@ -211,7 +201,7 @@ class Search:
                     continued=True,
                 )
             )
-        made = generated(context, requests, replace(context.sampling, stop=self.stop))
+        made = generate_steps(context, requests, replace(context.sampling, stop=self.stop))
         new: list[Place] = []
         lost: dict[int, Completion] = {}
         for (problem, node), completions in zip(nodes, made, strict=True):
@@ -219,14 +209,14 @@ class Search:
             for each in completions:
                 if not len(each.ids):
                     continue
-                response = cut_off(joined(node.response, begun, each), forest.budgets[problem])
+                response = mark_cut(join(node.response, begun, each), forest.budgets[problem])
                 over = is_over(response, len(each.ids), self.step_tokens, forest.budgets[problem])
                 child = Node(response, node, (*node.ends, len(response.ids)), over=over)
                 node.children.append(child)
                 new.append((problem, child))
             if not node.children:
                 failed = [each for each in completions if each.finish_reason == "error"]
-                nothing = joined(node.response, begun, (failed or completions)[0])
+                nothing = join(node.response, begun, (failed or completions)[0])
                 if failed:
                     lost[problem] = nothing
                 else:  # it ended without a token more
@@ -255,7 +245,7 @@ class Search:
             )
             for problem, node in sampled
         ]
-        made = [each for (each,) in generated(context, requests, context.sampling)]
+        made = [each for (each,) in generate_steps(context, requests, context.sampling)]
         ends = step_ends(context.tokenizer, [each.ids for each in made], self.stop)
         simulated = {problem: (response, list[int]()) for problem, response in lost.items()} | {
             problem: _cut(node, each, found, self.depth)
@@ -321,7 +311,7 @@ def _cut(node: Node, completion: Completion, found: Sequence[int], depth: int) -
     if len(ends) > depth:
         ends = ends[:depth]
         completion = head(completion, ends[-1], "length")
-    return joined(node.response, begun, completion), [begun + end for end in ends]
+    return join(node.response, begun, completion), [begun + end for end in ends]
 
 
 def _verifier(context: SamplingContext, which: str, temperature: float, max_tokens: int) -> Verifier:
@@ -351,11 +341,8 @@ def _verifier(context: SamplingContext, which: str, temperature: float, max_toke
         found = [0.0] * len(told)
         left = list(range(len(told)))
         for attempt in range(TRIES):
-            seeds = [
-                [derived_seed(context.seed, context.round, told[each][0].problem_id, questions[each], attempt)]
-                for each in left
-            ]
-            answers = asked(
+            seeds = [[context.seed_of(told[each][0].problem_id, questions[each], attempt)] for each in left]
+            answers = ask_policy(
                 context, [questions[each] for each in left], seeds, max_tokens=max_tokens, temperature=temperature
             )
             truths = [truth_of(text) for (text,) in answers]
@@ -368,5 +355,4 @@ def _verifier(context: SamplingContext, which: str, temperature: float, max_toke
 
 
 def _seed(forest: Forest, problem: int, what: str, index: int) -> int:
-    context = forest.context
-    return derived_seed(context.seed, context.round, forest.problems[problem].problem_id, what, index)
+    return forest.context.seed_of(forest.problems[problem].problem_id, what, index)

@@ -1,15 +1,12 @@
 """ROSE: one response after the other, each from the most uncertain place of those before it, or from the prompt."""
 
 from collections.abc import Iterator, Sequence
-from random import Random
 from typing import Annotated
 
 import numpy as np
 
 from ....formats.rollouts import Rollouts
-from ...core.progress import progress
 from ...core.ranges import AtLeast, Between
-from .._rows import derived_seed
 from ..kind import SamplingContext, strategy
 from ._forest import Branch, Forest, Fork
 from ._uncertainty import Metric, metric_of
@@ -51,38 +48,46 @@ def rose(
         rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
     """
     signal, alternatives = metric_of(context, metric, top)
-    at_once = max(1, rows_at_once // context.n)
-    with progress(len(context.problems) * context.n, "rose") as advance:
-        for first in range(0, len(context.problems), at_once):
-            problems = context.problems[first : first + at_once]
-            forest = Forest(context, problems, signal=signal, alternatives=alternatives)
-            coins = [
-                Random(derived_seed("rose", context.seed, context.round, problem.problem_id)) for problem in problems
-            ]
-            used: list[set[tuple[int, int]]] = [set() for _ in problems]
-            for index in range(context.n):
-                forks: list[Fork] = []
-                for problem, rows in enumerate(forest.branches):
-                    place = None
-                    if index > 0 and coins[problem].random() >= epsilon:
-                        place = _largest(rows, used[problem] if exclude_used else set())
-                    if place is None:
-                        forks.append(Fork(problem))
-                    else:
-                        used[problem].add(place)
-                        forks.append(Fork(problem, *place))
-                forest.grow(forks)
-                advance(len(problems))
-            yield forest.rollouts()
+    for problems in context.portions(rows_at_once, context.n):
+        forest = Forest(context, problems, signal=signal, alternatives=alternatives)
+        peaks = [Peaks() for _ in problems]
+        coins = [context.coin_of("rose", problem) for problem in problems]
+        for index in range(context.n):
+            forks: list[Fork] = []
+            for problem, rows in enumerate(forest.branches):
+                place = None
+                peaks[problem].update(rows)
+                if index > 0 and coins[problem].random() >= epsilon:
+                    place = peaks[problem].take(keep=not exclude_used)
+                forks.append(Fork(problem) if place is None else Fork(problem, *place))
+            forest.grow(forks)
+            context.meter(len(problems))
+        yield forest.rollouts()
 
 
-def _largest(rows: Sequence[Branch], used: set[tuple[int, int]]) -> tuple[int, int] | None:
-    """(row, token) of the largest finite signal, the first of equal ones; None where there is none."""
-    best, place = -np.inf, None
-    for row, each in enumerate(rows):
-        signal = each.signal.copy()
-        taken = [at for other, at in used if other == row]
-        signal[taken] = -np.inf
-        if len(signal) and (at := int(signal.argmax())) >= 0 and signal[at] > best:
-            best, place = float(signal[at]), (row, at)
-    return place
+class Peaks:
+    """The largest finite signal of each response so far, so that a new response is looked through once."""
+
+    def __init__(self) -> None:
+        self._signals: list[np.ndarray] = []
+        self._best: list[int] = []
+
+    def update(self, rows: Sequence[Branch]) -> None:
+        """Look at those of a problem's responses that are new."""
+        for each in rows[len(self._best) :]:
+            self._signals.append(np.where(np.isnan(each.signal), -np.inf, each.signal))
+            self._best.append(int(self._signals[-1].argmax()) if len(each.signal) else 0)
+
+    def take(self, *, keep: bool) -> tuple[int, int] | None:
+        """(row, token) of the largest, the first of equal ones; None where there is none. keep: it may be taken again."""
+        tops = [
+            float(signal[at]) if len(signal) else -np.inf for signal, at in zip(self._signals, self._best, strict=True)
+        ]
+        row = int(np.argmax(tops)) if tops else 0
+        if not tops or tops[row] == -np.inf:
+            return None
+        at = self._best[row]
+        if not keep:
+            self._signals[row][at] = -np.inf
+            self._best[row] = int(self._signals[row].argmax())
+        return row, at

@@ -11,13 +11,11 @@ from ....formats.errors import UsageError
 from ....formats.flags import PARTIAL
 from ....formats.rollouts import Rollouts
 from ....formats.segments import Array
-from ...core.progress import progress
 from ...core.ranges import AtLeast
 from ...models.engine import Request
 from ...structure.turns import Siblings, selection_probabilities
 from ...tasks import Problem
-from .._judge import asked, question_of, reference_of, score_of
-from .._rows import derived_seed
+from .._questions import ask_policy, question_of, reference_of, score_of
 from .._steps import ANSWER, STEP, Step, is_over, step_columns
 from ..kind import SamplingContext, strategy
 from ._forest import Forest, Fork
@@ -92,7 +90,7 @@ class _Judge:
             for problem, *begun in asked_for
         ]
         sampling = replace(context.sampling, temperature=self.temperature)
-        made = context.engine.generate(requests, sampling) if requests else []
+        made = context.generate(requests, sampling)
         responses = {
             state: [each.ids.tolist() for each in group if each.finish_reason != "error"] or [[]]
             for state, group in zip(asked_for, made, strict=True)
@@ -122,7 +120,7 @@ class _Judge:
                 questions.append(template.format(**given))
                 owners.append(index)
                 seeds.append([_seed(forest, problem, row, template is JUDGE_ANSWER)])
-        texts = asked(context, questions, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
+        texts = ask_policy(context, questions, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
         found = [0.0] * len(rows)
         for owner, (text,) in zip(owners, texts, strict=True):
             found[owner] += score_of(text)
@@ -130,8 +128,7 @@ class _Judge:
 
 
 def _seed(forest: Forest, problem: int, row: int, index: int) -> int:
-    context = forest.context
-    return derived_seed(context.seed, context.round, forest.problems[problem].problem_id, row, "judge", int(index))
+    return forest.context.seed_of(forest.problems[problem].problem_id, row, "judge", int(index))
 
 
 @strategy(
@@ -200,25 +197,18 @@ def truncate(
     if judge_temperature is None:
         judge_temperature = context.sampling.temperature if judge == "task" else 0.0
     judging = _Judge(judge, judge_samples, judge_temperature, judge_tokens)
-    at_once = max(1, rows_at_once // (k * budget + 1))
-    with progress(len(context.problems), "truncate, problems") as advance:
-        for first in range(0, len(context.problems), at_once):
-            part = context.problems[first : first + at_once]
-            forest = Forest(context, part)
-            trees = [
-                Tree(each, Random(derived_seed("truncate", context.seed, context.round, each.problem_id)))
-                for each in part
-            ]
-            for index in range(budget):
-                new = _grown(forest, trees, k, step_tokens, (*stop, *answer), answer, judging)
-                for problem, rows in new.items():
-                    choose(trees[problem], rows, bonus * (budget - index) / budget, eta)
-            _grown(forest, trees, 1, None, (), answer, judging)
-            yield _rows(forest, trees)
-            advance(len(part))
+    for problems in context.portions(rows_at_once, k * budget + 1):
+        forest = Forest(context, problems)
+        trees = [Tree(each, context.coin_of("truncate", each)) for each in problems]
+        for index in range(budget):
+            new = _grow(forest, trees, k, step_tokens, (*stop, *answer), answer, judging)
+            for problem, rows in new.items():
+                choose(trees[problem], rows, bonus * (budget - index) / budget, eta)
+        _grow(forest, trees, 1, None, (), answer, judging)
+        yield _rows(forest, trees)
 
 
-def _grown(
+def _grow(
     forest: Forest, trees: Sequence[Tree], count: int, length: int | None, stop: Sequence[str], answer: Sequence[str],
     judge: _Judge,
 ) -> dict[int, list[int]]:  # fmt: skip

@@ -1,7 +1,6 @@
 """Vine: fresh continuations from states of rollouts that exist, to estimate what the states are worth."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -11,18 +10,16 @@ from ....formats.errors import UsageError
 from ....formats.flags import ERROR
 from ....formats.rollouts import Rollouts
 from ....formats.segments import Array, Segments
-from ...core.driver import require
-from ...core.progress import progress
 from ...core.ranges import AtLeast, Between
 from ...models.engine import Request
 from ...structure.cuts import cut_points
 from ...structure.prefixes import prefix_keys
 from ...tasks import Problem
 from ...tasks.played import EnvironmentTask, is_played
-from .._rows import derived_seed, sampled_columns
 from .._source import ADDED, own_rows, with_rows
 from ..kind import CONTINUES, SamplingContext, strategy
 from ..play._replay import Replay, columns_after
+from ..rows import sampled_columns
 
 
 @strategy(
@@ -59,34 +56,30 @@ def vine(
         below: for at="unlikely".
         rows_at_once: probes generated before a part of the file is written (at least a group's); bounds the memory.
     """
-    file = context.rollouts
-    assert file is not None, "sample opens it for a strategy that needs --from"
     every = every if every is not None else (1 if at == "steps" else 5)
     task = context.task if is_played(context.task) else None
     if task is not None and at != "steps":
         raise UsageError(
             f"strategy vine: at must be 'steps' in an environment, which is left between turns only, got {at!r}"
         )
-    require(file, ("step.start", "step.end") if at == "steps" else ("token.logprob",), "vine")
-    remaining = iter(context.problems)
-    with progress(file.num_rows, "vine, rollouts") as advance:
-        for batch in context.batches():
-            problems = [next(remaining) for _ in range(len(batch.groups))]
-            rows, forks = _states(
-                batch, at=at, every=every, max_states=max_states, below=below, played=task is not None
-            )
-            rows, forks = _distinct(
-                batch, rows[forks < context.sampling.max_tokens], forks[forks < context.sampling.max_tokens]
-            )
-            for start, stop in _parts(batch, rows, rows_at_once // k):
-                chosen = (rows >= start) & (rows < stop)
-                part = batch.slice(start, stop).with_missing(*ADDED)
-                if task is None:
-                    yield _continued(context, part, rows[chosen] - start, forks[chosen], k)
-                else:
-                    own = [problems[group] for group in batch.groups.ids[rows[chosen]].tolist()]
-                    yield _played_on(context, task, part, rows[chosen] - start, forks[chosen], k, own)
-                advance(stop - start)
+    context.require(*(("step.start", "step.end") if at == "steps" else ("token.logprob",)))
+
+    def states(batch: Rollouts) -> tuple[Array, Array]:
+        found = _states(batch, at=at, every=every, max_states=max_states, below=below, played=task is not None)
+        return _distinct(batch, *found, context.sampling.max_tokens)
+
+    def probes(batch: Rollouts) -> Array:
+        """[G] of each group."""
+        return k * np.bincount(batch.groups.ids[states(batch)[0]], minlength=len(batch.groups))
+
+    for batch, problems in context.parts(rows_at_once, sizes=probes):
+        rows, forks = states(batch)
+        part = batch.with_missing(*ADDED)
+        if task is None:
+            yield _continue(context, part, rows, forks, k)
+        else:
+            own = [problems[group] for group in batch.groups.ids[rows].tolist()]
+            yield _play_on(context, task, part, rows, forks, k, own)
 
 
 def _states(
@@ -116,27 +109,16 @@ def _states(
     return rows, forks
 
 
-def _distinct(batch: Rollouts, rows: Array, forks: Array) -> tuple[Array, Array]:
-    """Of states with equal prefixes the first."""
+def _distinct(batch: Rollouts, rows: Array, forks: Array, most: int) -> tuple[Array, Array]:
+    """Of states that leave room for a token, and have equal prefixes, the first."""
+    rows, forks = rows[forks < most], forks[forks < most]
     if not len(rows):
         return rows, forks
     first = np.sort(np.unique(prefix_keys(batch, rows, forks), return_index=True)[1])
     return rows[first], forks[first]
 
 
-def _parts(batch: Rollouts, rows: Array, states: int) -> Iterator[tuple[int, int]]:
-    """Ranges of rows, whole groups, with at most so many states each (or one group)."""
-    counts = np.bincount(batch.groups.ids[rows], minlength=len(batch.groups))
-    cuts, held = [0], 0
-    for group, count in enumerate(counts.tolist()):
-        if held and held + count > states:
-            cuts.append(int(batch.groups.starts[group]))
-            held = 0
-        held += count
-    return pairwise([*cuts, len(batch)])
-
-
-def _continued(context: SamplingContext, part: Rollouts, rows: Array, forks: Array, k: int) -> Rollouts:
+def _continue(context: SamplingContext, part: Rollouts, rows: Array, forks: Array, k: int) -> Rollouts:
     """The part with k probes of every state."""
     ids, prompts = part.token_ids, part.ragged("prompt_ids")
     seeds = _seeds(context, part, rows, forks, k)
@@ -145,7 +127,7 @@ def _continued(context: SamplingContext, part: Rollouts, rows: Array, forks: Arr
         Request([*prompts[row].tolist(), *prefix], each, context.sampling.max_tokens - len(prefix))
         for row, prefix, each in zip(rows.tolist(), prefixes, seeds, strict=True)
     ]
-    completions = context.engine.generate(requests, context.sampling) if requests else []
+    completions = context.generate(requests)
     columns = sampled_columns(
         context,
         [prefix for prefix in prefixes for _ in range(k)],
@@ -156,7 +138,7 @@ def _continued(context: SamplingContext, part: Rollouts, rows: Array, forks: Arr
     return _with_probes(context, part, rows, forks, k, columns)
 
 
-def _played_on(
+def _play_on(
     context: SamplingContext, task: EnvironmentTask, part: Rollouts, rows: Array, forks: Array, k: int,
     problems: Sequence[Problem],
 ) -> Rollouts:  # fmt: skip
@@ -164,7 +146,7 @@ def _played_on(
     prompts = part.ragged("prompt_ids")
     seeds = [seed for each in _seeds(context, part, rows, forks, k) for seed in each]
     parents, places = np.repeat(rows, k).tolist(), np.repeat(forks, k).tolist()
-    played = Replay(context, task, part).played_on(
+    played = Replay(context, task, part).play_on(
         parents, places, seeds, [problem for problem in problems for _ in range(k)],
         [prompts[row].tolist() for row in parents],
     )  # fmt: skip
@@ -174,7 +156,7 @@ def _played_on(
 def _seeds(context: SamplingContext, part: Rollouts, rows: Array, forks: Array, k: int) -> list[list[int]]:
     names = part.strings("rollout_id")
     return [
-        [derived_seed(context.seed, context.round, names[row], fork, index) for index in range(k)]
+        [context.seed_of(names[row], fork, index) for index in range(k)]
         for row, fork in zip(rows.tolist(), forks.tolist(), strict=True)
     ]
 

@@ -18,7 +18,7 @@ from apportion.stages.models.policy import ModelSource, load_policy, render_prom
 from apportion.stages.remember.kind import MEMORIES
 from apportion.stages.remember.library import STRATEGY, WARNING, Entry, Library
 from apportion.stages.sample.kind import SamplingContext
-from apportion.stages.sample.play.experience import experience, opened
+from apportion.stages.sample.play.experience import experience, open_library
 from typer.testing import Result
 
 from .test_interact import END, TOKENIZER, CountingTask, Scripted, ids_of, row_of
@@ -218,4 +218,4 @@ def test_a_library_whose_history_has_no_settings_is_refused(settings: object, tm
     record = Record(stage="remember", version="1", parameters={} if settings is None else {"settings": settings})
     write_memory(path, "experience", Library().table(), Provenance(history=(record,)), {"rows": 0})
     with pytest.raises(DataError, match="expected similarity, compared and same_head"):
-        opened(path)
+        open_library(path)

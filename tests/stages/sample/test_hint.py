@@ -160,7 +160,7 @@ def test_what_is_taught_is_what_is_asked(scored: Path, hinted: Hinted, tmp_path:
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"of": "hint", "solution_from": "somewhere"}, "'somewhere', expected column:NAME or demonstration"),
+    ({"of": "hint", "solution_from": "somewhere"}, "solution_from must be column:NAME or demonstration, got 'somewhere'"),
     ({"of": "hint", "hint_from": "somewhere"}, "must be column:NAME or demonstration:N, got 'somewhere'"),
     ({"of": "verdict", "hint_from": "column:hint"}, "of no use with of=verdict"),
 ])  # fmt: skip

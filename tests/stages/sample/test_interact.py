@@ -18,7 +18,7 @@ from apportion.stages.models.engine import Completion, EngineDefaults, Request, 
 from apportion.stages.models.policy import ModelSource, load_policy, load_tokenizer, render_prompt
 from apportion.stages.sample import sample
 from apportion.stages.sample.kind import SamplingContext
-from apportion.stages.sample.play._interact import played
+from apportion.stages.sample.play._interact import play_problems
 from apportion.stages.tasks import TASKS, Problem, open_task, task_family
 from apportion.stages.tasks.played import Action, Outcome
 from typer.testing import Result
@@ -137,7 +137,7 @@ def run(
         task=task, problems=list(task.problems("train", problems, 0)), tokenizer=TOKENIZER, source=source, opened=engine,
         sampling=Sampling(max_tokens=max_tokens), n=n, seed=5, round=0, purpose="train", policy="none",
     )  # fmt: skip
-    (rollouts,) = played(context, task, rows_at_once=100)
+    (rollouts,) = play_problems(context, task, rows_at_once=100)
     check_batch(rollouts, "test")
     return rollouts
 
@@ -321,7 +321,7 @@ def test_a_tool_is_called_the_way_the_chat_template_writes_it(hermes: Any) -> No
         task=task, problems=[problem], tokenizer=hermes, source=ModelSource("builtin:tiny-blank", "cpu"), opened=engine,
         sampling=Sampling(max_tokens=1_000), n=1, seed=5, round=0, purpose="train", policy="none",
     )  # fmt: skip
-    (rollouts,) = played(context, task, rows_at_once=1)
+    (rollouts,) = play_problems(context, task, rows_at_once=1)
     row = row_of(rollouts)
 
     def answered(result: str) -> str:

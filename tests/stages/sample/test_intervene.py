@@ -16,7 +16,7 @@ from apportion.stages.models.policy import load_tokenizer
 from apportion.stages.models.token_texts import TokenOffsets
 from apportion.stages.sample import sample
 from apportion.stages.sample.revise._interventions import Intervention, guided, intervention_of, leaks, verified
-from apportion.stages.sample.revise._revisions import Spelling, spelled
+from apportion.stages.sample.revise._spelling import Spelling, spell
 from apportion.stages.score import score
 from apportion.stages.train import train
 from typer.testing import Result
@@ -273,7 +273,7 @@ def test_solutions_of_a_column_and_of_the_reference(
     assert answers
     with pytest.raises(DataError, match="no column 'solution', which strategy 'intervene' needs"):
         intervened(solution_from="column:solution")
-    with pytest.raises(UsageError, match="'somewhere', expected column:NAME, demonstration or reference"):
+    with pytest.raises(UsageError, match="solution_from must be column:NAME, demonstration or reference, got 'somewhere'"):
         intervened(solution_from="somewhere")
 
 
@@ -351,8 +351,8 @@ def test_a_response_is_cut_where_tokens_allow_and_never_behind_its_end() -> None
         "12+3=15\n7 é",
     ]  # fmt: skip
     assert spelling.tokens_before(len(spelling.text)) == len(ids) - 1, "the end of sequence is not before the end"
-    assert spelled(tokenizer, ids[:3], "=15") == ids[3:5]
-    assert spelled(tokenizer, [], tokenizer.eos_token) is None, "a special token has no text"
+    assert spell(tokenizer, ids[:3], "=15") == ids[3:5]
+    assert spell(tokenizer, [], tokenizer.eos_token) is None, "a special token has no text"
 
 
 class Spacing:
@@ -368,8 +368,8 @@ class Spacing:
 
 def test_a_tokenizer_that_puts_a_space_in_front_is_asked_behind_a_newline() -> None:
     before = Spacing()("ab")["input_ids"]
-    assert spelled(Spacing(), before, "cd") == [ord("c"), ord("d")]
-    assert spelled(Spacing(), [], "cd") == [ord(" "), ord("c"), ord("d")]
+    assert spell(Spacing(), before, "cd") == [ord("c"), ord("d")]
+    assert spell(Spacing(), [], "cd") == [ord(" "), ord("c"), ord("d")]
 
 
 @pytest.mark.parametrize(

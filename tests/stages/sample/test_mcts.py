@@ -17,7 +17,7 @@ from apportion.stages.models.engine import Completion, Request, Sampling
 from apportion.stages.models.kind import ENGINES, engine
 from apportion.stages.models.policy import Policy
 from apportion.stages.models.transformers.engine import TransformersEngine
-from apportion.stages.sample._judge import truth_of
+from apportion.stages.sample._questions import truth_of
 from apportion.stages.sample.trees._search_tree import NOTHING, Node, Tree, uct
 from apportion.stages.sample.trees.mcts import Search
 from apportion.stages.structure.batch import credit_of_batch
@@ -67,21 +67,21 @@ def test_uct_goes_down_to_the_leaf_that_is_worth_looking_at() -> None:
     assert uct(1.5, 0, 0, 1.414) == 1.5
     tree, left, right, below = tree_of()
     tree.root.visits, left.visits, left.value = 4, 2, 1.0
-    assert search("uct", 0.0).selected(tree) is below  # 1/2 against 0
-    assert search("uct", 1.0).selected(tree) is right  # 0.5 + √(ln 5/3) = 1.23 against √(ln 5) = 1.27
+    assert search("uct", 0.0).select_node(tree) is below  # 1/2 against 0
+    assert search("uct", 1.0).select_node(tree) is right  # 0.5 + √(ln 5/3) = 1.23 against √(ln 5) = 1.27
     below.over = below.simulated = True
-    assert search("uct", 0.0).selected(tree) is right, "nothing is left to the left"
+    assert search("uct", 0.0).select_node(tree) is right, "nothing is left to the left"
     empty = Tree(Random(0))
-    assert search("uct").selected(empty) is empty.root
+    assert search("uct").select_node(empty) is empty.root
 
 
 def test_random_child_goes_down_one_level_whatever_it_is_worth() -> None:
     tree, left, right, _ = tree_of()
     left.value = -9.0
-    chosen = [search("random_child").selected(tree) for _ in range(50)]
+    chosen = [search("random_child").select_node(tree) for _ in range(50)]
     assert set(map(id, chosen)) == {id(left), id(right)}
     empty = Tree(Random(0))
-    assert search("random_child").selected(empty) is empty.root
+    assert search("random_child").select_node(empty) is empty.root
 
 
 def rows_of(rollouts: Rollouts) -> Iterator[dict[str, Any]]:

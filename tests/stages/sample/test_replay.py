@@ -115,7 +115,7 @@ def again(path: Path, turn: Callable[[int], int]) -> tuple[Rollouts, list[int], 
     seeds = [int(batch.numbers("seed")[row]) for row in rows]
     prompts = [batch.ragged("prompt_ids")[row].tolist() for row in rows]
     task: Any = context.task
-    found = Replay(context, task, batch).played_on(rows, forks, seeds, [problems[row] for row in rows], prompts)
+    found = Replay(context, task, batch).play_on(rows, forks, seeds, [problems[row] for row in rows], prompts)
     return batch, rows, forks, found
 
 
@@ -171,7 +171,7 @@ def test_what_cannot_be_brought_back_is_refused(
     forks = [1 if fork is None else int(batch.ragged("step.start")[0][fork])]
     task: Any = context.task
     with pytest.raises(DataError, match=message):
-        Replay(context, task, batch).played_on([0], forks, [1], problems[:1], [batch.ragged("prompt_ids")[0].tolist()])
+        Replay(context, task, batch).play_on([0], forks, [1], problems[:1], [batch.ragged("prompt_ids")[0].tolist()])
 
 
 def test_a_file_without_the_seeds_of_its_worlds_says_so(lucky: Path) -> None:

@@ -76,10 +76,13 @@ def test_the_answer_is_verified_like_any_other(sampled: Sampled) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"roles": ["alone"]}, "expected two or more"),
-        ({"roles": ROLES, "edges": {"2-0": 0.5}}, "'2-0', expected one of 0-1, 0-2, 1-2"),
+        ({"roles": ["alone"]}, "roles must name two or more agents, got 1"),
+        (
+            {"roles": ROLES, "edges": {"2-0": 0.5}},
+            "edges names '2-0', which is not a pair of agents; choose of 0-1, 0-2, 1-2",
+        ),
         ({"roles": ROLES, "edge": 1.5}, r"strategy team: edge must be between 0 and 1, got 1\.5"),
-        ({"roles": ROLES, "edges": {"0-2": -1}}, "edge 0-2 has the probability -1"),
+        ({"roles": ROLES, "edges": {"0-2": -1}}, "the probability of edge 0-2 must be between 0 and 1, got -1"),
         ({"roles": ROLES, "threshold": float("nan")}, "strategy team: threshold must be a number, got nan"),
         ({"roles": ROLES, "rows_at_once": 0}, "strategy team: rows_at_once must be at least 1, got 0"),
     ],

@@ -4,11 +4,14 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from ...formats.rollouts import Rollouts
+from ..core.wording import fill
 from ..models.engine import Completion, Request, Sampling
 from ..models.policy import render_prompt
 from ..tasks import Message, Problem
-from .kind import SamplingContext
+from .context import SamplingContext
 
 _NUMBER = r"([-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))"
 _SCORES = [
@@ -20,7 +23,7 @@ _RESULT = re.compile(r"\bresult\W{0,6}(true|false)\b", re.IGNORECASE)
 _TRUTH = re.compile(r"true|false", re.IGNORECASE)
 
 
-def asked(
+def ask_policy(
     context: SamplingContext,
     questions: Sequence[str],
     seeds: Sequence[Sequence[int]],
@@ -31,10 +34,10 @@ def asked(
     """The policy's answers to each question, one for each of its seeds. UsageError for one beyond its context."""
     sampling = replace(context.sampling, max_tokens=max_tokens, temperature=temperature, top_p=1.0, top_k=0, stop=())
     conversations = [[{"role": "user", "content": text}] for text in questions]
-    return [texts_of(context, made) for made in replies(context, conversations, seeds, sampling)]
+    return [texts_of(context, made) for made in reply_to(context, conversations, seeds, sampling)]
 
 
-def replies(
+def reply_to(
     context: SamplingContext,
     conversations: Sequence[Sequence[Message]],
     seeds: Sequence[Sequence[int]],
@@ -46,7 +49,7 @@ def replies(
         Request(render_prompt(context.tokenizer, list(messages)), each)
         for messages, each in zip(conversations, seeds, strict=True)
     ]
-    found = context.engine.generate(requests, sampling) if requests else []
+    found = context.generate(requests, sampling)
     context.failures.count_answers([each for group in found for each in group])
     return found
 
@@ -56,6 +59,28 @@ def texts_of(context: SamplingContext, completions: Sequence[Completion]) -> lis
     if not completions:
         return []
     return context.tokenizer.batch_decode([each.ids.tolist() for each in completions], skip_special_tokens=True)
+
+
+def with_template(problem: Problem, template: str, **values: str) -> list[Message]:
+    """The problem's messages, the last of them made by the template; {question} is what it said."""
+    *before, last = problem.prompt
+    return [*before, {**last, "content": fill(template, question=last["content"], **values)}]
+
+
+def step_texts(tokenizer: Any, batch: Rollouts, row: int) -> list[str]:
+    """The texts of a row's steps; a turn's with what was answered to it."""
+    starts, ends, ids = batch.ragged("step.start")[row], batch.ragged("step.end")[row], batch.token_ids[row]
+    spans = [ids[start:end].tolist() for start, end in zip(starts, [*starts[1:], *ends[-1:]], strict=True)]
+    return tokenizer.batch_decode(spans, skip_special_tokens=True) if spans else []
+
+
+def number_steps(steps: Sequence[str], first: int) -> str:
+    """The steps, a line each where they have one.
+
+    >>> number_steps(["7+10=17\\n", "17-12=5"], first=0)
+    '0. 7+10=17\\n1. 17-12=5'
+    """
+    return "\n".join(f"{number}. {text.strip()}" for number, text in enumerate(steps, first))
 
 
 def question_of(problem: Problem) -> str:

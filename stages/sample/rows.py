@@ -1,6 +1,5 @@
 """Completions as rows of a rollout file."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -11,23 +10,29 @@ import pyarrow as pa
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.schema import FIELDS
-from ..models.engine import Completion
+from ..models.engine import Completion, Request
+from ..models.policy import render_prompt
 from ..tasks import Problem
-from .kind import SamplingContext
+from .context import SamplingContext
 
 _FLAGS = {"length": ("truncated",), "error": ("error",)}
-
-
-def derived_seed(*parts: object) -> int:
-    """A 63-bit seed from anything that names the sample: the same parts, the same seed, on every machine."""
-    text = "\x1f".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def row_seeds(context: SamplingContext, problem: Problem, count: int | None = None) -> list[int]:
     """One seed for each of the problem's samples, of which there are n if not said otherwise."""
     rows = range(context.n if count is None else count)
-    return [derived_seed(context.seed, context.round, problem.problem_id, index) for index in rows]
+    return [context.seed_of(problem.problem_id, index) for index in rows]
+
+
+def respond(context: SamplingContext, problems: Sequence[Problem], counts: Sequence[int] | None = None) -> Rollouts:
+    """Independent responses to each problem: n, or as many as `counts` says of it. One group a problem."""
+    prompts = [render_prompt(context.tokenizer, problem.prompt) for problem in problems]
+    requests = [
+        Request(prefix_ids=prompt, seeds=row_seeds(context, problem, count))
+        for prompt, problem, count in zip(prompts, problems, counts or [context.n] * len(problems), strict=True)
+    ]
+    made = context.engine.generate(requests, context.sampling, context.meter)
+    return to_rollouts(context, problems, prompts, made)
 
 
 def to_rollouts(
