@@ -76,7 +76,14 @@ def train(
     A loop meets rounds in which every group of rollouts is equally good, so that there is nothing to learn. With
     `--on-nothing skip` such a round ends with 0 updates, and the checkpoint is the policy it started from.
     """
-    given = dict(locals())
-    from ._run import run
+    from ._run import Training
 
-    return run(**given)
+    training = Training(
+        model=model, objective=objective, settings=settings, credit=credit, aggregation=aggregation,
+        norm_length=norm_length, reference=reference, old_logprobs=old_logprobs, lr=lr, epochs=epochs,
+        minibatch=minibatch, accumulate=accumulate, micro_tokens=micro_tokens, warmup=warmup, schedule=schedule,
+        beta1=beta1, beta2=beta2, weight_decay=weight_decay, max_grad_norm=max_grad_norm,
+        fresh_optimizer=fresh_optimizer, allow_retokenized=allow_retokenized, on_nothing=on_nothing, seed=seed,
+        device=device, dtype=dtype,
+    )  # fmt: skip
+    return training.write(rollouts, out, force=force)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Aggregation = Literal[
     "token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm", "group-mean-token-mean"
 ]
+Schedule = Literal["constant", "linear", "cosine"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Settings:
     aggregation: Aggregation
     longest: int
     warmup: int
-    schedule: Literal["constant", "cosine", "linear"]
+    schedule: Schedule
     max_grad_norm: float
     seed: int
 

@@ -24,7 +24,7 @@ from ..core.plugins import plugin_digests
 from ..models import close_engines
 from ..models.examples import Examples, to_examples
 from ..models.policy import Policy, load_policy, not_finite
-from ._loop import Settings, update_policy, with_old, with_reference
+from ._loop import Aggregation, Schedule, Settings, update_policy, with_old, with_reference
 from .kind import OBJECTIVES, Objective
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -63,94 +63,119 @@ class Trained:
         )
 
 
-def run(*, rollouts: Path, out: Path, force: bool, **given: Any) -> Trained:
-    """See `train`. Raises UsageError, DataError (missing column, no trainable rows) and ApportionError (diverged)."""
-    import torch
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A run of `train`: its options, but for what it reads and where it writes. Their names are those of the history."""
 
-    chosen = OBJECTIVES[given["objective"]]
-    options = OBJECTIVES.settle(chosen.name, given["settings"])
-    if given["reference"] is None and options.get("kl_coef"):
-        raise UsageError("kl_coef needs the policy to stay near to; add --reference MODEL")
-    if str(out) == "-":
-        raise UsageError("-o -: a checkpoint is a directory; name one")
-    check_output(out, force=force, directory=True)
-    credit = (
-        f"token.{credit_name(given['credit'].removeprefix('token.'))}" if "token.advantage" in chosen.needs else None
-    )
-    recorded = "token.logprob" in chosen.needs and given["old_logprobs"] == "recorded"
-    files = [RolloutFile(path) for path in files_of(rollouts)]
-    digests = {f"rollouts/{index}": file.digest() for index, file in enumerate(files)}
-    parameters = {**given, "settings": options, "credit": credit}
-    try:
-        batch = _trainable(files, chosen, credit, recorded, given["allow_retokenized"])
-        if chosen.of == "pairs":
-            batch = _in_pairs(batch, files[0].path)
-    except NothingToTrain:
-        if given["on_nothing"] == "error":
-            raise
-        return _keep_policy(out, force, files, digests, chosen, parameters)
-    sampled = "token.logprob" in chosen.needs
-    examples = to_examples(batch, credit=credit, old_logprobs=recorded, tempered=sampled)
+    model: str
+    objective: str
+    settings: Mapping[str, Any] | None
+    credit: str
+    aggregation: Aggregation
+    norm_length: int
+    reference: str | None
+    old_logprobs: str
+    lr: float
+    epochs: int
+    minibatch: int
+    accumulate: int
+    micro_tokens: int
+    warmup: int
+    schedule: Schedule
+    beta1: float
+    beta2: float
+    weight_decay: float
+    max_grad_norm: float
+    fresh_optimizer: bool
+    allow_retokenized: bool
+    on_nothing: str
+    seed: int
+    device: str
+    dtype: str
 
-    close_engines()  # what they hold is needed here
-    policy = load_policy(given["model"], device=given["device"], dtype="float32", seed=given["seed"], shared=False)
-    model = policy.model
-    dtype = _forward_dtype(given["dtype"], next(model.parameters()).device)
-    _check_tokens(examples, policy, rollouts)
-    if sampled and not recorded:
-        examples = with_old(examples, model, given["micro_tokens"], dtype)
-    reference_identity = {}
-    if chosen.of == "pairs" and not given["reference"]:
-        examples = with_reference(examples, model, given["micro_tokens"], dtype)
-    elif given["reference"] and (chosen.of == "pairs" or options.get("kl_coef")):
-        reference = load_policy(given["reference"], device=given["device"], dtype="auto")
-        examples = with_reference(examples, reference.model, given["micro_tokens"], dtype)
-        reference_identity = {"reference": reference.identity}
+    def write(self, rollouts: Path, out: Path, *, force: bool) -> Trained:
+        """See `train`. Raises UsageError, DataError (missing column, no trainable rows) and ApportionError (diverged)."""
+        import torch
 
-    torch.manual_seed(given["seed"])
-    optimizer, done_before = _optimizer_of(policy, given, chosen)
-    names = ("lr", "epochs", "minibatch", "micro_tokens", "accumulate", "aggregation", "warmup", "schedule",
-             "max_grad_norm", "seed")  # fmt: skip
-    longest = given["norm_length"] or int(examples.responses.sizes.max())
-    settings = Settings(**{name: given[name] for name in names}, longest=longest)
-    log = list(update_policy(model, optimizer, examples, chosen, options, settings, dtype, done_before))
-    _check_finite(policy, optimizer, len(log))
+        chosen = OBJECTIVES[self.objective]
+        options = OBJECTIVES.settle(chosen.name, self.settings)
+        if self.reference is None and options.get("kl_coef"):
+            raise UsageError("kl_coef needs the policy to stay near to; add --reference MODEL")
+        if str(out) == "-":
+            raise UsageError("-o -: a checkpoint is a directory; name one")
+        check_output(out, force=force, directory=True)
+        credit = (
+            f"token.{credit_name(self.credit.removeprefix('token.'))}" if "token.advantage" in chosen.needs else None
+        )
+        recorded = "token.logprob" in chosen.needs and self.old_logprobs == "recorded"
+        files = [RolloutFile(path) for path in files_of(rollouts)]
+        digests = {f"rollouts/{index}": file.digest() for index, file in enumerate(files)}
+        parameters = {**vars(self), "settings": options, "credit": credit}
+        try:
+            batch = _trainable(files, chosen, credit, recorded, self.allow_retokenized)
+            if chosen.of == "pairs":
+                batch = _in_pairs(batch, files[0].path)
+        except NothingToTrain:
+            if self.on_nothing == "error":
+                raise
+            return self._keep_policy(out, force, files, digests, chosen, parameters)
+        sampled = "token.logprob" in chosen.needs
+        examples = to_examples(batch, credit=credit, old_logprobs=recorded, tempered=sampled)
 
-    counts = {"rollouts": len(examples), "tokens": len(examples.mask.values), "updates": len(log)}
-    inputs = {**digests, "policy": policy.identity, **reference_identity}
-    provenance = _provenance(files, parameters, inputs, counts)
-    facts = {"updates": str(done_before + len(log)), "objective": chosen.name}
-    _save(out, force, policy, optimizer, facts, log, provenance)
-    return Trained(str(out), len(examples), len(examples.mask.values), len(log), log[-1])
+        close_engines()  # what they hold is needed here
+        policy = load_policy(self.model, device=self.device, dtype="float32", seed=self.seed, shared=False)
+        model = policy.model
+        dtype = _forward_dtype(self.dtype, next(model.parameters()).device)
+        _check_tokens(examples, policy, rollouts)
+        if sampled and not recorded:
+            examples = with_old(examples, model, self.micro_tokens, dtype)
+        reference_identity = {}
+        if chosen.of == "pairs" and not self.reference:
+            examples = with_reference(examples, model, self.micro_tokens, dtype)
+        elif self.reference and (chosen.of == "pairs" or options.get("kl_coef")):
+            reference = load_policy(self.reference, device=self.device, dtype="auto")
+            examples = with_reference(examples, reference.model, self.micro_tokens, dtype)
+            reference_identity = {"reference": reference.identity}
 
+        torch.manual_seed(self.seed)
+        optimizer, done_before = self._optimizer(policy, chosen)
+        settings = Settings(
+            lr=self.lr, epochs=self.epochs, minibatch=self.minibatch, micro_tokens=self.micro_tokens,
+            accumulate=self.accumulate, aggregation=self.aggregation, warmup=self.warmup, schedule=self.schedule,
+            max_grad_norm=self.max_grad_norm, seed=self.seed,
+            longest=self.norm_length or int(examples.responses.sizes.max()),
+        )  # fmt: skip
+        log = list(update_policy(model, optimizer, examples, chosen, options, settings, dtype, done_before))
+        _check_finite(policy, optimizer, len(log))
 
-def _keep_policy(
-    out: Path, force: bool, files: list[RolloutFile], digests: Mapping[str, str], chosen: Objective,
-    parameters: Mapping[str, Any],
-) -> Trained:  # fmt: skip
-    """The checkpoint of a training that had nothing to learn: weights and optimizer as they were."""
-    close_engines()
-    policy = load_policy(
-        parameters["model"], device=parameters["device"], dtype="float32", seed=parameters["seed"], shared=False
-    )
-    optimizer, done_before = _optimizer_of(policy, parameters, chosen)
-    counts = {"rollouts": 0, "tokens": 0, "updates": 0}
-    provenance = _provenance(files, parameters, {**digests, "policy": policy.identity}, counts)
-    _save(out, force, policy, optimizer, {"updates": str(done_before), "objective": chosen.name}, [], provenance)
-    return Trained(str(out), 0, 0, 0, {}, quiet=True)
+        counts = {"rollouts": len(examples), "tokens": len(examples.mask.values), "updates": len(log)}
+        inputs = {**digests, "policy": policy.identity, **reference_identity}
+        provenance = _provenance(files, parameters, inputs, counts)
+        facts = {"updates": str(done_before + len(log)), "objective": chosen.name}
+        _save(out, force, policy, optimizer, facts, log, provenance)
+        return Trained(str(out), len(examples), len(examples.mask.values), len(log), log[-1])
 
+    def _keep_policy(
+        self, out: Path, force: bool, files: list[RolloutFile], digests: Mapping[str, str], chosen: Objective,
+        parameters: Mapping[str, Any],
+    ) -> Trained:  # fmt: skip
+        """The checkpoint of a training that had nothing to learn: weights and optimizer as they were."""
+        close_engines()
+        policy = load_policy(self.model, device=self.device, dtype="float32", seed=self.seed, shared=False)
+        optimizer, done_before = self._optimizer(policy, chosen)
+        counts = {"rollouts": 0, "tokens": 0, "updates": 0}
+        provenance = _provenance(files, parameters, {**digests, "policy": policy.identity}, counts)
+        _save(out, force, policy, optimizer, {"updates": str(done_before), "objective": chosen.name}, [], provenance)
+        return Trained(str(out), 0, 0, 0, {}, quiet=True)
 
-def _optimizer_of(policy: Policy, given: Mapping[str, Any], chosen: Objective) -> tuple[Any, int]:
-    """AdamW as the model's last training left it, and the updates it has seen."""
-    import torch
+    def _optimizer(self, policy: Policy, chosen: Objective) -> tuple[Any, int]:
+        """AdamW as the model's last training left it, and the updates it has seen."""
+        import torch
 
-    optimizer = torch.optim.AdamW(
-        policy.model.parameters(),
-        lr=given["lr"],
-        betas=(given["beta1"], given["beta2"]),
-        weight_decay=given["weight_decay"],
-    )
-    return optimizer, 0 if given["fresh_optimizer"] else _load_optimizer(optimizer, policy, chosen.name)
+        optimizer = torch.optim.AdamW(
+            policy.model.parameters(), lr=self.lr, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay
+        )
+        return optimizer, 0 if self.fresh_optimizer else _load_optimizer(optimizer, policy, chosen.name)
 
 
 def _provenance(
