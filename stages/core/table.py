@@ -136,6 +136,7 @@ _COMMANDS = (
     Command("schema", "commands.schema:schema"),
     Command("upgrade", "rows.upgrade:upgrade", writes="upgraded"),
     Command("list", "commands.catalogue:catalogue"),
+    Command("new", "commands.new:new"),
 )
 
 

@@ -82,7 +82,13 @@ def test_every_pattern_of_package_data_finds_files() -> None:
 
 
 def test_the_root_holds_no_python_but_the_package_itself() -> None:
-    assert sorted(path.name for path in ROOT.glob("*.py")) == ["__init__.py", "__main__.py"]
+    assert sorted(path.name for path in ROOT.glob("*.py")) == ["__init__.py", "__main__.py", "plugin.py"]
+
+
+def test_nothing_of_the_product_imports_what_is_made_for_plugins() -> None:
+    for layer in LAYERS:
+        for path in sources(layer):
+            assert "apportion.plugin" not in imports(path, ast.walk(parsed(path))), path
 
 
 @pytest.mark.parametrize(("layer", "above"), [("formats", ("stages", "cli")), ("stages", ("cli",))])

@@ -44,10 +44,11 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_has_every_module_and_data_file_and_nothing_else(wheel: Path) -> None:
     held = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    wanted = {ROOT / name for name in ("__init__.py", "__main__.py", "py.typed")}
+    wanted = {ROOT / name for name in ("__init__.py", "__main__.py", "plugin.py", "py.typed")}
     wanted |= {path for room in PACKAGED for path in (ROOT / room).rglob("*.py")}
     wanted |= set((ROOT / "recipes").glob("*.yaml"))
     wanted |= {ROOT / "stages" / "inspect" / f"page.{suffix}" for suffix in ("html", "css", "js")}
+    wanted |= set((ROOT / "stages" / "commands" / "templates").glob("*.txt"))
     tiny = ROOT / "stages" / "models" / "tiny"
     wanted |= {path for suffix in ("json", "safetensors", "jinja") for path in tiny.glob(f"*.{suffix}")}
     assert held == {f"apportion/{path.relative_to(ROOT).as_posix()}" for path in wanted}

@@ -273,7 +273,9 @@ def test_solutions_of_a_column_and_of_the_reference(
     assert answers
     with pytest.raises(DataError, match="no column 'solution', which strategy 'intervene' needs"):
         intervened(solution_from="column:solution")
-    with pytest.raises(UsageError, match="solution_from must be column:NAME, demonstration or reference, got 'somewhere'"):
+    with pytest.raises(
+        UsageError, match="solution_from must be column:NAME, demonstration or reference, got 'somewhere'"
+    ):
         intervened(solution_from="somewhere")
 
 

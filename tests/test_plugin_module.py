@@ -1,0 +1,45 @@
+"""`apportion.plugin`: what it offers, and how quickly."""
+
+import inspect
+import subprocess
+import sys
+
+import apportion.plugin as plugin
+import pytest
+from apportion.formats.errors import ApportionError
+from apportion.stages.core.kinds import kinds
+
+
+def test_every_name_is_there_and_explained() -> None:
+    assert sorted(plugin.__all__) == sorted(set(plugin.__all__))
+    for name in plugin.__all__:
+        found = getattr(plugin, name)
+        if inspect.isclass(found) or inspect.isfunction(found):
+            assert (found.__doc__ or "").strip(), name
+
+
+def test_every_kind_has_its_decorator() -> None:
+    """A decorator is a function of a room's `kind.py` that registers what it decorates; its annotation says so."""
+    for kind in kinds().values():
+        room = sys.modules[f"{kind.room}.kind"]
+        own = [
+            name
+            for name, found in vars(room).items()
+            if inspect.isfunction(found)
+            and found.__module__ == room.__name__
+            and any(getattr(each, "co_name", "") == "register" for each in found.__code__.co_consts)
+        ]
+        assert len(own) == 1, kind.plural
+        assert own[0] in plugin.__all__, kind.plural
+
+
+def test_it_loads_no_model_library() -> None:
+    code = "import sys, apportion.plugin; print(*({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not found.stdout.strip()
+
+
+def test_a_command_that_fails_says_why() -> None:
+    assert "grpo" in plugin.run_command("list", "methods")
+    with pytest.raises(ApportionError, match="did you mean 'methods'"):
+        plugin.run_command("list", "metods")
