@@ -1,4 +1,4 @@
-"""The pages of docs/strategies/, docs/scorers/ and docs/memories/, and README's tables of them, made from the registered functions' docstrings.
+"""The pages of every kind of entry but methods (method_pages.py), a folder a kind, made from the functions' docstrings.
 
 python docs/regenerate.py
 """
@@ -10,7 +10,6 @@ from apportion.stages.core.docstrings import split_docstring
 from apportion.stages.core.kinds import Kind, kinds
 from apportion.stages.sample.kind import CONTINUES
 from pages import (
-    README,
     ROOT,
     cell,
     code_of,
@@ -21,11 +20,22 @@ from pages import (
     of_this_repository,
     options_table,
     sentence,
-    with_table,
     write,
 )
 
-KINDS = {kind.plural: kind for kind in kinds().values() if kind.plural in ("strategies", "scorers", "memories")}
+KINDS = {kind.plural: kind for kind in kinds().values() if kind.plural != "methods"}
+TITLES = {"strategies": "Sampling strategies"}
+ABOUT = {
+    "strategies": "A strategy decides which prefixes are continued, how often, and what the policy reads.",
+    "scorers": "A scorer adds what a rollout earned, or what a method has to know of it.",
+    "memories": "A memory is what one iteration hands to the next beside the policy: a Parquet file that `apportion remember` "
+    "writes anew, and that options of strategies and scorers name.",
+    "objectives": "An objective is the loss that `apportion train` minimises.",
+    "engines": "An engine continues token ids with the policy. `--engine auto` takes vllm where it is installed and a GPU is "
+    "there, and transformers elsewhere.",
+    "tasks": "A task gives problems and verifies answers. Train and test problems never overlap, and the same seed gives the "
+    "same problems.",
+}
 NEEDS = {CONTINUES: "`--from FILE`: it continues rollouts", "task.demonstrate": "a task that writes worked solutions"}
 
 
@@ -48,37 +58,67 @@ def page(kind: Kind[Any], entry: Any) -> str:
         formula_and_prose(parts[""]),
         *(["## What it needs", "\n".join(needs)] if needs else []),
         "## Options",
-        options_table(entry),
+        options_table(entry, kind),
         *(["## What it gives", flat(parts["Returns"])] if "Returns" in parts else []),
         *([f"Refused: {flat(parts['Raises'])}"] if "Raises" in parts else []),
         *(["## Where it departs from its source", numbered(parts["Departures"])] if "Departures" in parts else []),
         "## About",
         *([f"Part of: {', '.join(entry.system)}."] if entry.system else []),
-        f"Source: {entry.source}. Code: [`{code_of(entry)}`](../../{code_of(entry)}).",
+        f"{f'Source: {entry.source}. ' if entry.source else ''}Code: [`{code_of(entry)}`](../../{code_of(entry)}).",
     ]
     return "\n\n".join(line for line in lines if line) + "\n"
 
 
-def table(kind: Kind[Any], link: str) -> str:
-    """One row an entry. link: where the pages lie, seen from the file the table is for."""
+def table(entries: list[Any], *, sources: bool) -> str:
+    """One row an entry. sources: with where they come from."""
+    head = "| name | what it does | source |" if sources else "| name | what it is |"
     rows = [
-        f"| [`{entry.name}`]({link}{entry.name}.md) | {cell(entry.summary).removesuffix('.')} | {cell(entry.source)} |"
-        for entry in of_this_repository(kind)
+        f"| [`{entry.name}`]({file_of(entry)}) | {cell(entry.summary).removesuffix('.')} |"
+        + (f" {cell(entry.source)} |" if sources else "")
+        for entry in entries
     ]
-    return "\n".join(["| name | what it does | source |", "|---|---|---|", *rows])
+    return "\n".join([head, "|---" * (3 if sources else 2) + "|", *rows])
+
+
+def index(kind: Kind[Any]) -> str:
+    """The README.md of a kind's folder: its entries by family."""
+    own = of_this_repository(kind)
+    sources = any(entry.source for entry in own)
+    by_family = {family: [each for each in entries if each in own] for family, entries in kind.families().items()}
+    by_family = {family: entries for family, entries in by_family.items() if entries}
+    plain = len(by_family) in (1, len(own))  # families that say nothing
+    tables = (
+        [table(own, sources=sources)]
+        if plain
+        else [
+            f"## {family.capitalize() or 'Others'}\n\n{table(entries, sources=sources)}"
+            for family, entries in by_family.items()
+        ]
+    )
+    lines = [
+        f"# {TITLES.get(kind.plural, kind.plural.capitalize())}",
+        ABOUT.get(kind.plural, ""),
+        f"`{kind.usage.format(name='NAME')}`",
+        f"`apportion list {kind.plural}` says the same of what is installed, plugins included, and `apportion list NAME` shows "
+        "one whole. To write one, see [plugins](../plugins.md).",
+        *tables,
+    ]
+    return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def file_of(entry: Any) -> str:
+    """The name of its page."""
+    return f"{entry.name.replace('/', '-')}.md"
 
 
 def expected() -> dict[Path, str]:
     """Every page and its text."""
     pages = {
-        pages_of(kind) / f"{entry.name}.md": page(kind, entry)
+        pages_of(kind) / file_of(entry): page(kind, entry)
         for kind in KINDS.values()
         for entry in of_this_repository(kind)
     }
-    readme = README.read_text(encoding="utf-8")
-    for kind in KINDS.values():
-        readme = with_table(readme, kind.plural, table(kind, f"docs/{kind.plural}/"))
-    return {**pages, README: readme}
+    return pages | {pages_of(kind) / "README.md": index(kind) for kind in KINDS.values()}
 
 
 def regenerate() -> None:

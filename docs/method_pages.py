@@ -1,4 +1,4 @@
-"""The pages of docs/methods/ and README's table of methods, made from the registered methods' own docstrings.
+"""The pages of docs/methods/, made from the registered methods' own docstrings.
 
 python docs/regenerate.py
 """
@@ -10,7 +10,6 @@ from pathlib import Path
 from apportion.stages.assign_credit.kind import METHODS, Method
 from apportion.stages.core.docstrings import meanings_of, split_docstring
 from pages import (
-    README,
     ROOT,
     cell,
     code_of,
@@ -21,7 +20,6 @@ from pages import (
     of_this_repository,
     options_table,
     sentence,
-    with_table,
     write,
 )
 
@@ -111,10 +109,10 @@ def needed(method: Method) -> str:
     return ", ".join(dict.fromkeys(short))
 
 
-def table(link: str) -> str:
-    """One row a method. `link`: where the pages lie, seen from the file the table is for."""
+def table() -> str:
+    """One row a method."""
     rows = [
-        f"| [`{method.name}`]({link}{method.name}.md) | {cell(title_of(method)[1]).removesuffix('.')} "
+        f"| [`{method.name}`]({method.name}.md) | {cell(title_of(method)[1]).removesuffix('.')} "
         f"| {method.granularity} | {cell(needed(method))} | {cell(method.source)} |"
         for method in of_this_repository(METHODS)
     ]
@@ -126,15 +124,14 @@ def index() -> str:
     levels = "\n".join(f"- {name}: {meaning}" for name, meaning in EVIDENCE.items())
     return (
         "# Credit methods\n\nMade from the code by `python docs/regenerate.py`. `apportion list methods` says the same of what is\n"
-        f"installed, plugins included.\n\n{table('')}\n\nHow well the source of a method is known:\n\n{levels}\n"
+        f"installed, plugins included.\n\n{table()}\n\nHow well the source of a method is known:\n\n{levels}\n"
     )
 
 
 def expected() -> dict[Path, str]:
     """Every page and its text."""
     pages = {PAGES / f"{method.name}.md": page(method) for method in of_this_repository(METHODS)}
-    readme = with_table(README.read_text(encoding="utf-8"), "methods", table("docs/methods/"))
-    return {**pages, PAGES / "README.md": index(), README: readme}
+    return {**pages, PAGES / "README.md": index()}
 
 
 def regenerate() -> None:

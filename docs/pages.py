@@ -11,12 +11,12 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from apportion.stages.core.docstrings import meanings_of
+from apportion.stages.core.kinds import Kind
 from apportion.stages.core.options import bare, options_of, parameter_hints
 from apportion.stages.core.ranges import range_of
 from apportion.stages.core.remedies import remedy
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
 
 
 def of_this_repository(registry: Iterable[Any]) -> list[Any]:
@@ -117,33 +117,19 @@ def code_of(entry: Any) -> str:
     return "/".join(entry.function.__module__.split(".")[1:]) + ".py"
 
 
-def options_table(entry: Any) -> str:
+def options_table(entry: Any, kind: Kind[Any] | None = None) -> str:
     """The table of its options."""
+    flag = {"engines": "--engine-set", "tasks": "--task-set"}.get(kind.plural if kind is not None else "", "--set")
     says, hints = meanings_of(entry), parameter_hints(entry.function)
     rows = [
         f"| `{name}` | {_values(hints[name])} "
         f"| {'needed' if option.default is option.empty else f'`{option.default}`'} | {cell(says.get(name, ''))} |"
         for name, option in options_of(entry.function).items()
     ]
-    return "\n".join(["| `--set` | values | default | meaning |", "|---|---|---|---|", *rows]) if rows else "None."
+    return "\n".join([f"| `{flag}` | values | default | meaning |", "|---|---|---|---|", *rows]) if rows else "None."
 
 
 # Files
-
-
-def markers(plural: str) -> tuple[str, str]:
-    """The comments between which README has its table of these."""
-    return f"<!-- {plural}: python docs/regenerate.py -->", f"<!-- end of {plural} -->"
-
-
-def with_table(readme: str, plural: str, table: str) -> str:
-    """README.md with what is between its two comments made again."""
-    begin, end = markers(plural)
-    before, begun, rest = readme.partition(begin)
-    _, ended, after = rest.partition(end)
-    if not begun or not ended:
-        raise SystemExit(f"README.md: expected the lines {begin} and {end}")
-    return f"{before}{begin}\n\n{table}\n\n{end}{after}"
 
 
 def write(pages: Mapping[Path, str], folders: Iterable[Path]) -> None:

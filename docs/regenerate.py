@@ -1,7 +1,7 @@
 """Write again what docs take from the code: python docs/regenerate.py
 
-The tables of docs/format.md; the pages of docs/methods/ (method_pages.py), docs/strategies/, docs/scorers/ and docs/memories/
-(entry_pages.py), and README's tables of them. What their pages have in common is in pages.py.
+The tables of docs/format.md; the pages of docs/methods/ (method_pages.py), of every other kind of entry (entry_pages.py), and
+of the commands (command_pages.py); docs/systems.md (systems_page.py). What the pages have in common is in pages.py.
 """
 
 import re
@@ -20,9 +20,13 @@ def regenerated(page: str) -> str:
 
 
 if __name__ == "__main__":
+    import command_pages
     import entry_pages
     import method_pages
+    import systems_page
 
     PAGE.write_text(regenerated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     method_pages.regenerate()
     entry_pages.regenerate()
+    command_pages.regenerate()
+    systems_page.regenerate()

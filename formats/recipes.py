@@ -2,6 +2,7 @@
 
     name: quickstart
     about: one line
+    system: TEMPO
     vars: {rounds: 20}
     steps:
       - sample: {round: 0, out: rollouts.parquet}
@@ -28,7 +29,7 @@ from .errors import UsageError, unknown
 from .plain_yaml import LARGEST, NotPlain, is_text, read_yaml
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-_KEYS = ("name", "about", "vars", "steps")
+_KEYS = ("name", "about", "system", "vars", "steps")
 _LOOP_KEYS = ("var", "range", "in", "independent", "steps")
 _EXPRESSION = re.compile(r"\$\{([^}]*)\}")
 _LONGEST = 1000  # characters of one expression
@@ -68,11 +69,14 @@ class Loop:
 
 @dataclass(frozen=True)
 class Recipe:
+    """A recipe as it is written. system: the published systems that it runs, by their names in docs/systems.md."""
+
     name: str
     about: str
     vars: Mapping[str, Any]
     steps: tuple[Step | Loop, ...]
     path: Path
+    system: tuple[str, ...] = ()
 
 
 def recipe_names() -> list[str]:
@@ -104,6 +108,10 @@ def load_recipe(name_or_file: str) -> Recipe:
         raise UsageError(f"{where}: expected `steps`, a list of `command: {{options}}`")
     if not isinstance(content.get("vars") or {}, dict):
         raise UsageError(f"{where}: `vars` is a mapping")
+    system = content.get("system") or []
+    system = system if isinstance(system, list) else [system]
+    if not all(isinstance(each, str) for each in system):
+        raise UsageError(f"{where}: `system` is the name of a published system, or a list of names")
     name = str(content.get("name") or path.stem)
     if name.startswith(".") or not name.isprintable() or any(mark in name for mark in "/\\"):
         raise UsageError(f"{where}: name {name!r}: it names the run's folder; choose letters, digits, - and _")
@@ -113,6 +121,7 @@ def load_recipe(name_or_file: str) -> Recipe:
         vars=content.get("vars") or {},
         steps=_steps(content["steps"], where),
         path=path,
+        system=tuple(system),
     )
 
 

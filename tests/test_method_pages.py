@@ -1,4 +1,4 @@
-"""docs/methods/ and README's table say what the code does."""
+"""docs/methods/ says what the code does."""
 
 import doctest
 import html
@@ -86,16 +86,6 @@ def test_the_pages_have_no_marks_but_their_own() -> None:
             assert token.type != "heading_open" or token.markup in ("#", "##"), path
             for part in token.children or ():
                 assert part.type not in ("em_open", "strong_open", "html_inline", "image"), f"{path}: {token.content}"
-
-
-def test_the_table_stands_between_its_comments() -> None:
-    begin, end = pages.markers("methods")
-    readme = f"a\n{begin}\nold\n{end}\nb"
-    made = pages.with_table(readme, "methods", "new")
-    assert made == f"a\n{begin}\n\nnew\n\n{end}\nb"
-    assert pages.with_table(made, "methods", "new") == made
-    with pytest.raises(SystemExit, match=r"README\.md: expected the lines <!-- methods: "):
-        pages.with_table("nothing", "methods", "new")
 
 
 def test_what_is_gone_is_removed_and_what_is_there_written(tmp_path: Path) -> None:

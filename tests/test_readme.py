@@ -5,41 +5,66 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-import duckdb
 import pytest
-from apportion.formats.recipes import recipe_names
-from apportion.stages.assign_credit.kind import METHODS
-from apportion.stages.core.table import commands
+from apportion.stages.core.kinds import kinds
 from typer.testing import Result
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    return [code for name, code in re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL) if name == language]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("readme")
+
+
+def commands_of(block: str) -> list[list[str]]:
+    return [shlex.split(line, comments=True)[1:] for line in block.splitlines() if line.startswith("apportion")]
 
 
 def test_the_commands_by_hand_run_as_they_stand(
-    cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The pipeline, and then the comparison of two methods on its rollouts, whose numbers are those on the page."""
+    monkeypatch.chdir(place)
+    pipeline, compared = (
+        next(block for block in blocks("sh") if block.startswith(begin))
+        for begin in ("apportion sample --prompts 64", "apportion assign-credit scored.parquet --method grpo")
+    )
+    said = ""
+    for words in (*commands_of(pipeline), *commands_of(compared)):
+        result = cli(*words)
+        assert result.exit_code == 0, f"{words}\n{result.output}"
+        said = result.stdout
+    (table,) = (block for block in blocks("") if block.lstrip().startswith("tokens"))
+    for line in table.splitlines():
+        assert line.rstrip() in said, line
+
+
+def test_the_python_blocks_run(cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first makes a file that `upgrade` takes and that many methods can be run on; the second gives credit."""
     monkeypatch.chdir(tmp_path)
-    (chain,) = (block for block in blocks("sh") if block.startswith("apportion sample --prompts"))
-    for line in chain.splitlines():
-        result = cli(*shlex.split(line)[1:])
-        assert result.exit_code == 0, f"{line}\n{result.output}"
-    (query,) = blocks("sql")
-    assert len(duckdb.connect().execute(query).fetchall()) == 5
+    own, loop = blocks("python")
+    exec(own, {})
+    assert cli("upgrade", "mine.parquet", "-o", "rollouts.parquet").exit_code == 0
+    assert cli("validate", "rollouts.parquet").exit_code == 0
+    assert "grpo" in cli("list", "methods", "--for", "rollouts.parquet").stdout.partition("\n")[0]
+    made: dict = {}
+    exec(loop, made)
+    assert made["credit"].shape == made["ids"].shape
+    assert made["credit"][0, 0] > 0 > made["credit"][1, 1]
 
 
-def test_every_method_recipe_and_command_is_in_it() -> None:
-    rows = re.findall(r"^\| (.*?) \|", README, flags=re.MULTILINE)
-    listed = set(re.findall(r"`([^`]+)`", " ".join(rows)))
-    assert {method.name for method in METHODS} <= listed
-    assert set(recipe_names()) <= listed
-    first_words = {name.split()[0] for name in listed}
-    assert {name.split()[0] for name in commands()} <= first_words
-
-
-def test_the_pictures_are_there() -> None:
-    for path in re.findall(r"\]\((docs/[^)]+)\)", README):
-        assert (Path(__file__).parent.parent / path).is_file(), path
+def test_it_is_short_and_names_at_most_ten_entries_of_a_kind() -> None:
+    assert README.count("\n") < 180
+    tables = re.findall(r"^\| .*\|$", README, flags=re.MULTILINE)
+    named = re.findall(r"\]\(docs/(\w+)/(\w+)\.md\)", "\n".join(tables))
+    for plural, kind in kinds().items():
+        own = {name for folder, name in named if folder == plural}
+        assert all(name in kind for name in own)
+        assert len(own) <= 10
+    assert f"{len(list(kinds()['methods']))} published credit methods" in README

@@ -130,7 +130,15 @@ def _recipes() -> list[dict[str, Any]]:
     from ...formats.recipes import load_recipe, recipe_names
 
     recipes = [load_recipe(name) for name in recipe_names()]
-    return [{"name": each.name, "vars": dict(each.vars), "summary": each.about} for each in recipes]
+    return [
+        {
+            "name": each.name,
+            **({"system": list(each.system)} if each.system else {}),
+            "vars": dict(each.vars),
+            "summary": each.about,
+        }
+        for each in recipes
+    ]
 
 
 def _for(plural: str, path: Path) -> list[dict[str, Any]]:

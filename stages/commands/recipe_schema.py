@@ -34,6 +34,11 @@ def recipe_schema() -> dict[str, Any]:
         "properties": {
             "name": {"type": "string", "description": "The recipe's name; default the file's."},
             "about": {"type": "string", "description": "What it does, in one line."},
+            "system": {
+                "type": ["string", "array"],
+                "items": {"type": "string"},
+                "description": "The published systems that it runs, by their names in docs/systems.md.",
+            },
             "vars": {"type": ["object", "null"], "description": "Variables for ${…}; --set changes them."},
             "steps": STEPS,
         },

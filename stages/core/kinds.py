@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from ...formats.errors import UsageError, unknown
 from .options import options_of, typed_options
+from .systems import SYSTEMS
 
 if TYPE_CHECKING:
     from ...formats.schema import Field
@@ -141,7 +142,10 @@ class Kind(Generic[E]):
         _KINDS[self.plural] = self
 
     def add(self, entry: E) -> E:
-        """UsageError for a plugin's entry whose name is taken."""
+        """UsageError for a plugin's entry whose name is taken, and for a system that there is not."""
+        for system in entry.system:
+            if system not in SYSTEMS:
+                raise unknown(f"system of {self.noun} {entry.name}", system, SYSTEMS)
         plugin = None if _importing().startswith(f"{STAGES}.") else _loading.get()
         if plugin is not None:
             self._load_room()  # or the plugin would take a built-in's name, and the built-in be the one that fails

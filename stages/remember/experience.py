@@ -28,6 +28,7 @@ RULES = "rules"
     needs=("reward", "step.start", "step.end", "step.state"),
     source="arXiv:2603.18079 (SLEA-RL); what it says of the library, and its released code",
     schema=SCHEMA,
+    system=("SLEA-RL",),
 )
 def experience(
     batches: Iterator[Rollouts],

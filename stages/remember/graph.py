@@ -32,6 +32,7 @@ PAIR = ("src", "dst")
             "updates": pa.int32(),
         }
     ),
+    system=("Graph-GRPO",),
 )
 def graph(
     batches: Iterator[Rollouts],

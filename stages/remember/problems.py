@@ -27,6 +27,10 @@ from .kind import memory
             "truncated": pa.bool_(),
         }
     ),
+    system=(
+        "ADORA",
+        "Knapsack RL",
+    ),
 )
 def problems(
     batches: Iterator[Rollouts], earlier: pa.Table | None, *, iterations: Annotated[int, AtLeast(1)] = 16

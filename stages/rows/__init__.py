@@ -28,7 +28,7 @@ def filter_rollouts(
     out: Annotated[Path, "Rollout file to write, or - for standard output.", ROLLOUTS_OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Filtered":
-    """Names the rollouts that a predicate is not true of, or drop them.
+    """Flag the rollouts for which a predicate does not hold, or drop them.
 
     Nothing is dropped unless asked: the others get the flag `filtered`, which `train` leaves out; flags that are there stay.
     Credit that is computed later still compares with flagged rows; with --drop it does not. --drop counts node.visits and
@@ -55,7 +55,7 @@ def split(
     out: Annotated[Path, "Directory to write, one file per part.", OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Parts":
-    """Divide rollouts among files by a column's values or by a hash of the group; groups are never torn.
+    """Divide rollouts among several files, by a column's values or by a hash; groups stay whole.
 
     With --parts and --shares, a group's part depends on its group_id and the seed alone: the same in every file and run.
     Give one of --by, --parts and --shares.
@@ -71,7 +71,7 @@ def merge(
     out: Annotated[Path, "Rollout file to write, or - for standard output.", OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Written":
-    """Put rollout files together into one. Their groups have to be different ones.
+    """Put rollout files together into one; their groups must be different ones.
 
     The output has the columns of all inputs, missing (null) where an input lacks one. Its history holds every input's, records
     they share once; `apportion log --shell` prints the commands of each.
@@ -88,7 +88,7 @@ def head(
     n: Annotated[int, "Rows.", Names(("-n", "--rows")), AtLeast(0)] = 5,
     columns: Annotated[list[str] | None, "Only these columns or rulers: a,b or repeated.", COLUMNS] = None,
 ) -> "Head":
-    """Print the first rollouts, a block each; long texts and lists are shortened. --json prints them whole.
+    """Print the first rollouts, a block each, with long texts and lists shortened; --json prints them whole.
 
     Nothing is checked, so that a defective file can be looked at; `apportion validate` says what is wrong with it.
     """

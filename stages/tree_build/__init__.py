@@ -19,8 +19,10 @@ def tree_build(
     out: Annotated[Path, "Rollout file to write, or - for standard output.", ROLLOUTS_OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Written":
-    """Build the tree of every group: each rollout's path through it, `node.id`, `node.start`, `node.end` (response
-    tokens) and `node.visits` (rollouts that pass through).
+    """Find what the rollouts of a group share: the tree of their prefixes or steps, or the states they meet in again.
+
+    A rollout's path through the tree is its `node.id`, with `node.start` and `node.end` in response tokens and `node.visits`,
+    the number of rollouts that pass through.
 
     By token it is the prefix tree over token ids: a node is a run of tokens that the same rollouts have. By step a node
     is one step, after the same steps, so that depth counts steps (`score --with steps` makes them). By state there is

@@ -22,6 +22,7 @@ MEMORY = ("problem.success", "problem.right_length", "problem.wrong_length")
         "llm": {"correct": 1.01, "cap": 4054, "singleton": "raw"},
         "vl": {"cap": 4094, "eps": 1e-9, "all_right": "low", "all_wrong": "full"},
     },
+    system=("ADORA",),
 )
 def adora(
     credit: Credit,

@@ -16,6 +16,7 @@ from ..kind import Singleton, credit_method
     source="arXiv:2601.03715 (R3L), positive amplification",
     evidence="code",
     presets={"paper": {"best": "alpha"}},
+    system=("R3L",),
 )
 def r3l(
     reward: Array,

@@ -31,6 +31,7 @@ from ..kind import Credit, credit_method
             "shared": "split",
         }
     },
+    system=("BranchGRPO",),
 )
 def branchgrpo(
     credit: Credit,

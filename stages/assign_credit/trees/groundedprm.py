@@ -24,6 +24,7 @@ SEARCHED = "step.search_value"
     methodology="monte-carlo",
     source="arXiv:2510.14942",
     evidence="guess",
+    system=("GroundedPRM",),
 )
 def groundedprm(
     credit: Credit,

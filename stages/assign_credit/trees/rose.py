@@ -23,6 +23,7 @@ from ..kind import Credit, credit_method
     presets={
         "rose-rl": {"alpha": 0.0, "key": "position", "shortest": "first", "correct_above": "nonzero"},
     },
+    system=("ROSE",),
 )
 def rose(
     credit: Credit,

@@ -18,6 +18,7 @@ from ..kind import Credit, Singleton, credit_method
     source="arXiv:2509.18314",
     evidence="code",
     presets={"tempo": {"scale": "std", "ddof": 1, "eps": 1e-6, "multi_turn": "stop", "singleton": "error"}},
+    system=("TEMPO",),
 )
 def tempo(
     credit: Credit,

@@ -28,6 +28,7 @@ from ..kind import Credit, Singleton, credit_method
             "scale": "none", "statistics": "steps", "similarity": 0.85, "penalty": 0.1, "unjudged": "valid",
         },
     },
+    system=('GiGPO',),
 )  # fmt: skip
 def gigpo(
     credit: Credit,

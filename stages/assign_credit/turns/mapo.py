@@ -22,6 +22,7 @@ from ..kind import Credit, credit_method
     scope="batch",
     presets={"v1-ablation": {"alpha": 0.4, "beta": 0.6}},
     remark=remark_on_length,
+    system=("MAPO",),
 )
 def mapo(
     credit: Credit,

@@ -24,6 +24,7 @@ ANSWER = "answer"  # the step.kind of a step that answers
     methodology="model-based",
     source="arXiv:2602.23440, eq. 7",
     evidence="code",
+    system=("SLATE",),
 )
 def slate(
     credit: Credit,

@@ -1,0 +1,105 @@
+"""The documents beside the generated pages: links lead somewhere, code runs, and what is listed is all there is."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import yaml
+from apportion.formats.parquet import RolloutFile
+from apportion.formats.recipes import recipe_names
+from typer.testing import Result
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = ROOT / "docs"
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    found = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in found}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"\w+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        goal = (page.parent / path).resolve() if path else page
+        assert goal.exists(), target
+        assert not anchor or anchor in anchors(goal), target
+
+
+def test_the_index_names_every_page_and_folder() -> None:
+    index = (DOCS / "README.md").read_text()
+    for path in DOCS.iterdir():
+        if path.suffix == ".md" and path.name != "README.md":
+            assert f"({path.name})" in index, path.name
+        if path.is_dir() and (path / "README.md").exists():
+            assert f"({path.name}/README.md)" in index, path.name
+
+
+def test_the_python_of_a_page_runs(
+    chain: Path, cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("rollouts", "credit"):
+        (tmp_path / f"{name}.parquet").symlink_to(chain / f"{name}.parquet")
+    monkeypatch.chdir(tmp_path)
+    for block in blocks("python.md", "python"):
+        exec(block, {})
+    assert "token.advantage" in RolloutFile(tmp_path / "rloo.parquet").read()
+    (query,) = blocks("python.md", "sql")
+    assert len(duckdb.connect().execute(query).fetchall()) == 5
+
+
+def test_the_recipe_of_a_page_runs(cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (text,) = blocks("recipes.md", "yaml")
+    Path("mine.yaml").write_text(text)
+    result = cli("run", "mine.yaml")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "runs" / yaml.safe_load(text)["name"] / "1" / "policy" / "config.json").is_file()
+
+
+def test_every_recipe_is_listed() -> None:
+    rows = re.findall(r"^\| (.*?) \|", (DOCS / "recipes.md").read_text(), flags=re.MULTILINE)
+    assert set(recipe_names()) <= set(re.findall(r"`([^`]+)`", " ".join(rows)))
+
+
+def keys(value: Any) -> set[str]:
+    return set(value[0] if isinstance(value, list) else value)
+
+
+def test_the_shapes_of_json_are_so(
+    chain: Path, cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every example's keys are those that the command prints; what an example shortens, it shortens below them."""
+    monkeypatch.chdir(tmp_path)
+    credit, scored = chain / "credit.parquet", chain / "scored.parquet"
+    lines = {
+        "score": ("score", chain / "rollouts.parquet", "--with", "verify", "-o", "scored.parquet"),
+        "train": ("train", credit, "-o", "policy"),
+        "eval rollouts": ("eval", "rollouts", scored),
+        "diff": ("diff", credit, "-c", "grpo,advantage"),
+        "inspect": ("inspect", credit),
+        "validate": ("validate", credit),
+        "log": ("log", credit),
+        "digest": ("digest", credit),
+        "list methods --for": ("list", "methods", "--for", scored),
+        "run": ("run", "quickstart", "--dry-run"),
+    }
+    shown = re.findall(r"```json ([^\n]+)\n(.*?)```", (DOCS / "json.md").read_text(), flags=re.DOTALL)
+    assert [name for name, _ in shown] == list(lines)
+    for name, example in shown:
+        result = cli(*lines[name], "--json")
+        assert result.exit_code == 0, f"{name}: {result.output}"
+        assert keys(json.loads(example)) == keys(json.loads(result.stdout)), name
