@@ -119,7 +119,7 @@ def code_of(entry: Any) -> str:
 
 def options_table(entry: Any, kind: Kind[Any] | None = None) -> str:
     """The table of its options."""
-    flag = {"engines": "--engine-set", "tasks": "--task-set"}.get(kind.plural if kind is not None else "", "--set")
+    flag = "--set" if kind is None else kind.setting
     says, hints = meanings_of(entry), parameter_hints(entry.function)
     rows = [
         f"| `{name}` | {_values(hints[name])} "

@@ -178,6 +178,7 @@ def _whole(kind: Kind[Any], entry: Entry) -> dict[str, Any]:
         **entry.facts(),
         "kind": kind.noun,
         "usage": entry.usage_of(kind).format(name=entry.name),
+        "setting": kind.setting,
         "options": options,
         "presets": {name: dict(preset) for name, preset in entry.presets.items()},
         "text": parts[""],
@@ -192,7 +193,7 @@ def _page(entry: dict[str, Any]) -> str:
         lines += ["", f"  {entry['usage']}"]
     options = entry.get("options", {})
     if options:
-        lines += ["", "Options (--set name=value):"]
+        lines += ["", f"Options ({entry['setting']} name=value):"]
         width = max(map(len, options))
         for name, each in options.items():
             default = "required" if each.get("required") else f"default {_quoted(each['default'])}"

@@ -126,7 +126,7 @@ class Kind(Generic[E]):
 
     plural: as in `apportion list methods`. noun: as in messages, "credit method". room: the package whose files register
     entries. usage: the command that uses one, with {name} in it. named_by: the entry that the value of an option means, where
-    that is not just the entry's name; None where it cannot be told before the work.
+    that is not just the entry's name; None where it cannot be told before the work. setting: the flag of its options.
     """
 
     plural: str
@@ -134,6 +134,7 @@ class Kind(Generic[E]):
     room: str
     usage: str
     named_by: Callable[[str], str | None] = str
+    setting: str = "--set"
     brought_by: dict[str, Plugin] = field(default_factory=dict, init=False)
     _entries: dict[str, E] = field(default_factory=dict, init=False)
     _is_loaded: bool = field(default=False, init=False)

@@ -93,7 +93,14 @@ def typed_options(function: Callable[..., Any], given: Mapping[str, Any], whose:
 
     UsageError for an unknown name (with a did-you-mean), a missing option, a value of another type or out of its range, and NaN.
     """
-    return typed_values(_wanted(function), given, whose)
+    wanted = _wanted(function)
+    others = {name: value for name, value in given.items() if name not in wanted} if takes_others(function) else {}
+    return typed_values(wanted, {name: value for name, value in given.items() if name not in others}, whose) | others
+
+
+def takes_others(function: Callable[..., Any]) -> bool:
+    """It takes options that are not in its signature, and checks them itself."""
+    return any(each.kind is Parameter.VAR_KEYWORD for each in signature(function).parameters.values())
 
 
 @cache

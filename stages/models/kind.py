@@ -29,6 +29,7 @@ ENGINES: Kind[EngineEntry] = Kind(
     __package__ or "",
     "apportion sample --engine {name} -o OUT",
     lambda name: None if name == "auto" else name,
+    "--engine-set",
 )
 
 

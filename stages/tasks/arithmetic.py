@@ -13,13 +13,14 @@ alone or with others, ends in another result, and if every number on every path 
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from ...formats.errors import UsageError, unknown
+from ..core.ranges import Between
 from .kind import Problem, task_family
 
 SPLITS = ("train", "test")
@@ -57,7 +58,7 @@ class Arithmetic:
 
     @property
     def options(self) -> dict[str, int]:
-        return {name: getattr(self, name) for name in LIMITS}
+        return {"terms": self.terms, "max_factor": self.max_factor, "max_value": self.max_value}
 
     def problems(self, split: str, count: int, seed: int) -> Iterator[Problem]:
         """`count` distinct problems of `split`. Asking for more with the same seed begins with the same problems."""
@@ -174,28 +175,23 @@ def order_matters(first: int, terms: list[Term], max_value: int) -> bool:
     return right not in wrong
 
 
-LIMITS = {"terms": (1, 8), "max_factor": (3, 99), "max_value": (9, 1_000_000)}
-
-
 @task_family("arithmetic", played=False)
-def open_arithmetic(spec: str, options: Mapping[str, Any]) -> Arithmetic:
+def open_arithmetic(
+    spec: str,
+    *,
+    terms: Annotated[int, Between(1, 8)] = 3,
+    max_factor: Annotated[int, Between(3, 99)] = 5,
+    max_value: Annotated[int, Between(9, 1_000_000)] = 299,
+) -> Arithmetic:
     """Sums of products in which the order of operations decides.
 
-    The task of `--task arithmetic`. UsageError on an option that does not exist or is out of range."""
+    The task of `--task arithmetic`.
+
+    Args:
+        terms: products after the first number, that is, decisions in a problem.
+        max_factor: factors are 2 to max_factor, the first number is 1 to max_factor².
+        max_value: the largest number on any path, right or wrong. `builtin:tiny` reads numbers to 299 as one token.
+    """
     if spec != "arithmetic":
-        raise UsageError(f"task {spec!r}: arithmetic takes nothing after its name; use its options {sorted(LIMITS)}")
-    values: dict[str, int] = {}
-    for name, value in (options or {}).items():
-        if name not in LIMITS:
-            raise unknown("option of task arithmetic:", name, LIMITS)
-        if value is None:
-            continue
-        low, high = LIMITS[name]
-        try:
-            number = int(str(value))
-        except ValueError:
-            number = low - 1
-        if not low <= number <= high:
-            raise UsageError(f"task arithmetic: option {name} is {value!r}, needs a whole number in {low}..{high}")
-        values[name] = number
-    return Arithmetic(spec=spec, **values)
+        raise UsageError(f"task {spec!r}: arithmetic takes nothing after its name; use its options")
+    return Arithmetic(spec=spec, terms=terms, max_factor=max_factor, max_value=max_value)

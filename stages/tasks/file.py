@@ -2,31 +2,50 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ...formats.errors import DataError, UsageError
 from .kind import task_family
-from .table import OPTIONS, Row, TableTask, lookup, text_options
+from .table import Row, TableTask, given_options, lookup
 
 SPLIT_FIELDS = ("split", "extra_info.split")  # the latter is verl's
 
 
 @task_family("file", claims=lambda spec: _claims(spec), played=False)
-def open_file(spec: str, options: Mapping[str, Any]) -> TableTask:
+def open_file(
+    spec: str,
+    *,
+    prompt_field: str | None = None,
+    answer_field: str | None = None,
+    instruction: str | None = None,
+    columns: str | None = None,
+) -> TableTask:
     """Questions and answers in your PATH.jsonl, .json, .csv or .parquet.
 
-    The task of `--task PATH`. UsageError on an option that does not exist or a kind of file that is not read.
+    The task of `--task PATH`. UsageError on a kind of file that is not read.
 
     A row whose column `split` begins with "train" is a train problem, and a test problem if it says anything else.
     Without that column the question's hash decides: one in five is a test problem. Whatever else a row has goes with its
     problem into the rollouts (`task_row`), for strategies that take a hint or a solution from a column.
+
+    Args:
+        prompt_field: the column with the question, or a list of chat messages; None is the first of prompt, question and
+            problem. A dot goes into a column of objects.
+        answer_field: the column with the right answer, or a list of them; None is the first of
+            reward_model.ground_truth, answer, reference, solution, ground_truth and target.
+        instruction: text behind every question; None asks for the final answer in a box where the column is question or
+            problem, and adds nothing to a prompt.
+        columns: those to keep beside question and answer, with commas between; None keeps all.
     """
     path = Path(spec)
     if path.suffix.lower() not in READERS:
         raise UsageError(f"task {spec!r}: expected a file that ends in {', '.join(READERS)}, such as problems.jsonl")
-    return TableTask(spec, text_options(spec, options, OPTIONS), lambda: _rows(path))
+    options = given_options(
+        prompt_field=prompt_field, answer_field=answer_field, instruction=instruction, columns=columns
+    )
+    return TableTask(spec, options, lambda: _rows(path))
 
 
 def _rows(path: Path) -> Iterator[Row]:

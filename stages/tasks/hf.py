@@ -7,23 +7,47 @@ from typing import Any
 from ...formats.errors import ApportionError, DataError, UsageError
 from ._third_party import contained
 from .kind import task_family
-from .table import OPTIONS, Row, TableTask, text_options
+from .table import Row, TableTask, given_options
 
 SPLIT_OPTIONS = {"train": "train_split", "test": "test_split"}
 TEST_NAMES = ("test", "validation")  # what test problems are taken from, the first that there is
 
 
 @task_family("hf", claims=lambda spec: spec.startswith("hf:"), played=False)
-def open_hf(spec: str, options: Mapping[str, Any]) -> TableTask:
+def open_hf(
+    spec: str,
+    *,
+    prompt_field: str | None = None,
+    answer_field: str | None = None,
+    instruction: str | None = None,
+    columns: str | None = None,
+    config: str | None = None,
+    train_split: str | None = None,
+    test_split: str | None = None,
+) -> TableTask:
     """A data set of the Hugging Face Hub, hf:OWNER/NAME[:CONFIG], or a local hf:FOLDER.
 
-    The task of `--task hf:OWNER/NAME[:CONFIG]` or `--task hf:./FOLDER`. UsageError on an option it does not have.
+    The task of `--task hf:OWNER/NAME[:CONFIG]` or `--task hf:./FOLDER`.
 
-    Options `train_split` and `test_split` name the data set's splits; where only one is given, nothing is in the
-    other. Without them it is "train" and "test", else "validation". Of a data set with one split, the question's
-    hash makes one in five a test problem.
+    Where only one of `train_split` and `test_split` is given, nothing is in the other. Without them it is "train" and
+    "test", else "validation". Of a data set with one split, the question's hash makes one in five a test problem.
+
+    Args:
+        prompt_field: the column with the question, or a list of chat messages; None is the first of prompt, question and
+            problem. A dot goes into a column of objects.
+        answer_field: the column with the right answer, or a list of them; None is the first of
+            reward_model.ground_truth, answer, reference, solution, ground_truth and target.
+        instruction: text behind every question; None asks for the final answer in a box where the column is question or
+            problem, and adds nothing to a prompt.
+        columns: those to keep beside question and answer, with commas between; None keeps all.
+        config: the data set's configuration, where `--task` does not name it.
+        train_split: the data set's split that train problems come from.
+        test_split: the one that test problems come from.
     """
-    checked = text_options(spec, options, (*OPTIONS, "config", *SPLIT_OPTIONS.values()))
+    checked = given_options(
+        prompt_field=prompt_field, answer_field=answer_field, instruction=instruction, columns=columns, config=config,
+        train_split=train_split, test_split=test_split,
+    )  # fmt: skip
     name, _, config = spec.removeprefix("hf:").partition(":")
     if not spec.startswith("hf:") or not name:
         raise UsageError(f"task {spec!r}: expected a data set, such as hf:openai/gsm8k:main or hf:./folder")

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from inspect import signature
 from typing import Any, Protocol, TypeVar
 
+from ...formats.errors import UsageError, unknown
 from ..core.kinds import Entry, Kind
+from ..core.options import takes_others, typed_options
 
 Message = dict[str, str]
-Opener = TypeVar("Opener", bound="Callable[[str, Mapping[str, Any]], Task]")
+Opener = TypeVar("Opener", bound="Callable[..., Task]")
 
 
 @dataclass(frozen=True)
@@ -60,21 +64,60 @@ class StepTask(Task, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFamily(Entry):
-    """What `--task NAME…` names: `function(spec, options)` makes the Task. `spec` is the whole string after `--task`.
+    """What `--task NAME…` names: `function(spec, **options)` makes the Task. `spec` is the whole string after `--task`.
 
     members: the `rest` of every `name/rest` there is, for listings and for did-you-mean; it may import what it needs.
     claims: whether the family opens a spec that begins with no family's name, such as a path. played: its tasks are
-    environments; None where that depends on the task.
+    environments; None where that depends on the task. A function with a second positional parameter gets the options in
+    it, as a mapping, and checks them itself.
     """
 
     members: Callable[[], Iterable[str]] | None = None
     claims: Callable[[str], bool] | None = None
     played: bool | None = None
 
+    @property
+    def checks_options(self) -> bool:
+        """Its options are in its signature."""
+        return len(signature(self.function).parameters) - len(self.options) - takes_others(self.function) < 2
+
+    def open(self, spec: str, given: Mapping[str, Any]) -> Task:
+        """The task. UsageError for an option that is not there, is missing, of another type or out of its range."""
+        if not self.checks_options:
+            return self.function(spec, dict(given))
+        return self.function(spec, **typed_options(self.function, given, f"task {spec!r}"))
+
 
 TASKS: Kind[TaskFamily] = Kind(
-    "tasks", "task", __package__ or "", "apportion sample --task {name} -o OUT", lambda spec: None
+    "tasks",
+    "task",
+    __package__ or "",
+    "apportion sample --task {name} -o OUT",
+    lambda spec: named_by(spec),
+    "--task-set",
 )
+
+
+def family_of(spec: str) -> TaskFamily | None:
+    """The family that opens a `--task` value; None where none does."""
+    for name in (spec, spec.partition("/")[0]):
+        if name in TASKS:
+            return TASKS[name]
+    return next((family for family in TASKS if family.claims is not None and family.claims(spec)), None)
+
+
+def named_by(spec: str) -> str:
+    """The name of the family that opens a `--task` value. UsageError, with the nearest name, where none does."""
+    family = family_of(spec)
+    if family is not None:
+        return family.name
+    # A member's bare name is the likeliest slip: `chain_sum` for `reasoning_gym/chain_sum`.
+    members = {member: f"{family.name}/{member}" for family in TASKS if family.members for member in family.members()}
+    members |= {family.name.partition("/")[2]: family.name for family in TASKS if "/" in family.name}
+    near = get_close_matches(spec, [*members, *members.values(), *(family.name for family in TASKS)], n=1)
+    if near:
+        raise UsageError(f"unknown task {spec!r}; did you mean {members.get(near[0], near[0])!r}?")
+    raise unknown("task", spec, [f"{family.name}/NAME" if family.members else family.name for family in TASKS])
 
 
 def task_family(

@@ -163,10 +163,16 @@ def _derived(*numbers: int) -> int:
 
 
 @task_family("reasoning_gym", members=lambda: generator_names(), played=False)
-def open_reasoning_gym(spec: str, options: Mapping[str, Any]) -> ReasoningGym:
+def open_reasoning_gym(spec: str, /, *, instruction: str | None = None, **fields: Any) -> ReasoningGym:
     """A procedural generator of reasoning-gym, with its own verifier.
 
-    The task of `--task reasoning_gym/NAME`. UsageError on an unknown generator, option, or value."""
+    The task of `--task reasoning_gym/NAME`. Its other options are the fields of the generator's own configuration.
+    UsageError on an unknown generator, option, or value.
+
+    Args:
+        instruction: text behind every question; None asks for the final answer in a box.
+    """
+    options = fields if instruction is None else {"instruction": instruction, **fields}
     name = spec.partition("/")[2]
     generators = _generators()
     if not name:

@@ -8,7 +8,7 @@ from math import isfinite
 from random import Random
 from typing import Any
 
-from ...formats.errors import DataError, UsageError, unknown
+from ...formats.errors import DataError, UsageError
 from ._splits import check_split, digest, hash_split
 from .answers import check, final_answer, gold_answer
 from .kind import Message, Problem
@@ -18,7 +18,6 @@ ANSWER_FIELDS = ("reward_model.ground_truth", "answer", "reference", "solution",
 # A prompt is taken to be written for a model; a question is not, and gets this.
 QUESTION_FIELDS = ("question", "problem")
 INSTRUCTION = r"Put your final answer within \boxed{}."
-OPTIONS = ("prompt_field", "answer_field", "instruction", "columns")
 
 Row = tuple[Mapping[str, Any], str | None]  # and the split it is in, None where nothing says it
 
@@ -179,12 +178,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def text_options(spec: str, options: Mapping[str, Any], known: Iterable[str]) -> dict[str, str]:
-    """The options of a task, all of them texts; None is none given. UsageError for one that does not exist or is no
-    text."""
-    for name, value in options.items():
-        if name not in known:
-            raise unknown(f"option of task {spec!r}:", name, known)
-        if not isinstance(value, str | None):
-            raise UsageError(f"task {spec!r}: option {name} is {value!r}, expected a text")
+def given_options(**options: str | None) -> dict[str, str]:
+    """Those of a task's options that are given."""
     return {name: value for name, value in options.items() if value is not None}

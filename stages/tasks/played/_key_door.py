@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from .grids import Actions, GridTask, Render, grid_options
+from .grids import GridTask
 from .gym_text import GymText
 
 ACTIONS = ("left", "down", "right", "up")
@@ -18,14 +18,6 @@ RULES = (
     "Move one cell at a time. Answer with one word: left, down, right or up."
 )
 REMINDER = "That names no move: left, down, right or up.\n"
-OPTIONS: Mapping[str, tuple[Any, Any]] = {
-    "width": (int, 5),
-    "height": (int, 3),
-    "max_turns": (int, 20),
-    "turn_tokens": (int | None, None),
-    "render": (Render, "text"),
-    "actions": (Actions, "names"),
-}
 
 
 class KeyDoor(gymnasium.Env[str, np.int64]):
@@ -92,13 +84,8 @@ def _play(rows: Sequence[str], options: Mapping[str, Any]) -> GymText:
     )
 
 
-def open_key_door(spec: str, given: Mapping[str, Any]) -> GridTask:
-    """The task of `--task env/key_door`.
-
-    Options: width and height of both rooms with the wall; the others are those of env/frozen_lake.
-    """
-    limits = {"width": (4, 32), "height": (1, 32), "max_turns": (1, 10_000)}
-    options = grid_options(spec, OPTIONS, given, limits)
+def key_door(spec: str, options: Mapping[str, Any]) -> GridTask:
+    """The task."""
     return GridTask(
         spec, options, RULES, _draw, first=lambda rows, options: _shown("\n".join(rows), options), play=_play
     )  # fmt: skip

@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 
 from ....formats.errors import DataError, UsageError
-from ...core.options import typed_values
 from ..file import READERS, rows_of
 from . import needed
 from .tools import ToolBox
 
 TOKEN = r"(?u)\b\w+\b"  # bm25s leaves out words of one letter, and with them the 8 of "Apollo 8"
-OPTIONS: Mapping[str, tuple[Any, Any]] = {"corpus": (str, ""), "results": (int, 3), "characters": (int, 500)}
 MAX_QUERY = 1_000
 
 TOOL = {
@@ -96,27 +94,17 @@ def opened_index(path: Path) -> Index:
     return _index(str(path), path.stat().st_mtime_ns if path.is_file() else 0)
 
 
-def search_box(spec: str, given: Mapping[str, Any]) -> tuple[ToolBox, dict[str, Any]]:
-    """The search tool and its options: corpus, a file; results, how many; characters shown of each."""
-    needed("bm25s", spec)
-    options = typed_values(OPTIONS, {name: given[name] for name in OPTIONS if name in given}, f"task {spec!r}")
-    if not options["corpus"]:
-        raise UsageError(
-            f"task {spec!r} needs the option 'corpus', a file with the columns id and text: --task-set corpus=texts.jsonl"
-        )
-    for name in ("results", "characters"):
-        if options[name] < 1:
-            raise UsageError(f"task {spec!r}: {name} must be at least 1, got {options[name]}")
-    path = Path(options["corpus"])
+def search_box(path: Path, results: int, characters: int) -> ToolBox:
+    """The search tool in a corpus, with so many results of so many characters each."""
 
     def search(arguments: Mapping[str, Any]) -> str:
         query = arguments.get("query")
         if not isinstance(query, str) or not query.strip():
             raise ValueError("search needs the argument 'query', a text")
         index = opened_index(path)
-        found = index.best(query, options["results"])
-        shown = [f"[{index.ids[each]}] {index.texts[each][: options['characters']]}" for each in found]
+        found = index.best(query, results)
+        shown = [f"[{index.ids[each]}] {index.texts[each][:characters]}" for each in found]
         return "\n".join(shown) or "nothing found"
 
     opened_index(path)
-    return ToolBox((TOOL,), {"search": search}, kind="search"), options
+    return ToolBox((TOOL,), {"search": search}, kind="search")

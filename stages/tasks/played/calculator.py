@@ -4,9 +4,11 @@ import ast
 import math
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from .tools import ToolBox
+from ...core.ranges import AtLeast
+from ..kind import task_family
+from .tools import ToolBox, ToolTask, open_tool
 
 MAX_TEXT = 300  # characters of an expression; also bounds its depth
 MAX_BITS = 4096  # of a whole number, on the way or at the end
@@ -144,3 +146,25 @@ def _calculate(arguments: Mapping[str, Any]) -> str:
 
 
 CALCULATOR = ToolBox((TOOL,), {"calculate": _calculate}, kind="tool")
+
+
+@task_family("tool/calculator", played=True, source="ours")
+def open_calculator(
+    spec: str,
+    /,
+    *,
+    of: str | None = None,
+    max_turns: Annotated[int, AtLeast(1)] = 6,
+    turn_tokens: Annotated[int | None, AtLeast(1)] = None,
+    **options: Any,
+) -> ToolTask:
+    """The problems of another task with a calculator at hand.
+
+    The task of `--task tool/calculator --task-set of=reasoning_gym/chain_sum`. Further options are those of that task.
+
+    Args:
+        of: the task that has the problems, a `--task` value; needed.
+        max_turns: turns after which the rollout is over.
+        turn_tokens: tokens after which a turn is over; None leaves that to the policy.
+    """
+    return open_tool(spec, of, CALCULATOR, options, max_turns=max_turns, turn_tokens=turn_tokens)

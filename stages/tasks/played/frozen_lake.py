@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
 from ....formats.errors import UsageError
+from ...core.ranges import Between
+from ..kind import task_family
 from . import needed
-from .grids import Actions, GridTask, Render, grid_options
+from .grids import Actions, GridTask, Render
 from .gym_text import GymText
 
 ACTIONS = ("left", "down", "right", "up")  # in Gymnasium's order
@@ -16,15 +18,6 @@ RULES = (
 )
 REMINDER = "That names no move: left, down, right or up.\n"
 PATIENCE = 20_000  # maps drawn in a row without a way to the goal, about a second
-OPTIONS: Mapping[str, tuple[Any, Any]] = {
-    "size": (int, 4),
-    "ice": (float, 0.8),
-    "slippery": (bool, False),
-    "max_turns": (int, 12),
-    "turn_tokens": (int | None, None),
-    "render": (Render, "text"),
-    "actions": (Actions, "names"),
-}
 
 
 def picture(rows: Sequence[str], cell: int) -> list[str]:
@@ -72,16 +65,34 @@ def _play(rows: Sequence[str], options: Mapping[str, Any]) -> GymText:
     )
 
 
-def open_frozen_lake(spec: str, given: Mapping[str, Any]) -> GridTask:
-    """The task of `--task env/frozen_lake`.
+@task_family("env/frozen_lake", played=True, source="Gymnasium's FrozenLake, with maps of its own generator")
+def open_frozen_lake(
+    spec: str,
+    *,
+    size: Annotated[int, Between(2, 16)] = 4,
+    ice: Annotated[float, Between(0.2, 1)] = 0.8,
+    slippery: bool = False,
+    max_turns: Annotated[int, Between(1, 10_000)] = 12,
+    turn_tokens: Annotated[int | None, Between(1, 1_000_000)] = None,
+    render: Render = "text",
+    actions: Actions = "names",
+) -> GridTask:
+    """FrozenLake, turn by turn: cross the ice to the goal without falling into a hole.
 
-    Options: size of the square map; ice, the share of cells that are no holes; slippery, whether a move may go astray;
-    max_turns; turn_tokens, after which a turn is over (None: when the policy ends it); render, "text" with rules and
-    cells apart, or "compact", the map alone; actions, "names" (or their numbers), or "modulo", where the remainder of
-    any number is one.
+    The task of `--task env/frozen_lake`.
+
+    Args:
+        size: rows of the square map.
+        ice: share of cells that are no holes.
+        slippery: a move may go astray.
+        max_turns: turns after which the game is over.
+        turn_tokens: tokens after which a turn is over; None leaves that to the policy.
+        render: "text", with rules and the cells apart, or "compact", the map alone.
+        actions: "names" (or their numbers), or "modulo", where the remainder of any number is one.
     """
     needed("gymnasium", spec)
-    options = grid_options(spec, OPTIONS, given, {"size": (2, 16), "ice": (0.2, 1), "max_turns": (1, 10_000)})
-    return GridTask(
-        spec, options, RULES, _draw, first=lambda rows, options: _shown(rows, 0, options), play=_play
-    )  # fmt: skip
+    options = {
+        "size": size, "ice": ice, "slippery": slippery, "max_turns": max_turns, "turn_tokens": turn_tokens,
+        "render": render, "actions": actions,
+    }  # fmt: skip
+    return GridTask(spec, options, RULES, _draw, first=lambda rows, options: _shown(rows, 0, options), play=_play)

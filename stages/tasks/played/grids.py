@@ -7,7 +7,6 @@ from random import Random
 from typing import Any, Literal
 
 from ....formats.errors import UsageError
-from ...core.options import typed_values
 from .._splits import check_split, hash_split
 from ..kind import Problem
 from . import Environment, Role, Tool
@@ -69,17 +68,3 @@ class GridTask:
             f"task {self.spec!r}: no more {split} maps after {len(seen)} distinct ones ({PATIENCE:,} draws in a row "
             "brought none); ask for fewer, or for larger maps"
         )
-
-
-def grid_options(
-    spec: str,
-    wanted: Mapping[str, tuple[Any, Any]],
-    given: Mapping[str, Any],
-    limits: Mapping[str, tuple[float, float]],
-) -> dict[str, Any]:
-    """The task's options, typed and within their limits. UsageError."""
-    options = typed_values(wanted, given, f"task {spec!r}")
-    for name, (low, high) in {**limits, "turn_tokens": (1, 1_000_000)}.items():
-        if options[name] is not None and not low <= options[name] <= high:
-            raise UsageError(f"task {spec!r}: {name} must be between {low} and {high}, got {options[name]}")
-    return options

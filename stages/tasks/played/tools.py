@@ -94,21 +94,16 @@ class ToolUse:
         return Outcome(observation=observation, state=self._state, valid=valid, kind=self._box.kind)
 
 
-def open_tool(spec: str, given: Mapping[str, Any], box: ToolBox, own: Mapping[str, Any] | None = None) -> ToolTask:
-    """The task with these tools. given: of, a `--task` value; max_turns; turn_tokens; own options; what is left is of
-    that task's."""
+def open_tool(
+    spec: str, of: str | None, box: ToolBox, rest: Mapping[str, Any], own: Mapping[str, Any] | None = None, *,
+    max_turns: int, turn_tokens: int | None,
+) -> ToolTask:  # fmt: skip
+    """The task `of` with these tools. own: the tools' options; rest: those of the task."""
     own = dict(own or {})
-    of, limits = given.get("of"), {"max_turns": given.get("max_turns", 6), "turn_tokens": given.get("turn_tokens")}
-    if not isinstance(of, str):
+    if of is None:
         raise UsageError(
             f"task {spec!r} needs the option 'of', a task with problems: --task-set of=reasoning_gym/chain_sum"
         )
-    for name, limit in limits.items():
-        if name == "turn_tokens" and limit is None:
-            continue
-        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-            raise UsageError(f"task {spec!r}: {name} must be a whole number of at least 1, got {limit!r}")
-    rest = {name: value for name, value in given.items() if name not in (*OPTIONS, *own)}
     try:
         inner = open_task(of, rest)
     except UsageError:
@@ -118,4 +113,4 @@ def open_tool(spec: str, given: Mapping[str, Any], box: ToolBox, own: Mapping[st
         raise unknown(f"option of task {spec!r}:", meant, (*OPTIONS, *own)) from None
     if is_played(inner):
         raise UsageError(f"task {spec!r}: option 'of' is {of!r}, which is played already; name one that has answers")
-    return ToolTask(spec, inner, box, limits["max_turns"], limits["turn_tokens"], own)
+    return ToolTask(spec, inner, box, max_turns, turn_tokens, own)

@@ -61,8 +61,8 @@ def test_an_expression_is_bounded(expression: str, said: str, cli: Cli, tmp_path
 
 
 def test_a_value_that_no_line_of_shell_holds_is_told_with_its_step(cli: Cli, tmp_path: Path) -> None:
-    line = refused(cli, tmp_path, 'steps: [eval policy: {task: "\\u202e", out: a.json}]')
-    assert line.startswith("error: odd.yaml, step 1 (eval policy): option 'task' is")
+    line = refused(cli, tmp_path, 'steps: [eval policy: {series: "\\u202e", out: a.json}]')
+    assert line.startswith("error: odd.yaml, step 1 (eval policy): option 'series' is")
 
 
 def test_what_recipes_compute_still_works() -> None:

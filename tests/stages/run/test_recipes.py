@@ -221,10 +221,10 @@ def test_every_shipped_recipe_has_a_plan(name: str) -> None:
         ("sample: {n: 8, round: 0, out: a.parquet}", "apportion sample -o run/a.parquet"),  # as they are by default
         ("score: {rollouts: x, set: {truncated: 0.5}, out: a}", "apportion score x --set truncated=0.5 -o run/a"),
         ("score: {rollouts: x, set: {truncated: null}, out: a}", "apportion score x --set truncated=null -o run/a"),
-        ("sample: {task_set: {flag: true}, out: a}", "apportion sample --task-set flag=true -o run/a"),
+        ("sample: {engine_set: {flag: true}, out: a}", "apportion sample --engine-set flag=true -o run/a"),
         (
-            "sample: {task_set: {a: '7', b: 7, c: x}, out: a}",
-            "apportion sample --task-set 'a=\"7\"' --task-set b=7 --task-set c=x -o run/a",
+            "sample: {engine_set: {a: '7', b: 7, c: x}, out: a}",
+            "apportion sample --engine-set 'a=\"7\"' --engine-set b=7 --engine-set c=x -o run/a",
         ),
         (
             "train: {rollouts: x, fresh_optimizer: true, out: p}",

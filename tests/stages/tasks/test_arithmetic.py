@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 from apportion.formats.errors import UsageError
-from apportion.stages.tasks import Problem
-from apportion.stages.tasks.arithmetic import Arithmetic, open_arithmetic, order_matters, parse
+from apportion.stages.tasks import Problem, open_task
+from apportion.stages.tasks.arithmetic import Arithmetic, order_matters, parse
 
 TASK = Arithmetic()
 
@@ -125,8 +125,9 @@ def test_wrong_and_garbage(text: str) -> None:
 
 
 def test_options() -> None:
-    assert open_arithmetic("arithmetic", {}) == Arithmetic()
-    task = open_arithmetic("arithmetic", {"terms": "2", "max_factor": 9})
+    assert open_task("arithmetic") == Arithmetic()
+    task = open_task("arithmetic", {"terms": "2", "max_factor": 9})
+    assert isinstance(task, Arithmetic)
     assert task.options == {"terms": 2, "max_factor": 9, "max_value": 299}
     assert task.spec == "arithmetic"
     assert all(expression.count("*") == 2 for expression in expressions(list(task.problems("train", 20, 0))))
@@ -136,19 +137,19 @@ def test_options() -> None:
     ("options", "message"),
     [
         ({"term": 2}, "did you mean 'terms'"),
-        ({"terms": "two"}, "needs a whole number in 1..8"),
-        ({"terms": 0}, "needs a whole number in 1..8"),
-        ({"terms": 2.5}, "needs a whole number in 1..8"),
+        ({"terms": "two"}, "terms must be a whole number, got 'two'"),
+        ({"terms": 0}, "terms must be between 1 and 8, got 0"),
+        ({"terms": 2.5}, "terms must be a whole number, got 2.5"),
     ],
 )
 def test_options_out_of_place(options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        open_arithmetic("arithmetic", options)
+        open_task("arithmetic", options)
 
 
 def test_spec_takes_no_suffix() -> None:
     with pytest.raises(UsageError, match="takes nothing after its name"):
-        open_arithmetic("arithmetic:hard", {})
+        open_task("arithmetic/hard", {})
 
 
 def test_split_misspelt() -> None:

@@ -202,7 +202,7 @@ def test_faults_name_the_file_in_one_line(
     ("options", "message"),
     [
         ({"prompt_fields": "a"}, "did you mean 'prompt_field'"),
-        ({"prompt_field": 5}, "option prompt_field is 5, expected a text"),
+        ({"prompt_field": 5}, "prompt_field must be text or null, got 5"),
         ({"config": "main"}, "choose from: answer_field, columns, instruction, prompt_field"),
     ],
 )

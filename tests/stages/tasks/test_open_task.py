@@ -45,7 +45,10 @@ def test_spec_and_options_open_the_same_task_again(spec: str, options: dict[str,
         ("file", "expected a file that ends in .jsonl, .json, .csv, .parquet"),
         ("hf", "expected a data set, such as hf:openai/gsm8k:main"),
         ("hf:", "expected a data set"),
-        ("zzzzzzzzzz", "choose from: arithmetic, env/NAME, file, hf, reasoning_gym/NAME, tool/NAME"),
+        (
+            "zzzzzzzzzz",
+            "choose from: arithmetic, env/frozen_lake, env/key_door, file, hf, reasoning_gym/NAME, tool/calculator",
+        ),
         ("", "unknown task ''; choose from"),
     ],
 )
@@ -55,7 +58,8 @@ def test_what_is_no_task(spec: str, message: str) -> None:
 
 
 def test_list_tasks_names_every_family_once() -> None:
-    names = ["arithmetic", "env/NAME", "file", "hf", "reasoning_gym/NAME", "tool/NAME"]
+    played = ["env/frozen_lake", "env/key_door"], ["tool/calculator", "tool/search"]
+    names = ["arithmetic", *played[0], "file", "hf", "reasoning_gym/NAME", *played[1]]
     assert [name for name, _ in list_tasks()] == names
     assert all(summary for _, summary in list_tasks())
 

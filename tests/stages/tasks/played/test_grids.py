@@ -140,9 +140,9 @@ def test_every_map_can_be_won(spec: str) -> None:
         ("env/frozen_lake", {"turn_tokens": 0}, "turn_tokens must be between"),
         ("env/key_door", {"width": 3}, "width must be between 4 and 32"),
         ("env/key_door", {"render": "picture"}, "render must be 'text' or 'compact'"),
-        ("env", {}, "must name a game: env/frozen_lake, env/key_door"),
-        ("env/frozen", {}, "unknown game 'frozen'; did you mean 'frozen_lake'"),
-        ("tool/calc", {}, "unknown tool 'calc'"),
+        ("env", {}, "unknown task 'env'; choose from: arithmetic, env/frozen_lake, env/key_door"),
+        ("env/frozen", {}, "unknown task 'env/frozen'; did you mean 'env/frozen_lake'"),
+        ("tool/calc", {}, "did you mean 'tool/calculator'"),
     ],
 )
 def test_what_is_no_such_task(spec: str, options: dict[str, Any], message: str) -> None:

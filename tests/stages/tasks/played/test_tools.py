@@ -64,9 +64,9 @@ def test_a_call_that_fails_is_told_to_the_policy_and_not_valid(action: Action, s
     ("options", "message"),
     [
         ({}, "needs the option 'of'"),
-        ({"of": "arithmetic", "max_turns": 0}, "max_turns must be a whole number of at least 1"),
-        ({"of": "arithmetic", "max_turns": "many"}, "max_turns must be a whole number of at least 1"),
-        ({"of": "arithmetic", "turn_tokens": 0}, "turn_tokens must be a whole number of at least 1"),
+        ({"of": "arithmetic", "max_turns": 0}, "max_turns must be at least 1, got 0"),
+        ({"of": "arithmetic", "max_turns": "many"}, "max_turns must be a whole number, got 'many'"),
+        ({"of": "arithmetic", "turn_tokens": 0}, "turn_tokens must be at least 1, got 0"),
         ({"of": "arithmetic", "term": 2}, "did you mean 'terms'"),
         (
             {"of": "arithmetic", "max_turn": 3},

@@ -1,0 +1,48 @@
+"""Search in a corpus as an entry; the tool itself is in _search.py, which needs bm25s."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from ....formats.errors import UsageError
+from ...core.ranges import AtLeast
+from ..kind import task_family
+from . import needed
+from .tools import ToolTask, open_tool
+
+
+@task_family("tool/search", played=True, source="ours; BM25 by bm25s")
+def open_search(
+    spec: str,
+    /,
+    *,
+    of: str | None = None,
+    corpus: str | None = None,
+    results: Annotated[int, AtLeast(1)] = 3,
+    characters: Annotated[int, AtLeast(1)] = 500,
+    max_turns: Annotated[int, AtLeast(1)] = 6,
+    turn_tokens: Annotated[int | None, AtLeast(1)] = None,
+    **options: Any,
+) -> ToolTask:
+    """The problems of another task with a search at hand, in a corpus of yours.
+
+    The task of `--task tool/search --task-set of=questions.jsonl --task-set corpus=texts.jsonl`. Further options are those of
+    the task `of`.
+
+    Args:
+        of: the task that has the problems, a `--task` value; needed.
+        corpus: a file with the columns id and text; needed.
+        results: passages shown.
+        characters: shown of each passage.
+        max_turns: turns after which the rollout is over.
+        turn_tokens: tokens after which a turn is over; None leaves that to the policy.
+    """
+    needed("bm25s", spec)
+    from ._search import search_box
+
+    if not corpus:
+        raise UsageError(
+            f"task {spec!r} needs the option 'corpus', a file with the columns id and text: --task-set corpus=texts.jsonl"
+        )
+    box = search_box(Path(corpus), results, characters)
+    own = {"corpus": corpus, "results": results, "characters": characters}
+    return open_tool(spec, of, box, options, own, max_turns=max_turns, turn_tokens=turn_tokens)
