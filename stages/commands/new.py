@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from ...formats.errors import UsageError
 from ..core.kinds import kinds
-from ..core.options import Names
+from ..core.options import Output
 
 What = Literal["method", "scorer", "strategy", "objective", "task"]
 PLURALS = {
@@ -36,7 +36,7 @@ def new(
     what: Annotated[What, "method, scorer, strategy, objective or task."],
     name: Annotated[str, "Its name: a word in Python's syntax, such as my_method."],
     *,
-    directory: Annotated[Path, "Folder to write to.", Names(("--dir",))] = Path("."),
+    directory: Annotated[Path, "Folder to write to.", Output(("--dir",), is_filled=True)] = Path("."),
     force: Annotated[bool, "Overwrite files of these names."] = False,
 ) -> Written:
     """Write a plugin to start from: NAME.py, which works as it is, and test_NAME.py, which passes.

@@ -1,13 +1,14 @@
 """A JSON Schema of recipe files, made from the table of commands: editors complete and check with it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import Parameter
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from ..core.kinds import kinds
-from ..core.ranges import Range
+from ..core.kinds import Entry, Kind, kinds
+from ..core.options import bare, parameter_hints, takes_others
+from ..core.ranges import Range, range_of
 from ..core.table import Command, Option, commands
 
 EXPRESSION = {"$ref": "#/$defs/expression"}
@@ -62,12 +63,17 @@ def recipe_schema() -> dict[str, Any]:
             },
             "loop": _loop(),
             **{_slug(name): _command(command) for name, command in known.items()},
+            **{_settings_slug(kind, entry): _settings(entry) for kind in kinds().values() for entry in kind},
         },
     }
 
 
 def _slug(name: str) -> str:
     return f"command-{name.replace(' ', '-')}"
+
+
+def _settings_slug(kind: Kind[Any], entry: Entry) -> str:
+    return f"options-{kind.plural}-{entry.name.replace('/', '-')}"
 
 
 def _loop() -> dict[str, Any]:
@@ -100,7 +106,39 @@ def _command(command: Command) -> dict[str, Any]:
         "additionalProperties": False,
         **({"required": required} if required else {}),
         "properties": {key: _option(option) for key, option in options.items()},
+        **({"allOf": chosen} if (chosen := list(_chosen_settings(command))) else {}),
     }
+
+
+def _chosen_settings(command: Command) -> Iterator[dict[str, Any]]:
+    """What the options of an entry may be, for each entry that the command can be told to use."""
+    for kind, option in command.choices():
+        settings = None if option.chooses is None else option.chooses.settings
+        for entry in kind if settings is not None else ():
+            named: dict[str, Any] = {"properties": {option.key: {"const": entry.name}}}
+            if option.default != entry.name:  # without the key it is the default's
+                named["required"] = [option.key]
+            meant = {"anyOf": [{"$ref": f"#/$defs/{_settings_slug(kind, entry)}"}, EXPRESSION, {"type": "null"}]}
+            yield {"if": named, "then": {"properties": {settings: meant}}}
+
+
+def _settings(entry: Entry) -> dict[str, Any]:
+    """The options of an entry. Unknown ones are refused, but for entries that take others than their signature names."""
+    from ..core.docstrings import meanings_of
+
+    hints, says = parameter_hints(entry.function), meanings_of(entry)
+    found: dict[str, Any] = {}
+    for name, option in entry.options.items():
+        kind = _of_type(bare(hints[name]), range_of(hints[name]))
+        found[name] = {"anyOf": [*_choices(kind), {"type": "null"}], "description": says.get(name, "")}
+        if option.default is not Parameter.empty and option.default is not None:
+            found[name]["default"] = _plain(option.default)
+    closed = not takes_others(entry.function) and getattr(entry, "checks_options", True)
+    return {"type": "object", "properties": found, "additionalProperties": not closed}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
 
 def _option(option: Option) -> dict[str, Any]:
@@ -129,7 +167,9 @@ def _of_type(kind: Any, allowed: Range | None = None) -> dict[str, Any]:
         return {"anyOf": [{"type": name, **limits}, {"type": "string", "pattern": text}, EXPRESSION]}
     if origin is Literal:
         return {"anyOf": [{"enum": list(parts)}, EXPRESSION]}
-    if origin is list:
+    if kind is Any:
+        return {"anyOf": [{}]}
+    if isinstance(origin, type) and issubclass(origin, Sequence):
         return {"anyOf": [{"type": "array", "items": _of_type(parts[0], allowed)}, EXPRESSION]}
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
         return {"anyOf": [{"type": "object"}, EXPRESSION]}
