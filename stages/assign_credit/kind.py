@@ -6,10 +6,14 @@ from functools import cached_property
 from inspect import Parameter, signature
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+
+from ...formats.rollouts import Rollouts
 from ...formats.segments import Array
 from ..core.kinds import Entry, Kind
 from ..structure.baseline import Singleton as Singleton
 from ..structure.batch import Credit as Credit
+from ..structure.values import token_signal
 
 Granularity = Literal["rollout", "step", "turn", "segment", "node", "token"]
 Methodology = Literal["monte-carlo", "temporal-difference", "model-based", "game-theoretic", "information-theoretic"]
@@ -53,10 +57,19 @@ INPUTS: Mapping[str, Callable[[Credit], Any]] = {
     "mask": lambda credit: credit.mask,
     "rollouts": lambda credit: credit.rollouts,
     "probes": lambda credit: credit.probes,
+    "rewards": lambda credit: several_rewards(credit.rollouts),
+    "entropy": lambda credit: token_signal(credit, "token.entropy"),
 }
 """What a method asks for by the name of a parameter. reward: [R] float64, DataError where one is missing. groups: Segments,
 rollouts [R] of each group. tokens: Segments, response tokens [T] of each rollout. mask: [T] bool, the policy wrote it.
-rollouts: the rows with all their columns. probes: what was sampled only to estimate values."""
+rollouts: the rows with all their columns. probes: what was sampled only to estimate values. rewards: {NAME: [R] float64} of
+the columns rewards.NAME. entropy: [T] of the next-token distribution, nat; DataError where the file has none."""
+
+
+def several_rewards(rollouts: Rollouts) -> dict[str, Array]:
+    """{NAME: [R] float64} of the columns rewards.NAME."""
+    paths = [path for path in rollouts.paths if path.startswith("rewards.")]
+    return {path.removeprefix("rewards."): rollouts.numbers(path).astype(np.float64) for path in paths}
 
 
 def _whole(credit: Credit) -> Credit:

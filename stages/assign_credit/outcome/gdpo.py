@@ -1,15 +1,16 @@
 """GDPO: normalise each of several rewards by itself in the group, add them up, and normalise over the batch."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import numpy as np
 
 from ....formats.errors import DataError, UsageError
-from ....formats.segments import Array
+from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast
 from ...structure.baseline import centred, settle_singletons
 from ...structure.statistics import batch_std, batch_whitened, in_spreads
-from ..kind import Credit, Singleton, credit_method
+from ..kind import Singleton, credit_method
 
 PREFIX = "rewards."
 
@@ -27,7 +28,10 @@ PREFIX = "rewards."
     },
 )
 def gdpo(
-    credit: Credit,
+    rewards: Mapping[str, Array],
+    groups: Segments,
+    tokens: Segments,
+    mask: Array,
     *,
     weights: dict[str, float] | None = None,
     scale: Literal["std", "none"] = "std",
@@ -49,8 +53,11 @@ def gdpo(
     most decides. A reward that is the same in all of a group adds exactly 0 there.
 
     Args:
-        credit: uses the columns `rewards.NAME` [R] of scorers that give several rewards, reward units each. The column
+        rewards: {NAME: [R]} of scorers that give several rewards, the columns `rewards.NAME`, reward units each. The column
             `reward` is not read.
+        groups: rollouts [R] of each group.
+        tokens: response tokens [T] of each rollout.
+        mask: [T] the policy wrote it.
         weights: {NAME: weight} of the rewards to use; None takes every `rewards.NAME` with weight 1.
         scale: divide by the group's std in the first line, or not at all.
         ddof: divisor n - ddof of the group's std.
@@ -73,44 +80,39 @@ def gdpo(
     Bias: rewards that oppose each other cancel but for what eps did to them (in a group of two always). If they do in the
         whole batch, the second normalisation blows that remainder up; a larger batch_eps prevents it.
 
-    >>> from apportion.stages.assign_credit._examples import rollouts_of
-    >>> import numpy as np
-    >>> rollouts = rollouts_of([0.0, 0.0], groups=[0, 0]).with_columns(
-    ...     {"rewards.right": np.array([1.0, 0.0]), "rewards.format": np.array([0.2, 0.2])})
-    >>> gdpo(Credit(rollouts), eps=0.0, batch="none").round(4).tolist()
+    >>> rewards = {"right": np.array([1.0, 0.0]), "format": np.array([0.2, 0.2])}
+    >>> tokens = Segments.of_sizes(np.array([1, 1]))
+    >>> gdpo(rewards, Segments.of_sizes(np.array([2])), tokens, np.ones(2, bool), eps=0.0, batch="none").round(4).tolist()
     [0.7071, -0.7071]
     """
-    groups = credit.groups
-    total = np.zeros(len(credit.rollouts))
-    for name, weight in _chosen(credit, weights).items():
-        reward = _reward(credit, name)
+    total = np.zeros(len(tokens))
+    for name, weight in _choose(rewards, weights).items():
+        reward = _checked(rewards[name], name)
         value = centred(reward, groups)
         if scale == "std":
             value = in_spreads(value, groups.spread(groups.std(reward, ddof=ddof)), eps)
         total += weight * settle_singletons(value, reward, groups, singleton)
     if batch == "token":
-        return batch_whitened(credit.tokens.spread(total), credit.mask, eps=batch_eps)
+        return batch_whitened(tokens.spread(total), mask, eps=batch_eps)
     if batch == "rollout":
         total = in_spreads(total - total.mean(), np.array(batch_std(total)), batch_eps)
-    return np.where(credit.mask, credit.tokens.spread(total), 0.0)
+    return np.where(mask, tokens.spread(total), 0.0)
 
 
-def _chosen(credit: Credit, weights: dict[str, float] | None) -> dict[str, float]:
-    found = [path.removeprefix(PREFIX) for path in credit.rollouts.paths if path.startswith(PREFIX)]
-    if not found:
+def _choose(rewards: Mapping[str, Array], weights: dict[str, float] | None) -> dict[str, float]:
+    if not rewards:
         raise DataError(f"no column '{PREFIX}NAME', which gdpo needs; run a scorer that gives several rewards first")
     if weights is None:
-        return dict.fromkeys(found, 1.0)
+        return dict.fromkeys(rewards, 1.0)
     if not weights:
         raise UsageError("credit method gdpo: weights must name at least one reward, {NAME: weight}")
     for name in weights:
-        if name not in found:
-            raise UsageError(f"credit method gdpo: weights: no reward {name!r} (found: {', '.join(found)})")
+        if name not in rewards:
+            raise UsageError(f"credit method gdpo: weights: no reward {name!r} (found: {', '.join(rewards)})")
     return weights
 
 
-def _reward(credit: Credit, name: str) -> Array:
-    reward = credit.rollouts.numbers(PREFIX + name).astype(np.float64)
+def _checked(reward: Array, name: str) -> Array:
     wrong = np.flatnonzero(~np.isfinite(reward))
     if len(wrong):
         raise DataError(f"row {int(wrong[0])}, column '{PREFIX}{name}': {reward[wrong[0]]}, expected a finite number")

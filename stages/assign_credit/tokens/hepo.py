@@ -4,11 +4,10 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ....formats.segments import Array
+from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast, Between
 from ...structure.baseline import Singleton, normalise
-from ...structure.values import token_signal
-from ..kind import Credit, credit_method
+from ..kind import credit_method
 
 
 @credit_method(
@@ -21,7 +20,11 @@ from ..kind import Credit, credit_method
     presets={"tempo": {"rho": 0.2, "scale": "std", "ddof": 1, "eps": 1e-6, "singleton": "raw"}},
 )
 def hepo(
-    credit: Credit,
+    reward: Array,
+    entropy: Array,
+    groups: Segments,
+    tokens: Segments,
+    mask: Array,
     *,
     rho: Annotated[float, Between(0, 1)] = 0.2,
     scale: Literal["std", "none"] = "std",
@@ -38,7 +41,11 @@ def hepo(
     entropy the earlier ones in the file come first.
 
     Args:
-        credit: uses reward [R], reward units, and token.entropy [T], nat (`score --with entropy`).
+        reward: [R] reward units.
+        entropy: [T] of the distribution that each token was drawn from, nat (`score --with entropy`).
+        groups: rollouts [R] of each group.
+        tokens: response tokens [T] of each rollout.
+        mask: [T] the policy wrote it.
         rho: share of tokens that keep their advantage, 0 to 1.
         scale: divide by the group's std, or not at all, as in `grpo`.
         ddof: divisor n - ddof of the std.
@@ -55,21 +62,17 @@ def hepo(
     Departures: 1. In the released baseline a group of one keeps its raw reward, as under the preset tempo. Groups of equal
         rewards take part in the choice of tokens, as there.
 
-    >>> from apportion.formats.ragged import Ragged
-    >>> from apportion.stages.assign_credit._examples import rollouts_of
-    >>> import numpy as np
-    >>> batch = rollouts_of([1.0, 0.0], tokens=[[1, 2, 3], [4, 5]])
-    >>> entropy = Ragged.from_lists([[0.1, 2.0, 0.3], [0.2, 1.0]], np.float32)
-    >>> hepo(Credit(batch.with_columns({"token.entropy": entropy})), rho=0.4, scale="none").tolist()
+    >>> reward, entropy = np.array([1.0, 0.0]), np.array([0.1, 2.0, 0.3, 0.2, 1.0])
+    >>> groups, tokens = Segments.of_sizes(np.array([2])), Segments.of_sizes(np.array([3, 2]))
+    >>> hepo(reward, entropy, groups, tokens, np.ones(5, bool), rho=0.4, scale="none").tolist()
     [0.0, 0.5, 0.0, 0.0, -0.5]
     """
-    entropy = token_signal(credit, "token.entropy")
-    own = np.flatnonzero(credit.mask)
+    own = np.flatnonzero(mask)
     count = int(rho * len(own) + 1e-9)  # 0.29 · 100 is 28.999…
     chosen = own[_largest(entropy[own], count)]
-    per_rollout = normalise(credit.reward, credit.groups, scale=scale, ddof=ddof, eps=eps, singleton=singleton)
-    advantage = credit.tokens.spread(per_rollout)
-    out = np.zeros(len(credit.mask))
+    per_rollout = normalise(reward, groups, scale=scale, ddof=ddof, eps=eps, singleton=singleton)
+    advantage = tokens.spread(per_rollout)
+    out = np.zeros(len(mask))
     out[chosen] = advantage[chosen]
     return out
 

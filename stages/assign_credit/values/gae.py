@@ -81,14 +81,7 @@ def gae(
     inside = credit.tokens if everywhere else Segments.of_sizes(credit.tokens.sum(credit.mask))
     values = token_signal(credit, value)[own]
     reward = token_rewards(credit, inside, rewards)
-    following = np.zeros(len(values))
-    following[:-1] = values[1:]
-    following[inside.offsets[1:][inside.sizes > 0] - 1] = 0.0
-    difference = following  # in place: these are as long as the file
-    difference *= gamma
-    difference += reward
-    difference -= values
-    advantage = discounted_sums(difference, inside, gamma * lam)
+    advantage = generalised_advantages(reward, values, inside, gamma=gamma, lam=lam)
     if whiten == "batch":
         advantage = whitened(advantage, np.ones(len(values), bool), eps=eps)
     if everywhere:
@@ -96,3 +89,27 @@ def gae(
     out = np.zeros(len(credit.mask))
     out[own] = advantage
     return out
+
+
+def generalised_advantages(reward: Array, value: Array, rollouts: Segments, *, gamma: float, lam: float) -> Array:
+    """The formula of `gae` on the policy's own tokens alone.
+
+    Args:
+        reward: [T] of each token, reward units. value: [T] of the state before it. rollouts: tokens [T] of each rollout.
+
+    Returns:
+        [T] advantages, reward units.
+
+    >>> value = np.array([0.5, 0.6, 0.4])
+    >>> one = Segments.of_sizes(np.array([3]))
+    >>> generalised_advantages(np.array([0.0, 0.0, 1.0]), value, one, gamma=1.0, lam=0.95).round(4).tolist()
+    [0.4515, 0.37, 0.6]
+    """
+    following = np.zeros(len(value))
+    following[:-1] = value[1:]
+    following[rollouts.offsets[1:][rollouts.sizes > 0] - 1] = 0.0
+    difference = following  # in place: these are as long as the file
+    difference *= gamma
+    difference += reward
+    difference -= value
+    return discounted_sums(difference, rollouts, gamma * lam)

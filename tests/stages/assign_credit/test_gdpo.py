@@ -5,9 +5,9 @@ import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
 from apportion.stages.assign_credit.kind import METHODS, Credit
-from apportion.stages.assign_credit.outcome.gdpo import gdpo
 
 grpo = METHODS["grpo"].assign
+gdpo = METHODS["gdpo"].assign
 
 
 def several(rewards: dict[str, list[float]], **kwargs: Any) -> Credit:

@@ -6,9 +6,9 @@ from apportion.formats.errors import DataError, UsageError
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
 from apportion.stages.assign_credit.kind import METHODS, Credit
-from apportion.stages.assign_credit.tokens.hepo import hepo
 
 grpo = METHODS["grpo"].assign
+hepo = METHODS["hepo"].assign
 
 
 def uncertain(rewards: list[float], entropy: list[list[float]], **kwargs: Any) -> Credit:
