@@ -10,12 +10,15 @@ from apportion.stages.core.docstrings import split_docstring
 from apportion.stages.core.kinds import Kind, kinds
 from apportion.stages.sample.kind import CONTINUES
 from pages import (
+    EVIDENCE,
     ROOT,
     cell,
     code_of,
+    errors,
     flat,
     formula_and_prose,
     made_by,
+    needs_with_settings,
     numbered,
     of_this_repository,
     options_table,
@@ -50,7 +53,7 @@ def page(kind: Kind[Any], entry: Any) -> str:
     command = entry.usage_of(kind).format(name=entry.name)
     needs = [
         f"- {NEEDS.get(path) or f'`{path}`' + (f': {made}' if (made := made_by(path)) else '')}" for path in entry.needs
-    ]
+    ] + needs_with_settings(entry)
     lines = [
         f"# {entry.name}",
         sentence(entry.summary),
@@ -60,11 +63,16 @@ def page(kind: Kind[Any], entry: Any) -> str:
         "## Options",
         options_table(entry, kind),
         *(["## What it gives", flat(parts["Returns"])] if "Returns" in parts else []),
-        *([f"Refused: {flat(parts['Raises'])}"] if "Raises" in parts else []),
+        *(["## When it fails", errors(parts["Raises"])] if "Raises" in parts else []),
         *(["## Where it departs from its source", numbered(parts["Departures"])] if "Departures" in parts else []),
         "## About",
         *([f"Part of: {', '.join(entry.system)}."] if entry.system else []),
-        f"{f'Source: {entry.source}. ' if entry.source else ''}Code: [`{code_of(entry)}`](../../{code_of(entry)}).",
+        *(
+            [f"Source: {entry.source}{f' ({EVIDENCE[entry.evidence]})' if entry.evidence else ''}."]
+            if entry.source
+            else []
+        ),
+        f"Code: [`{code_of(entry)}`](../../{code_of(entry)}).",
     ]
     return "\n\n".join(line for line in lines if line) + "\n"
 

@@ -10,12 +10,15 @@ from pathlib import Path
 from apportion.stages.assign_credit.kind import METHODS, Method
 from apportion.stages.core.docstrings import meanings_of, split_docstring
 from pages import (
+    EVIDENCE,
     ROOT,
     cell,
     code_of,
+    errors,
     flat,
     formula_and_prose,
     made_by,
+    needs_with_settings,
     numbered,
     of_this_repository,
     options_table,
@@ -24,12 +27,6 @@ from pages import (
 )
 
 PAGES = ROOT / "docs" / "methods"
-EVIDENCE = {
-    "code": "the authors' or a library's released code was read",
-    "paper": "the paper's formulas were read; no code",
-    "second-hand": "read in notes, threads or other people's code, not in the source itself",
-    "guess": "parts of it are our own reading where the source is silent",
-}
 COST = {
     "group": "One pass over the file, whole groups at a time; memory for one row group.",
     "batch": "The file is read at once: its statistics are over all rollouts. Memory for the whole file.",
@@ -48,7 +45,7 @@ def page(method: Method) -> str:
     parts, says = split_docstring(method), meanings_of(method)
     title, gist = title_of(method)
     needs: dict[str, list[str]] = {}
-    for path in method.needs:
+    for path in method.needs_for({}):
         # The places of a ruler are made together: node.start with node.id, step.end with step.start.
         ruler = {"node.start": "node.id", "node.end": "node.id", "step.end": "step.start"}.get(path, path)
         needs.setdefault(made_by(ruler), []).append(f"`{path}`")
@@ -58,7 +55,10 @@ def page(method: Method) -> str:
         f"`apportion assign-credit IN --method {method.name} -o OUT`",
         formula_and_prose(parts[""]),
         "## What it needs",
-        "\n".join(f"- {', '.join(paths)}{': ' if note else ''}{note}" for note, paths in needs.items()),
+        "\n".join(
+            [f"- {', '.join(paths)}{': ' if note else ''}{note}" for note, paths in needs.items()]
+            + needs_with_settings(method)
+        ),
         "\n".join(f"- `{name}`: {flat(says[name])}" for name in method.inputs if name in says and name != "credit")
         or sentence(says.get("credit", "")),
         "## Options",
@@ -72,7 +72,7 @@ def page(method: Method) -> str:
         lines += ["## Presets", "\n".join(presets)]
     lines += ["## What it gives", flat(parts.get("Returns", ""))]
     if "Raises" in parts:
-        lines += [f"Refused: {flat(parts['Raises'])}"]
+        lines += ["## When it fails", errors(parts["Raises"])]
     if "Bias" in parts:
         lines += ["## Bias", *map(sentence, re.split(r"\n\s*\n", parts["Bias"]))]
     lines += ["## Where it departs from its source", numbered(parts.get("Departures", "none."))]
@@ -104,7 +104,7 @@ def needed(method: Method) -> str:
         words[path.partition(".")[0]]
         if path in ("node.id", "node.start", "node.end", "step.start", "step.end")
         else path
-        for path in method.needs
+        for path in method.needs_for({})
     ]
     return ", ".join(dict.fromkeys(short))
 

@@ -141,3 +141,31 @@ def write(pages: Mapping[Path, str], folders: Iterable[Path]) -> None:
                 path.unlink()
     for path, text in pages.items():
         path.write_text(text, encoding="utf-8")
+
+
+EVIDENCE = {
+    "code": "read in the authors' code",
+    "paper": "read in the paper",
+    "second-hand": "read in notes, threads or other people's code, not in the source itself",
+    "guess": "parts of it are our own reading where the source is silent",
+}
+CODES = {"UsageError": "Exit code 2", "DataError": "Exit code 3", "ApportionError": "Exit code 1"}
+
+
+def errors(text: str) -> str:
+    """What a docstring says under Raises, a line for each kind of error."""
+    parts = re.split(r"\b(UsageError|DataError|ApportionError)\b:?\s*", flat(text))
+    if parts[0].strip() or len(parts) < 3:
+        return sentence(text)
+    return "\n".join(
+        f"- {CODES[name]}: {said.strip().rstrip(',.;').removesuffix(' and')}."
+        for name, said in zip(parts[1::2], parts[2::2], strict=True)
+    )
+
+
+def needs_with_settings(entry: Any) -> list[str]:
+    """A line for every setting with which the entry reads more columns."""
+    return [
+        f"- with `{setting}` also {', '.join(f'`{path}`' for path in paths)}"
+        for setting, paths in entry.needs_by_setting().items()
+    ]

@@ -413,7 +413,7 @@ def _zero_credit(rollouts: Rollouts) -> Iterator[Broken]:
             yield Broken("zero_credit", row, path, f"all credit of group {name!r} is 0, but its rewards are {least[group]:g} to {most[group]:g}")  # fmt: skip
 
 
-def missing_paths(schema: pa.Schema, needed: tuple[str, ...]) -> list[str]:
+def missing_paths(schema: pa.Schema, needed: Iterable[str]) -> list[str]:
     """Which of the needed columns a file lacks. `rewards.NAME` is any column of that form."""
     return lacking(paths_of(schema), needed)
 

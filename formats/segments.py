@@ -131,10 +131,6 @@ class Segments:
         factors[self.offsets[1:][self.sizes > 0] - 1] = 0.0
         return recurrence(values, factors)
 
-    def joined(self, outer: "Segments") -> "Segments":
-        """Stretches of the same axis, one per stretch of `outer`, whose axis is this one's stretches (K places)."""
-        return Segments(self.offsets[outer.offsets])
-
 
 _BLOCK, _CHUNK = 64, 1 << 17  # 2^17 places of float64 with their factors stay in a core's cache
 

@@ -57,6 +57,6 @@ def assign_credit(
     parameters = {"method": method, "settings": options, "column": column, "clip": clip}
     return map_rollouts(
         Assigning(method, column, options, clip), rollouts, out,
-        stage="assign-credit", parameters=parameters, needs=chosen.needs,
+        stage="assign-credit", parameters=parameters, needs=chosen.ways_around(options),
         who=method, advice=f". `apportion list methods --for {rollouts}` shows what this file can take", force=force, workers=workers, whole=chosen.scope == "batch",
     )  # fmt: skip

@@ -77,7 +77,7 @@ def credit_tokens(
     made = _rollouts(ids, own, inside, groups, order, columns)
     if any(path.startswith("node.") for path in chosen.needs):
         made = add_prefix_tree(made)
-    for path in lacking(made.paths, chosen.needs):
+    for path in lacking(made.paths, chosen.needs_for(settings)):
         kind = UsageError if path.partition(".")[0] in ("step", "purpose", "parent_id", "fork") else DataError
         raise kind(f"credit method {method!r} needs {path!r}, which is not among the signals")
     values = on_tokens(chosen, made, chosen.assign(Credit(made), **settings))

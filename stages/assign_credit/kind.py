@@ -1,23 +1,21 @@
 """What a credit method is: a pure function on flat arrays, with what it needs and what it says of itself."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import Parameter, signature
 from typing import Any, Literal, TypeVar
 
-import numpy as np
-
-from ...formats.rollouts import Rollouts
+from ...formats.errors import DataError
+from ...formats.invariants import lacking
 from ...formats.segments import Array
-from ..core.kinds import Entry, Kind
+from ..core.kinds import Entry, Evidence, Kind
+from ..core.remedies import missing_column
 from ..structure.baseline import Singleton as Singleton
 from ..structure.batch import Credit as Credit
-from ..structure.values import token_signal
 
 Granularity = Literal["rollout", "step", "turn", "segment", "node", "token"]
 Methodology = Literal["monte-carlo", "temporal-difference", "model-based", "game-theoretic", "information-theoretic"]
-Evidence = Literal["code", "paper", "second-hand", "guess"]
 Function = TypeVar("Function", bound=Callable[..., Array])
 
 
@@ -25,11 +23,12 @@ Function = TypeVar("Function", bound=Callable[..., Array])
 class Method(Entry):
     """A credit method.
 
-    `function` is the formula. Its positional parameters are bound by name to what the file holds (`INPUTS`); one of another
-    name gets the whole `Credit`. It returns credit on the ruler of its granularity: [R] for `rollout` (broadcast to the
-    rollout's own tokens) or [T] for anything finer. `scope` says whether statistics run over one group or over the
-    whole batch (then the file is read at once). `remark(credit, **options)` says in a line what whoever reads the result
-    should know of this batch, or None.
+    `function` is the formula. Each of its positional parameters gets what `Credit` holds under that name; one of another
+    name gets the whole `Credit`, or the column that an option names (`columns_of`). It returns credit on the ruler of its
+    granularity: [R] for `rollout` (broadcast to the rollout's own tokens) or [T] for anything finer. `scope` says whether
+    statistics run over one group or over the whole batch (then the file is read at once). `columns_of` {parameter: option}
+    says whose column a parameter gets. `remark(credit, **options)` says in a line what whoever reads the result should
+    know of this batch, or None.
     """
 
     shown = ("granularity", "methodology", "scope")
@@ -37,6 +36,7 @@ class Method(Entry):
     granularity: Granularity
     methodology: Methodology
     scope: Literal["group", "batch"] = "group"
+    columns_of: Mapping[str, str] = field(default_factory=dict[str, str])
     remark: Callable[..., str | None] | None = None
 
     @cached_property
@@ -47,33 +47,26 @@ class Method(Entry):
 
     def assign(self, credit: Credit, **options: Any) -> Array:
         """The method's credit of a batch: [R] or [T]. DataError where the batch lacks what it needs."""
-        return self.function(*(INPUTS.get(name, _whole)(credit) for name in self.inputs), **options)
+        for path in lacking(credit.paths, self.needs_for(options)):
+            raise DataError(missing_column(path, self.name, self.ways_around(options)[path]))
+        return self.function(*(self._input(name, credit, options) for name in self.inputs), **options)
+
+    def _input(self, name: str, credit: Credit, options: Mapping[str, Any]) -> Any:
+        if name in self.columns_of:
+            option = self.columns_of[name]
+            return credit.numbers(options.get(option, self.options[option].default))
+        return getattr(credit, name) if name in INPUTS else credit
 
 
-INPUTS: Mapping[str, Callable[[Credit], Any]] = {
-    "reward": lambda credit: credit.reward,
-    "groups": lambda credit: credit.groups,
-    "tokens": lambda credit: credit.tokens,
-    "mask": lambda credit: credit.mask,
-    "rollouts": lambda credit: credit.rollouts,
-    "probes": lambda credit: credit.probes,
-    "rewards": lambda credit: several_rewards(credit.rollouts),
-    "entropy": lambda credit: token_signal(credit, "token.entropy"),
+INPUTS = {
+    "rollouts",
+    *(
+        name
+        for name, value in vars(Credit).items()
+        if isinstance(value, property | cached_property) and name != "paths"
+    ),
 }
-"""What a method asks for by the name of a parameter. reward: [R] float64, DataError where one is missing. groups: Segments,
-rollouts [R] of each group. tokens: Segments, response tokens [T] of each rollout. mask: [T] bool, the policy wrote it.
-rollouts: the rows with all their columns. probes: what was sampled only to estimate values. rewards: {NAME: [R] float64} of
-the columns rewards.NAME. entropy: [T] of the next-token distribution, nat; DataError where the file has none."""
-
-
-def several_rewards(rollouts: Rollouts) -> dict[str, Array]:
-    """{NAME: [R] float64} of the columns rewards.NAME."""
-    paths = [path for path in rollouts.paths if path.startswith("rewards.")]
-    return {path.removeprefix("rewards."): rollouts.numbers(path).astype(np.float64) for path in paths}
-
-
-def _whole(credit: Credit) -> Credit:
-    return credit
+"""The parameters that are bound by name: see `Credit`."""
 
 
 METHODS: Kind[Method] = Kind(
@@ -89,18 +82,24 @@ def credit_method(
     source: str,
     evidence: Evidence,
     scope: Literal["group", "batch"] = "group",
+    needs_with: Callable[..., Iterable[str]] | None = None,
+    columns: Mapping[str, str] | None = None,
     presets: Mapping[str, Mapping[str, Any]] | None = None,
     remark: Callable[..., str | None] | None = None,
     system: tuple[str, ...] = (),
 ) -> Callable[[Function], Function]:
-    """Register the function under its own name; its keyword-only parameters become `--set` options."""
+    """Register the function under its own name; its keyword-only parameters become `--set` options.
+
+    needs_with: called with the options, gives the columns that these need beside `needs`. columns: {parameter: the option
+    that names its column}.
+    """
 
     def register(function: Function) -> Function:
         METHODS.add(
             Method(
-                name=function.__name__, function=function, needs=needs, makes=("token.advantage",), source=source,
-                evidence=evidence, presets=presets or {}, system=system, granularity=granularity,
-                methodology=methodology, scope=scope, remark=remark,
+                name=function.__name__, function=function, needs=needs, needs_with=needs_with, makes=("token.advantage",),
+                source=source, evidence=evidence, presets=presets or {}, system=system, granularity=granularity,
+                methodology=methodology, scope=scope, columns_of=columns or {}, remark=remark,
             )
         )  # fmt: skip
         return function

@@ -152,7 +152,7 @@ def _for(plural: str, path: Path) -> list[dict[str, Any]]:
     schema = RolloutFile(files_of(path)[0]).schema
     listed: list[dict[str, Any]] = []
     for entry in kinds()[plural]:
-        lacks = {needed: remedy(needed) for needed in missing_paths(schema, entry.needs)}
+        lacks = {needed: remedy(needed) for needed in missing_paths(schema, entry.needs_for({}))}
         listed.append({"name": entry.name, "ready": not lacks, "lacks": lacks, "summary": entry.summary})
     return sorted(listed, key=lambda each: not each["ready"])
 
@@ -204,6 +204,7 @@ def _page(entry: dict[str, Any]) -> str:
         lines.append(f"  --preset {name}: {_cell(values)}")
     shown = ("needs", "makes", "family", "granularity", "methodology", "scope", "source", "evidence", "system", "vars")
     facts = [(name, entry[name]) for name in shown if entry.get(name)]
+    facts[1:1] = [(f"needs with {setting}", paths) for setting, paths in entry.get("needs_with", {}).items()]
     lines += ["", *(f"{name}: {_cell(value)}" for name, value in facts)] if facts else []
     for name in ("returns", "raises", "departures", "bias", "cost", "example"):
         if entry.get(name):

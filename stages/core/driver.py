@@ -16,7 +16,7 @@ from ...formats.provenance import Record
 from ...formats.rollouts import Rollouts
 from .plugins import load_plugins, plugin_digests, plugins_loaded
 from .progress import track
-from .remedies import remedy
+from .remedies import missing_column
 from .trust import remote_code_is_trusted, trust_remote_code
 
 
@@ -38,10 +38,15 @@ class Written:
         return f"{self.out}: {self.rollouts:,} rollouts, {self.groups:,} groups, {self.tokens:,} tokens"
 
 
-def require(file: RolloutFile, needs: tuple[str, ...], who: str, advice: str = "") -> None:
+Needs = Mapping[str, str] | Sequence[str]
+"""Columns that are needed; as a mapping, with the setting that would do without each, name=value, or ""."""
+
+
+def require(file: RolloutFile, needs: Needs, who: str, advice: str = "") -> None:
     """DataError naming the first column `who` needs and the file lacks, and the stage that makes it. advice: what else helps."""
     for path in missing_paths(file.schema, needs):
-        raise DataError(f"{file.path}: no column {path!r}, which {who} needs; {remedy(path)}{advice}")
+        way_around = needs[path] if isinstance(needs, Mapping) else ""
+        raise DataError(f"{file.path}: {missing_column(path, who, way_around)}{advice}")
 
 
 def map_rollouts(
@@ -51,7 +56,7 @@ def map_rollouts(
     *,
     stage: str,
     parameters: Mapping[str, Any],
-    needs: tuple[str, ...] = (),
+    needs: Needs = (),
     who: str = "",
     advice: str = "",
     force: bool = False,
@@ -97,7 +102,7 @@ def _map_file(
     *,
     stage: str,
     parameters: Mapping[str, Any],
-    needs: tuple[str, ...],
+    needs: Needs,
     who: str,
     advice: str,
     inputs: Mapping[str, str],

@@ -12,7 +12,7 @@ file.py`: both are imported, and register what they define in the same way (see 
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,14 +21,17 @@ from importlib.metadata import EntryPoint, entry_points
 from inspect import Parameter
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from ...formats.errors import UsageError, unknown
-from .options import options_of, typed_options
+from .options import as_setting, defaults_of, options_of, typed_options, values_to_try
 from .systems import SYSTEMS
 
 if TYPE_CHECKING:
     from ...formats.schema import Field
+
+Evidence = Literal["code", "paper", "second-hand", "guess"]
+"""How well a source is known: read in the authors' code, in the paper, in what others say of it; or in part our own guess."""
 
 STAGES = (__package__ or "").rpartition(".")[0]
 
@@ -38,7 +41,7 @@ class Entry:
     """What every kind says of its entries.
 
     name: by which it is chosen. function: what does the work; its keyword-only parameters are its options. needs: what it
-    reads, columns by path. makes: the columns it writes, by path, or as a `Field` where they are its own. source: paper,
+    reads, columns by path. needs_with: called with the options, gives what it reads beside that with them. makes: the columns it writes, by path, or as a `Field` where they are its own. source: paper,
     equation, or "ours". evidence: how well the source is known. presets: options by the name of the library
     or paper whose conventions they are. system: the published systems that it is a part of, by their
     names in docs/systems.md.
@@ -49,9 +52,10 @@ class Entry:
     name: str
     function: Callable[..., Any]
     needs: tuple[str, ...] = ()
+    needs_with: Callable[..., Iterable[str]] | None = None
     makes: "tuple[str | Field, ...]" = ()
     source: str = ""
-    evidence: str = ""
+    evidence: Evidence | None = None
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     system: tuple[str, ...] = ()
 
@@ -67,13 +71,46 @@ class Entry:
         return inside[0] if self.function.__module__.startswith(f"{STAGES}.") and inside else ""
 
     def usage_of(self, kind: "Kind[Any]") -> str:
-        """The command that uses it, with {name} in it."""
-        return kind.usage
+        """The command that uses it, with {name} in it and the options that must be given."""
+        required = (name for name, option in self.options.items() if option.default is Parameter.empty)
+        settings = "".join(f" {kind.setting} {name}={name.upper()}" for name in required)
+        return kind.usage.replace(" -o OUT", f"{settings} -o OUT")
 
     @property
     def options(self) -> dict[str, Parameter]:
         """The options by name, in order."""
         return options_of(self.function)
+
+    def needs_for(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """What it reads with these options; one that is not given has its default."""
+        if self.needs_with is None:
+            return self.needs
+        return tuple(dict.fromkeys((*self.needs, *self.needs_with(**{**defaults_of(self.function), **options}))))
+
+    def ways_around(self, options: Mapping[str, Any]) -> dict[str, str]:
+        """The same, and to each the setting that would do without it, name=value, or ""."""
+        return {path: self._way_around(path, options) for path in self.needs_for(options)}
+
+    def needs_by_setting(self) -> dict[str, tuple[str, ...]]:
+        """{name=value: what it reads with this setting beside what it reads with its defaults}."""
+        if self.needs_with is None:
+            return {}
+        usual = self.needs_for({})
+        found = {
+            f"{name}={as_setting(value)}": tuple(path for path in self.needs_for({name: value}) if path not in usual)
+            for name, value in values_to_try(self.function)
+        }
+        return {setting: paths for setting, paths in found.items() if paths}
+
+    def _way_around(self, path: str, options: Mapping[str, Any]) -> str:
+        if path in self.needs:
+            return ""
+        needed = set(self.needs_for(options))
+        for name, value in values_to_try(self.function):
+            less = set(self.needs_for({**options, name: value}))
+            if path not in less and less < needed:
+                return f"{name}={as_setting(value)}"
+        return ""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -82,22 +119,21 @@ class Entry:
 
     def facts(self) -> dict[str, Any]:
         """What `list` says of it, JSON-able; facts that the kind does not have are left out."""
+        by_setting = {setting: list(paths) for setting, paths in self.needs_by_setting().items()}
         optional = {
             "makes": list(self.columns),
             "source": self.source,
             "evidence": self.evidence,
             "system": list(self.system),
         }
-        defaults = {
-            name: None if option.default is Parameter.empty else option.default for name, option in self.options.items()
-        }
         return {
             "name": self.name,
             **({"family": self.family} if self.family else {}),
             **{name: getattr(self, name) for name in self.shown},
-            "needs": list(self.needs),
+            "needs": list(self.needs_for({})),
+            **({"needs_with": by_setting} if by_setting else {}),
             **{name: value for name, value in optional.items() if value},
-            "options": defaults,
+            "options": defaults_of(self.function),
             **({"presets": sorted(self.presets)} if self.presets else {}),
             "summary": self.summary,
         }

@@ -12,7 +12,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ...formats.errors import UsageError, unknown
-from .ranges import check_range
+from .ranges import Finite, check_range, range_of
 
 Stage = TypeVar("Stage", bound=Callable[..., Any])
 
@@ -78,6 +78,34 @@ def _options_of(function: Callable[..., Any]) -> dict[str, Parameter]:
         for name, parameter in signature(function).parameters.items()
         if parameter.kind is Parameter.KEYWORD_ONLY
     }
+
+
+def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The options with their defaults; None for one that must be given."""
+    return {
+        name: None if option.default is Parameter.empty else option.default
+        for name, option in options_of(function).items()
+    }
+
+
+def values_to_try(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+    """Each option with values that may make a difference in kind: its default, what it names, and 0 of a number.
+
+    >>> def f(*, key: Literal["a", "b"] = "a", weight: float = 0.5) -> None: ...
+    >>> list(values_to_try(f))
+    [('key', 'a'), ('key', 'b'), ('weight', 0.5), ('weight', 0)]
+    """
+    hints = parameter_hints(function)
+    for name, default in defaults_of(function).items():
+        kind = bare(hints[name])
+        named = get_args(kind) if get_origin(kind) is Literal else ()
+        zero = (0,) if kind in (int, float) and 0 in (range_of(hints[name]) or Finite) else ()
+        yield from ((name, value) for value in dict.fromkeys((default, *named, *zero)))
+
+
+def as_setting(value: Any) -> str:
+    """A value as `--set name=value` takes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @cache

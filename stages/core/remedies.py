@@ -44,12 +44,16 @@ def remedy(path: str) -> str:
     """
     if path.startswith("token.advantage_"):
         return f"run `apportion assign-credit IN --method NAME --as {path.removeprefix('token.')} -o OUT` first"
+    from ...formats.schema import FIELDS
+
     always, entries = makers_of(path)
     if entries and not any(command.name != "sample" for command in always):
         ranked = sorted(entries, key=_rank)
         best = [each for each in ranked if _rank(each) == _rank(ranked[0])]
         if len(best) == 1:
-            return f"run `{best[0].usage.format(name=best[0].name)}` first"
+            one = f"run `{best[0].usage.format(name=best[0].name)}` first"
+            is_new = " IN" not in best[0].usage
+            return f"{one}, or add it: {FIELDS[path].meaning}" if is_new and path in FIELDS else one
         names = [each.name for each in best]
         which = (
             f"NAME is {' or '.join(names)}"
@@ -60,9 +64,13 @@ def remedy(path: str) -> str:
     if always:
         command = always[0]
         return f"run `apportion {command.name}{'' if command.name == 'sample' else ' IN'} -o OUT` first"
-    from ...formats.schema import FIELDS
-
     return f"add it: {FIELDS[path].meaning}" if path in FIELDS else "add it; no command of apportion makes it"
+
+
+def missing_column(path: str, who: str, way_around: str = "") -> str:
+    """What to say of a column that `who` needs and that is not there. way_around: a setting that does without, name=value."""
+    otherwise = f", or --set {way_around}" if way_around else ""
+    return f"no column {path!r}, which {who} needs; {remedy(path)}{otherwise}"
 
 
 def _rank(maker: Maker) -> tuple[bool, int]:

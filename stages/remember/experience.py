@@ -27,6 +27,7 @@ RULES = "rules"
 @memory(
     needs=("reward", "step.start", "step.end", "step.state"),
     source="arXiv:2603.18079 (SLEA-RL); what it says of the library, and its released code",
+    evidence="code",
     schema=SCHEMA,
     system=("SLEA-RL",),
 )

@@ -20,6 +20,7 @@ PAIR = ("src", "dst")
 @memory(
     needs=("reward", "edge.src", "edge.dst", "edge.kept", "edge.probability"),
     source="arXiv:2603.02701 (Graph-GRPO), step 5",
+    evidence="guess",
     schema=pa.schema(
         {
             "src": pa.int32(),

@@ -15,7 +15,7 @@ from ...formats.parquet import STREAM, RolloutFile, check_names, check_output, f
 from ...formats.provenance import Provenance, Record
 from ...formats.rollouts import Rollouts
 from ..core.driver import require
-from ..core.kinds import Entry, Kind
+from ..core.kinds import Entry, Evidence, Kind
 from ..core.options import as_json
 from ..core.plugins import plugin_digests
 from ..core.progress import track
@@ -42,13 +42,26 @@ MEMORIES: Kind[Memory] = Kind(
 
 
 def memory(
-    *, needs: tuple[str, ...], schema: pa.Schema, source: str, system: tuple[str, ...] = ()
+    *,
+    needs: tuple[str, ...],
+    schema: pa.Schema,
+    source: str,
+    evidence: Evidence | None = None,
+    system: tuple[str, ...] = (),
 ) -> Callable[[Any], Any]:
     """Register the function under its own name; its keyword-only parameters become `--set` options."""
 
     def register(function: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
         MEMORIES.add(
-            Memory(name=function.__name__, function=function, needs=needs, source=source, system=system, schema=schema)
+            Memory(
+                name=function.__name__,
+                function=function,
+                needs=needs,
+                source=source,
+                evidence=evidence,
+                system=system,
+                schema=schema,
+            )
         )
         return function
 

@@ -18,6 +18,7 @@ from .kind import memory
 @memory(
     needs=("problem_id", "reward"),
     source="ours; what ADORA and Knapsack RL (arXiv:2509.25849) look at",
+    evidence="code",
     schema=pa.schema(
         {
             "problem_id": pa.string(),

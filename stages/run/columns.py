@@ -1,17 +1,24 @@
 """Whether each step of a plan will find the columns it needs, as far as that can be known before anything runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ...formats.errors import ApportionError, UsageError
 from ...formats.invariants import lacking
 from ...formats.schema import credit_name
 from ..core.kinds import Entry
-from ..core.remedies import remedy
+from ..core.remedies import missing_column
 from ..sample.kind import PLAYED, Strategy
 from ..tasks import family_of
 from .plan import Planned
 
+OF_COLUMNS = (
+    "methods",
+    "scorers",
+    "strategies",
+    "memories",
+    "objectives",
+)  # kinds whose needs are columns, or that make some
 KEPT = ("filter", "upgrade", "merge")  # commands whose output has the columns of their inputs
 
 
@@ -25,37 +32,25 @@ def check_columns(plan: Sequence[Planned]) -> None:
     files: dict[str, frozenset[str] | None] = {}
     for step in plan:
         read = _columns_read(step, made, files)
-        chosen = _chosen(step)
+        chosen = [each for each in step.chosen if each.kind.plural in OF_COLUMNS]
         if read is not None:
-            for entry in chosen:
-                missing = lacking(read, [path for path in _needs(step, entry) if _is_column(path)])
-                if missing:
-                    raise UsageError(
-                        f"{step.where}: no step before it makes {missing[0]!r}, which {entry.name} needs; "
-                        f"{remedy(missing[0])}"
-                    )
+            for _, entry, options in chosen:
+                needs = entry.ways_around(options)
+                for path in lacking(read, [path for path in _needs(step, needs) if _is_column(path)]):
+                    lacks = missing_column(path, entry.name, needs.get(path, ""))
+                    raise UsageError(f"{step.where}: no step before it makes column{lacks.removeprefix('no column')}")
         for out in step.outputs.values():
-            made[out] = _columns_made(step, chosen, read)
+            made[out] = _columns_made(step, [each.entry for each in chosen], read)
 
 
 def _is_column(path: str) -> bool:
     return not path.startswith(("--", "task."))
 
 
-def _chosen(step: Planned) -> list[Entry]:
-    """The entries that the step names, of the kinds whose needs are columns or that make some."""
-    return [
-        kind[step.options[option.key]]
-        for kind, option in step.command.choices()
-        if kind.plural in ("methods", "scorers", "strategies", "memories", "objectives")
-        and step.options.get(option.key) in kind
-    ]
-
-
-def _needs(step: Planned, entry: Entry) -> Iterable[str]:
-    """What the entry reads; of an objective, the credit that the step names, and no log-probabilities that it computes."""
+def _needs(step: Planned, needs: Iterable[str]) -> Iterator[str]:
+    """What an entry reads; of an objective, the credit that the step names, and no log-probabilities that it computes."""
     credit, recomputed = step.options.get("credit"), step.options.get("old_logprobs") == "recompute"
-    for path in entry.needs:
+    for path in needs:
         if path == "token.advantage" and isinstance(credit, str):
             yield f"token.{credit_name(credit.removeprefix('token.'))}"
         elif not (path == "token.logprob" and recomputed):

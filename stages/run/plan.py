@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...formats.errors import UsageError, unknown
 from ...formats.recipes import Loop, Recipe, Step, expand, load_recipe, with_settings
 from ..commands.places import check_places, read_place
 from ..commands.shell import command_line
+from ..core.kinds import Entry, Kind
 from ..core.options import typed_values
 from ..core.plugins import plugin_files
 from ..core.table import Command, commands
@@ -18,14 +19,24 @@ MAX_STEPS = 100_000
 NO_DEFAULT = object()
 
 
+class Chosen(NamedTuple):
+    """An entry that a step names, with its options, all of them."""
+
+    kind: Kind[Any]
+    entry: Entry
+    options: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Planned:
-    """One command to run. options: by recipe key, resolved, paths under the run's folder made explicit."""
+    """One command to run. options: by recipe key, resolved, paths under the run's folder made explicit. chosen: the entries
+    that these name, as far as that can be told."""
 
     command: Command
     options: Mapping[str, Any]
     out: str | None
     where: str
+    chosen: tuple[Chosen, ...] = ()
 
     @property
     def outputs(self) -> dict[str, str]:
@@ -174,16 +185,16 @@ def _planned(
         )
         resolved = {key: read_place(parameters[key], value) for key, value in resolved.items()}
         check_places(command, resolved)
-        _check_chosen(command, resolved)
+        chosen = tuple(_choose(command, resolved))
     except UsageError as error:
         raise UsageError(f"{step.where}: {error}") from error
     plain = {key: _plain(value) for key, value in resolved.items() if key != "force"}
-    return Planned(command, plain, options.get("out"), step.where)
+    return Planned(command, plain, options.get("out"), step.where, chosen)
 
 
-def _check_chosen(command: Command, options: Mapping[str, Any]) -> None:
-    """UsageError, as the command itself would give, for an unknown entry of a kind, and for an option that it does not have,
-    of another type or out of range.
+def _choose(command: Command, options: Mapping[str, Any]) -> Iterator[Chosen]:
+    """The entries that the options name. UsageError, as the command itself would give, for an unknown one, and for an option
+    that it does not have, of another type or out of range.
 
     options: by recipe key, typed.
     """
@@ -191,7 +202,8 @@ def _check_chosen(command: Command, options: Mapping[str, Any]) -> None:
         chosen = option.chooses
         name = None if chosen is None or options[option.key] is None else kind.named_by(options[option.key])
         if chosen is not None and name is not None:
-            kind.settle(name, options.get(chosen.settings), options.get(chosen.preset or ""))
+            settled = kind.settle(name, options.get(chosen.settings), options.get(chosen.preset or ""))
+            yield Chosen(kind, kind[name], settled)
 
 
 def _placed(value: Any, outputs: Mapping[str, str]) -> Any:

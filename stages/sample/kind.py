@@ -9,7 +9,7 @@ from ...formats.errors import UsageError
 from ...formats.parquet import files_of
 from ...formats.rollouts import Rollouts
 from ...formats.schema import Field
-from ..core.kinds import Entry, Kind
+from ..core.kinds import Entry, Evidence, Kind
 from ..tasks import Task
 from ..tasks.played import is_played
 from .context import SamplingContext as SamplingContext
@@ -37,7 +37,8 @@ class Strategy(Entry):
 
     def usage_of(self, kind: Kind[Any]) -> str:
         """With --from where it goes on with rollouts."""
-        return kind.usage.replace("sample", "sample --from IN") if CONTINUES in self.needs else kind.usage
+        usage = super().usage_of(kind)
+        return usage.replace("sample", "sample --from IN") if CONTINUES in self.needs else usage
 
 
 STRATEGIES: Kind[Strategy] = Kind(
@@ -57,6 +58,7 @@ def check_turns(chosen: Strategy, task: Task) -> None:
 def strategy(
     *,
     source: str,
+    evidence: Evidence | None = None,
     needs: tuple[str, ...] = (),
     makes: tuple[str | Field, ...] = (),
     engine: bool = True,
@@ -70,7 +72,8 @@ def strategy(
     def register(function: Callable[..., Iterator[Rollouts]]) -> Callable[..., Iterator[Rollouts]]:
         STRATEGIES.add(
             Strategy(
-                name=function.__name__, function=function, needs=needs, makes=makes, source=source, system=system,
+                name=function.__name__, function=function, needs=needs, makes=makes, source=source,
+                evidence=evidence, system=system,
                 engine=engine, turns=turns, remark=remark, dialogue=dialogue,
             )
         )  # fmt: skip

@@ -42,6 +42,6 @@ def score(
     files = {name: digest_of_file(path) for name, path in options.items() if isinstance(path, Path) and path.exists()}
     return map_rollouts(
         partial(scored, scorer=scorer, options=options), rollouts, out,
-        stage="score", parameters={"with": scorer, "settings": as_json(options)}, needs=chosen.needs, who=scorer,
+        stage="score", parameters={"with": scorer, "settings": as_json(options)}, needs=chosen.ways_around(options), who=scorer,
         force=force, workers=workers, inputs=files,
     )  # fmt: skip

@@ -1,14 +1,14 @@
 """What a scorer is: rollouts in, columns out."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...formats.errors import UsageError
 from ...formats.rollouts import Rollouts
 from ...formats.schema import Field
-from ..core.kinds import Entry, Kind
+from ..core.kinds import Entry, Evidence, Kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +26,23 @@ SCORERS: Kind[Scorer] = Kind("scorers", "scorer", __package__ or "", "apportion 
 def scorer(
     *,
     needs: tuple[str, ...],
+    needs_with: Callable[..., Iterable[str]] | None = None,
     makes: tuple[str | Field, ...] = (),
     granularity: str,
     source: str,
+    evidence: Evidence | None = None,
     system: tuple[str, ...] = (),
 ) -> Callable[[Any], Any]:
-    """Register the function under its own name; its keyword-only parameters become `--set` options."""
+    """Register the function under its own name; its keyword-only parameters become `--set` options.
+
+    needs_with: called with the options, gives the columns that these need beside `needs`.
+    """
 
     def register(function: Callable[..., Mapping[str, Any]]) -> Callable[..., Mapping[str, Any]]:
         SCORERS.add(
             Scorer(
-                name=function.__name__, function=function, needs=needs, makes=makes, granularity=granularity,
-                source=source, system=system,
+                name=function.__name__, function=function, needs=needs, needs_with=needs_with, makes=makes, granularity=granularity,
+                source=source, evidence=evidence, system=system,
             )
         )  # fmt: skip
         return function

@@ -6,7 +6,7 @@ import numpy as np
 
 from ...formats.errors import DataError
 from ...formats.segments import Array, Segments
-from .statistics import in_spreads, weighted_mean, weighted_std
+from .statistics import divide_by_spread, weighted_mean, weighted_std
 
 Singleton = Literal["zero", "raw", "error"]
 
@@ -25,7 +25,7 @@ def settle_singletons(advantage: Array, reward: Array, groups: Segments, singlet
     return np.where(alone, reward if singleton == "raw" else 0.0, advantage)
 
 
-def centred(reward: Array, groups: Segments) -> Array:
+def centre(reward: Array, groups: Segments) -> Array:
     """[R] reward minus its group's mean; exactly 0 in a group whose rewards are all equal.
 
     The mean of equal numbers is off by an ulp (0.7 twelve times), which a small std + eps would blow up.
@@ -54,7 +54,7 @@ def normalise(
     if center == "mean":
         advantage = reward - groups.spread(weighted_mean(reward, weights, groups))
     if scale == "std":
-        advantage = in_spreads(advantage, groups.spread(weighted_std(reward, weights, groups, ddof=ddof)), eps)
+        advantage = divide_by_spread(advantage, groups.spread(weighted_std(reward, weights, groups, ddof=ddof)), eps)
     if center == "mean" or scale == "std":
         # The mean of equal numbers may be off by an ulp (0.7 twelve times), which std + eps would blow up.
         advantage = np.where(groups.spread(groups.constant(reward)), 0.0, advantage)

@@ -6,6 +6,7 @@ all groups of a batch at once.
 """
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,74 +18,90 @@ BEGINNING = 128  # tokens by which responses are sorted before whole ones are lo
 STRETCH = 32  # tokens of neighbours compared at first
 
 
-def add_prefix_tree(rollouts: Rollouts) -> Rollouts:
-    """The rollouts with `node.id`, `node.start`, `node.end` and `node.visits`.
+class Paths(NamedTuple):
+    """The nodes that each rollout passes through, from the prompt on: P places in all.
 
-    Node ids count from 0 within a group, parents before children. A rollout's path covers its response; an empty
-    response has an empty path. Two equal responses share all their nodes.
+    paths: the places [P] of each rollout. node: [P] number of the node in its group's tree. start, end: [P] its response
+    tokens, [start, end). visits: [P] rollouts that pass through the node.
     """
-    order = _sorted_order(rollouts)
-    shared = _shared_with_previous(rollouts, order)
-    nodes = _nodes(rollouts.tokens.sizes[order], shared, rollouts.groups)
+
+    paths: Segments
+    node: Array
+    start: Array
+    end: Array
+    visits: Array
+
+
+def prefix_paths(ids: Array, tokens: Segments, groups: Segments) -> Paths:
+    """The prefix tree of each group, as the paths of its rollouts.
+
+    ids: [T] token ids. tokens: response tokens [T] of each rollout. groups: rollouts [R] of each group. Nodes count from 0
+    within a group, parents before children. A path covers the response; an empty response has an empty path. Two equal
+    responses share all their nodes.
+
+    >>> pair, both = Segments.of_sizes(np.array([2, 2])), Segments.of_sizes(np.array([2]))
+    >>> prefix_paths(np.array([5, 7, 5, 8]), pair, both).node.tolist()
+    [0, 1, 0, 2]
+    """
+    order = _sort(ids, tokens, groups)
+    shared = _count_shared(ids, tokens, groups, order)
+    nodes = _nodes(tokens.sizes[order], shared, groups)
     # By group; inside a group the levels stay in order, so parents come before children.
     node_start, node_end, low, high, group = nodes[:, np.argsort(nodes[4], kind="stable")]
-    ids = Segments.of_runs(group).positions if len(group) else np.empty(0, np.int64)
+    number = Segments.of_runs(group).positions if len(group) else np.empty(0, np.int64)
 
     members = Segments.of_sizes(high - low)
     row = order[members.positions + members.spread(low)]
     place = np.lexsort((members.spread(node_start), row))
-    path = Segments.of_sizes(np.bincount(row, minlength=len(rollouts)))
+    paths = Segments.of_sizes(np.bincount(row, minlength=len(tokens)))
+    return Paths(paths, *(members.spread(each)[place] for each in (number, node_start, node_end, high - low)))
 
-    def leaf(per_node: Array) -> Ragged:
-        return Ragged(members.spread(per_node)[place].astype(np.int32), path.offsets)
 
+def add_prefix_tree(rollouts: Rollouts) -> Rollouts:
+    """The rollouts with their prefix tree: `node.id`, `node.start`, `node.end` and `node.visits`."""
+    paths, *leaves = prefix_paths(rollouts.token_ids.values, rollouts.tokens, rollouts.groups)
+    names = ("node.id", "node.start", "node.end", "node.visits")
     return rollouts.with_columns(
-        {
-            "node.id": leaf(ids),
-            "node.start": leaf(node_start),
-            "node.end": leaf(node_end),
-            "node.visits": leaf(high - low),
-        }
+        {name: Ragged(leaf.astype(np.int32), paths.offsets) for name, leaf in zip(names, leaves, strict=True)}
     )
 
 
-def _sorted_order(rollouts: Rollouts) -> Array:
+def _sort(ids: Array, tokens: Segments, groups: Segments) -> Array:
     """[R] rows, groups in place, responses in lexicographic order inside their group.
 
     Compares the responses as big-endian bytes: one memcmp a comparison instead of a loop over tokens. Their beginnings
     decide nearly always; a group in which two long beginnings are the same is sorted by whole responses.
     """
-    tokens, ids = rollouts.tokens, rollouts.token_ids.values
     heads = Segments.of_sizes(np.minimum(tokens.sizes, BEGINNING))
     content = ids[heads.positions + heads.spread(tokens.starts)].astype(">i4").tobytes()
     keys = [content[start:end] for start, end in pairwise((heads.offsets * 4).tolist())]
     order: list[int] = []
-    for start, end in pairwise(rollouts.groups.offsets.tolist()):
+    for start, end in pairwise(groups.offsets.tolist()):
         members = sorted(range(start, end), key=keys.__getitem__)
         if any(keys[a] == keys[b] and len(keys[a]) == 4 * BEGINNING for a, b in pairwise(members)):
-            whole = {row: rollouts.token_ids[row].astype(">i4").tobytes() for row in members}
+            begins = tokens.offsets
+            whole = {row: ids[begins[row] : begins[row + 1]].astype(">i4").tobytes() for row in members}
             members.sort(key=whole.__getitem__)
         order += members
     return np.array(order, np.int64)
 
 
-def _shared_with_previous(rollouts: Rollouts, order: Array) -> Array:
+def _count_shared(ids: Array, tokens: Segments, groups: Segments, order: Array) -> Array:
     """[R] length in tokens of the prefix each response shares with the one before it in `order`; 0 at a group's head.
 
     A stretch at a time, each twice as long as the one before, among those neighbours that were equal up to there.
     """
-    lengths, starts = rollouts.tokens.sizes[order], rollouts.tokens.starts[order]
+    lengths, starts = tokens.sizes[order], tokens.starts[order]
     limit = np.zeros(len(order), np.int64)
     limit[1:] = np.minimum(lengths[1:], lengths[:-1])
-    limit[rollouts.groups.starts[rollouts.groups.sizes > 0]] = 0
+    limit[groups.starts[groups.sizes > 0]] = 0
     shared = limit.copy()
-    values = rollouts.token_ids.values
     equal, done, width = np.flatnonzero(limit), 0, STRETCH
     while len(equal):
         pairs = Segments.of_sizes(np.minimum(limit[equal] - done, width))
         place = pairs.positions + done
-        here = values[place + pairs.spread(starts[equal])]
-        before = values[place + pairs.spread(starts[equal - 1])]
+        here = ids[place + pairs.spread(starts[equal])]
+        before = ids[place + pairs.spread(starts[equal - 1])]
         differs = np.flatnonzero(here != before)
         owner = np.searchsorted(pairs.offsets, differs, side="right") - 1
         firsts = np.flatnonzero(np.diff(owner, prepend=-1))

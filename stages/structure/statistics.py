@@ -9,7 +9,7 @@ from ...formats.segments import Array, Segments
 Floor = Literal["add", "clamp"]
 
 
-def batch_whitened(values: Array, where: Array, *, ddof: int = 1, eps: float = 1e-8, floor: Floor = "add") -> Array:
+def whiten_batch(values: Array, where: Array, *, ddof: int = 1, eps: float = 1e-8, floor: Floor = "add") -> Array:
     """[N] values over the chosen places with mean 0 and variance 1; 0 elsewhere, and where all are equal.
 
         (x - mean) / √(var + eps)          floor = "add"
@@ -17,7 +17,7 @@ def batch_whitened(values: Array, where: Array, *, ddof: int = 1, eps: float = 1
 
     where: [N] bool. The var has divisor n - ddof; of n ≤ ddof values nothing can be said, they get 0.
 
-    >>> batch_whitened(np.array([1.0, 9.0, 3.0]), np.array([True, False, True]), ddof=0, eps=0.0).tolist()
+    >>> whiten_batch(np.array([1.0, 9.0, 3.0]), np.array([True, False, True]), ddof=0, eps=0.0).tolist()
     [-1.0, 0.0, 1.0]
     """
     chosen = values[where]
@@ -55,6 +55,6 @@ def weighted_std(values: Array, weights: Array, groups: Segments, *, ddof: int =
     return np.where((total <= ddof) | groups.constant(values), 0.0, np.sqrt(variance))
 
 
-def in_spreads(values: Array, spread: Array, eps: float) -> Array:
+def divide_by_spread(values: Array, spread: Array, eps: float) -> Array:
     """values / (spread + eps); exactly 0 where there is no spread, also with eps 0. spread broadcasts."""
     return np.where(spread > 0, values / np.where(spread > 0, spread + eps, 1.0), 0.0)

@@ -1,5 +1,6 @@
 """Steps as a sequence of decisions: rewards on them, returns over them, and comparison among those that met."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -8,16 +9,11 @@ import numpy as np
 
 from ...formats.errors import DataError
 from ...formats.segments import Array, Segments
-from . import state_groups
+from ..core.remedies import remedy
 from .baseline import Singleton
-from .batch import Credit
-from .steps import Steps, on_tokens, steps_of
+from .steps import Steps
 
 Rewards = Literal["outcome", "steps", "both"]
-MADE_BY = {
-    "step.reward": "score the steps, or --set rewards=outcome",
-    "step.state": "run `apportion score IN --with states -o OUT` first",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,25 +21,39 @@ class Decisions:
     """S steps of R rollouts in G groups, with who decided them.
 
     own: [S] bool, at least one token of the step was written by the policy; a step without takes part in no statistics.
-    groups: steps [S] of each group. rows: steps [S] of each rollout.
+    groups: rollouts [R] of each group. tokens: response tokens [T] of each rollout. mask: [T] bool, the policy wrote it.
     """
 
     steps: Steps
     own: Array
     groups: Segments
+    tokens: Segments
+    mask: Array
 
     @classmethod
-    def of(cls, credit: Credit, steps: Steps) -> "Decisions":
+    def of(cls, steps: Steps, groups: Segments, tokens: Segments, mask: Array) -> "Decisions":
         own = steps.end > steps.start
-        if not credit.mask.all():
-            written = np.concatenate(([0], np.cumsum(credit.mask, dtype=np.int64)))
-            first = credit.tokens.starts[steps.rows.ids]
+        if not mask.all():
+            written = np.concatenate(([0], np.cumsum(mask, dtype=np.int64)))
+            first = tokens.starts[steps.rows.ids]
             own = written[first + steps.end] > written[first + steps.start]
-        return cls(steps, own, steps.rows.joined(credit.groups))
+        return cls(steps, own, groups, tokens, mask)
+
+    @classmethod
+    def of_sizes(cls, sizes: Sequence[Sequence[int]], groups: Segments | None = None) -> "Decisions":
+        """Steps that the policy wrote, by hand. sizes: tokens of each step, a list for each rollout. groups: one, if None."""
+        steps, lengths = Steps.of_sizes(sizes), np.array([sum(row) for row in sizes], np.int64)
+        groups = Segments.of_sizes(np.array([len(sizes)])) if groups is None else groups
+        return cls.of(steps, groups, Segments.of_sizes(lengths), np.ones(int(lengths.sum()), bool))
 
     @property
     def rows(self) -> Segments:
         return self.steps.rows
+
+    @property
+    def group(self) -> Array:
+        """[S] the group of each step."""
+        return self.groups.ids[self.rows.ids]
 
     @cached_property
     def index(self) -> Array:
@@ -58,107 +68,68 @@ class Decisions:
         """[S] Σ_{k>=t} gamma^(k-t) r_k inside the rollout, k counted in steps of the policy's. rewards: [S]."""
         return self.rows.discounted(rewards, self.discounts(gamma))
 
-    def handed_back(self, values: Array) -> Array:
+    def hand_back(self, values: Array) -> Array:
         """[S] what fell to a step without a decision, added to the policy's step before it; 0 where there is none."""
         owner = np.maximum.accumulate(np.where(self.own, np.arange(len(values)), -1))
         decided = owner >= self.rows.spread(self.rows.starts)
         return np.bincount(owner[decided], weights=values[decided], minlength=len(values))
 
+    def on_tokens(self, values: Array, steps: Steps | None = None) -> Array:
+        """[T] the value of each token's step; 0 for a token in none, and for one an environment wrote. values: [S].
 
-def on_own_tokens(credit: Credit, steps: Steps, values: Array) -> Array:
-    """[T] the value of each token's step; 0 for a token in none, and for one an environment wrote. values: [S]."""
-    spread = on_tokens(credit, steps, values)
-    return spread if credit.mask.all() else np.where(credit.mask, spread, 0.0)
-
-
-def step_column(credit: Credit, steps: Steps, path: str, remedy: str = "") -> Array:
-    """[S] float64, a column on the step ruler. DataError when it is missing or of other length."""
-    if path not in credit.rollouts:
-        raise DataError(f"no column {path!r}; {remedy or MADE_BY.get(path, 'score the steps')}")
-    values = credit.rollouts.ragged(path)
-    _same_length(credit, steps, values.segments, path)
-    return values.values.astype(np.float64)
+        steps: where the steps' own tokens are, if not all of them are theirs.
+        """
+        spread = (steps or self.steps).on_tokens(self.tokens, values)
+        return spread if self.mask.all() else np.where(self.mask, spread, 0.0)
 
 
-def rewards_of(credit: Credit, steps: Steps, rewards: Rewards) -> Array:
-    """[S] float64: the rollout's reward on its last step ("outcome"), `step.reward` ("steps"), or both added."""
+def step_rewards(steps: Steps, reward: Array, step_reward: Array | None, rewards: Rewards) -> Array:
+    """[S] float64: the rollout's reward [R] on its last step ("outcome"), `step_reward` [S] ("steps"), or both added.
+
+    >>> step_rewards(Steps.of_sizes([[1, 1], [1]]), np.array([1.0, 2.0]), np.array([0.5, 0.0, 0.25]), "both").tolist()
+    [0.5, 1.0, 2.25]
+    """
     paid = np.zeros(len(steps.start))
     if rewards != "outcome":
-        paid += step_column(credit, steps, "step.reward")
+        if step_reward is None:
+            raise DataError(f"no column 'step.reward'; {remedy('step.reward')}")
+        paid += step_reward
         if not np.isfinite(paid).all():
             row = int(steps.rows.ids[np.flatnonzero(~np.isfinite(paid))[0]])
             raise DataError(f"row {row}, column 'step.reward': expected finite numbers; score the steps again")
     if rewards != "steps":
         filled = steps.rows.sizes > 0
-        paid[steps.rows.offsets[1:][filled] - 1] += credit.reward[filled]
+        paid[steps.rows.offsets[1:][filled] - 1] += reward[filled]
     return paid
 
 
-def token_rewards(credit: Credit, inside: Segments, rewards: Rewards) -> Array:
-    """[N] float64 reward of every policy token; `inside`: the policy tokens [N] of each rollout.
+def token_rewards(
+    reward: Array, tokens: Segments, mask: Array, steps: Steps | None, step_reward: Array | None, rewards: Rewards
+) -> tuple[Array, Segments]:
+    """[N] float64 reward of every token that the policy wrote, and those tokens of each rollout.
 
-    "outcome" is the rollout's reward on its last policy token; "steps" is `step.reward` on the last policy token of each
-    step (of a step without one, on the last before it; on the first where there is none); "both" adds them.
+    "outcome" is the rollout's reward [R] on its last policy token; "steps" is `step_reward` [S] on the last policy token of
+    each step (of a step without one, on the last before it; on the first where there is none); "both" adds them.
     """
+    inside = tokens if mask.all() else Segments.of_sizes(tokens.sum(mask))
     out = np.zeros(int(inside.offsets[-1]))
     filled = inside.sizes > 0
     if rewards != "steps":
-        out[inside.offsets[1:][filled] - 1] += credit.reward[filled]
+        out[inside.offsets[1:][filled] - 1] += reward[filled]
     if rewards != "outcome":
-        if "step.reward" not in credit.rollouts:  # nor, perhaps, steps
-            raise DataError(f"no column 'step.reward'; {MADE_BY['step.reward']}")
-        steps = steps_of(credit)
-        paid, rows = rewards_of(credit, steps, "steps"), steps.rows.ids
-        before = np.concatenate(([0], np.cumsum(credit.mask)))  # policy tokens before each place of the flat axis
-        upto = before[credit.tokens.starts[rows] + steps.end] - before[credit.tokens.starts[rows]]
+        if steps is None:
+            raise DataError(f"no column 'step.start'; {remedy('step.start')}")
+        paid, rows = step_rewards(steps, reward, step_reward, "steps"), steps.rows.ids
+        before = np.concatenate(([0], np.cumsum(mask)))  # policy tokens before each place of the flat axis
+        upto = before[tokens.starts[rows] + steps.end] - before[tokens.starts[rows]]
         place, live = inside.starts[rows] + np.maximum(upto - 1, 0), filled[rows]
         np.add.at(out, place[live], paid[live])
-    return out
+    return out, inside
 
 
-def states_of(credit: Credit, steps: Steps) -> tuple[Array, list[str]]:
-    """`step.state` as [S] int64 codes, and the texts they stand for. DataError for a step without one."""
-    if "step.state" not in credit.rollouts:
-        raise DataError(f"no column 'step.state'; {MADE_BY['step.state']}")
-    codes, texts = state_groups.states_of(credit.rollouts)
-    _same_length(credit, steps, codes.segments, "step.state")
-    return codes.values, texts
-
-
-def _same_length(credit: Credit, steps: Steps, found: Segments, path: str) -> None:
-    wrong = np.flatnonzero(found.sizes != steps.rows.sizes)
-    if len(wrong):
-        row = int(wrong[0])
-        raise DataError(
-            f"row {row}, column {path!r}: {found.sizes[row]} values for {steps.rows.sizes[row]} steps; score it again"
-        )
-
-
-def remark_on_length(credit: Credit, *, rewards: Rewards = "both", **_: Any) -> str | None:
-    """What to tell where the number of turns decides over the sum of a judge's rewards, with rewards="both".
-
-    A rollout of c turns has the sum Σ r = r̄ · c + Σ (r - r̄), with r̄ the mean over all turns. It is told of where, within
-    groups, the std of the first part is half that of the second at least.
-    """
-    if rewards != "both" or "step.reward" not in credit.rollouts:
-        return None
-    steps = steps_of(credit)
-    decisions, reward = Decisions.of(credit, steps), step_column(credit, steps, "step.reward")
-    judged = decisions.own & np.isfinite(reward)
-    if not judged.any():
-        return None
-    mean = float(reward[judged].mean())
-    length = mean * steps.rows.sum(judged)
-    rest = steps.rows.sum(np.where(judged, reward - mean, 0.0))
-    of_length, of_rest = (
-        float(np.square(part - credit.groups.spread(credit.groups.mean(part))).sum()) for part in (length, rest)
-    )
-    if of_length <= 1e-12 * mean * mean or of_length < of_rest / 4:
-        return None
-    return (
-        f"step.reward averages {mean:.3g} a turn and rollouts of a prompt differ in their number of turns, so longer ones get "
-        f"{'more' if mean > 0 else 'less'} credit whatever they are worth; take the mean off step.reward first"
-    )
+def reward_columns(*, rewards: str, **_: Any) -> tuple[str, ...]:
+    """What a method needs for its option `rewards`, beside the rollouts' own rewards."""
+    return ("step.start", "step.end", "step.reward") if rewards in ("steps", "both") else ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,52 +1,10 @@
-"""Values of states from probes, signals of tokens, and sums over what follows, for methods with a value estimate."""
+"""Values of states from probes, and what follows from them, for methods with a value estimate."""
 
 import numpy as np
 
 from ...formats.errors import DataError
 from ...formats.segments import Array, Segments
 from .batch import Credit
-from .prefixes import prefix_keys
-
-
-def token_signal(credit: Credit, path: str) -> Array:
-    """[T] float64, a column of the token ruler. DataError where it is missing or not finite."""
-    if path not in credit.rollouts:
-        raise DataError(f"no column {path!r} (columns: {', '.join(credit.rollouts.paths)})")
-    signal = credit.rollouts.ragged(path)
-    absent = np.zeros(len(signal), bool) if signal.present is None else ~signal.present
-    if absent.any():
-        raise DataError(f"row {int(np.flatnonzero(absent)[0])}, column {path!r}: missing, expected a value per token")
-    if len(signal.values) != int(credit.tokens.offsets[-1]):
-        raise DataError(f"column {path!r}: {len(signal.values)} values for {int(credit.tokens.offsets[-1])} tokens")
-    values = signal.values.astype(np.float64)
-    wrong = np.flatnonzero(~np.isfinite(values) & credit.mask)
-    if len(wrong):
-        row = int(credit.tokens.ids[wrong[0]])
-        raise DataError(f"row {row}, column {path!r}: {values[wrong[0]]}, expected a finite number")
-    return values
-
-
-def discounted_sums(values: Array, segments: Segments, discount: float) -> Array:
-    """[N] float64 S_t = x_t + discount · S_{t+1}, from every place to the end of its stretch.
-
-    >>> discounted_sums(np.array([1.0, 2.0, 4.0, 8.0]), Segments(np.array([0, 3, 4])), 0.5).tolist()
-    [3.0, 4.0, 4.0, 8.0]
-    """
-    return segments.discounted(values, discount)
-
-
-def whitened(values: Array, where: Array, *, eps: float = 1e-8) -> Array:
-    """[N] values over the chosen places with mean 0 and sample variance 1; 0 elsewhere, and where all are equal.
-
-        (x - mean) / √(var + eps)                the var has divisor n - 1, eps stands inside the root
-
-    where: [N] bool.
-    """
-    chosen = values[where]
-    out = np.zeros(len(values))
-    if len(chosen) > 1 and chosen.max() > chosen.min():
-        out[where] = (chosen - chosen.mean()) / np.sqrt(chosen.var(ddof=1) + eps)
-    return out
 
 
 def state_values(
@@ -101,17 +59,17 @@ def state_counts(credit: Credit, rows: Array, lengths: Array) -> Array:
 def _state_keys(credit: Credit, rows: Array, lengths: Array) -> tuple[Array, Array]:
     """([S] of the states, [K] of the probes): equal where a probe continues the state."""
     probes = credit.probes
-    keys = prefix_keys(credit.rollouts, np.concatenate((rows, probes.parent)), np.concatenate((lengths, probes.fork)))
+    keys = credit.prefixes.keys(np.concatenate((rows, probes.parent)), np.concatenate((lengths, probes.fork)))
     return keys[: len(rows)], keys[len(rows) :]
 
 
-def filled_from_the_end(values: Array, states: Segments, last: Array) -> Array:
+def fill_from_the_end(values: Array, states: Segments, last: Array) -> Array:
     """[S] values with each NaN replaced by the next value of its rollout, or by `last` [R] where none follows.
 
     states: the states [S] of each rollout, in order.
 
     >>> nan = float("nan")
-    >>> filled_from_the_end(np.array([nan, 0.5, nan]), Segments(np.array([0, 3])), np.array([1.0])).tolist()
+    >>> fill_from_the_end(np.array([nan, 0.5, nan]), Segments(np.array([0, 3])), np.array([1.0])).tolist()
     [0.5, 0.5, 1.0]
     """
     if not len(values):
@@ -120,3 +78,17 @@ def filled_from_the_end(values: Array, states: Segments, last: Array) -> Array:
     following = np.minimum.accumulate(known[::-1])[::-1]
     inside = following < states.spread(states.offsets[1:])
     return np.where(inside, values[np.minimum(following, len(values) - 1)], states.spread(last))
+
+
+def value_changes(values: Array, states: Segments, final: Array) -> Array:
+    """[S] how much each state's value [S] changes up to the next state of its rollout, or up to `final` [R] after the last.
+
+    states: the states [S] of each rollout, in order.
+
+    >>> value_changes(np.array([0.5, 0.75, 0.25]), Segments.of_sizes(np.array([2, 1])), np.array([1.0, 0.0])).tolist()
+    [0.25, 0.25, -0.25]
+    """
+    following = np.append(values[1:], 0.0)[: len(values)]
+    filled = states.sizes > 0
+    following[states.offsets[1:][filled] - 1] = final[filled]
+    return following - values

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..core.kinds import Entry, Kind
+from ..core.kinds import Entry, Evidence, Kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,13 +56,26 @@ OBJECTIVES: Kind[Objective] = Kind(
 
 
 def objective(
-    *, needs: tuple[str, ...], source: str, of: Literal["tokens", "pairs"] = "tokens", system: tuple[str, ...] = ()
+    *,
+    needs: tuple[str, ...],
+    source: str,
+    evidence: Evidence | None = None,
+    of: Literal["tokens", "pairs"] = "tokens",
+    system: tuple[str, ...] = (),
 ) -> Callable[[Any], Any]:
     """Register the function under its own name; its keyword-only parameters become `--set` options."""
 
     def register(function: Any) -> Any:
         OBJECTIVES.add(
-            Objective(name=function.__name__, function=function, needs=needs, source=source, system=system, of=of)
+            Objective(
+                name=function.__name__,
+                function=function,
+                needs=needs,
+                source=source,
+                evidence=evidence,
+                system=system,
+                of=of,
+            )
         )
         return function
 

@@ -57,11 +57,6 @@ def test_runs_are_cut_where_neighbours_differ() -> None:
     assert len(Segments.of_runs(np.array([]))) == 0
 
 
-def test_joined_stretches_cover_whole_outer_ones() -> None:
-    outer = Segments.of_sizes(np.array([1, 2]))
-    assert SEGMENTS.joined(outer).offsets.tolist() == [0, 2, 5]
-
-
 @pytest.mark.parametrize("size", [0, 1])
 def test_an_axis_without_places_reduces_to_the_empty_value(size: int) -> None:
     segments = Segments.of_sizes(np.zeros(size, np.int64))

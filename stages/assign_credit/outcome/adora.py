@@ -1,19 +1,20 @@
 """ADORA: GRPO, weighed a prompt at a time by whether right answers take longer than wrong ones."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import numpy as np
 
-from ....formats.errors import DataError
-from ....formats.segments import Array
+from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast
 from ...structure.baseline import Singleton, normalise
-from ..kind import Credit, credit_method
+from ..kind import credit_method
 
 MEMORY = ("problem.success", "problem.right_length", "problem.wrong_length")
 
 
 @credit_method(
+    needs_with=lambda *, statistics, **_: MEMORY if statistics == "memory" else (),
     granularity="rollout",
     methodology="monte-carlo",
     source="arXiv:2602.10019 (ADORA; code: ShadeCloak/ADORA)",
@@ -25,7 +26,11 @@ MEMORY = ("problem.success", "problem.right_length", "problem.wrong_length")
     system=("ADORA",),
 )
 def adora(
-    credit: Credit,
+    reward: Array,
+    groups: Segments,
+    length: Array,
+    truncated: Array | None = None,
+    memory: Mapping[str, Array] | None = None,
     *,
     mode: Literal["attenuate", "amplify"] = "attenuate",
     statistics: Literal["group", "memory"] = "group",
@@ -51,7 +56,11 @@ def adora(
     `score --with problems`.
 
     Args:
-        credit: uses reward [R], the policy's tokens of each response, and the flag `truncated`.
+        reward: [R] reward units.
+        groups: rollouts [R] of each group.
+        length: [R] tokens that the policy wrote.
+        truncated: [R] bool, the response ended at the token limit; None: no response did.
+        memory: {NAME: [R]} of the columns problem.NAME that `score --with problems` writes, for statistics="memory".
         mode: which of the two weights.
         statistics: over the "group", or what the columns problem.* say ("memory").
         low: weight of the others with "attenuate".
@@ -77,14 +86,20 @@ def adora(
 
     Bias: it rewards length where it helps, so verbosity is part of the design.
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> short, long = [1], [1] * 5
-    >>> adora(credit_of([1.0, 0.0], tokens=[long, short]), eps=0.0).round(3).tolist()
+    >>> reward, pair = np.array([1.0, 0.0]), Segments.of_sizes(np.array([2]))
+    >>> adora(reward, pair, np.array([5, 1]), eps=0.0).round(3).tolist()
     [0.707, -0.707]
-    >>> adora(credit_of([1.0, 0.0], tokens=[short, long]), eps=0.0).round(3).tolist()
+    >>> adora(reward, pair, np.array([1, 5]), eps=0.0).round(3).tolist()
     [0.071, -0.071]
     """
-    success, right, wrong = _of_memory(credit) if statistics == "memory" else _of_groups(credit, correct, cap)
+    if statistics == "memory":
+        assert memory is not None
+        success, right, wrong = (memory[path.removeprefix("problem.")][groups.starts] for path in MEMORY)
+    else:
+        cut = np.zeros(len(reward), bool) if truncated is None else truncated
+        success, right, wrong = _compare_lengths(
+            groups, reward > correct, length.astype(np.float64), cut if cap is None else length >= cap
+        )
     longer = right > wrong
     if mode == "attenuate":
         full = np.where(np.isnan(wrong), all_right == "full", longer)
@@ -93,29 +108,13 @@ def adora(
     else:
         longer |= ~np.isnan(right) & np.isnan(wrong)
         weight = np.where(longer & (success <= tau), high, 1.0)
-    return credit.groups.spread(weight) * normalise(credit.reward, credit.groups, eps=eps, singleton=singleton)
+    return groups.spread(weight) * normalise(reward, groups, eps=eps, singleton=singleton)
 
 
-def _of_groups(credit: Credit, correct: float, cap: int | None) -> tuple[Array, Array, Array]:
+def _compare_lengths(groups: Segments, right: Array, length: Array, cut: Array) -> tuple[Array, Array, Array]:
     """[G] share of right responses, longest right one, mean length of wrong ones not cut off; NaN where there is none."""
-    groups, length = credit.groups, credit.tokens.sum(credit.mask).astype(np.float64)
-    right = credit.reward > correct
-    cut = credit.rollouts.flagged("truncated") if cap is None else length >= cap
     counted = ~right & ~cut
     longest = groups.max(np.where(right, length, -np.inf), empty=-np.inf)
     count = groups.sum(counted)
     mean = groups.sum(np.where(counted, length, 0.0)) / np.maximum(count, 1)
     return groups.mean(right), np.where(np.isfinite(longest), longest, np.nan), np.where(count > 0, mean, np.nan)
-
-
-def _of_memory(credit: Credit) -> tuple[Array, Array, Array]:
-    """The same, as `score --with problems` wrote them."""
-    rows = credit.groups.starts
-    for path in MEMORY:
-        if path not in credit.rollouts:
-            raise DataError(
-                f"no column {path!r}; run `apportion remember IN -o MEMORY` and `apportion score IN --with problems "
-                "--set memory=MEMORY -o OUT` first"
-            )
-    success, right, wrong = (credit.rollouts.numbers(path).astype(np.float64)[rows] for path in MEMORY)
-    return success, right, wrong

@@ -1,7 +1,7 @@
 """Dr.GRPO: GRPO without the division by the group's spread."""
 
 from ....formats.segments import Array, Segments
-from ...structure.baseline import centred, settle_singletons
+from ...structure.baseline import centre, settle_singletons
 from ..kind import Singleton, credit_method
 
 
@@ -47,4 +47,4 @@ def dr_grpo(reward: Array, groups: Segments, *, singleton: Singleton = "zero") -
     >>> dr_grpo(np.array([1.0, 0.0, 0.0, 1.0, 0.5]), Segments.of_sizes([5])).tolist()
     [0.5, -0.5, -0.5, 0.5, 0.0]
     """
-    return settle_singletons(centred(reward, groups), reward, groups, singleton)
+    return settle_singletons(centre(reward, groups), reward, groups, singleton)

@@ -8,8 +8,8 @@ import numpy as np
 from ....formats.errors import DataError, UsageError
 from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast
-from ...structure.baseline import centred, settle_singletons
-from ...structure.statistics import batch_std, batch_whitened, in_spreads
+from ...structure.baseline import centre, settle_singletons
+from ...structure.statistics import batch_std, divide_by_spread, whiten_batch
 from ..kind import Singleton, credit_method
 
 PREFIX = "rewards."
@@ -88,14 +88,14 @@ def gdpo(
     total = np.zeros(len(tokens))
     for name, weight in _choose(rewards, weights).items():
         reward = _checked(rewards[name], name)
-        value = centred(reward, groups)
+        value = centre(reward, groups)
         if scale == "std":
-            value = in_spreads(value, groups.spread(groups.std(reward, ddof=ddof)), eps)
+            value = divide_by_spread(value, groups.spread(groups.std(reward, ddof=ddof)), eps)
         total += weight * settle_singletons(value, reward, groups, singleton)
     if batch == "token":
-        return batch_whitened(tokens.spread(total), mask, eps=batch_eps)
+        return whiten_batch(tokens.spread(total), mask, eps=batch_eps)
     if batch == "rollout":
-        total = in_spreads(total - total.mean(), np.array(batch_std(total)), batch_eps)
+        total = divide_by_spread(total - total.mean(), np.array(batch_std(total)), batch_eps)
     return np.where(mask, tokens.spread(total), 0.0)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from ....formats.segments import Array, Segments
 from ...core.ranges import Above, AtLeast
-from ...structure.baseline import centred, settle_singletons
-from ...structure.statistics import in_spreads
+from ...structure.baseline import centre, settle_singletons
+from ...structure.statistics import divide_by_spread
 from ..kind import Singleton, credit_method
 
 
@@ -67,9 +67,9 @@ def gpg(
     >>> gpg(reward, groups, live="nonzero").round(4).tolist()  # 3 of 4 are not 0, α = 4/3
     [0.6667, -0.6667, 0.0, 0.0]
     """
-    advantage = centred(reward, groups)
+    advantage = centre(reward, groups)
     if scale == "std":
-        advantage = in_spreads(advantage, groups.spread(groups.std(reward, ddof=ddof)), eps)
+        advantage = divide_by_spread(advantage, groups.spread(groups.std(reward, ddof=ddof)), eps)
     if live == "all":
         counted = len(reward)
     elif live == "nonzero":

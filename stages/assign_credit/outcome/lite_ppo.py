@@ -6,8 +6,8 @@ import numpy as np
 
 from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast
-from ...structure.baseline import centred, settle_singletons
-from ...structure.statistics import batch_std, in_spreads
+from ...structure.baseline import centre, settle_singletons
+from ...structure.statistics import batch_std, divide_by_spread
 from ..kind import Singleton, credit_method
 
 
@@ -56,5 +56,5 @@ def lite_ppo(
     >>> lite_ppo(reward, groups, eps=0.0).tolist()
     [1.0, -1.0, 0.0, 0.0]
     """
-    advantage = in_spreads(centred(reward, groups), np.array(batch_std(reward, ddof=ddof)), eps)
+    advantage = divide_by_spread(centre(reward, groups), np.array(batch_std(reward, ddof=ddof)), eps)
     return settle_singletons(advantage, reward, groups, singleton)

@@ -7,7 +7,7 @@ import numpy as np
 from ....formats.errors import DataError
 from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast
-from ...structure.baseline import centred, settle_singletons
+from ...structure.baseline import centre, settle_singletons
 from ..kind import Singleton, credit_method
 
 
@@ -56,5 +56,5 @@ def maxrl(
             f"row {row}, column 'reward': {reward[row]:g}, but maxrl needs rewards of 0 or more; shift them"
         )
     mean = groups.spread(groups.mean(reward))
-    advantage = centred(reward, groups) / np.where(mean > 0, mean + eps, 1.0)
+    advantage = centre(reward, groups) / np.where(mean > 0, mean + eps, 1.0)
     return settle_singletons(advantage, reward, groups, singleton)

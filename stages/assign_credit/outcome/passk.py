@@ -9,7 +9,7 @@ from ....formats.errors import DataError
 from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast
 from ...structure.baseline import settle_singletons
-from ...structure.statistics import in_spreads
+from ...structure.statistics import divide_by_spread
 from ..kind import Singleton, credit_method
 
 
@@ -104,7 +104,7 @@ def _analytic(reward: Array, k: int, scale: str, eps: float) -> Array:
     advantage = inside - mean
     if scale == "std":
         std = np.sqrt((best * (ascending - mean) ** 2).sum(axis=1, keepdims=True))
-        advantage = in_spreads(advantage, std, eps)
+        advantage = divide_by_spread(advantage, std, eps)
     settled = ascending[:, k - 1] == ascending[:, -1]  # every set has the same best
     advantage[settled] = 0.0
     out = np.empty_like(advantage)
@@ -120,7 +120,7 @@ def _gap(reward: Array, scale: str, eps: float) -> Array:
     gap = two[:, 1] - two[:, 0]
     if scale == "std":
         flat = Segments(np.arange(len(reward) + 1) * size)
-        gap = in_spreads(gap, flat.std(reward.reshape(-1)), eps)
+        gap = divide_by_spread(gap, flat.std(reward.reshape(-1)), eps)
     out = np.zeros_like(reward)
     out[np.arange(len(reward)), first] = gap
     return out

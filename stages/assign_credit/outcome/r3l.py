@@ -6,7 +6,7 @@ import numpy as np
 
 from ....formats.segments import Array, Segments
 from ...core.ranges import Above
-from ...structure.baseline import centred, settle_singletons
+from ...structure.baseline import centre, settle_singletons
 from ..kind import Singleton, credit_method
 
 
@@ -68,7 +68,7 @@ def r3l(
     [-0.4, 0.3, -0.2, 1.0]
     """
     if baseline == "mean":
-        above = centred(reward, groups)
+        above = centre(reward, groups)
     else:
         top = groups.max(reward)
         soft = groups.mean(np.exp((reward - groups.spread(top)) / tau))

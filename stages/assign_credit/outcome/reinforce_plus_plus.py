@@ -1,19 +1,24 @@
 """REINFORCE++: the return to come, normalised over all tokens of the batch."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
-from ....formats.errors import DataError
 from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast, Between
-from ...structure.statistics import Floor, batch_whitened
-from ...structure.turns import Rewards, token_rewards
-from ...structure.values import discounted_sums, token_signal
-from ..kind import Credit, credit_method
+from ...structure.statistics import Floor, whiten_batch
+from ...structure.steps import Steps
+from ...structure.turns import Rewards, reward_columns, token_rewards
+from ..kind import credit_method
+
+
+def _needs_with(*, kl_coef: float, reference: str, **options: Any) -> tuple[str, ...]:
+    return (("token.logprob", reference) if kl_coef else ()) + reward_columns(**options)
 
 
 @credit_method(
+    needs_with=_needs_with,
+    columns={"reference_logprob": "reference"},
     granularity="token",
     methodology="monte-carlo",
     source="arXiv:2501.03262, §3",
@@ -25,7 +30,13 @@ from ..kind import Credit, credit_method
     },
 )
 def reinforce_plus_plus(
-    credit: Credit,
+    reward: Array,
+    tokens: Segments,
+    mask: Array,
+    steps: Steps | None = None,
+    step_reward: Array | None = None,
+    logprob: Array | None = None,
+    reference_logprob: Array | None = None,
     *,
     rewards: Rewards = "outcome",
     gamma: Annotated[float, Between(0, 1)] = 1.0,
@@ -47,13 +58,18 @@ def reinforce_plus_plus(
     every token of a rollout has the same credit.
 
     Args:
-        credit: uses reward [R] (and step.reward with the step ruler), reward units; with a KL token.logprob and the
-            reference's, nat.
+        reward: [R] reward units.
+        tokens: response tokens [T] of each rollout.
+        mask: [T] the policy wrote the token.
+        steps: where the S steps are, for rewards other than "outcome".
+        step_reward: [S] reward units, for the same.
+        logprob: [T] of the token when it was sampled, nat, for a KL.
+        reference_logprob: [T] under the reference model, nat, for a KL.
         rewards: "outcome" puts the rollout's reward on its last policy token; "steps" puts `step.reward` on the last policy
             token of each step (of a step without one, on the last before it; on the first where there is none); "both".
         gamma: discount a token, 0 to 1.
         kl_coef: β of the KL penalty in the reward (k1 per token), reward units per nat; 0 is none.
-        reference: column with the log-probability of each token under the reference model; read only with a KL.
+        reference: the column that the reference log-probabilities are in; read only with a KL.
         ddof: divisor n - ddof of the variance: 1 verl, 0 OpenRLHF.
         eps: floor of the variance, inside the root.
         floor: "add" eps to the variance (verl), or "clamp" it to eps at least (OpenRLHF).
@@ -68,23 +84,16 @@ def reinforce_plus_plus(
     Departures: 1. The paper says neither which variance nor where eps stands; the default is verl's. 2. Clipping of
         rewards is not offered; `assign-credit --clip` cuts credit off. 3. A batch of one token is an error in verl, here 0.
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> credit = credit_of([1.0, 0.0], tokens=[[4, 5], [6, 7]])
-    >>> reinforce_plus_plus(credit, ddof=0, eps=0.0).tolist()
+    >>> tokens, mask = Segments.of_sizes(np.array([2, 2])), np.ones(4, bool)
+    >>> reinforce_plus_plus(np.array([1.0, 0.0]), tokens, mask, ddof=0, eps=0.0).tolist()
     [1.0, 1.0, -1.0, -1.0]
     """
-    own = np.flatnonzero(credit.mask)
-    inside = Segments.of_sizes(credit.tokens.sum(credit.mask))
-    paid = token_rewards(credit, inside, rewards)
+    own = np.flatnonzero(mask)
+    paid, inside = token_rewards(reward, tokens, mask, steps, step_reward, rewards)
     if kl_coef:
-        paid -= kl_coef * (_logprob(credit, "token.logprob") - _logprob(credit, reference))[own]
-    returns = discounted_sums(paid, inside, gamma)
-    advantage = np.zeros(len(credit.mask))
-    advantage[own] = batch_whitened(returns, np.ones(len(own), bool), ddof=ddof, eps=eps, floor=floor)
+        assert logprob is not None and reference_logprob is not None
+        paid -= kl_coef * (logprob - reference_logprob)[own]
+    returns = inside.discounted(paid, gamma)
+    advantage = np.zeros(len(mask))
+    advantage[own] = whiten_batch(returns, np.ones(len(own), bool), ddof=ddof, eps=eps, floor=floor)
     return advantage
-
-
-def _logprob(credit: Credit, path: str) -> Array:
-    if path not in credit.rollouts:
-        raise DataError(f"no column {path!r}, which reinforce_plus_plus needs for kl_coef; add it, or --set kl_coef=0")
-    return token_signal(credit, path)

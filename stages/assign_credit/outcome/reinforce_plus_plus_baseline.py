@@ -6,8 +6,8 @@ import numpy as np
 
 from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast
-from ...structure.baseline import centred, settle_singletons
-from ...structure.statistics import Floor, batch_whitened
+from ...structure.baseline import centre, settle_singletons
+from ...structure.statistics import Floor, whiten_batch
 from ..kind import Singleton, credit_method
 
 
@@ -69,8 +69,8 @@ def reinforce_plus_plus_baseline(
     >>> reinforce_plus_plus_baseline(reward, groups, tokens, np.ones(4, bool), eps=0.0).round(4).tolist()
     [1.2247, -1.2247, 0.0, 0.0]
     """
-    value = settle_singletons(centred(reward, groups), reward, groups, singleton)
+    value = settle_singletons(centre(reward, groups), reward, groups, singleton)
     if unit == "rollout":
-        advantage = batch_whitened(value, np.ones(len(value), bool), ddof=ddof, eps=eps, floor=floor)
+        advantage = whiten_batch(value, np.ones(len(value), bool), ddof=ddof, eps=eps, floor=floor)
         return np.where(mask, tokens.spread(advantage), 0.0)
-    return batch_whitened(tokens.spread(value), mask, ddof=ddof, eps=eps, floor=floor)
+    return whiten_batch(tokens.spread(value), mask, ddof=ddof, eps=eps, floor=floor)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ....formats.segments import Array, Segments
-from ...structure.baseline import centred, settle_singletons
+from ...structure.baseline import centre, settle_singletons
 from ..kind import Singleton, credit_method
 
 
@@ -46,5 +46,5 @@ def rloo(reward: Array, groups: Segments, *, singleton: Singleton = "zero") -> A
     [1.5, -1.5, 0.0]
     """
     size = groups.spread(groups.sizes)
-    advantage = centred(reward, groups) * (size / np.maximum(size - 1, 1))
+    advantage = centre(reward, groups) * (size / np.maximum(size - 1, 1))
     return settle_singletons(advantage, reward, groups, singleton)

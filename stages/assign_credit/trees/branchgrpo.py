@@ -4,18 +4,17 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ....formats.errors import DataError
 from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast, Between
 from ...structure.nodes import Nodes
 from ...structure.statistics import weighted_mean, weighted_std
 from ...structure.turns import Siblings
-from ...structure.values import token_signal
-from ..kind import Credit, credit_method
+from ..kind import credit_method
 
 
 @credit_method(
     needs=("reward", "node.id", "node.start", "node.end"),
+    needs_with=lambda *, fusion, **_: ("token.logprob",) if fusion == "weighted" else (),
     granularity="node",
     methodology="monte-carlo",
     source="arXiv:2509.06040",
@@ -34,7 +33,10 @@ from ..kind import Credit, credit_method
     system=("BranchGRPO",),
 )
 def branchgrpo(
-    credit: Credit,
+    reward: Array,
+    nodes: Nodes,
+    mask: Array,
+    logprob: Array | None = None,
     *,
     fusion: Literal["uniform", "weighted"] = "uniform",
     alpha: float = 1.0,
@@ -73,8 +75,10 @@ def branchgrpo(
     where of equal A the earlier node comes first.
 
     Args:
-        credit: uses reward [R], reward units, the node ruler of `tree-build`, `fork` where the file has it, and for
-            fusion="weighted" token.logprob [T], nat.
+        reward: [R] reward units.
+        nodes: of each group's tree (`tree-build`), and what rollouts carry from others.
+        mask: [T] the policy wrote the token.
+        logprob: [T] of the token when it was sampled, nat, for fusion="weighted".
         fusion: how rewards go up the tree: "uniform" (code's default) or "weighted" by the probability of the edges.
         alpha: 1 over the temperature of that softmax.
         ddof: divisor n - ddof of the std.
@@ -110,31 +114,28 @@ def branchgrpo(
         6. A compressed prefix tree (`tree-build`) has a depth per branching, not per step: nothing follows a last split
         there. For widths and depths in steps, build the tree by step. 7. The code's `use_group` is `grpo`.
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> left = [None, (0, 1), None, (2, 1)]  # the second rollout left the first after one token, and the last the third
-    >>> credit = credit_of([1.0, 0.2, 0.5, 0.4], tokens=[[1, 5], [1, 6], [2, 5], [2, 6]], left=left)
-    >>> branchgrpo(credit).round(4).tolist()
+    >>> tokens, groups = Segments.of_sizes(np.array([2, 2, 2, 2])), Segments.of_sizes(np.array([4]))
+    >>> fork = np.array([0, 1, 0, 1])  # the second rollout left the first after one token, and the last the third
+    >>> nodes = Nodes.of_tokens(np.array([1, 5, 1, 6, 2, 5, 2, 6]), tokens, groups, fork)
+    >>> branchgrpo(np.array([1.0, 0.2, 0.5, 0.4]), nodes, np.ones(8, bool)).round(4).tolist()
     [0.7071, 1.3957, 0.7071, -0.9549, -0.7071, -0.0735, -0.7071, -0.3673]
     """
-    nodes, reward = Nodes.of(credit), credit.reward
-    written = _own_tokens(credit, nodes)
+    written = _count_own_tokens(nodes, mask)
     own = np.bincount(nodes.node, weights=written, minlength=len(nodes.parent)) > 0
     depth = _along_paths(nodes, own)
-    tree = np.arange(len(own))
-    tree[nodes.node] = credit.groups.ids[nodes.paths.ids]
-
-    samples = nodes.samples(credit)
+    tree, samples = nodes.tree, nodes.samples()
     if fusion == "uniform":
         fused = nodes.below(reward) / np.maximum(nodes.below(np.ones(len(reward))), 1)
     else:
-        fused = _weighted(nodes, reward, samples, alpha * _mean_logprob(credit, nodes, written))
+        assert logprob is not None
+        fused = _weigh(nodes, reward, samples, alpha * _mean_logprob(nodes, np.where(mask, logprob, 0.0), written))
     advantage = np.zeros(len(own))
-    advantage[own] = _compared(fused[own], samples[own], Siblings.of(depth[own], tree[own]), ddof, threshold, eps)
+    advantage[own] = _compare(fused[own], samples[own], Siblings.of(depth[own], tree[own]), ddof, threshold, eps)
 
     one_leaf = nodes.alike(nodes.leaf.astype(np.float64))
     kept = own.copy()
     if prune_depths:
-        last = np.zeros(len(credit.groups), np.int64)
+        last = np.zeros(len(nodes.groups), np.int64)
         np.maximum.at(last, tree[~one_leaf], depth[~one_leaf])
         stop = last if slide_stop is None else np.full_like(last, slide_stop)
         shift = np.minimum(slide_step // slide_every, np.maximum(0, min(prune_depths) - stop))
@@ -144,20 +145,20 @@ def branchgrpo(
         branch = np.empty(len(own), np.int64)
         branch[nodes.node] = nodes.leaf[nodes.paths.ids]
         among = (branch if width == "branch" else tree)[after]
-        kept[_pruned(after, among, advantage[after], depth[after], width, ratio)] = False
+        kept[_prune(after, among, advantage[after], depth[after], width, ratio)] = False
     advantage = np.where(kept, advantage, 0.0)
     if clip is not None:
         advantage = np.clip(advantage, -clip, clip)
-    on_tokens = nodes.on_tokens(credit, advantage)
+    on_tokens = nodes.on_tokens(advantage)
     if shared == "split":
-        on_tokens = on_tokens * nodes.drawn_share(credit)
-    return np.where(credit.mask, on_tokens, 0.0)
+        on_tokens = on_tokens * nodes.drawn_share()
+    return np.where(mask, on_tokens, 0.0)
 
 
-def _own_tokens(credit: Credit, nodes: Nodes) -> Array:
+def _count_own_tokens(nodes: Nodes, mask: Array) -> Array:
     """[P] how many tokens of each place of a path the policy wrote."""
-    before = np.concatenate(([0], np.cumsum(credit.mask, dtype=np.int64)))
-    first = credit.tokens.starts[nodes.paths.ids]
+    before = np.concatenate(([0], np.cumsum(mask, dtype=np.int64)))
+    first = nodes.tokens.starts[nodes.paths.ids]
     return before[first + nodes.end] - before[first + nodes.start]
 
 
@@ -168,22 +169,19 @@ def _along_paths(nodes: Nodes, chosen: Array) -> Array:
     return count
 
 
-def _mean_logprob(credit: Credit, nodes: Nodes, written: Array) -> Array:
-    """[N] nat, mean over the policy's tokens of a node in all rollouts that pass through; 0 where there are none."""
-    if "token.logprob" not in credit.rollouts:
-        raise DataError(
-            "no column 'token.logprob', which branchgrpo needs for fusion=weighted; "
-            "`apportion sample` writes it; or --set fusion=uniform"
-        )
-    own = np.where(credit.mask, token_signal(credit, "token.logprob"), 0.0)
+def _mean_logprob(nodes: Nodes, own: Array, written: Array) -> Array:
+    """[N] nat, mean over the policy's tokens of a node in all rollouts that pass through; 0 where there are none.
+
+    own: [T] log-probability, 0 for tokens of an environment. written: [P] the policy's tokens at each place of a path.
+    """
     inside = Segments.of_sizes(nodes.end - nodes.start)
-    first = credit.tokens.starts[nodes.paths.ids] + nodes.start
+    first = nodes.tokens.starts[nodes.paths.ids] + nodes.start
     of_places = inside.sum(own[inside.positions + inside.spread(first)])
     total = np.bincount(nodes.node, weights=of_places, minlength=len(nodes.parent))
     return total / np.maximum(np.bincount(nodes.node, weights=written, minlength=len(nodes.parent)), 1)
 
 
-def _weighted(nodes: Nodes, reward: Array, samples: Array, score: Array) -> Array:
+def _weigh(nodes: Nodes, reward: Array, samples: Array, score: Array) -> Array:
     """[N] r(n), the children weighed by softmax of score [N], samples [N] of each; a rollout that ends at n is a child of
     score 0."""
     count = len(nodes.parent)
@@ -203,7 +201,7 @@ def _weighted(nodes: Nodes, reward: Array, samples: Array, score: Array) -> Arra
     return sums / weights
 
 
-def _compared(values: Array, samples: Array, siblings: Siblings, ddof: int, threshold: float, eps: float) -> Array:
+def _compare(values: Array, samples: Array, siblings: Siblings, ddof: int, threshold: float, eps: float) -> Array:
     """[N] (value - mean) / (std + eps) in each set, samples [N] of each value; 0 in one of one, or with a std of 0 or below
     the threshold."""
     sets, ordered, weights = siblings.sets, values[siblings.order], samples[siblings.order]
@@ -215,7 +213,7 @@ def _compared(values: Array, samples: Array, siblings: Siblings, ddof: int, thre
     return out
 
 
-def _pruned(places: Array, among: Array, advantage: Array, depth: Array, width: str, ratio: float) -> Array:
+def _prune(places: Array, among: Array, advantage: Array, depth: Array, width: str, ratio: float) -> Array:
     """Those of places [M] that are pruned. among: [M], each set is pruned by itself."""
     order = np.lexsort((places, depth, -np.round(advantage, 9), among))  # sums of other order differ in the last digits
     sets = Segments.of_runs(among[order])

@@ -1,25 +1,24 @@
 """GroundedPRM: value of each step of a tree, from the checks of the steps after it and of the final answer."""
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import numpy as np
 
-from ....formats.errors import DataError, UsageError
+from ....formats.errors import UsageError
 from ....formats.segments import Array, Segments
 from ...core.options import options_of
 from ...core.ranges import Between
-from ...structure.prefixes import prefix_keys
+from ...structure.prefixes import Prefixes
 from ...structure.simulations import simulation_values
-from ...structure.steps import Steps, steps_of
-from ...structure.turns import Decisions, on_own_tokens, step_column
-from ..kind import Credit, credit_method
+from ...structure.turns import Decisions
+from ..kind import credit_method
 
 SEARCHED = "step.search_value"
 
 
 @credit_method(
     needs=("reward", "step.start", "step.end", "step.reward"),
+    needs_with=lambda *, tree, **_: (SEARCHED,) if tree == "search" else (),
     granularity="step",
     methodology="monte-carlo",
     source="arXiv:2510.14942",
@@ -27,7 +26,11 @@ SEARCHED = "step.search_value"
     system=("GroundedPRM",),
 )
 def groundedprm(
-    credit: Credit,
+    reward: Array,
+    step_reward: Array,
+    decisions: Decisions,
+    prefixes: Prefixes,
+    step_search_value: Array | None = None,
     *,
     outcome_weight: Literal["1/N"] | float = "1/N",
     decay: Annotated[float, Between(0, 1)] = 0.9,
@@ -56,8 +59,12 @@ def groundedprm(
     nothing the first step gets U + F/N, the last one F, and those between get their own checks.
 
     Args:
-        credit: uses reward [R], the final answer's; the step ruler (`score --with steps`) with `step.reward`, the check
-            of a step: +1 verified, -1 refuted, 0 or not a number where nothing could be said. Only its sign counts.
+        reward: [R] the final answer's.
+        step_reward: [S] the check of a step: +1 verified, -1 refuted, 0 or not a number where nothing could be said. Only its
+            sign counts.
+        decisions: the S steps (`score --with steps`).
+        prefixes: which beginnings of the group's responses are the same.
+        step_search_value: [S] V, as a search left it.
         outcome_weight: β of the final answer, "1/N" (released code) or a number.
         decay: per step from where a simulation began up to the prompt.
         correct_above: a reward above it is a right answer.
@@ -82,23 +89,22 @@ def groundedprm(
         exact β was not seen; for N = 0 its code gives F, as "1/N" does here. 4. Its filters, which drop whole paths,
         are not applied: a step of value 0 has credit 0. 5. Steps of environments take no part and are not counted.
 
-    >>> from apportion.stages.assign_credit._step_examples import stepped
-    >>> credit = stepped([1.0], [[1, 1, 1, 1, 1]], reward=[[0, 1, -1, 1, 1]])
-    >>> groundedprm(credit).round(4).tolist()
+    >>> decisions, checks = Decisions.of_sizes([[1, 1, 1, 1, 1]]), np.array([0.0, 1.0, -1.0, 1.0, 1.0])
+    >>> prefixes = Prefixes(np.arange(5), decisions.tokens, decisions.groups)
+    >>> groundedprm(np.array([1.0]), checks, decisions, prefixes).round(4).tolist()
     [0.5556, 1.0, -1.0, 1.0, 1.0]
     """
-    steps = steps_of(credit)
-    if tree == "search" or (tree == "auto" and SEARCHED in credit.rollouts):
-        given = {"decay": decay, "outcome_weight": outcome_weight, "correct_above": correct_above, "pool": pool}
-        return on_own_tokens(credit, steps, _signs(_searched(credit, steps, given), label))
-    own = Decisions.of(credit, steps).own
-    check = np.sign(np.nan_to_num(step_column(credit, steps, "step.reward", "run a scorer that checks steps first")))
-    answer = np.where(credit.reward > correct_above, 1.0, -1.0)
+    if step_search_value is not None and tree != "rollouts":
+        _check_defaults(decay=decay, outcome_weight=outcome_weight, correct_above=correct_above, pool=pool)
+        return decisions.on_tokens(_signs(step_search_value, label))
+    own = decisions.own
+    check = np.sign(np.nan_to_num(step_reward))
+    answer = np.where(reward > correct_above, 1.0, -1.0)
 
     # From here on steps of the policy only: [S] in all, `rows` of each rollout.
-    rows = Segments.of_sizes(steps.rows.sum(own))
+    rows = Segments.of_sizes(decisions.rows.sum(own))
     check, index = check[own], rows.positions
-    node, shared = _nodes(credit, steps, own)
+    node, shared = _share_nodes(decisions, prefixes)
     last = np.maximum(rows.sizes - 1, 0)
     begun = np.minimum(rows.max(np.where(shared, index, -1), empty=-1) + 1, last)
     distance = rows.spread(begun) - index
@@ -114,7 +120,7 @@ def groundedprm(
     value[real] = backed[node[real]]
     out = np.zeros(len(own))
     out[own] = value
-    return on_own_tokens(credit, steps, _signs(out, label))
+    return decisions.on_tokens(_signs(out, label))
 
 
 def _signs(value: Array, label: bool) -> Array:
@@ -122,39 +128,23 @@ def _signs(value: Array, label: bool) -> Array:
     return np.where(np.abs(value) < 1e-9, 0.0, np.sign(value)) if label else value
 
 
-def _searched(credit: Credit, steps: Steps, given: Mapping[str, object]) -> Array:
-    """[S] the values the search ended with. given: the options that it had itself."""
+def _check_defaults(**given: object) -> None:
+    """UsageError for an option that the search had itself and that is set here to something else."""
     for name, value in given.items():
         if value != options_of(groundedprm)[name].default:
             raise UsageError(
                 f"credit method groundedprm: {name} {value}, but {SEARCHED!r} was made with that of the "
                 "search; leave it out, or --set tree=rollouts"
             )
-    if SEARCHED not in credit.rollouts:
-        raise DataError(
-            f"no column {SEARCHED!r}; run `apportion sample --strategy mcts -o OUT`, or --set tree=rollouts"
-        )
-    column = credit.rollouts.ragged(SEARCHED)
-    short = column.segments.sizes != steps.rows.sizes
-    if short.any():
-        row = int(np.flatnonzero(short)[0])
-        raise DataError(
-            f"row {row}, column {SEARCHED!r}: {column.segments.sizes[row]} values for {steps.rows.sizes[row]} steps, so it is "
-            "not as strategy 'mcts' wrote it; --set tree=rollouts"
-        )
-    return column.values.astype(np.float64)
 
 
-def _nodes(credit: Credit, steps: Steps, own: Array) -> tuple[Array, Array]:
-    """(node [S], shared [S] bool) of the steps that are `own`: equal in a group where all tokens up to both ends of the
-    step are, and whether rollouts with different responses have it."""
+def _share_nodes(decisions: Decisions, prefixes: Prefixes) -> tuple[Array, Array]:
+    """(node [S], shared [S] bool) of the steps that the policy wrote: equal in a group where all tokens up to both ends of
+    the step are, and whether rollouts with different responses have it."""
+    steps, own, size = decisions.steps, decisions.own, decisions.tokens.sizes
     owner = steps.rows.ids[own]
-    size = credit.tokens.sizes
-    everyone = np.arange(len(size))
-    keys = prefix_keys(
-        credit.rollouts,
-        np.concatenate((owner, owner, everyone)),
-        np.concatenate((steps.start[own], steps.end[own], size)),
+    keys = prefixes.keys(
+        np.concatenate((owner, owner, np.arange(len(size)))), np.concatenate((steps.start[own], steps.end[own], size))
     )
     start, end, response = keys[: len(owner)], keys[len(owner) : 2 * len(owner)], keys[2 * len(owner) :]
     width = int(keys.max(initial=0)) + 1

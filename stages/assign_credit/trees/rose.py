@@ -4,18 +4,18 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from ....formats.errors import DataError
 from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast
+from ...structure.lineage import Lineage
 from ...structure.nodes import Nodes
-from ..kind import Credit, credit_method
+from ..kind import credit_method
 
 
 @credit_method(
     needs=("reward", "node.id", "node.start", "node.end"),
+    needs_with=lambda *, key, **_: ("parent_id", "fork") if key == "position" else (),
     granularity="segment",
     methodology="monte-carlo",
     source="arXiv:2601.05053, §4.3",
@@ -26,7 +26,10 @@ from ..kind import Credit, credit_method
     system=("ROSE",),
 )
 def rose(
-    credit: Credit,
+    reward: Array,
+    nodes: Nodes,
+    mask: Array,
+    lineage: Lineage | None = None,
     *,
     alpha: Annotated[float, AtLeast(0)] = 1.0,
     key: Literal["prefix", "position"] = "prefix",
@@ -44,8 +47,10 @@ def rose(
     common. The second step lowers what is positive and makes what is negative more so. No spread is divided by.
 
     Args:
-        credit: uses reward [R], reward units, and the node ruler of `tree-build`; for key="position" `parent_id` and
-            `fork`, which a branching strategy writes.
+        reward: [R] reward units.
+        nodes: of each group's tree (`tree-build`).
+        mask: [T] the policy wrote the token.
+        lineage: which rollout each one left, and where, as a branching strategy writes it; for key="position".
         alpha: strength of the length calibration; 0 is none. The paper has 0.5 to 3.
         key: what a branching is. "prefix": a place where rollouts of the group part, and the rollouts that have it are
             those with the same tokens up to there. "position" is the released code: a number of tokens at which some
@@ -69,15 +74,22 @@ def rose(
         that is not 0 is right there. 4. The released script has the calibration off. The preset rose-rl is the code in 2
         to 4.
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> rose(credit_of([1.0, 0.0], tokens=[[1, 5, 6], [1, 7]])).tolist()
+    >>> sizes, group = Segments.of_sizes(np.array([3, 2])), Segments.of_sizes(np.array([2]))
+    >>> nodes = Nodes.of_tokens(np.array([1, 5, 6, 1, 7]), sizes, group)
+    >>> rose(np.array([1.0, 0.0]), nodes, np.ones(5, bool)).tolist()
     [0.0, 0.5, 0.5, 0.0, -0.5]
-    >>> rose(credit_of([1.0, 1.0, 0.0], tokens=[[1, 5, 6, 7], [1, 5], [2]])).round(3).tolist()
+    >>> sizes, group = Segments.of_sizes(np.array([4, 2, 1])), Segments.of_sizes(np.array([3]))
+    >>> nodes = Nodes.of_tokens(np.array([1, 5, 6, 7, 1, 5, 2]), sizes, group)
+    >>> rose(np.array([1.0, 1.0, 0.0]), nodes, np.ones(7, bool)).round(3).tolist()
     [0.333, 0.333, 0.0, 0.0, 0.333, 0.333, -0.667]
     """
-    branchings = _of_tree(credit) if key == "prefix" else _of_forks(credit)
+    groups, tokens = nodes.groups, nodes.tokens
+    if key == "prefix":
+        branchings = _branch_by_tree(nodes, reward)
+    else:
+        assert lineage is not None
+        branchings = _branch_by_fork(lineage, reward, groups, tokens.sizes)
     cuts, value = branchings.rows, branchings.value
-    reward, groups = credit.reward, credit.groups
     last = cuts.positions == cuts.spread(cuts.sizes) - 1
     following = np.append(value[1:], 0.0)
     following[last] = reward[cuts.ids[last]]
@@ -85,17 +97,18 @@ def rose(
     change = np.where(live, following - value, 0.0)
 
     # Every token: how many of the policy's are before it, and the stretch it is in.
-    own = credit.tokens.cumsum(credit.mask.astype(np.int64)).astype(np.int64) - credit.mask
-    stretch = Segments.of_sizes(np.diff(credit.tokens.starts[cuts.ids] + branchings.start, append=len(own)))
+    own = tokens.cumsum(mask.astype(np.int64)).astype(np.int64) - mask
+    stretch = Segments.of_sizes(np.diff(tokens.starts[cuts.ids] + branchings.start, append=len(own)))
     advantage = stretch.spread(change)
     if alpha > 0:
-        length = credit.tokens.sum(credit.mask.astype(np.int64))
-        measure, common = _measured(credit, branchings, own, length, _right(credit, correct_above), shortest)
+        length = tokens.sum(mask.astype(np.int64))
+        right = np.abs(reward) > 1e-6 if correct_above == "nonzero" else reward > correct_above
+        measure, common = _measure(nodes, branchings, own, length, right, shortest)
         rest, enough = np.maximum(length - common, 1), np.maximum(measure - common, 0)
         factor = np.where(measure < length, 1 - (enough / rest) ** alpha, 0.0)
-        spread = credit.tokens.spread
+        spread = tokens.spread
         advantage = advantage - np.where(own >= spread(common), np.abs(advantage) * spread(factor), 0.0)
-    return np.where(credit.mask, advantage, 0.0)
+    return np.where(mask, advantage, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,31 +123,29 @@ class Branchings:
     end: Array
 
 
-def _of_tree(credit: Credit) -> Branchings:
+def _branch_by_tree(nodes: Nodes, reward: Array) -> Branchings:
     """The prompt, and the ends of nodes behind which fewer rollouts go the same way."""
-    nodes = Nodes.of(credit)
-    visits = nodes.below(np.ones(len(credit.reward)))
-    value = nodes.below(credit.reward) / np.maximum(visits, 1)
+    visits = nodes.below(np.ones(len(reward)))
+    value = nodes.below(reward) / np.maximum(visits, 1)
     parts = np.zeros(len(nodes.node), bool)  # a chain of `tree-build --by step` has nodes where nobody parts
     parts[1:] = visits[nodes.node[1:]] != visits[nodes.node[:-1]]
     behind = np.flatnonzero(parts & (nodes.paths.positions > 0))  # places of a path that have another before them
-    cuts = Segments.of_sizes(1 + np.bincount(nodes.paths.ids[behind], minlength=len(credit.reward)))
+    cuts = Segments.of_sizes(1 + np.bincount(nodes.paths.ids[behind], minlength=len(reward)))
     start = np.zeros(int(cuts.offsets[-1]), np.int64)
-    node = credit.groups.ids[cuts.ids]  # the roots come first
+    node = nodes.groups.ids[cuts.ids]  # the roots come first
     filled = cuts.positions > 0
     start[filled], node[filled] = nodes.start[behind], nodes.node[behind - 1]
     return Branchings(cuts, start, value[node], node, nodes.leaf)
 
 
-def _of_forks(credit: Credit) -> Branchings:
-    """The same by numbers of tokens, of the rollout, of those it left and of those that left it."""
-    lengths = credit.tokens.sizes
-    found = [sorted(places) for places in _positions(credit)]
+def _branch_by_fork(lineage: Lineage, reward: Array, groups: Segments, lengths: Array) -> Branchings:
+    """The same by numbers of tokens, of the rollout, of those it left and of those that left it. lengths: [R] tokens."""
+    found = [sorted(places) for places in _positions(lineage)]
     rows = Segments.of_sizes(np.array([len(each) for each in found], np.int64))
     start = np.array([place for each in found for place in each], np.int64)
-    keys = credit.groups.ids[rows.ids] * (int(start.max(initial=0)) + 1) + start
+    keys = groups.ids[rows.ids] * (int(start.max(initial=0)) + 1) + start
     which = np.unique(keys, return_inverse=True)[1].reshape(-1)
-    mean = np.bincount(which, weights=credit.reward[rows.ids]) / np.maximum(np.bincount(which), 1)
+    mean = np.bincount(which, weights=reward[rows.ids]) / np.maximum(np.bincount(which), 1)
     # A rollout that ends at a branching, or before it, counts for its value, and has no tokens behind it.
     inside = (start < rows.spread(lengths)) | (start == 0)
     ends = ~inside & (start == rows.spread(lengths))
@@ -144,23 +155,13 @@ def _of_forks(credit: Credit) -> Branchings:
     return Branchings(cuts, start[inside], mean[which[inside]], which[inside], end)
 
 
-def _positions(credit: Credit) -> list[set[int]]:
+def _positions(lineage: Lineage) -> list[set[int]]:
     """[R] the numbers of tokens at which a rollout, one before it or one after it was forked, and 0.
 
     The steps and their order are the released code's.
     """
-    for needed in ("parent_id", "fork"):
-        if needed not in credit.rollouts:
-            raise DataError(
-                f"no column {needed!r}, which rose needs for key=position; a branching strategy of `apportion sample` "
-                "writes it; or --set key=prefix"
-            )
-    names, parents = (credit.rollouts.arrow(path).cast(pa.string()) for path in ("rollout_id", "parent_id"))
-    found = pc.call_function("index_in", [parents], pc.SetLookupOptions(value_set=names, skip_nulls=True))
-    parent = found.fill_null(-1).to_pylist()
+    parent, fork, left = (each.tolist() for each in (lineage.parent, lineage.fork, lineage.is_branch))
     order = _parents_first(parent)
-    fork = credit.rollouts.arrow("fork").cast(pa.int64()).fill_null(0).to_pylist()
-    left = parents.is_valid().to_pylist()
     # Its own place a rollout has even where the one it left is not in the file any more.
     positions = [{0, at} if own else {0} for at, own in zip(fork, left, strict=True)]
     for row in order:  # and those of all before it in its line, wherever they lie
@@ -193,17 +194,12 @@ def _parents_first(parent: list[int]) -> list[int]:
     return list(order)
 
 
-def _right(credit: Credit, correct_above: Literal["nonzero"] | float) -> Array:
-    """[R] bool, the rollout's answer is right."""
-    return np.abs(credit.reward) > 1e-6 if correct_above == "nonzero" else credit.reward > correct_above
-
-
-def _measured(
-    credit: Credit, branchings: Branchings, own: Array, length: Array, right: Array, which: Literal["nearest", "first"]
+def _measure(
+    nodes: Nodes, branchings: Branchings, own: Array, length: Array, right: Array, which: Literal["nearest", "first"]
 ) -> tuple[Array, Array]:
     """([R] length of the shortest right rollout of the group, [R] policy tokens before the last branching in common with
     it). A rollout that is not right is its own measure. own: [T] policy tokens before each. which: of several shortest."""
-    groups, rows = credit.groups, branchings.rows
+    groups, rows = nodes.groups, branchings.rows
     shortest = groups.spread(groups.min(np.where(right, length, np.iinfo(np.int64).max)))
     models = right & (length == shortest)
     if which == "first":
@@ -212,7 +208,7 @@ def _measured(
     shared[branchings.which[models[rows.ids]]] = True
     shared[branchings.end[models]] = True
     shared[-1] = False  # where -1 went
-    before = np.append(own, 0)[np.minimum(credit.tokens.starts[rows.ids] + branchings.start, len(own))]
-    inside = branchings.start < credit.tokens.sizes[rows.ids]
+    before = np.append(own, 0)[np.minimum(nodes.tokens.starts[rows.ids] + branchings.start, len(own))]
+    inside = branchings.start < nodes.tokens.sizes[rows.ids]
     common = rows.max(np.where(shared[branchings.which] & inside, before, 0))
     return np.where(right, shortest, length), np.where(right, common, 0)

@@ -8,8 +8,7 @@ from ....formats.segments import Array
 from ...core.ranges import AtLeast, Between
 from ...structure.cuts import is_above
 from ...structure.nodes import Nodes
-from ...structure.values import token_signal
-from ..kind import Credit, credit_method
+from ..kind import credit_method
 
 
 @credit_method(
@@ -20,7 +19,10 @@ from ..kind import Credit, credit_method
     evidence="code",
 )
 def spo_tree(
-    credit: Credit,
+    reward: Array,
+    nodes: Nodes,
+    logprob: Array,
+    mask: Array,
     *,
     scale: Literal["rloo", "grpo"] = "rloo",
     eps: Annotated[float, AtLeast(0)] = 1e-8,
@@ -40,8 +42,10 @@ def spo_tree(
     differs from the mean over rollouts. In a file of independent rollouts each drew all its nodes, and V is that mean.
 
     Args:
-        credit: uses reward [R], reward units, the node ruler of `tree-build`, `fork` where the file has it, and
-            token.logprob [T], nat.
+        reward: [R] reward units.
+        nodes: of each group's tree (`tree-build`), and what rollouts carry from others.
+        logprob: [T] of the token when it was sampled, nat.
+        mask: [T] the policy wrote the token.
         scale: "rloo", or "grpo" to divide by the spread of the siblings.
         eps: added to the std.
         mask_above: tokens more probable than this get 0; None keeps all.
@@ -61,16 +65,13 @@ def spo_tree(
         tokens out of the loss's denominator and whitens the rest per update; here they have credit 0 and nothing is
         whitened. 3. The paper cuts edges at a number of tokens; here they are what the node ruler says.
 
-    >>> from apportion.formats.ragged import Ragged
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> import numpy as np
-    >>> credit = credit_of([1.0, 0.0, 1.0], tokens=[[5, 7], [5, 8], [6]])
-    >>> logprob = Ragged.from_lists([[-1, -1], [-1, -1], [-1]], np.float32)
-    >>> spo_tree(Credit(credit.rollouts.with_columns({"token.logprob": logprob}))).round(4).tolist()
+    >>> from apportion.formats.segments import Segments
+    >>> tokens, groups = Segments.of_sizes(np.array([2, 2, 1])), Segments.of_sizes(np.array([3]))
+    >>> nodes = Nodes.of_tokens(np.array([5, 7, 5, 8, 6]), tokens, groups)
+    >>> spo_tree(np.array([1.0, 0.0, 1.0]), nodes, np.full(5, -1.0), np.ones(5, bool)).round(4).tolist()
     [-0.1667, 0.5, -0.1667, -0.5, 0.3333]
     """
-    nodes, reward = Nodes.of(credit), credit.reward
-    samples = nodes.samples(credit)
+    samples = nodes.samples()
     sums = np.bincount(nodes.leaf, weights=reward, minlength=len(nodes.parent))
     children = np.bincount(nodes.leaf, minlength=len(nodes.parent)).astype(np.float64)
     np.add.at(children, nodes.parent[nodes.parent >= 0], samples[nodes.parent >= 0])
@@ -87,9 +88,9 @@ def spo_tree(
         variance = np.bincount(nodes.leaf, weights=(reward - value[nodes.leaf]) ** 2, minlength=len(value))
         np.add.at(variance, parent, samples[inner] * change[inner] ** 2)
         change[inner] = change[inner] / (np.sqrt(variance / np.maximum(children, 1))[parent] + eps)
-    advantage = nodes.on_tokens(credit, change)
+    advantage = nodes.on_tokens(change)
     if shared == "split":
-        advantage = advantage * nodes.drawn_share(credit)
+        advantage = advantage * nodes.drawn_share()
     if mask_above is not None:
-        advantage = np.where(is_above(token_signal(credit, "token.logprob"), mask_above), 0.0, advantage)
-    return np.where(credit.mask, advantage, 0.0)
+        advantage = np.where(is_above(logprob, mask_above), 0.0, advantage)
+    return np.where(mask, advantage, 0.0)

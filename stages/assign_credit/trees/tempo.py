@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ....formats.invariants import node_keys
 from ....formats.segments import Array
 from ...core.ranges import AtLeast
-from ...structure.baseline import centred, settle_singletons
-from ..kind import Credit, Singleton, credit_method
+from ...structure.baseline import centre, settle_singletons
+from ...structure.nodes import Nodes
+from ..kind import Singleton, credit_method
 
 
 @credit_method(
@@ -21,7 +21,9 @@ from ..kind import Credit, Singleton, credit_method
     system=("TEMPO",),
 )
 def tempo(
-    credit: Credit,
+    reward: Array,
+    nodes: Nodes,
+    mask: Array,
     *,
     scale: Literal["std", "none"] = "std",
     ddof: Annotated[int, AtLeast(0)] = 1,
@@ -39,7 +41,9 @@ def tempo(
     sibling; elsewhere this is GRPO. Over a rollout the changes sum to V(whole response) - mean_g.
 
     Args:
-        credit: uses reward [R] and the node ruler of `tree-build` (by token).
+        reward: [R] reward units.
+        nodes: of each group's prefix tree (`tree-build`, by token).
+        mask: [T] the policy wrote the token.
         scale: "std", or "none" for the Dr.GRPO style.
         ddof: divisor n - ddof of the std; 1 as in the released code.
         eps: added to the std.
@@ -54,31 +58,32 @@ def tempo(
     Raises:
         DataError: a missing reward; a group of one with singleton="error".
 
-    Departures: 1. a group of one is NaN in the released code, here 0, and an error under the preset tempo. 2. The released code compares padded ids, where a
-        pad id equal to a live id makes false matches; here a rollout takes part only while it lasts.
+    Departures: 1. a group of one is NaN in the released code, here 0, and an error under the preset tempo. 2. The released
+        code compares padded ids, where a pad id equal to a live id makes false matches; here a rollout takes part only
+        while it lasts.
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> tempo(credit_of([1.0, 0.0], tokens=[[5, 7], [5, 8]]), scale="none").tolist()
+    >>> from apportion.formats.segments import Segments
+    >>> two = Segments.of_sizes(np.array([2, 2]))
+    >>> nodes = Nodes.of_tokens(np.array([5, 7, 5, 8]), two, Segments.of_sizes(np.array([2])))
+    >>> tempo(np.array([1.0, 0.0]), nodes, np.ones(4, bool), scale="none").tolist()
     [0.5, 1.0, -0.5, -1.0]
     """
-    groups, tokens, reward = credit.groups, credit.tokens, credit.reward
-    base = settle_singletons(centred(reward, groups), reward, groups, singleton)
+    groups, tokens, paths = nodes.groups, nodes.tokens, nodes.paths
+    base = settle_singletons(centre(reward, groups), reward, groups, singleton)
     advantage = tokens.spread(base)
 
-    ids = credit.rollouts.ragged("node.id")
-    starts = credit.rollouts.ragged("node.start").values
-    node, rows = node_keys(credit.rollouts, ids)
-    _, node = np.unique(node, return_inverse=True)
-    value = np.bincount(node, weights=reward[rows]) / np.maximum(np.bincount(node), 1)
-    value = value[node]
+    rows = paths.ids
+    value = np.bincount(nodes.node, weights=reward[rows]) / np.maximum(np.bincount(nodes.node), 1)
+    value = value[nodes.node]
     previous = np.concatenate(([0.0], value[:-1]))
-    heads = ids.segments.starts[ids.segments.sizes > 0]
+    heads = paths.starts[paths.sizes > 0]
     previous[heads] = groups.spread(groups.mean(reward))[rows[heads]]
     change = np.where(groups.spread(groups.constant(reward))[rows], 0.0, value - previous)
 
+    starts = nodes.start
     places = tokens.starts[rows] + starts
     if multi_turn == "stop":
-        written = np.where(credit.mask, np.iinfo(np.int64).max, tokens.positions)
+        written = np.where(mask, np.iinfo(np.int64).max, tokens.positions)
         change = np.where(starts < tokens.min(written)[rows], change, 0.0)
     filled = tokens.sizes[rows] > starts
     np.add.at(advantage, places[filled], change[filled])
@@ -88,4 +93,4 @@ def tempo(
         if singleton == "raw":
             divisor = np.where(groups.spread(groups.sizes == 1), 1.0, divisor)
         advantage = advantage / tokens.spread(divisor)
-    return np.where(credit.mask, advantage, 0.0)
+    return np.where(mask, advantage, 0.0)

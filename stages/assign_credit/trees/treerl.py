@@ -6,9 +6,9 @@ import numpy as np
 
 from ....formats.errors import UsageError
 from ....formats.segments import Array
-from ...structure.baseline import centred, settle_singletons
+from ...structure.baseline import centre, settle_singletons
 from ...structure.nodes import Nodes
-from ..kind import Credit, Singleton, credit_method
+from ..kind import Singleton, credit_method
 
 NOTHING = 1e-8  # a difference of values that the released code takes for none
 
@@ -24,7 +24,10 @@ NOTHING = 1e-8  # a difference of values that the released code takes for none
     },
 )
 def treerl(
-    credit: Credit,
+    reward: Array,
+    nodes: Nodes,
+    mask: Array,
+    truncated: Array | None = None,
     *,
     weigh: Literal["difference", "value"] = "difference",
     damp: Literal["sqrt", "count", "none"] = "sqrt",
@@ -45,7 +48,10 @@ def treerl(
     passes through a node trains its tokens.
 
     Args:
-        credit: uses reward [R], reward units, and the node ruler of `tree-build`.
+        reward: [R] reward units.
+        nodes: of each group's tree (`tree-build`).
+        mask: [T] the policy wrote the token.
+        truncated: [R] bool, the response ended at the token limit, for `unfinished`; None: no response did.
         weigh: damp the "difference" (paper), or each "value" before the difference is taken (released code).
         damp: divide by the "sqrt" of L(n), by L(n) itself ("count"), or by 1 ("none").
         terms: "both", or the "global" or the "local" one alone.
@@ -71,8 +77,10 @@ def treerl(
         r_i, compare a node with all before it, or average children rather than leaves; its scripts do not, and these
         are not offered.
 
-    >>> from apportion.stages.assign_credit._examples import credit_of
-    >>> treerl(credit_of([1.0, 0.0], tokens=[[5, 7], [5, 8]])).tolist()
+    >>> from apportion.formats.segments import Segments
+    >>> two = Segments.of_sizes(np.array([2, 2]))
+    >>> nodes = Nodes.of_tokens(np.array([5, 7, 5, 8]), two, Segments.of_sizes(np.array([2])))
+    >>> treerl(np.array([1.0, 0.0]), nodes, np.ones(4, bool)).tolist()
     [0.0, 2.0, 0.0, -2.0]
     """
     if norm != "none" and weigh == "difference":
@@ -80,19 +88,19 @@ def treerl(
             f"credit method treerl: norm={norm} takes the same from all values, which changes no difference; it needs "
             "weigh=value"
         )
-    groups, reward, nodes = credit.groups, credit.reward, Nodes.of(credit)
+    groups = nodes.groups
     size = groups.spread(groups.sizes)
     relative = settle_singletons(
-        centred(reward, groups) * (size / np.maximum(size - 1, 1)), reward, groups, singleton
+        centre(reward, groups) * (size / np.maximum(size - 1, 1)), reward, groups, singleton
     )  # fmt: skip
-    if unfinished is not None:
-        relative = np.where(credit.rollouts.flagged("truncated"), unfinished, relative)
+    if unfinished is not None and truncated is not None:
+        relative = np.where(truncated, unfinished, relative)
     leaves = np.maximum(nodes.below(np.ones(len(reward))), 1)
     value = nodes.below(relative) / leaves
     if weigh == "difference" or unfinished is None:
         value[: len(groups)] = 0.0  # of the root: a sum of what is left over, 0 but for rounding
     if norm != "none":
-        value = value - _mean_over_tree(credit, nodes, value, leaves, norm)
+        value = value - _mean_over_tree(nodes, mask, value, leaves, norm)
     divisor = {"sqrt": np.sqrt(leaves), "count": leaves, "none": np.ones(len(leaves))}[damp]
     parent = np.maximum(nodes.parent, 0)
     if weigh == "value":
@@ -100,29 +108,28 @@ def treerl(
     node = nodes.node
     change = (value - value[parent])[node]
     if fill_zeros:
-        change = _filled(change, nodes)
+        change = _fill(change, nodes)
     whole = {"both": value[node] + change, "global": value[node], "local": change}[terms]
-    return np.where(credit.mask, nodes.places_on_tokens(credit, whole / divisor[node]), 0.0)
+    return np.where(mask, nodes.places_on_tokens(whole / divisor[node]), 0.0)
 
 
-def _mean_over_tree(credit: Credit, nodes: Nodes, value: Array, leaves: Array, norm: Literal["step", "token"]) -> Array:
+def _mean_over_tree(nodes: Nodes, mask: Array, value: Array, leaves: Array, norm: Literal["step", "token"]) -> Array:
     """[N] the mean value of the node's tree, each node counted once for every rollout below, or for each token they have
     in it. Nodes without a token of the policy's, but for the root, take no part."""
-    written = np.concatenate(([0], np.cumsum(credit.mask, dtype=np.int64)))
-    first = credit.tokens.starts[nodes.paths.ids]
+    written = np.concatenate(([0], np.cumsum(mask, dtype=np.int64)))
+    first = nodes.tokens.starts[nodes.paths.ids]
     weight = np.zeros(len(value))
     weight[nodes.node] = written[first + nodes.end] - written[first + nodes.start]  # in every rollout the same
     if norm == "step":
         weight = (weight > 0).astype(np.float64)
-        weight[: len(credit.groups)] = 1.0
-    tree = np.arange(len(value))
-    tree[nodes.node] = credit.groups.ids[nodes.paths.ids]
-    total = np.bincount(tree, weights=weight * leaves, minlength=len(credit.groups))
-    sums = np.bincount(tree, weights=weight * leaves * value, minlength=len(credit.groups))
+        weight[: len(nodes.groups)] = 1.0
+    tree = nodes.tree
+    total = np.bincount(tree, weights=weight * leaves, minlength=len(nodes.groups))
+    sums = np.bincount(tree, weights=weight * leaves * value, minlength=len(nodes.groups))
     return (sums / np.where(total > 0, total, 1.0))[tree]
 
 
-def _filled(change: Array, nodes: Nodes) -> Array:
+def _fill(change: Array, nodes: Nodes) -> Array:
     """[P] each place's change, where that is 0 the last before it on its path that is not."""
     if not len(change):
         return change

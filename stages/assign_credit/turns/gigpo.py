@@ -1,18 +1,23 @@
 """GiGPO: judge each rollout against its group, and each step against the steps that began in the same state."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from ....formats.segments import Array
 from ...core.ranges import AtLeast, Between, Range
-from ...structure.steps import steps_of
-from ...structure.turns import Decisions, Rewards, Siblings, on_own_tokens, rewards_of, states_of, step_column
-from ..kind import Credit, Singleton, credit_method
+from ...structure.steps import StepTexts
+from ...structure.turns import Decisions, Rewards, Siblings, reward_columns, step_rewards
+from ..kind import Singleton, credit_method
+
+
+def _needs_with(*, penalty: float, unjudged: str, **options: Any) -> tuple[str, ...]:
+    return reward_columns(**options) + (("step.valid",) if penalty and unjudged == "error" else ())
 
 
 @credit_method(
     needs=("reward", "step.start", "step.end", "step.state"),
+    needs_with=_needs_with,
     granularity="step",
     methodology="monte-carlo",
     source="arXiv:2505.10978, eq. 3–8",
@@ -31,7 +36,11 @@ from ..kind import Credit, Singleton, credit_method
     system=('GiGPO',),
 )  # fmt: skip
 def gigpo(
-    credit: Credit,
+    reward: Array,
+    decisions: Decisions,
+    step_state: StepTexts,
+    step_reward: Array | None = None,
+    step_valid: Array | None = None,
     *,
     rewards: Rewards = "outcome",
     gamma: Annotated[float, Between(0, 1)] = 0.95,
@@ -57,8 +66,11 @@ def gigpo(
     A^S = 0; if no state is met twice this is GRPO.
 
     Args:
-        credit: uses reward [R], the step ruler with `step.state` (`score --with states`), and `step.reward` unless
-            rewards="outcome"; reward units.
+        reward: [R] reward units.
+        decisions: the S steps (`score --with steps`).
+        step_state: the state that each began in (`score --with states`).
+        step_reward: [S] reward units, for rewards other than "outcome".
+        step_valid: [S] whether the environment took the action as one, for a penalty.
         rewards: where r comes from: the rollout's reward on its last step ("outcome"), `step.reward`, or "both" added.
         gamma: discount per step of the policy's.
         weight: w, of the step part.
@@ -91,54 +103,48 @@ def gigpo(
         policy comes to the state, so what rarely met states teach counts less (see `turn_return`). Division by a std of
         few steps favours states where returns hardly differ.
 
-    >>> from apportion.stages.assign_credit._step_examples import stepped
-    >>> credit = stepped([1.0, 0.0], [[1, 1], [1, 1]], states=[["shop", "till"], ["shop", "exit"]])
-    >>> gigpo(credit, scale="none", gamma=0.5).tolist()
+    >>> decisions, states = Decisions.of_sizes([[1, 1], [1, 1]]), StepTexts.by_hand(["shop", "till", "shop", "exit"])
+    >>> gigpo(np.array([1.0, 0.0]), decisions, states, scale="none", gamma=0.5).tolist()
     [0.75, 0.5, -0.75, -0.5]
     """
-    steps = steps_of(credit)
-    decisions = Decisions.of(credit, steps)
-    own, rows = decisions.own, steps.rows
-    paid = rewards_of(credit, steps, rewards)
-    off = np.zeros(len(paid))
-    if penalty and ("step.valid" in credit.rollouts or unjudged == "error"):
-        remedy = "an environment says which actions were valid; --set unjudged=valid takes all for it"
-        off = penalty * (step_column(credit, steps, "step.valid", remedy) == 0)
-    total = rows.sum(paid) + np.where((rows.sizes == 0) & (rewards != "steps"), credit.reward, 0.0)
+    own, rows, group = decisions.own, decisions.rows, decisions.group
+    paid = step_rewards(decisions.steps, reward, step_reward, rewards)
+    off = penalty * (step_valid == 0) if penalty and step_valid is not None else np.zeros(len(paid))
+    total = rows.sum(paid) + np.where((rows.sizes == 0) & (rewards != "steps"), reward, 0.0)
     quality = decisions.returns(paid, gamma) - off
     score = rows.spread(total) - off
 
-    group = credit.groups.ids[rows.ids]
-    episode = np.zeros(len(paid))
+    groups, episode = decisions.groups, np.zeros(len(paid))
     if statistics == "steps":
         episode[own] = Siblings.of(group[own]).compared(score[own], scale, ddof, eps, singleton)
     else:
         first = np.where(rows.sizes > 0, total - rows.first(off), total)
-        of_rollout = Siblings.of(credit.groups.ids).compared(first, scale, ddof, eps, singleton)
+        of_rollout = Siblings.of(groups.ids).compared(first, scale, ddof, eps, singleton)
         episode = rows.spread(of_rollout)
         if penalty:
             # Later steps are placed in the statistics of the rollouts, with a penalty of their own.
             divisor = np.ones(len(rows))
             if scale == "std":
-                std = credit.groups.std(first, ddof=ddof)
-                divisor = credit.groups.spread(np.where(std > 0, std + eps, 1.0))
+                std = groups.std(first, ddof=ddof)
+                divisor = groups.spread(np.where(std > 0, std + eps, 1.0))
             episode = episode + (score - rows.spread(first)) / rows.spread(divisor)
 
-    state, texts = states_of(credit, steps)
+    state = step_state.codes
     if similarity < 1:
-        state = _similar(group, state, texts, similarity)
+        state = _join_similar(group, step_state, similarity)
     step = np.zeros(len(paid))
     step[own] = Siblings.of(state[own], group[own]).compared(quality[own], scale, ddof, eps)
-    return on_own_tokens(credit, steps, episode + weight * step)
+    return decisions.on_tokens(episode + weight * step)
 
 
-def _similar(group: Array, state: Array, texts: list[str], threshold: float) -> Array:
+def _join_similar(group: Array, states: StepTexts, threshold: float) -> Array:
     """[S] the state each step's is taken for: the first of its group that is alike enough, else its own.
 
     Only the distinct states of a group are compared: equal texts always join the same one.
     """
     from difflib import SequenceMatcher
 
+    state, texts = states.codes, states.texts
     keys = group * len(texts) + state
     distinct, first, place = np.unique(keys, return_index=True, return_inverse=True)
     joined = np.empty(len(distinct), np.int64)

@@ -8,9 +8,9 @@ import numpy as np
 from ....formats.errors import DataError
 from ....formats.segments import Array
 from ...core.ranges import AtLeast, Between
-from ...structure.steps import steps_of
-from ...structure.turns import Decisions, Siblings, on_own_tokens, remark_on_length, step_column
-from ..kind import Credit, credit_method
+from ...structure.turns import Decisions, Siblings
+from .._remarks import remark_on_length
+from ..kind import credit_method
 
 
 @credit_method(
@@ -25,7 +25,9 @@ from ..kind import Credit, credit_method
     system=("MAPO",),
 )
 def mapo(
-    credit: Credit,
+    step_reward: Array,
+    decisions: Decisions,
+    truncated: Array | None = None,
     *,
     alpha: float = 0.5,
     beta: float = 0.5,
@@ -45,7 +47,9 @@ def mapo(
     Not to be confused with arXiv:2509.18849, another method of the same name. Later versions of the paper call it MICA.
 
     Args:
-        credit: uses the step ruler (`score --with steps`), a step being a turn, and `step.reward`, reward units.
+        step_reward: [S] reward units, NaN of a turn that the judge could not score.
+        decisions: the S steps (`score --with steps`), a step being a turn.
+        truncated: [R] bool, the response ended at the token limit; None: no response did.
         alpha: weight of the return's part.
         beta: weight of the immediate reward's part.
         gamma: discount per turn.
@@ -76,15 +80,14 @@ def mapo(
         mean off `step.reward` first; `assign-credit` remarks on it where the number of turns makes for much of what rollouts
         differ in.
 
-    >>> from apportion.stages.assign_credit._step_examples import stepped
-    >>> mapo(stepped([0.0, 0.0], [[1, 1], [1]], reward=[[1.0, 0.0], [0.5]])).round(3).tolist()
+    >>> mapo(np.array([1.0, 0.0, 0.5]), Decisions.of_sizes([[1, 1], [1]])).round(3).tolist()
     [1.112, -0.612, -0.5]
     """
-    steps = steps_of(credit)
-    reward = step_column(credit, steps, "step.reward", "run `apportion score IN --with SCORER -o OUT` for steps first")
-    decisions = _without_cut_turns(credit, Decisions.of(credit, steps), reward)
-    own, rows = decisions.own, steps.rows
-    reward, known = np.where(own | np.isfinite(reward), reward, 0.0), np.isfinite(reward)
+    known = np.isfinite(step_reward)
+    if truncated is not None:
+        decisions = _drop_cut_turns(decisions, known, truncated)
+    own, rows, group = decisions.own, decisions.rows, decisions.group
+    reward = np.where(own | known, step_reward, 0.0)
     if not known[own].all():
         if failed == "error":
             row = int(rows.ids[np.flatnonzero(~known & own)[0]])
@@ -92,20 +95,19 @@ def mapo(
         judged = known & own
         mean = rows.sum(np.where(judged, reward, 0.0)) / np.maximum(rows.sum(judged), 1)
         reward = np.where(np.isfinite(reward), reward, rows.spread(mean))
-    reward = decisions.handed_back(reward)
+    reward = decisions.hand_back(reward)
 
-    group = credit.groups.ids[rows.ids]
     advantage = np.zeros(len(reward))
     ahead = decisions.returns(reward, gamma)
     by_turn = Siblings.of(decisions.index[own], group[own])
     by_batch = Siblings.of(np.zeros(int(own.sum()), np.int64) if statistics == "batch" else group[own])
     advantage[own] = alpha * by_turn.compared(ahead[own], "std", ddof, eps)
     advantage[own] += beta * by_batch.compared(reward[own], "std", ddof, eps)
-    return on_own_tokens(credit, steps, advantage)
+    return decisions.on_tokens(advantage)
 
 
-def _without_cut_turns(credit: Credit, decisions: Decisions, reward: Array) -> Decisions:
-    """The decisions but for those that the token limit cut off before they could be judged."""
+def _drop_cut_turns(decisions: Decisions, known: Array, truncated: Array) -> Decisions:
+    """The decisions but for those that the token limit cut off before they could be judged. known: [S], truncated: [R]."""
     last = decisions.own & (decisions.rows.spread(decisions.rows.sum(decisions.own)) == decisions.index + 1)
-    cut = last & ~np.isfinite(reward) & decisions.rows.spread(credit.rollouts.flagged("truncated"))
+    cut = last & ~known & decisions.rows.spread(truncated)
     return replace(decisions, own=decisions.own & ~cut)

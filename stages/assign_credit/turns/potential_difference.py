@@ -1,25 +1,33 @@
 """Potential difference: a step earns what it changes, so that the steps of a rollout add up to its outcome."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from ....formats.segments import Array
 from ...core.ranges import Between
-from ...structure.steps import steps_of
-from ...structure.turns import Decisions, on_own_tokens, rewards_of, step_column
-from ..kind import Credit, credit_method
+from ...structure.turns import Decisions, reward_columns, step_rewards
+from ..kind import credit_method
+
+
+def _needs_with(*, potential: str, **options: Any) -> tuple[str, ...]:
+    return (potential, *reward_columns(**options))
 
 
 @credit_method(
     needs=("reward", "step.start", "step.end"),
+    needs_with=_needs_with,
+    columns={"potentials": "potential"},
     granularity="step",
     methodology="temporal-difference",
     source="Ng, Harada, Russell 1999 (potential-based shaping); prime-rl#3282 for the smear",
     evidence="paper",
 )
 def potential_difference(
-    credit: Credit,
+    reward: Array,
+    potentials: Array,
+    decisions: Decisions,
+    step_reward: Array | None = None,
     *,
     potential: str = "step.value",
     measured: Literal["before", "after"] = "before",
@@ -37,10 +45,12 @@ def potential_difference(
     and measured="after" the last potential stays, and Σ_t A_t = φ_last - initial.
 
     Args:
-        credit: uses reward [R], the step ruler (`score --with steps`), and the column that `potential` names: a number
-            a step on the same ruler, in reward units. `step.value`, the expected reward of the state, is made by
+        reward: [R] reward units.
+        potentials: [S] φ of each step, reward units. `step.value`, the expected reward of the state, is made by
             `score --with values` from probes, or brought along; so is any judge's score of states.
-        potential: the column.
+        decisions: the S steps (`score --with steps`).
+        step_reward: [S] reward units, for rewards "steps" and "both".
+        potential: the column that the potentials are in, on the step ruler.
         measured: each number belongs to the state "before" its step, or "after" it.
         rewards: the rollout's reward on its last step ("outcome"), `step.reward`, "both" added, or "none".
         gamma: discount per step.
@@ -61,15 +71,12 @@ def potential_difference(
     Bias: none that the potential adds, if gamma is the task's own: the differences cancel along a rollout, whatever φ
         is. A wrong φ moves credit between steps. There is no group baseline: φ_0 is one.
 
-    >>> from apportion.stages.assign_credit._step_examples import stepped
-    >>> potential_difference(stepped([1.0], [[2, 1]], value=[[0.5, 0.25]])).tolist()
+    >>> potential_difference(np.array([1.0]), np.array([0.5, 0.25]), Decisions.of_sizes([[2, 1]])).tolist()
     [-0.25, -0.25, 0.75]
     """
-    steps = steps_of(credit)
-    decisions, rows = Decisions.of(credit, steps), steps.rows
-    remedy = f"score the steps with a scorer that writes {potential!r}, or --set potential=COLUMN"
-    value = _carried(step_column(credit, steps, potential, remedy), rows.spread(rows.starts), initial)
-    paid = np.zeros(len(value)) if rewards == "none" else rewards_of(credit, steps, rewards)
+    rows = decisions.rows
+    value = _carry(potentials, rows.spread(rows.starts), initial)
+    paid = np.zeros(len(value)) if rewards == "none" else step_rewards(decisions.steps, reward, step_reward, rewards)
     heads, tails = rows.positions == 0, rows.positions == rows.spread(rows.sizes) - 1
     if measured == "before":
         before, after = value, np.append(value[1:], 0.0)
@@ -78,13 +85,13 @@ def potential_difference(
         before, after = np.concatenate(([initial], value[:-1]))[: len(value)], value.copy()
         before[heads] = initial
         after[tails] = np.where(rewards != "none", 0.0, value[tails])
-    change = decisions.handed_back(paid + decisions.discounts(gamma) * after - before)
+    change = decisions.hand_back(paid + decisions.discounts(gamma) * after - before)
     if smear > 0:
         change = decisions.returns(change / _weights(decisions.index, smear), smear)
-    return on_own_tokens(credit, steps, change)
+    return decisions.on_tokens(change)
 
 
-def _carried(values: Array, heads: Array, initial: float) -> Array:
+def _carry(values: Array, heads: Array, initial: float) -> Array:
     """[S] each value that is not a number replaced by the last one before it in its rollout. heads: [S] first step."""
     seen = np.maximum.accumulate(np.where(np.isfinite(values), np.arange(len(values)), -1))
     return np.where(seen >= heads, values[seen], initial)

@@ -3,23 +3,21 @@
 from typing import Annotated
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from ....formats.errors import DataError
 from ....formats.segments import Array
 from ...core.ranges import AtLeast
-from ...structure.nodes import forks_of
-from ...structure.prefixes import prefix_keys
-from ...structure.steps import Steps, steps_of
-from ...structure.turns import Decisions, Siblings, on_own_tokens, step_column
-from ..kind import Credit, credit_method
+from ...structure.prefixes import Prefixes
+from ...structure.steps import Steps, StepTexts
+from ...structure.turns import Decisions, Siblings
+from ..kind import credit_method
 
 ANSWER = "answer"  # the step.kind of a step that answers
 
 
 @credit_method(
     needs=("step.start", "step.end", "step.reward"),
+    needs_with=lambda *, bonus, **_: ("step.kind",) if bonus else (),
     granularity="step",
     methodology="model-based",
     source="arXiv:2602.23440, eq. 7",
@@ -27,7 +25,11 @@ ANSWER = "answer"  # the step.kind of a step that answers
     system=("SLATE",),
 )
 def slate(
-    credit: Credit,
+    step_reward: Array,
+    decisions: Decisions,
+    prefixes: Prefixes,
+    step_kind: StepTexts | None = None,
+    fork: Array | None = None,
     *,
     bonus: float = 0.1,
     budget: Annotated[int, AtLeast(1)] = 4,
@@ -49,8 +51,11 @@ def slate(
     row that sampled it is not in the file, one of the rows that carry it counts in its place.
 
     Args:
-        credit: uses the step ruler (`score --with steps`) with `step.reward`, reward units, and unless bonus=0
-            `step.kind`; `fork` where the file has it.
+        step_reward: [S] reward units.
+        decisions: the S steps (`score --with steps`).
+        prefixes: which beginnings of the group's responses are the same.
+        step_kind: of each step; needed unless bonus=0.
+        fork: [R] response tokens that each rollout carries from the one it left; None: none left another.
         bonus: λ, what an answer at once is worth more than one after the whole budget, reward units.
         budget: B, steps.
         first: index t of a rollout's first step: 0 (code) or 1 (README).
@@ -71,39 +76,38 @@ def slate(
         3. The bonus is never negative: a step past the budget has none. 4. Equal candidates, each sampled, count each,
         as there. 5. eq. 7's mean over tokens and over k belongs to the objective.
 
-    >>> from apportion.stages.assign_credit._step_examples import stepped
-    >>> slate(stepped([0.0] * 3, [[1], [1], [1]], reward=[[2.0], [1.0], [0.0]]), bonus=0).round(3).tolist()
+    >>> decisions = Decisions.of_sizes([[1], [1], [1]])
+    >>> prefixes = Prefixes(np.array([4, 5, 6]), decisions.tokens, decisions.groups)
+    >>> slate(np.array([2.0, 1.0, 0.0]), decisions, prefixes, bonus=0).round(3).tolist()
     [1.0, 0.0, -1.0]
     """
-    steps = steps_of(credit)
-    fork = forks_of(credit)[steps.rows.ids]
-    decisions = Decisions.of(credit, steps)
-    carried = steps.end <= fork
-    begin = np.where(carried, steps.start, np.maximum(steps.start, fork))
-    keys = prefix_keys(credit.rollouts, np.tile(steps.rows.ids, 2), np.concatenate((begin, steps.end)))
+    steps, rows = decisions.steps, decisions.rows
+    left = np.zeros(len(steps.start), np.int64) if fork is None else rows.spread(fork)
+    carried = steps.end <= left
+    begin = np.where(carried, steps.start, np.maximum(steps.start, left))
+    keys = prefixes.keys(np.tile(rows.ids, 2), np.concatenate((begin, steps.end)))
     prefix, end = keys[: len(begin)], keys[len(begin) :]
     used = np.flatnonzero(decisions.own)
-    used = used[_counted(carried[used], prefix[used], end[used])]
+    used = used[_count_once(carried[used], prefix[used], end[used])]
 
-    reward = step_column(credit, steps, "step.reward", "run a scorer that judges steps first")
+    reward = step_reward
     wrong = used[~np.isfinite(reward[used])]
     if len(wrong):
-        raise DataError(
-            f"row {int(steps.rows.ids[wrong[0]])}, column 'step.reward': expected finite numbers; judge again"
-        )
+        raise DataError(f"row {int(rows.ids[wrong[0]])}, column 'step.reward': expected finite numbers; judge again")
     if bonus:
-        left = np.maximum(budget - decisions.index - first, 0)
-        reward = reward + np.where(_answers(credit, steps), bonus * left / budget, 0.0)
+        assert step_kind is not None
+        rest = np.maximum(budget - decisions.index - first, 0)
+        reward = reward + np.where(step_kind.are(ANSWER), bonus * rest / budget, 0.0)
     advantage = np.zeros(len(begin))
     advantage[used] = Siblings.of(prefix[used]).compared(reward[used], "std", ddof, eps)
     if divide_by_steps:
-        longest = credit.groups.max(steps.rows.sum(decisions.own))
-        advantage = advantage / np.maximum(longest, 1)[credit.groups.ids[steps.rows.ids]]
+        longest = decisions.groups.max(rows.sum(decisions.own))
+        advantage = advantage / np.maximum(longest, 1)[decisions.group]
     advantage[carried] = 0.0
-    return on_own_tokens(credit, Steps(steps.rows, begin, steps.end), advantage)
+    return decisions.on_tokens(advantage, Steps(rows, begin, steps.end))
 
 
-def _counted(carried: Array, start: Array, end: Array) -> Array:
+def _count_once(carried: Array, start: Array, end: Array) -> Array:
     """[S] bool, the steps that are candidates: those sampled in their row, and of one that no row sampled the first.
 
     carried: [S] bool, it came from the parent. start, end: [S], keys of the tokens up to both ends of the step.
@@ -114,15 +118,3 @@ def _counted(carried: Array, start: Array, end: Array) -> Array:
     counted = ~carried
     counted[order[~again]] = True  # sampled ones come first
     return counted
-
-
-def _answers(credit: Credit, steps: Steps) -> Array:
-    """[S] bool, the step answers."""
-    if "step.kind" not in credit.rollouts:
-        raise DataError("no column 'step.kind', which says what steps answer; judge the steps, or --set bonus=0")
-    kinds = credit.rollouts.arrow("step.kind")
-    flat = kinds.flatten()
-    if len(flat) != len(steps.start):
-        raise DataError(f"column 'step.kind': {len(flat)} values for {len(steps.start)} steps")
-    same = pc.call_function("equal", [flat.cast(pa.string()), pa.scalar(ANSWER)]).fill_null(False)
-    return same.to_numpy(zero_copy_only=False)

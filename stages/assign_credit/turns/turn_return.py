@@ -1,18 +1,24 @@
 """Turn returns: what came after a turn, against what came after the turns it is compared with."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from ....formats.segments import Array
 from ...core.ranges import AtLeast, Between
-from ...structure.steps import steps_of
-from ...structure.turns import Decisions, Rewards, Siblings, on_own_tokens, remark_on_length, rewards_of, states_of
-from ..kind import Credit, Singleton, credit_method
+from ...structure.steps import StepTexts
+from ...structure.turns import Decisions, Rewards, Siblings, reward_columns, step_rewards
+from .._remarks import remark_on_length
+from ..kind import Singleton, credit_method
+
+
+def _needs_with(*, siblings: str, **options: Any) -> tuple[str, ...]:
+    return reward_columns(**options) + (("step.state",) if siblings == "state" else ())
 
 
 @credit_method(
     needs=("reward", "step.start", "step.end"),
+    needs_with=_needs_with,
     granularity="turn",
     methodology="monte-carlo",
     source="arXiv:2505.11821 (MT-GRPO); verl#7244 for the bias",
@@ -20,7 +26,10 @@ from ..kind import Credit, Singleton, credit_method
     remark=remark_on_length,
 )
 def turn_return(
-    credit: Credit,
+    reward: Array,
+    decisions: Decisions,
+    step_reward: Array | None = None,
+    step_state: StepTexts | None = None,
     *,
     rewards: Rewards = "outcome",
     gamma: Annotated[float, Between(0, 1)] = 1.0,
@@ -42,8 +51,10 @@ def turn_return(
     With scale="std" each difference is divided by the siblings' std + eps.
 
     Args:
-        credit: uses reward [R], the step ruler (`score --with steps`), a step being a turn, `step.reward` unless
-            rewards="outcome", `step.state` (`score --with states`) for siblings="state"; reward units.
+        reward: [R] reward units.
+        decisions: the S steps (`score --with steps`), a step being a turn.
+        step_reward: [S] reward units, for rewards other than "outcome".
+        step_state: of each step (`score --with states`), for siblings="state".
         rewards: where r comes from: the rollout's reward on its last turn ("outcome"), `step.reward`, or "both" added.
         gamma: discount per turn.
         siblings: turns of the group with the same "turn" index, with the same "state", all of the "group", or "none":
@@ -92,26 +103,23 @@ def turn_return(
         `tests/stages/assign_credit/test_turn_return.py` has the bandit that shows the first, and enumerates all groups of a
         policy of two turns for the second.
 
-    >>> from apportion.stages.assign_credit._step_examples import stepped
-    >>> credit = stepped([1.0, 0.5], [[1, 1], [1]])
-    >>> turn_return(credit).tolist()                            # to go on was better than to stop
+    >>> reward, decisions = np.array([1.0, 0.5]), Decisions.of_sizes([[1, 1], [1]])
+    >>> turn_return(reward, decisions).tolist()                            # to go on was better than to stop
     [0.25, 0.0, -0.25]
-    >>> turn_return(credit, baseline="others").tolist()
+    >>> turn_return(reward, decisions, baseline="others").tolist()
     [0.5, 0.0, -0.5]
-    >>> turn_return(credit, normalise="rewards").tolist()       # to stop seems better than to go on
+    >>> turn_return(reward, decisions, normalise="rewards").tolist()       # to stop seems better than to go on
     [-0.25, 0.0, 0.25]
     """
-    steps = steps_of(credit)
-    decisions = Decisions.of(credit, steps)
-    own, rows = decisions.own, steps.rows
-    paid = rewards_of(credit, steps, rewards)
-    group = credit.groups.ids[rows.ids]
+    own, rows, group = decisions.own, decisions.rows, decisions.group
+    paid = step_rewards(decisions.steps, reward, step_reward, rewards)
     if normalise == "rewards":
-        paid = decisions.handed_back(paid)
+        paid = decisions.hand_back(paid)
     values = decisions.returns(paid, gamma) if normalise == "returns" else paid
     if siblings != "none":
         if siblings == "state":
-            keys = (states_of(credit, steps)[0][own], group[own])
+            assert step_state is not None
+            keys = (step_state.codes[own], group[own])
         elif siblings == "turn":
             keys = (decisions.index[own], group[own])
         else:
@@ -123,4 +131,4 @@ def turn_return(
         values = compared
     if normalise == "rewards":
         values = decisions.returns(values, gamma)
-    return on_own_tokens(credit, steps, values)
+    return decisions.on_tokens(values)

@@ -1,19 +1,24 @@
 """GAE: credit from a value per token, the reward and the values to come weighed by λ."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from ....formats.errors import DataError
 from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast, Between
-from ...structure.turns import Rewards, token_rewards
-from ...structure.values import discounted_sums, token_signal, whitened
-from ..kind import Credit, credit_method
+from ...structure.statistics import whiten_batch
+from ...structure.steps import Steps
+from ...structure.turns import Rewards, reward_columns, token_rewards
+from ..kind import credit_method
+
+
+def _needs_with(*, value: str, **options: Any) -> tuple[str, ...]:
+    return (value, *reward_columns(**options))
 
 
 @credit_method(
-    needs=("reward", "token.value"),
+    needs_with=_needs_with,
+    columns={"values": "value"},
     granularity="token",
     methodology="temporal-difference",
     source="arXiv:1506.02438, eq. 16; masked tokens and whitening as in verl",
@@ -25,7 +30,12 @@ from ..kind import Credit, credit_method
     },
 )
 def gae(
-    credit: Credit,
+    reward: Array,
+    values: Array,
+    tokens: Segments,
+    mask: Array,
+    steps: Steps | None = None,
+    step_reward: Array | None = None,
     *,
     gamma: Annotated[float, Between(0, 1)] = 1.0,
     lam: Annotated[float, Between(0, 1)] = 0.95,
@@ -44,13 +54,18 @@ def gae(
     before token t is chosen. λ = 0 gives the one-step change, λ = 1 the return to come minus V_t.
 
     Args:
-        credit: uses reward [R] (and step.reward), reward units, and the value column, reward units.
+        reward: [R] reward units.
+        values: [T] V, reward units; that of masked tokens is not read.
+        tokens: response tokens [T] of each rollout.
+        mask: [T] the policy wrote the token.
+        steps: where the S steps are, for rewards other than "outcome".
+        step_reward: [S] reward units, for the same.
         gamma: discount a token, 0 to 1.
         lam: λ, 0 to 1: 0.95 the classic choice (ours, TRL), 1 verl's default.
         rewards: "outcome" puts the rollout's reward on its last policy token; "steps" puts `step.reward` on the last
             policy token of each step (of a step without one, on the last before it; on the first where there is
             none); "both".
-        value: column with the value of each token; that of masked tokens is not read.
+        value: the column that the values are in, one a token.
         whiten: "none", or "batch" over all rollouts of the file; then the advantages of groups depend on each other.
         eps: added to the variance, inside the root.
 
@@ -66,27 +81,18 @@ def gae(
         give 0 only where the values say so. 4. `scope` is the batch for whiten="batch"; without it the file is read
         at once for nothing.
 
-    >>> from apportion.stages.assign_credit._examples import rollouts_of
-    >>> from apportion.formats.ragged import Ragged
-    >>> import numpy as np
-    >>> batch = rollouts_of([1.0], tokens=[[4, 5, 6]])
-    >>> batch = batch.with_columns({"token.value": Ragged.from_lists([[0.5, 0.6, 0.4]], np.float32)})
-    >>> gae(Credit(batch)).round(4).tolist()
+    >>> one, mask = Segments.of_sizes(np.array([3])), np.ones(3, bool)
+    >>> gae(np.array([1.0]), np.array([0.5, 0.6, 0.4]), one, mask).round(4).tolist()
     [0.4515, 0.37, 0.6]
     """
-    if value not in credit.rollouts:
-        raise DataError(f"no column {value!r}, which gae needs; a critic's values go there, one a response token")
-    everywhere = bool(credit.mask.all())
-    own = slice(None) if everywhere else np.flatnonzero(credit.mask)
-    inside = credit.tokens if everywhere else Segments.of_sizes(credit.tokens.sum(credit.mask))
-    values = token_signal(credit, value)[own]
-    reward = token_rewards(credit, inside, rewards)
-    advantage = generalised_advantages(reward, values, inside, gamma=gamma, lam=lam)
+    paid, inside = token_rewards(reward, tokens, mask, steps, step_reward, rewards)
+    own = slice(None) if mask.all() else np.flatnonzero(mask)
+    advantage = generalised_advantages(paid, values[own], inside, gamma=gamma, lam=lam)
     if whiten == "batch":
-        advantage = whitened(advantage, np.ones(len(values), bool), eps=eps)
-    if everywhere:
+        advantage = whiten_batch(advantage, np.ones(len(advantage), bool), eps=eps)
+    if mask.all():
         return advantage
-    out = np.zeros(len(credit.mask))
+    out = np.zeros(len(mask))
     out[own] = advantage
     return out
 
@@ -112,4 +118,4 @@ def generalised_advantages(reward: Array, value: Array, rollouts: Segments, *, g
     difference *= gamma
     difference += reward
     difference -= value
-    return discounted_sums(difference, rollouts, gamma * lam)
+    return rollouts.discounted(difference, gamma * lam)

@@ -7,7 +7,7 @@ import numpy as np
 from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast, Between
 from ...structure.cuts import cut_points, is_above
-from ...structure.values import filled_from_the_end, state_values, token_signal
+from ...structure.values import fill_from_the_end, state_values, value_changes
 from ..kind import Credit, credit_method
 
 
@@ -61,7 +61,8 @@ def spo_chain(
     >>> spo_chain(probed([1.0], [list(range(8))], outcomes, probs=probs), every=2).tolist()
     [0.0, -0.25, 0.0, -0.25, 0.75, 0.0, 0.75, 0.0]
     """
-    tokens, logprob = credit.tokens, token_signal(credit, "token.logprob")
+    tokens, logprob = credit.tokens, credit.logprob
+    assert logprob is not None
     rows, lengths = cut_points(logprob, credit.mask, tokens, below=below, every=every)
     cuts = Segments.of_sizes(np.bincount(rows, minlength=len(credit.rollouts)))
     advantage = np.zeros(len(credit.mask))
@@ -69,15 +70,11 @@ def spo_chain(
         reward = credit.reward
         vine = f"--set at=unlikely --set every={every} --set below={below}"
         values = state_values(credit, rows, lengths, of="cut", vine=vine, truncated=truncated)
-        values = filled_from_the_end(values, cuts, reward)
-        filled = cuts.sizes > 0
-        last = cuts.offsets[1:][filled] - 1
-        following = np.append(values[1:], 0.0)
-        following[last] = reward[filled]
+        values = fill_from_the_end(values, cuts, reward)
         # All tokens in order are stretches: one before a rollout's first cut, which gets 0, and one behind each cut.
         order = np.argsort(np.concatenate((np.arange(len(cuts)), rows)), kind="stable")
         starts = np.concatenate((tokens.starts, tokens.starts[rows] + lengths))[order]
-        change = np.concatenate((np.zeros(len(cuts)), following - values))[order]
+        change = np.concatenate((np.zeros(len(cuts)), value_changes(values, cuts, reward)))[order]
         advantage = np.repeat(change, np.diff(starts, append=len(advantage)))
     kept = credit.mask if mask_above is None else credit.mask & ~is_above(logprob, mask_above)
     return np.where(kept, advantage, 0.0)

@@ -2,12 +2,10 @@
 
 from typing import Annotated, Literal
 
-import numpy as np
-
 from ....formats.segments import Array
 from ...core.ranges import AtLeast
-from ...structure.steps import on_tokens, steps_of
-from ...structure.values import filled_from_the_end, state_values, whitened
+from ...structure.statistics import whiten_batch
+from ...structure.values import fill_from_the_end, state_values, value_changes
 from ..kind import Credit, credit_method
 
 
@@ -59,11 +57,8 @@ def vineppo(
     >>> vineppo(probed([1.0], [[5, 6, 7]], {(0, 0): [1, 0, 0, 1], (0, 1): [1, 1, 0, 1], (0, 2): [0, 0, 0, 1]})).tolist()
     [0.25, -0.5, 0.75]
     """
-    steps = steps_of(credit)
+    decisions, steps = credit.decisions, credit.decisions.steps
     values = state_values(credit, steps.rows.ids, steps.start, of="step", vine="--set at=steps", truncated=truncated)
-    values = filled_from_the_end(values, steps.rows, credit.reward)
-    following = np.append(values[1:], 0.0) if len(values) else values
-    filled = steps.rows.sizes > 0
-    following[steps.rows.offsets[1:][filled] - 1] = credit.reward[filled]
-    advantage = np.where(credit.mask, on_tokens(credit, steps, following - values), 0.0)
-    return whitened(advantage, credit.mask, eps=eps) if whiten == "batch" else advantage
+    values = fill_from_the_end(values, steps.rows, credit.reward)
+    advantage = decisions.on_tokens(value_changes(values, steps.rows, credit.reward))
+    return whiten_batch(advantage, credit.mask, eps=eps) if whiten == "batch" else advantage

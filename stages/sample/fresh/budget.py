@@ -22,7 +22,7 @@ from ._knapsack import Cost, Mode, Unknown, allocation, success_rate
 Epoch = dict[str, list[float]]  # rewards by problem
 
 
-@strategy(source="arXiv:2509.25849 (Knapsack RL)", system=("Knapsack RL",))
+@strategy(source="arXiv:2509.25849 (Knapsack RL)", evidence="code", system=("Knapsack RL",))
 def budget(
     context: SamplingContext,
     *,

@@ -88,6 +88,7 @@ def _remark(counts: Mapping[str, int], **_: Any) -> str:
 
 @strategy(
     source="arXiv:2506.13923 (Guide)",
+    evidence="code",
     needs=(CONTINUES,),
     makes=("behaviour_prompt_ids", "reward"),
     remark=_remark,

@@ -21,6 +21,7 @@ TEMPLATE = "What earlier attempts taught, to be used where it fits:\n{advice}"
 
 @strategy(
     source="arXiv:2603.18079 (SLEA-RL); the wording is ours",
+    evidence="code",
     turns=True,
     makes=("step.advice",),
     system=("SLEA-RL",),

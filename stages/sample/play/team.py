@@ -51,6 +51,7 @@ TEAM = Field("team", FIELDS["prompt"].type, "what each agent said, with its role
 
 @strategy(
     source="arXiv:2603.02701 (Graph-GRPO), steps 1 and 2; the prompts are ours",
+    evidence="second-hand",
     makes=("edge.src", "edge.dst", "edge.kept", "edge.probability", TEAM),
     system=("Graph-GRPO",),
 )

@@ -26,6 +26,7 @@ def _remark(counts: Mapping[str, int], *, of: str, **_: Any) -> str:
 
 @strategy(
     source="ours; answers as supervision: arXiv:2501.17703 (Critique Fine-Tuning)",
+    evidence="guess",
     needs=(CONTINUES,),
     engine=False,
     remark=_remark,

@@ -170,6 +170,7 @@ def _remark(counts: Mapping[str, int], **_: Any) -> str:
 
 @strategy(
     source="arXiv:2410.06638 (RISE)",
+    evidence="code",
     needs=(CONTINUES,),
     makes=("pair_id", "pair_role", EDIT),
     remark=_remark,

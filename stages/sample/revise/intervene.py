@@ -149,6 +149,7 @@ def _remark(counts: Mapping[str, int], **_: Any) -> str:
 
 @strategy(
     source="arXiv:2601.14209 (InT)",
+    evidence="code",
     needs=(CONTINUES,),
     makes=("reward", INTERVENTION_RATE),
     remark=_remark,

@@ -88,6 +88,7 @@ CUT_STEP = Field("cut_step", pa.int32(), "steps kept of what the refiner cut; nu
 
 @strategy(
     source="arXiv:2602.03647 (Search-R2)",
+    evidence="second-hand",
     needs=(CONTINUES,),
     turns=True,
     makes=("parent_id", "fork", ACCEPT_PROBABILITY, CUT_STEP),

@@ -165,6 +165,7 @@ def _remark(counts: Mapping[str, int], *, reflections: str, **_: Any) -> str:
 
 @strategy(
     source="arXiv:2601.03715 (R3L, reflect-then-retry)",
+    evidence="code",
     needs=(CONTINUES,),
     turns=True,
     makes=("parent_id", "fork", "behaviour_prompt_ids", "reward", REFLECTION_TEXT, RETRY_STEP),

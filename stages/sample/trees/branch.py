@@ -13,7 +13,7 @@ from ._forest import Branch, Forest, Fork
 from ._uncertainty import Metric, metric_of
 
 
-@strategy(source="arXiv:2506.11902 (TreeRL, EPTree)", makes=("parent_id", "fork"))
+@strategy(source="arXiv:2506.11902 (TreeRL, EPTree)", evidence="code", makes=("parent_id", "fork"))
 def branch(
     context: SamplingContext,
     *,

@@ -13,6 +13,7 @@ from ._forest import Forest, Fork
 
 @strategy(
     source="arXiv:2505.23564 (SPO-tree); arXiv:2509.06040 (BranchGRPO)",
+    evidence="code",
     makes=("parent_id", "fork"),
     system=("BranchGRPO",),
 )

@@ -56,6 +56,7 @@ SEARCH_VALUE = Field("step.search_value", pa.float64(), "value that the search h
 
 @strategy(
     source="arXiv:2510.14942 (GroundedPRM)",
+    evidence="code",
     makes=("parent_id", "fork", "reward", "step.start", "step.end", "step.kind", "step.reward", SEARCH_VALUE),
     system=("GroundedPRM",),
 )

@@ -12,7 +12,7 @@ from ._forest import Branch, Forest, Fork
 from ._uncertainty import Metric, metric_of
 
 
-@strategy(source="arXiv:2601.05053 (ROSE)", makes=("parent_id", "fork"), system=("ROSE",))
+@strategy(source="arXiv:2601.05053 (ROSE)", evidence="code", makes=("parent_id", "fork"), system=("ROSE",))
 def rose(
     context: SamplingContext,
     *,

@@ -133,6 +133,7 @@ def _seed(forest: Forest, problem: int, row: int, index: int) -> int:
 
 @strategy(
     source="arXiv:2602.23440 (SLATE)",
+    evidence="code",
     makes=("parent_id", "fork", "step.start", "step.end", "step.kind", "step.reward"),
     system=("SLATE",),
 )

@@ -23,7 +23,11 @@ from ..rows import sampled_columns
 
 
 @strategy(
-    source="arXiv:2410.01679; cuts of arXiv:2505.23564", needs=(CONTINUES,), turns=True, makes=("parent_id", "fork")
+    source="arXiv:2410.01679; cuts of arXiv:2505.23564",
+    evidence="code",
+    needs=(CONTINUES,),
+    turns=True,
+    makes=("parent_id", "fork"),
 )
 def vine(
     context: SamplingContext,

@@ -31,6 +31,7 @@ KNOWN = (
     needs=("problem_id",),
     granularity="rollout",
     source="ours; what ADORA's weights are made of",
+    evidence="code",
     makes=KNOWN,
     system=("ADORA",),
 )

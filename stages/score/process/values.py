@@ -7,14 +7,13 @@ import numpy as np
 from ....formats.ragged import Ragged
 from ....formats.rollouts import Rollouts
 from ...structure.batch import credit_of_batch
-from ...structure.steps import steps_of
-from ...structure.values import filled_from_the_end, state_counts, state_values
+from ...structure.values import fill_from_the_end, state_counts, state_values
 from ..kind import scorer
 
 
 @scorer(
     needs=("reward", "purpose", "parent_id", "fork", "step.start", "step.end"), granularity="step",
-    source="arXiv:2410.01679 (VinePPO)", makes=("step.value", "step.probes"))  # fmt: skip
+    source="arXiv:2410.01679 (VinePPO)", evidence="code", makes=("step.value", "step.probes"))  # fmt: skip
 def values(rollouts: Rollouts, *, truncated: float | None = 0.0) -> Mapping[str, Ragged]:
     """Mean reward of the probes from the state before each step: `step.value`, and their number, `step.probes`.
 
@@ -34,10 +33,10 @@ def values(rollouts: Rollouts, *, truncated: float | None = 0.0) -> Mapping[str,
             or a probe; a rollout without steps.
     """
     credit, own = credit_of_batch(rollouts)
-    steps = steps_of(credit)
+    steps = credit.decisions.steps
     mean = state_values(credit, steps.rows.ids, steps.start, of="step", vine="--set at=steps", truncated=truncated)
     counts = state_counts(credit, steps.rows.ids, steps.start)
-    mean = filled_from_the_end(mean, steps.rows, credit.reward)
+    mean = fill_from_the_end(mean, steps.rows, credit.reward)
     sizes = np.zeros(len(rollouts), np.int64)
     sizes[own] = steps.rows.sizes
     offsets = np.concatenate(([0], np.cumsum(sizes)))

@@ -16,6 +16,7 @@ from ..kind import scorer
     needs=("reward", *AXIS),
     granularity="edge",
     source="arXiv:2603.02701 (Graph-GRPO), steps 3 and 4",
+    evidence="second-hand",
     makes=("edge.success", "edge.advantage"),
     system=("Graph-GRPO",),
 )

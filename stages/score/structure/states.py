@@ -18,6 +18,7 @@ from ..kind import scorer
     needs=("step.start", "token.id"),
     granularity="step",
     source="ours; anchor states of arXiv:2505.10978",
+    evidence="code",
     makes=("step.state",),
 )
 def states(

@@ -26,7 +26,11 @@ ENDS = {
 
 
 @scorer(
-    needs=("token.id", "token.mask"), granularity="step", source="ours", makes=("step.start", "step.end", "step.kind")
+    needs=("token.id", "token.mask"),
+    needs_with=lambda *, by, **_: ("token.entropy",) if by == "entropy" else (),
+    granularity="step",
+    source="ours",
+    makes=("step.start", "step.end", "step.kind"),
 )
 def steps(
     rollouts: Rollouts,
@@ -95,10 +99,6 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 def _uncertain(rollouts: Rollouts, above: float) -> Array:
     """[T] bool, a step begins at the token."""
-    if "token.entropy" not in rollouts:
-        raise DataError(
-            "no column 'token.entropy', which by=entropy needs; run `apportion score IN --with entropy -o OUT`"
-        )
     entropy = rollouts.ragged("token.entropy")
     if entropy.present is not None and not entropy.present.all():
         row = int(np.flatnonzero(~entropy.present)[0])

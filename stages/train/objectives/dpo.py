@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     needs=("pair_id", "pair_role"),
     of="pairs",
     source="arXiv:2305.18290, eq. 7; with nll_coef arXiv:2410.06638 (RISE)",
+    evidence="code",
     system=("RISE",),
 )
 def dpo(

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@objective(needs=("token.advantage",), source="arXiv:2601.03715 (R3L); with tau=0 REINFORCE", system=("R3L",))
+@objective(
+    needs=("token.advantage",), source="arXiv:2601.03715 (R3L); with tau=0 REINFORCE", evidence="code", system=("R3L",)
+)
 def opmd(
     tokens: TokenBatch,
     *,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 @objective(
     needs=("token.advantage", "token.logprob"),
     source="arXiv:1707.06347, eq. 7; clip-higher arXiv:2503.14476; dual clip arXiv:1912.09729",
+    evidence="code",
 )
 def ppo(
     tokens: TokenBatch,

@@ -7,7 +7,8 @@ import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
 from apportion.stages.assign_credit.kind import METHODS, Credit
-from apportion.stages.assign_credit.outcome.adora import adora
+
+adora = METHODS["adora"].assign
 
 
 def group(rewards: list[float], lengths: list[int], **kwargs: Any) -> Credit:
@@ -89,7 +90,10 @@ def test_a_memory_stands_in_for_the_group() -> None:
 
 
 def test_without_the_memory_it_says_how_to_get_one() -> None:
-    with pytest.raises(DataError, match=r"no column 'problem.success'; run `apportion remember IN"):
+    with pytest.raises(
+        DataError,
+        match=r"no column 'problem.success', which adora needs; run .* --with problems --set memory=MEMORY .*statistics=group",
+    ):
         adora(credit_of([1.0, 0.0]), statistics="memory")
 
 

@@ -7,7 +7,8 @@ from apportion.formats.errors import DataError, UsageError
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
 from apportion.stages.assign_credit.kind import METHODS, Credit
-from apportion.stages.assign_credit.trees.branchgrpo import branchgrpo
+
+branchgrpo = METHODS["branchgrpo"].assign
 
 # methods A, BranchGRPO: root -> n1, n2; n1 -> leaves 1.0, 0.2; n2 -> leaves 0.5, 0.4.
 TOKENS = [[1, 5], [1, 6], [2, 5], [2, 6]]
@@ -199,7 +200,7 @@ def test_groups_do_not_mix() -> None:
 
 def test_what_is_missing_or_out_of_range_is_named() -> None:
     credit = credit_of(REWARDS, tokens=TOKENS)
-    with pytest.raises(DataError, match=r"'token\.logprob'.*fusion=weighted.*sample"):
+    with pytest.raises(DataError, match=r"'token\.logprob'.*fusion=uniform"):
         branchgrpo(credit, fusion="weighted")
     with pytest.raises(UsageError, match=r"branchgrpo: ratio must be between 0 and 1, got 1\.5"):
         METHODS.settle("branchgrpo", {"ratio": 1.5})

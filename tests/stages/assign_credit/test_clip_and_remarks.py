@@ -10,11 +10,13 @@ from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.stages.assign_credit._apply import Assigning
 from apportion.stages.assign_credit._examples import rollouts_of
+from apportion.stages.assign_credit._remarks import remark_on_length
 from apportion.stages.assign_credit._step_examples import stepped
-from apportion.stages.assign_credit.turns.mapo import mapo
-from apportion.stages.assign_credit.turns.turn_return import turn_return
-from apportion.stages.structure.turns import remark_on_length
+from apportion.stages.assign_credit.kind import METHODS
 from typer.testing import Result
+
+turn_return = METHODS["turn_return"].assign
+mapo = METHODS["mapo"].assign
 
 # ------------------------------------------------------------------------------------------------------------ --clip
 

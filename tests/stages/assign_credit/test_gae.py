@@ -5,8 +5,9 @@ from apportion.formats.ragged import Ragged
 from apportion.formats.segments import Segments
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.assign_credit.kind import METHODS, Credit
-from apportion.stages.assign_credit.values.gae import gae
-from apportion.stages.structure.values import discounted_sums, whitened
+from apportion.stages.structure.statistics import whiten_batch
+
+gae = METHODS["gae"].assign
 
 
 def valued(rewards: list[float], values: list[list[float]], mask: list[list[bool]] | None = None) -> Credit:
@@ -84,7 +85,10 @@ def test_verls_preset() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"value": "token.critic"}, "no column 'token.critic'"), ({"rewards": "steps"}, "no column 'step.reward'")],
+    [
+        ({"value": "token.critic"}, "no column 'token.critic'"),
+        ({"rewards": "steps"}, "no column 'step.start', which gae needs; .* or --set rewards=outcome"),
+    ],
 )
 def test_a_missing_column_is_named(options: dict[str, str], message: str) -> None:
     with pytest.raises(DataError, match=message):
@@ -136,12 +140,12 @@ def test_sums_over_a_long_response_are_exact(discount: float) -> None:
     for place in reversed(range(len(values))):
         after = values[place] + np.longdouble(discount) * after
         expected[place] = after
-    found = discounted_sums(values, Segments(np.array([0, len(values)])), discount)
+    found = Segments(np.array([0, len(values)])).discounted(values, discount)
     np.testing.assert_allclose(found, expected.astype(float), rtol=0, atol=2e-11)
 
 
 def test_whitening_leaves_out_what_is_not_chosen() -> None:
-    found = whitened(np.array([1.0, 100.0, 3.0]), np.array([True, False, True]))
+    found = whiten_batch(np.array([1.0, 100.0, 3.0]), np.array([True, False, True]))
     np.testing.assert_allclose(found, [-np.sqrt(0.5), 0, np.sqrt(0.5)], rtol=1e-6)
 
 

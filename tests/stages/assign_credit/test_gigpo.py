@@ -7,7 +7,8 @@ import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._step_examples import stepped
 from apportion.stages.assign_credit.kind import METHODS, Credit
-from apportion.stages.assign_credit.turns.gigpo import gigpo
+
+gigpo = METHODS["gigpo"].assign
 
 grpo = METHODS["grpo"].assign
 

@@ -10,8 +10,9 @@ from apportion.formats.segments import Array
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.assign_credit._step_examples import stepped
 from apportion.stages.assign_credit.kind import METHODS, Credit
-from apportion.stages.assign_credit.trees.groundedprm import groundedprm
 from apportion.stages.sample import sample
+
+groundedprm = METHODS["groundedprm"].assign
 
 NAN = float("nan")
 
@@ -121,7 +122,7 @@ def test_groups_do_not_mix() -> None:
 def test_empty_responses_and_what_is_missing() -> None:
     assert len(groundedprm(stepped([1.0, 0.0], [[], []], reward=[[], []]))) == 0
     assert groundedprm(stepped([1.0, 0.0], [[], [1]], reward=[[], [1]])).tolist() == [-1.0]
-    with pytest.raises(DataError, match=r"step\.reward.*scorer"):
+    with pytest.raises(DataError, match=r"step\.reward.*reward given for the step"):
         groundedprm(stepped([0.0], [[1]]))
     with pytest.raises(DataError, match="reward"):
         groundedprm(stepped([NAN], [[1]], reward=[[1]]))
@@ -295,11 +296,14 @@ def test_what_the_search_decided_is_not_decided_again(tmp_path: Path) -> None:
         ):
             groundedprm(credit, **option)
         groundedprm(credit, tree="rollouts", **option)
-    with pytest.raises(DataError, match=r"no column 'step\.search_value'; run `apportion sample --strategy mcts"):
+    with pytest.raises(
+        DataError,
+        match=r"no column 'step\.search_value', which groundedprm needs; run `apportion sample --strategy mcts",
+    ):
         groundedprm(stepped([1.0], [[1]], reward=[[1]]), tree="search")
     values = credit.rollouts.ragged("step.search_value")
     lists = [values[row].tolist() for row in range(len(credit.rollouts))]
     lists[1] = lists[1][:-1]
     other = Credit(credit.rollouts.with_columns({"step.search_value": Ragged.from_lists(lists, np.float64)}))
-    with pytest.raises(DataError, match=r"row 1, column 'step\.search_value': .* --set tree=rollouts"):
+    with pytest.raises(DataError, match=r"row 1, column 'step\.search_value': 4 values for 5 steps; run .*mcts"):
         groundedprm(other)

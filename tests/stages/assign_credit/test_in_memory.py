@@ -9,7 +9,8 @@ from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit import credit_tokens
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
 from apportion.stages.assign_credit.kind import METHODS, Credit
-from apportion.stages.assign_credit.trees.tempo import tempo
+
+tempo = METHODS["tempo"].assign
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 IDS = [[5, 7, 9, 2, 0], [5, 7, 8, 2, 0], [5, 6, 4, 0, 0], [5, 7, 9, 3, 2]]

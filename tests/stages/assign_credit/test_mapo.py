@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError
 from apportion.stages.assign_credit._step_examples import stepped
-from apportion.stages.assign_credit.kind import Credit
-from apportion.stages.assign_credit.turns.mapo import mapo
+from apportion.stages.assign_credit.kind import METHODS, Credit
+
+mapo = METHODS["mapo"].assign
 
 NAN = float("nan")
 PAID = [[1.0, 0.5, 0.8], [0.3, 0.6]]  # methods A, MAPO: gamma .85; immediate mean .64, std0 .241661
@@ -69,5 +70,5 @@ def test_turns_of_an_environment_change_nothing_and_get_nothing() -> None:
 
 def test_empty_responses_and_missing_columns() -> None:
     assert len(mapo(stepped([0.0, 0.0], [[], []], reward=[[], []]))) == 0
-    with pytest.raises(DataError, match=r"step\.reward.*score"):
+    with pytest.raises(DataError, match=r"step\.reward.*reward given for the step"):
         mapo(stepped([0.0], [[1]]))

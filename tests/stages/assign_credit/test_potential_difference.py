@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from apportion.formats.errors import DataError
 from apportion.stages.assign_credit._step_examples import stepped
-from apportion.stages.assign_credit.turns.potential_difference import potential_difference
+from apportion.stages.assign_credit.kind import METHODS
+
+potential_difference = METHODS["potential_difference"].assign
 
 NAN = float("nan")
 
@@ -69,5 +71,5 @@ def test_what_an_environment_changed_goes_to_the_step_before() -> None:
 
 def test_empty_responses_and_missing_columns() -> None:
     assert len(potential_difference(stepped([1.0], [[]], value=[[]]))) == 0
-    with pytest.raises(DataError, match=r"no column 'step\.value'.*potential=COLUMN"):
+    with pytest.raises(DataError, match=r"no column 'step\.value'.*--with values"):
         potential_difference(stepped([1.0], [[1]]))

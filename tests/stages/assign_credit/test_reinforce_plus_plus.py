@@ -6,8 +6,9 @@ from apportion.formats.errors import DataError
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
 from apportion.stages.assign_credit._step_examples import stepped
-from apportion.stages.assign_credit.kind import Credit
-from apportion.stages.assign_credit.outcome.reinforce_plus_plus import reinforce_plus_plus
+from apportion.stages.assign_credit.kind import METHODS, Credit
+
+reinforce_plus_plus = METHODS["reinforce_plus_plus"].assign
 
 TOKENS = [[1, 2], [3, 4, 5], [6], [7, 8]]  # lengths 2, 3, 1, 2 (methods A, REINFORCE++)
 REWARDS = [1.0, 0.0, 1.0, 1.0]

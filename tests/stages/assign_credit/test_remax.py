@@ -7,8 +7,9 @@ from apportion.formats.errors import DataError
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._apply import credited
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
-from apportion.stages.assign_credit.kind import Credit
-from apportion.stages.assign_credit.outcome.remax import remax
+from apportion.stages.assign_credit.kind import METHODS, Credit
+
+remax = METHODS["remax"].assign
 
 
 def probes(
@@ -81,9 +82,9 @@ def test_equal_rewards_give_0_only_where_the_greedy_one_is_the_same() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (None, "group 'g0': no greedy rollout .* --strategy vine"),
-        (probes([0.5], [0], [0.0]), "group 'g1': no greedy rollout"),
-        (probes([0.5, 0.5], [0, 1], [0.0, 0.6]), "group 'g1': no greedy rollout"),
+        (None, "row 0: its group has no greedy rollout .* --strategy vine"),
+        (probes([0.5], [0], [0.0]), "row 2: its group has no greedy rollout"),
+        (probes([0.5, 0.5], [0, 1], [0.0, 0.6]), "row 2: its group has no greedy rollout"),
         (probes([0.5, None], [0, 1], [0.0, 0.0]), "greedy rollout 'p1': no finite reward"),
     ],
 )
@@ -96,5 +97,5 @@ def test_a_missing_column_is_an_error() -> None:
     with pytest.raises(DataError, match="no column 'reward_baseline'"):
         remax(credit_of([1.0]), baseline="column")
     batch = rollouts_of([1.0]).with_columns({"reward_baseline": np.array([np.nan])})
-    with pytest.raises(DataError, match="row 0, column 'reward_baseline': nan"):
+    with pytest.raises(DataError, match="row 0, column 'reward_baseline': expected a finite number, got nan"):
         remax(Credit(batch), baseline="column")

@@ -10,8 +10,9 @@ from apportion.formats.errors import DataError, UsageError
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import credit_of
 from apportion.stages.assign_credit.kind import METHODS, Credit
-from apportion.stages.assign_credit.trees.rose import rose
 from apportion.stages.structure.step_tree import add_step_tree
+
+rose = METHODS["rose"].assign
 
 # r0 and two that left it after four tokens; r3 begins anew. Lengths 10, 14, 8, 6.
 SHARED = [1, 2, 3, 4]
@@ -314,7 +315,7 @@ def test_rollouts_that_left_one_another_are_refused(parents: list[int | None]) -
 
 
 def test_what_is_missing_is_named() -> None:
-    with pytest.raises(DataError, match="no column 'parent_id', which rose needs for key=position"):
+    with pytest.raises(DataError, match=r"no column 'parent_id', which rose needs; .* or --set key=prefix"):
         rose(credit_of([1.0, 0.0]), key="position")
     with pytest.raises(UsageError, match="credit method rose: alpha must be at least 0, got -1"):
         METHODS.settle("rose", {"alpha": -1})

@@ -9,8 +9,9 @@ from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.assign_credit._step_examples import stepped
 from apportion.stages.assign_credit.kind import METHODS, Credit
-from apportion.stages.assign_credit.turns.slate import slate
 from apportion.stages.structure.turns import selection_probabilities
+
+slate = METHODS["slate"].assign
 
 NAN = float("nan")
 # methods A, SLATE: five candidates of the first step, the fourth of which answers (its bonus is .1).
@@ -157,7 +158,7 @@ def test_steps_of_an_environment_take_no_part() -> None:
 
 def test_empty_responses_and_what_is_missing() -> None:
     assert len(slate(stepped([0.0, 0.0], [[], []], reward=[[], []]), bonus=0)) == 0
-    with pytest.raises(DataError, match=r"step\.reward.*scorer"):
+    with pytest.raises(DataError, match=r"step\.reward.*reward given for the step"):
         slate(stepped([0.0], [[1]]))
     with pytest.raises(DataError, match=r"row 1, column 'step\.reward'"):
         slate(rows_of([[([1], 1.0)], [([2], NAN)]]))
@@ -169,7 +170,7 @@ def test_empty_responses_and_what_is_missing() -> None:
 
 def test_a_kind_for_every_step_is_needed() -> None:
     rollouts = first_steps().rollouts.with_columns({"step.kind": pa.array([["search"]] * 4 + [[]])})
-    with pytest.raises(DataError, match=r"'step\.kind': 4 values for 5 steps"):
+    with pytest.raises(DataError, match=r"'step\.kind': 0 values for 1 steps"):
         slate(Credit(rollouts))
 
 

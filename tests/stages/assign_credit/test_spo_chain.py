@@ -3,7 +3,8 @@ import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.assign_credit._probe_examples import probed
 from apportion.stages.assign_credit.kind import METHODS, Credit
-from apportion.stages.assign_credit.values.spo_chain import spo_chain
+
+spo_chain = METHODS["spo_chain"].assign
 
 # methods A, SPO chain: cuts before tokens 1 and 4, V 0.5 and 0.25, R = 1.
 PROBS = [[0.99, 0.5, 0.95, 0.8, 0.3, 0.97, 0.6, 0.99]]

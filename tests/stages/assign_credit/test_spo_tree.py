@@ -9,11 +9,12 @@ from apportion.formats.errors import DataError
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import credit_of
-from apportion.stages.assign_credit.kind import Credit
-from apportion.stages.assign_credit.trees.spo_tree import spo_tree
+from apportion.stages.assign_credit.kind import METHODS, Credit
 from apportion.stages.sample import sample
 from apportion.stages.score import score
 from apportion.stages.tree_build import tree_build
+
+spo_tree = METHODS["spo_tree"].assign
 
 # methods A, SPO tree: children with leaves 1, 1, 0 and 0, 0, 1.
 TOKENS = [[5, 1], [5, 2], [5, 3], [6, 1], [6, 2], [6, 3]]

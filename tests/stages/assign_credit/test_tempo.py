@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from apportion.stages.assign_credit._examples import credit_of
 from apportion.stages.assign_credit.kind import METHODS
-from apportion.stages.assign_credit.trees.tempo import tempo
+
+tempo = METHODS["tempo"].assign
 
 grpo = METHODS["grpo"].assign
 

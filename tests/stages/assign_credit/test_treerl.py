@@ -6,7 +6,8 @@ from apportion.formats.errors import DataError, UsageError
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
 from apportion.stages.assign_credit.kind import METHODS, Credit
-from apportion.stages.assign_credit.trees.treerl import treerl
+
+treerl = METHODS["treerl"].assign
 
 # methods A, TreeRL: root -> a (leaves 1, 0), b (leaf 0), c (leaves 1, 1).
 TOKENS = [[1, 5], [1, 6], [2], [3, 5], [3, 6]]

@@ -6,7 +6,8 @@ import pytest
 from apportion.formats.errors import DataError
 from apportion.stages.assign_credit._step_examples import stepped
 from apportion.stages.assign_credit.kind import METHODS
-from apportion.stages.assign_credit.turns.turn_return import turn_return
+
+turn_return = METHODS["turn_return"].assign
 
 rloo = METHODS["rloo"].assign
 grpo = METHODS["grpo"].assign

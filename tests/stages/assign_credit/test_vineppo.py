@@ -9,9 +9,10 @@ from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._probe_examples import probed, probed_rollouts
-from apportion.stages.assign_credit.kind import Credit
-from apportion.stages.assign_credit.values.vineppo import vineppo
+from apportion.stages.assign_credit.kind import METHODS, Credit
 from typer.testing import Result
+
+vineppo = METHODS["vineppo"].assign
 
 # methods A, VinePPO: K = 4 outcomes before each of 3 steps, R = 1, so V = 0.5, 0.75, 0.25.
 OUTCOMES = {(0, 0): [1, 0, 0, 1], (0, 2): [1, 1, 0, 1], (0, 3): [0, 0, 0, 1]}

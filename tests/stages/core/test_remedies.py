@@ -18,7 +18,7 @@ from apportion.stages.score.kind import SCORERS, scorer
         ("parent_id", "run `apportion sample --from IN --strategy vine -o OUT` first"),
         ("token.entropy", "run `apportion score IN --with entropy -o OUT` first"),
         ("pair_id", "run `apportion sample --from IN --strategy inject_errors -o OUT` first"),
-        ("rewards.NAME", "run `apportion score IN --with pattern -o OUT` first"),
+        ("rewards.NAME", "run `apportion score IN --with pattern --set regex=REGEX -o OUT` first"),
         ("token.advantage_mine", "run `apportion assign-credit IN --method NAME --as advantage_mine -o OUT` first"),
         ("nothing.such", "add it; no command of apportion makes it"),
     ],

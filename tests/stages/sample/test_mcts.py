@@ -12,7 +12,7 @@ from apportion.formats.invariants import broken_invariants
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
 from apportion.formats.segments import Segments
-from apportion.stages.assign_credit.trees.groundedprm import groundedprm
+from apportion.stages.assign_credit.kind import METHODS
 from apportion.stages.models.engine import Completion, Request, Sampling
 from apportion.stages.models.kind import ENGINES, engine
 from apportion.stages.models.policy import Policy
@@ -27,6 +27,8 @@ from apportion.stages.tasks.arithmetic import Arithmetic
 from typer.testing import Result
 
 from .conftest import Sampled, check_branches, check_logprobs
+
+groundedprm = METHODS["groundedprm"].assign
 
 
 def test_the_worked_examples() -> None:

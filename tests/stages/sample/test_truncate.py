@@ -12,7 +12,7 @@ from apportion.formats.errors import UsageError
 from apportion.formats.invariants import broken_invariants
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
-from apportion.stages.assign_credit.turns.slate import slate
+from apportion.stages.assign_credit.kind import METHODS
 from apportion.stages.models.engine import Completion, Sampling
 from apportion.stages.models.kind import ENGINES, engine
 from apportion.stages.models.policy import load_tokenizer
@@ -28,6 +28,8 @@ from apportion.stages.tasks.arithmetic import Arithmetic
 from typer.testing import Result
 
 from .conftest import Sampled, check_branches, check_logprobs
+
+slate = METHODS["slate"].assign
 
 
 def sets_of(rollouts: Rollouts) -> list[list[dict[str, Any]]]:

@@ -10,11 +10,12 @@ from apportion.formats.errors import DataError
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._probe_examples import probed, probed_rollouts
-from apportion.stages.assign_credit.kind import Credit
-from apportion.stages.assign_credit.turns.potential_difference import potential_difference
-from apportion.stages.assign_credit.values.vineppo import vineppo
+from apportion.stages.assign_credit.kind import METHODS, Credit
 from apportion.stages.score.process.values import values
 from typer.testing import Result
+
+vineppo = METHODS["vineppo"].assign
+potential_difference = METHODS["potential_difference"].assign
 
 PROBES = {(0, 0): [1, 0, 0, 1], (0, 1): [1, 1, 0, 1], (0, 2): [0, 0, 0, 1]}
 

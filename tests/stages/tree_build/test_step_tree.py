@@ -15,11 +15,12 @@ from apportion.formats.parquet import RolloutFile
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.assign_credit.kind import Credit
-from apportion.stages.assign_credit.turns.gigpo import gigpo
+from apportion.stages.assign_credit.kind import METHODS, Credit
 from apportion.stages.structure.state_groups import add_state_groups
 from apportion.stages.structure.step_tree import add_step_tree
 from typer.testing import Result
+
+gigpo = METHODS["gigpo"].assign
 
 
 def stepped(tokens: list[list[int]], spans: list[list[tuple[int, int]]], groups: list[int] | None = None) -> Rollouts:
