@@ -6,11 +6,9 @@ from functools import cached_property
 from inspect import Parameter, signature
 from typing import Any, Literal, TypeVar
 
-from ...formats.errors import DataError
-from ...formats.invariants import lacking
 from ...formats.segments import Array
 from ..core.kinds import Entry, Evidence, Kind
-from ..core.remedies import missing_column
+from ..core.remedies import check_needs
 from ..structure.baseline import Singleton as Singleton
 from ..structure.batch import Credit as Credit
 
@@ -47,8 +45,7 @@ class Method(Entry):
 
     def assign(self, credit: Credit, **options: Any) -> Array:
         """The method's credit of a batch: [R] or [T]. DataError where the batch lacks what it needs."""
-        for path in lacking(credit.paths, self.needs_for(options)):
-            raise DataError(missing_column(path, self.name, self.ways_around(options)[path]))
+        check_needs(self, credit.paths, options)
         return self.function(*(self._input(name, credit, options) for name in self.inputs), **options)
 
     def _input(self, name: str, credit: Credit, options: Mapping[str, Any]) -> Any:

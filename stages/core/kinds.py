@@ -262,9 +262,9 @@ def _declare() -> None:
 
 
 def kinds() -> dict[str, Kind[Any]]:
-    """Every kind by its plural. Imports the rooms' declarations, and no entries."""
+    """Every kind by its plural, in the order of their rooms. Imports the rooms' declarations, and no entries."""
     _declare()
-    return _KINDS
+    return {kind.plural: kind for kind in sorted(_KINDS.values(), key=lambda kind: kind.room)}
 
 
 def _import_all(package: str) -> None:

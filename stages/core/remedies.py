@@ -1,9 +1,11 @@
 """What to do about a column that is missing: derived from what commands and entries say that they make."""
 
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
+from ...formats.errors import DataError
 from ...formats.invariants import lacking
-from .kinds import kinds
+from .kinds import Entry, kinds
 from .table import Command, commands
 
 MOST = 3  # entries that a remedy names
@@ -71,6 +73,12 @@ def missing_column(path: str, who: str, way_around: str = "") -> str:
     """What to say of a column that `who` needs and that is not there. way_around: a setting that does without, name=value."""
     otherwise = f", or --set {way_around}" if way_around else ""
     return f"no column {path!r}, which {who} needs; {remedy(path)}{otherwise}"
+
+
+def check_needs(entry: Entry, paths: Iterable[str], options: Mapping[str, Any]) -> None:
+    """DataError for the first column that the entry needs with these options and that is not among `paths`."""
+    for path in lacking(paths, entry.needs_for(options)):
+        raise DataError(missing_column(path, entry.name, entry.ways_around(options)[path]))
 
 
 def _rank(maker: Maker) -> tuple[bool, int]:

@@ -9,6 +9,7 @@ from ...formats.errors import UsageError
 from ...formats.rollouts import Rollouts
 from ...formats.schema import Field
 from ..core.kinds import Entry, Evidence, Kind
+from ..core.remedies import check_needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,5 +59,7 @@ def reward_column(column: str, whose: str) -> str:
 
 
 def scored(batch: Rollouts, scorer: str, options: Mapping[str, Any]) -> Rollouts:
-    """The batch with the columns the scorer gives."""
-    return batch.with_columns(SCORERS[scorer].function(batch, **options))
+    """The batch with the columns the scorer gives. DataError where it lacks what the scorer needs."""
+    chosen = SCORERS[scorer]
+    check_needs(chosen, batch.paths, options)
+    return batch.with_columns(chosen.function(batch, **options))
