@@ -67,7 +67,7 @@ class ContentDigest:
     def _add(self, path: str, place: str, array: pa.Array) -> None:
         """One level of a column: `place` names it in the column's tree of lists and structs."""
         if pa.types.is_dictionary(array.type):
-            for part in _decoded(array):
+            for part in _decode(array):
                 self._add(path, place, part)
             return
         array = _without_storage(array)
@@ -97,7 +97,7 @@ class ContentDigest:
             self._hash(path, f"{place} {part}", values)
 
 
-def _decoded(array: pa.Array) -> Iterator[pa.Array]:
+def _decode(array: pa.Array) -> Iterator[pa.Array]:
     """The values of a dictionary array in parts of at most DECODED bytes: few long texts can stand for more than fit into
     one array, or into memory."""
     values = array.dictionary

@@ -33,7 +33,7 @@ class Broken:
     message: str
 
 
-class Names:
+class UsedNames:
     """The names a data set has used up so far; fed batch by batch, file by file, in order."""
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class Names:
 
 
 def broken_invariants(
-    rollouts: Rollouts, columns: Collection[str] | None = None, names: Names | None = None
+    rollouts: Rollouts, columns: Collection[str] | None = None, names: UsedNames | None = None
 ) -> Iterator[Broken]:
     """Every invariant this batch breaks, lazily, one finding a row and column of a rule; no suspicions.
 
@@ -91,7 +91,7 @@ def broken_invariants(
     """
     if len(rollouts) == 0:
         return
-    names = names or Names()
+    names = names or UsedNames()
     chosen = [path for path in rollouts.paths if (columns is None or path in columns) and path not in rollouts.sound]
     unusable = np.zeros(len(rollouts), bool)
     yield from _identity(rollouts)
@@ -116,7 +116,7 @@ def suspicions(rollouts: Rollouts, broken: Collection[int]) -> Iterator[Broken]:
 
 
 def check_batch(
-    rollouts: Rollouts, where: str, columns: Collection[str] | None = None, names: Names | None = None
+    rollouts: Rollouts, where: str, columns: Collection[str] | None = None, names: UsedNames | None = None
 ) -> None:
     """DataError for the first broken invariant, with its place; see `broken_invariants`. If there is none, the columns
     are `sound` from now on; the axes of a ruler have rules together, and are so only if all of them were looked at."""

@@ -140,7 +140,7 @@ def _values(array: pa.Array, path: str) -> tuple[Kind, Array]:
     raise UsageError(f"column {path!r} holds {kind}, which a predicate cannot read")
 
 
-def aligned(left: Operand, right: Operand, what: str) -> tuple[Any, Any, Operand]:
+def align(left: Operand, right: Operand, what: str) -> tuple[Any, Any, Operand]:
     """Both operands' data on one ruler, and a frame for the result: its ruler, axis and rollouts with a value.
 
     A literal stands for every place, a rollout's value for all of its places. UsageError for lists of two rulers.
@@ -175,10 +175,10 @@ def require_kind(operand: Operand, kinds: tuple[Kind, ...], who: str) -> None:
     """UsageError where `who` cannot take the operand."""
     if operand.kind not in kinds:
         needed = {"number": "a number", "truth": "a condition", "text": "text"}[kinds[0]]
-        raise UsageError(f"{who}: {operand.what!r} is {described(operand)}, expected {needed}")
+        raise UsageError(f"{who}: {operand.what!r} is {describe_operand(operand)}, expected {needed}")
 
 
-def described(operand: Operand) -> str:
+def describe_operand(operand: Operand) -> str:
     """In words: "a number", "a list of numbers" …"""
     one = {"number": "a number", "truth": "a condition", "text": "text", "nothing": "nothing"}[operand.kind]
     many = {"number": "numbers", "truth": "conditions", "text": "texts", "nothing": "nothing"}[operand.kind]
@@ -219,7 +219,7 @@ def _number(data: Any) -> Any:
 def _list(operand: Operand, who: str, kinds: tuple[Kind, ...]) -> Segments:
     if operand.axis is None:
         raise UsageError(
-            f"{who}({operand.what}): {described(operand)}, expected a list such as token.advantage; "
+            f"{who}({operand.what}): {describe_operand(operand)}, expected a list such as token.advantage; "
             f"over the rollouts of a group: group_{who}"
         )
     require_kind(operand, kinds, who)
@@ -276,7 +276,7 @@ GROUP_FUNCTIONS = ("group_mean", "group_std", "group_min", "group_max", "group_s
 def group_value(name: str, operand: Operand, groups: Segments) -> Operand:
     """group_mean(x) and its like: every rollout gets the value of its group; missing ones take no part."""
     if operand.is_list or operand.ruler == LITERAL:
-        kind = "a literal" if operand.ruler == LITERAL else described(operand)
+        kind = "a literal" if operand.ruler == LITERAL else describe_operand(operand)
         raise UsageError(f"{name}({operand.what}): {kind}, expected one value a rollout, as in {name}(reward)")
     what, which = f"{name}({operand.what})", name.removeprefix("group_")
     if which in ("any", "all"):

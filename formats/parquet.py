@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from .errors import DataError, UsageError
 from .files import STREAM, check_output, whole_file
 from .footer import Leaf, leaves_of
-from .invariants import Names, check_batch
+from .invariants import UsedNames, check_batch
 from .provenance import Provenance
 from .rollouts import Rollouts
 from .schema import METADATA_KEY, check_schema
@@ -164,7 +164,7 @@ class RolloutFile:
                 ) from error
 
     def batches(
-        self, columns: list[str] | None = None, *, check: bool | Collection[str] = True, names: Names | None = None
+        self, columns: list[str] | None = None, *, check: bool | Collection[str] = True, names: UsedNames | None = None
     ) -> Iterator[Rollouts]:
         """The row groups in order; each holds whole groups. `columns` are paths; None reads all.
 
@@ -173,7 +173,7 @@ class RolloutFile:
         of names, lists and token ids. `check=False` leaves all of it to the caller. `names` are those of other files
         of the data set.
         """
-        names = names or Names()
+        names = names or UsedNames()
         names.begin(str(self.path))
         row = 0
         for batch in self._whole_groups(columns):
@@ -228,7 +228,7 @@ def _leaf_bytes(array: pa.Array) -> int:
 
 def check_names(files: Iterable[RolloutFile]) -> None:
     """DataError for the first rollout_id or group that occurs in two files of a data set. Reads these two columns."""
-    names = Names()
+    names = UsedNames()
     for file in files:
         names.begin(str(file.path))
         for batch in file.row_groups(["rollout_id", "group_id"]):
@@ -250,7 +250,7 @@ class RolloutWriter:
         self._schema: pa.Schema | None = None
         self._pending: list[Rollouts] = []
         self._pending_tokens = 0
-        self._names = Names()
+        self._names = UsedNames()
         self.counts = {"rollouts": 0, "groups": 0, "tokens": 0}
 
     def write(self, batch: Rollouts) -> None:
@@ -292,7 +292,7 @@ class RolloutWriter:
             self._schema = table.schema
             self._writer = pq.ParquetWriter(self._target, table.schema, **encoding_of(table))
         elif table.schema != self._schema:
-            table = _aligned(table, self._schema, self._name)
+            table = _align(table, self._schema, self._name)
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
 
     def close(self, provenance: Provenance) -> None:
@@ -422,7 +422,7 @@ def _leaves(table: pa.Table) -> Iterator[tuple[str, pa.Array]]:
         yield from walk(name, column.chunk(0)[:SAMPLE_ROWS] if column.num_chunks else pa.array([], column.type))
 
 
-def _aligned(table: pa.Table, schema: pa.Schema | None, name: str) -> pa.Table:
+def _align(table: pa.Table, schema: pa.Schema | None, name: str) -> pa.Table:
     assert schema is not None
     try:
         return pa.Table.from_batches(table.to_batches(), table.schema).select(schema.names).cast(schema)

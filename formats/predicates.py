@@ -40,8 +40,8 @@ from .operands import (
     Columns,
     Operand,
     absent_in,
-    aligned,
-    described,
+    align,
+    describe_operand,
     group_value,
     missing,
     require_kind,
@@ -124,7 +124,9 @@ class Predicate:
             with np.errstate(all="ignore"):
                 found = _Evaluation(self.text, Columns(rollouts, first_row)).of(self._tree)
             if found.kind != "truth":
-                raise UsageError(f"{found.what!r} is {described(found)}, expected a condition such as reward > 0")
+                raise UsageError(
+                    f"{found.what!r} is {describe_operand(found)}, expected a condition such as reward > 0"
+                )
             if found.is_list:
                 raise UsageError(
                     f"{found.what!r} is one condition for each place on {found.ruler!r}; "
@@ -145,14 +147,14 @@ def _names(tree: ast.expr) -> Iterator[str]:
     """Every name in it that may be a column's."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name | ast.Attribute):
-            name = _dotted(node)
+            name = _dotted_name(node)
             if name is not None:
                 yield name
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value  # column('…')
 
 
-def _dotted(node: ast.expr) -> str | None:
+def _dotted_name(node: ast.expr) -> str | None:
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
@@ -172,7 +174,7 @@ class _Evaluation:
             case ast.Constant():
                 return self._literal(node.value, self._source(node))
             case ast.Name() | ast.Attribute():
-                name = _dotted(node)
+                name = _dotted_name(node)
                 if name is None:
                     raise self._foreign(node)
                 if name in _NAMED_LITERALS and name not in self._columns.rollouts:
@@ -240,10 +242,10 @@ class _Evaluation:
         texts = (left.kind == "text") + (right.kind == "text")
         if texts == 1 and "nothing" not in (left.kind, right.kind):
             raise UsageError(
-                f"{what!r}: {left.what!r} is {described(left)} and {right.what!r} is {described(right)}, "
+                f"{what!r}: {left.what!r} is {describe_operand(left)} and {right.what!r} is {describe_operand(right)}, "
                 "which cannot be compared"
             )
-        a, b, frame = aligned(left, right, what)
+        a, b, frame = align(left, right, what)
         if "nothing" in (left.kind, right.kind):
             size = len(a) if isinstance(a, np.ndarray) else len(b)
             return truth(frame, np.zeros(size, bool))
@@ -276,14 +278,14 @@ class _Evaluation:
                 there = self._joined(
                     [there, Operand("truth", ROLLOUT, ~missing(holder).data, what)], operator.and_, what
                 )
-                part, whole, frame = aligned(left, holder, what)
+                part, whole, frame = align(left, holder, what)
                 parts = [part] * len(whole) if isinstance(part, str) else part
                 pairs = zip(parts, whole, strict=True)
                 inside = np.fromiter((a is not None and b is not None and a in b for a, b in pairs), bool, len(whole))
                 found = truth(frame, inside)
             else:
                 raise UsageError(
-                    f"{what!r}: {holder.what!r} is {described(holder)}, expected a list, as in ['a', 'b'] or flags"
+                    f"{what!r}: {holder.what!r} is {describe_operand(holder)}, expected a list, as in ['a', 'b'] or flags"
                 )
         if not negated:
             return replace(found, what=what)
@@ -300,7 +302,7 @@ class _Evaluation:
     def _joined(self, parts: list[Operand], join: Callable[[Any, Any], Any], what: str) -> Operand:
         whole = parts[0]
         for part in parts[1:]:
-            a, b, frame = aligned(whole, part, what)
+            a, b, frame = align(whole, part, what)
             whole = replace(frame, kind="truth", data=join(a, b))
         return replace(whole, what=what)
 
@@ -322,7 +324,7 @@ class _Evaluation:
             require_kind(operand, NUMERIC, repr(what))
             if operand.ruler == LITERAL and operand.data is None:
                 raise UsageError(f"{what!r}: None is no number")
-        a, b, frame = aligned(left, right, what)
+        a, b, frame = align(left, right, what)
         exact = isinstance(op, ast.Mod) and all(np.asarray(each).dtype.kind in "iub" for each in (a, b))
         a, b = (_computable(each, exact) for each in (a, b))
         if isinstance(op, ast.Div | ast.Mod):
@@ -335,7 +337,7 @@ class _Evaluation:
         return replace(frame, kind="number", data=result)
 
     def _call(self, node: ast.Call) -> Operand:
-        name = _dotted(node.func)
+        name = _dotted_name(node.func)
         known = (*FUNCTIONS, *GROUP_FUNCTIONS, "column")
         if name is None:
             raise self._foreign(node)

@@ -164,7 +164,7 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]
 
     None can be given for any of them: the options that use it know whether it means something.
     """
-    variables = _copied(recipe.vars)
+    variables = _copy(recipe.vars)
     for dotted, value in settings.items():
         place, parts = variables, dotted.split(".")
         for depth, part in enumerate(parts):
@@ -181,8 +181,8 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]
     return variables
 
 
-def _copied(content: Any) -> Any:
-    return {key: _copied(value) for key, value in content.items()} if isinstance(content, Mapping) else content
+def _copy(content: Any) -> Any:
+    return {key: _copy(value) for key, value in content.items()} if isinstance(content, Mapping) else content
 
 
 def expand(value: Any, variables: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]], where: str) -> Any:
@@ -213,7 +213,7 @@ def _evaluate(text: str, variables: Mapping[str, Any], functions: Mapping[str, C
             case ast.Expression(body=body):
                 return walk(body)
             case ast.Constant(value=int() | float() | str() | None as value):
-                return _bounded(value)
+                return _bound(value)
             case ast.Name(id=name):
                 if name not in variables:
                     raise UsageError(f"{place}: {unknown('variable', name, map(str, variables))}")
@@ -227,9 +227,9 @@ def _evaluate(text: str, variables: Mapping[str, Any], functions: Mapping[str, C
                 one, two = walk(left), walk(right)
                 if isinstance(op, ast.Mult | ast.Mod):
                     _check_growth(op, one, two)
-                return _bounded(_OPERATORS[type(op)](one, two))
+                return _bound(_OPERATORS[type(op)](one, two))
             case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return _bounded(-walk(operand))
+                return _bound(-walk(operand))
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in functions:
                 return functions[name](*(walk(arg) for arg in args), where=where)
             case _:
@@ -260,7 +260,7 @@ def _check_growth(op: ast.operator, one: Any, two: Any) -> None:
         _check_size(max(map(int, re.findall("[0-9]+", one)), default=0))
 
 
-def _bounded(value: Any) -> Any:
+def _bound(value: Any) -> Any:
     """The value; ValueError for one that is larger than a recipe needs."""
     if isinstance(value, str | list):
         _check_size(len(value))

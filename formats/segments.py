@@ -148,12 +148,12 @@ def recurrence(values: Array, factors: Array) -> Array:
     carry = 0.0
     for end in range(len(values), 0, -_CHUNK):
         part = slice(max(end - _CHUNK, 0), end)
-        out[part] = _folded(values[part], factors[part], carry)
+        out[part] = _fold(values[part], factors[part], carry)
         carry = float(out[part.start])
     return out
 
 
-def _folded(values: Array, factors: Array, carry: float) -> Array:
+def _fold(values: Array, factors: Array, carry: float) -> Array:
     count = len(values)
     if count <= _BLOCK:
         out = np.empty(count)
@@ -169,6 +169,6 @@ def _folded(values: Array, factors: Array, carry: float) -> Array:
     for place in range(_BLOCK - 2, -1, -1):
         inside[place] += passed[place] * inside[place + 1]
         passed[place] *= passed[place + 1]
-    entering = np.append(_folded(inside[0], passed[0], carry)[1:], carry)
+    entering = np.append(_fold(inside[0], passed[0], carry)[1:], carry)
     inside += passed * entering
     return inside.T.reshape(-1)[:count]

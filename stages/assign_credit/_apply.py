@@ -20,7 +20,7 @@ MADE = (SINGLETON, DEAD_GROUP)
 
 @dataclass
 class Assigning:
-    """`credited` for every batch of a file; what a method remarks goes to standard error, once."""
+    """`assign_to` for every batch of a file; what a method remarks goes to standard error, once."""
 
     method: str
     column: str
@@ -29,7 +29,7 @@ class Assigning:
     told: bool = field(default=False, init=False)
 
     def __call__(self, batch: Rollouts) -> Rollouts:
-        result = credited(batch, self.method, self.column, self.options, self.clip)
+        result = assign_to(batch, self.method, self.column, self.options, self.clip)
         remark = METHODS[self.method].remark
         if remark is not None and not self.told:
             said = remark(credit_of_batch(batch.with_missing("flags"))[0], **self.options)
@@ -39,7 +39,7 @@ class Assigning:
         return result
 
 
-def credited(
+def assign_to(
     batch: Rollouts, method: str, column: str, options: Mapping[str, Any], clip: float | None = None
 ) -> Rollouts:
     """The batch with `token.{column}`, 0 where the mask is false, and the flags dead_group and singleton.
@@ -52,12 +52,12 @@ def credited(
     batch = batch.with_missing("flags")
     credit, trained = credit_of_batch(batch)
     if trained.all():
-        return _credited(batch, credit, method, column, options, clip)
+        return _assign_to(batch, credit, method, column, options, clip)
     if not trained.any():
         empty = batch.token_ids.with_values(np.zeros(batch.num_tokens, np.float32))
         return batch.with_columns({f"token.{column}": _only(empty, trained)})
     rows = np.flatnonzero(trained)
-    result = _credited(credit.rollouts, credit, method, column, options, clip)
+    result = _assign_to(credit.rollouts, credit, method, column, options, clip)
     values = np.zeros(batch.num_tokens, np.float32)
     values[batch.tokens.spread(trained)] = result.ragged(f"token.{column}").values
     whole = batch.with_columns({f"token.{column}": _only(batch.token_ids.with_values(values), trained)})
@@ -83,7 +83,7 @@ def on_tokens(method: Method, batch: Rollouts, values: Array) -> Array:
     return values if batch.mask.all() else np.where(batch.mask, values, np.float32(0.0))
 
 
-def _credited(
+def _assign_to(
     batch: Rollouts, credit: Credit, method: str, column: str, options: Mapping[str, Any], clip: float | None
 ) -> Rollouts:
     chosen = METHODS[method]

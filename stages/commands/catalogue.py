@@ -71,7 +71,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Found:
+class Listed:
     """The entries of one name, whole: usually one, one a kind where several kinds have the name."""
 
     entries: list[dict[str, Any]]
@@ -91,7 +91,7 @@ def catalogue(
         "Rollout file: which of them it can take now, and what to run for the columns that the others lack.",
         Names(("--for",)),
     ] = None,
-) -> Catalogue | Fit | Found:
+) -> Catalogue | Fit | Listed:
     """List methods, tasks, scorers, strategies, memories, engines, objectives or recipes, or show one entry whole."""
     known = (*kinds(), RECIPES)
     if kind in known:
@@ -105,16 +105,16 @@ def catalogue(
     if not found:
         names = [entry.name for each in kinds().values() for entry in each]
         raise unknown("kind or entry", kind, [*known, *names] if len(kind) > 1 else known)
-    return Found(found)
+    return Listed(found)
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
-        return " ".join(f"{name}={_quoted(each)}" for name, each in value.items())
+        return " ".join(f"{name}={_quote(each)}" for name, each in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _quoted(value: Any) -> Any:
+def _quote(value: Any) -> Any:
     """A text of several lines as `--set` reads it, in one."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) and "\n" in value else value
 
@@ -196,7 +196,7 @@ def _page(entry: dict[str, Any]) -> str:
         lines += ["", f"Options ({entry['setting']} name=value):"]
         width = max(map(len, options))
         for name, each in options.items():
-            default = "required" if each.get("required") else f"default {_quoted(each['default'])}"
+            default = "required" if each.get("required") else f"default {_quote(each['default'])}"
             kept = [each["type"], each.get("range", ""), default]
             lines.append(f"  {name:<{width}}  {', '.join(filter(None, kept))}")
             lines += [f"  {'':<{width}}  {each['meaning']}"] if each["meaning"] else []

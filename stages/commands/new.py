@@ -18,7 +18,7 @@ PLURALS = {
 
 
 @dataclass(frozen=True)
-class Written:
+class Started:
     """The two files, and the command that uses the entry."""
 
     plugin: str
@@ -38,7 +38,7 @@ def new(
     *,
     directory: Annotated[Path, "Folder to write to.", Output(("--dir",), is_filled=True)] = Path("."),
     force: Annotated[bool, "Overwrite files of these names."] = False,
-) -> Written:
+) -> Started:
     """Write a plugin to start from: NAME.py, which works as it is, and test_NAME.py, which passes.
 
     Both use `apportion.plugin` alone. `apportion --plugin NAME.py …` loads the file before any command; an entry point of
@@ -58,4 +58,4 @@ def new(
         text = files(__package__ or "").joinpath("templates", f"{template}.py.txt").read_text(encoding="utf-8")
         path.write_text(text.replace("NAME", name), encoding="utf-8")
     usage = kind.usage.format(name=name).replace("apportion ", f"apportion --plugin {paths[0]} ", 1)
-    return Written(str(paths[0]), str(paths[1]), usage)
+    return Started(str(paths[0]), str(paths[1]), usage)

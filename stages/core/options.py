@@ -121,7 +121,7 @@ def typed_options(function: Callable[..., Any], given: Mapping[str, Any], whose:
 
     UsageError for an unknown name (with a did-you-mean), a missing option, a value of another type or out of its range, and NaN.
     """
-    wanted = _wanted(function)
+    wanted = _declared(function)
     others = {name: value for name, value in given.items() if name not in wanted} if takes_others(function) else {}
     return typed_values(wanted, {name: value for name, value in given.items() if name not in others}, whose) | others
 
@@ -132,7 +132,7 @@ def takes_others(function: Callable[..., Any]) -> bool:
 
 
 @cache
-def _wanted(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+def _declared(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     hints = parameter_hints(function)
     return {name: (hints[name], parameter.default) for name, parameter in options_of(function).items()}
 
@@ -157,7 +157,7 @@ def typed_values(wanted: Mapping[str, tuple[Any, Any]], given: Mapping[str, Any]
             resolved[name] = default
             continue
         where = f"{begin}{name}"
-        value = with_home(_typed(kind, given[name], where))
+        value = with_home(_to_type(kind, given[name], where))
         if isinstance(value, float) and math.isnan(value):
             raise UsageError(f"{where} must be a number, got nan")
         check_width(value, where)
@@ -171,7 +171,7 @@ def bare(hint: Any) -> Any:
     return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
-def _typed(kind: Any, value: Any, where: str) -> Any:
+def _to_type(kind: Any, value: Any, where: str) -> Any:
     """The value as this type. UsageError, saying what the type is, for one that cannot be."""
     from pydantic import ValidationError
 

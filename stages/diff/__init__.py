@@ -7,7 +7,7 @@ from ..core.options import Names, check_numbers
 from ..core.ranges import AtLeast
 
 if TYPE_CHECKING:
-    from ._compare import Difference
+    from ._compare import Compared
 
 
 @check_numbers
@@ -24,13 +24,13 @@ def diff(
     ] = None,
     limit: Annotated[int, "Rollouts shown, those that disagree most.", Names(("-l", "--limit")), AtLeast(0)] = 3,
     model: Annotated[str | None, "Tokenizer for the tokens' text; default that of the model that sampled."] = None,
-) -> "Difference":
+) -> "Compared":
     """Compare two credit assignments, token by token and rollout by rollout, and show where they disagree most.
 
     Rollouts are matched by rollout_id. Compared are the policy's own tokens to which both assigned credit; the credit of a
     rollout is the mean over these. Before differences are taken, each side is divided by its mean magnitude, so that credit in
     another unit differs by 0; 2 is the most there can be on average.
     """
-    from ._compare import compared
+    from ._compare import compare_credits
 
-    return compared(first, second, columns=columns, limit=limit, model=model)
+    return compare_credits(first, second, columns=columns, limit=limit, model=model)

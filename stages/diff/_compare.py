@@ -11,16 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...formats.errors import DataError, UsageError, unknown
-from ...formats.invariants import Names, is_credit
+from ...formats.invariants import UsedNames, is_credit
 from ...formats.parquet import STREAM, RolloutFile, files_of
 from ...formats.rollouts import Rollouts
 from ...formats.schema import paths_of
 from ...formats.segments import Array
 from ..inspect.statistics import on_tokens
 from ..models.token_texts import TokenTexts
-from ._draw import draw
-from ._found import Disagreement, Found
-from .agreement import agreement, scaled
+from ._draw import draw_comparison
+from ._found import Difference, Disagreement
+from .agreement import agreement, divide_by_magnitude
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +29,7 @@ IDENTITY = ("rollout_id", "group_id", "token.id", "token.mask")
 
 
 @dataclass(frozen=True)
-class Difference(Found):
+class Compared(Difference):
     """The same, as a result of the command."""
 
     def to_json(self) -> dict[str, Any]:
@@ -46,12 +46,12 @@ class Difference(Found):
             print(captured.get(), end="", file=console.file)
 
     def draw(self, console: "Console") -> None:
-        draw(console, self)
+        draw_comparison(console, self)
 
 
-def compared(
+def compare_credits(
     first: Path, second: Path | None, *, columns: list[str] | None, limit: int, model: str | None
-) -> Difference:
+) -> Compared:
     """See `diff`. UsageError for columns that are not there; DataError where no rollout is in both, or one has other
     tokens there than here."""
     names = [name.strip() for item in columns or ["advantage"] for name in item.split(",") if name.strip()]
@@ -71,7 +71,7 @@ def compared(
         only = (0, 0)
     else:
         left, right = _read(here, paths[:1]), _read(there, paths[1:])
-        mine, theirs = _matched(left, right)
+        mine, theirs = _match_rows(left, right)
         if not len(mine):
             raise DataError(
                 f"{first} and {second} have no rollout_id in common; diff compares credit of the same rollouts"
@@ -128,7 +128,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _read(files: Sequence[RolloutFile], credit: Sequence[str]) -> Rollouts:
-    names = Names()
+    names = UsedNames()
     batches: list[Rollouts] = []
     for file in files:
         columns = [path for path in paths_of(file.schema) if path in (*IDENTITY, *credit, "reward")]
@@ -136,7 +136,7 @@ def _read(files: Sequence[RolloutFile], credit: Sequence[str]) -> Rollouts:
     return Rollouts.concat(batches)
 
 
-def _matched(left: Rollouts, right: Rollouts) -> tuple[Array, Array]:
+def _match_rows(left: Rollouts, right: Rollouts) -> tuple[Array, Array]:
     """Rows of the rollouts that are in both [M], in the order of `left`."""
     mine, theirs = (batch.arrow("rollout_id").cast(pa.large_string()) for batch in (left, right))
     found = pc.call_function("index_in", [mine], pc.SetLookupOptions(value_set=theirs))
@@ -163,7 +163,7 @@ def _check_tokens(left: Rollouts, right: Rollouts, first: Path, second: Path) ->
 def _difference(
     first: Path, second: Path, paths: tuple[str, str], only: tuple[int, int], left: Rollouts, right: Rollouts,
     limit: int, texts: TokenTexts,
-) -> Difference:  # fmt: skip
+) -> Compared:  # fmt: skip
     a, b = on_tokens(left, paths[0]), on_tokens(right, paths[1])
     mask, tokens = left.mask, left.tokens
     both = mask & ~np.isnan(a) & ~np.isnan(b)
@@ -174,7 +174,7 @@ def _difference(
     means = [tokens.sum(np.where(both, each, 0.0)) / counts for each in (a, b)]
     scales = [float(np.abs(each[both]).mean()) for each in (a, b)]
     distance = np.zeros(len(a))
-    distance[both] = np.abs(scaled(a[both]) - scaled(b[both]))
+    distance[both] = np.abs(divide_by_magnitude(a[both]) - divide_by_magnitude(b[both]))
     per_rollout = tokens.sum(distance) / counts
     same = tokens.sum(both & (np.sign(a) == np.sign(b))) / counts
     order = np.argsort(-np.where(there, per_rollout, -1.0), kind="stable")
@@ -195,7 +195,7 @@ def _difference(
             ids, texts(ids), *credit,
         )  # fmt: skip
 
-    return Difference(
+    return Compared(
         str(first), str(second), paths, len(left), *only,
         int((mask & np.isnan(a)).sum()), int((mask & np.isnan(b)).sum()),
         agreement(a[both], b[both]), agreement(means[0][there], means[1][there]),

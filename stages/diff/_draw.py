@@ -5,8 +5,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ..inspect.colours import credit_style, excluded_style
-from ..models.token_texts import marked, on_one_line
-from ._found import Disagreement, Found
+from ..models.token_texts import join_marked, mark_ends
+from ._found import Difference, Disagreement
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MOST_LINES = 16  # stretches of a rollout in the table
 
 
-def draw(console: "Console", found: Found) -> None:
+def draw_comparison(console: "Console", found: Difference) -> None:
     """The whole of it."""
     from rich.rule import Rule
     from rich.table import Table
@@ -49,7 +49,7 @@ def draw(console: "Console", found: Found) -> None:
         console.print("the two agree on every token, but for a factor")
 
 
-def _labels(found: Found) -> tuple[str, str]:
+def _labels(found: Difference) -> tuple[str, str]:
     names = [path.removeprefix("token.") for path in found.columns]
     return (f"a {names[0]}", f"b {names[1]}")
 
@@ -75,7 +75,7 @@ def _draw_tokens(console: "Console", found: Disagreement, label: str, credit: li
 
     tokens = Text()
     for text, value in zip(found.texts, credit, strict=True):
-        tokens.append_text(_coloured(marked(text), value, scale))
+        tokens.append_text(_colour(mark_ends(text), value, scale))
     console.print(label, style="bold")
     console.print(Padding(tokens, (0, 0, 0, 2), expand=False))
 
@@ -109,8 +109,8 @@ def _draw_stretches(console: "Console", found: Disagreement, one: str, other: st
             table.add_row("…", Text(f"{skipped} tokens", style="dim"), "", "")
             skipped = 0
         values = (found.first[start], found.second[start])
-        cells = [_coloured(_number(value), value, scale) for value, scale in zip(values, scales, strict=True)]
-        text = on_one_line(found.texts[start:end])
+        cells = [_colour(_number(value), value, scale) for value, scale in zip(values, scales, strict=True)]
+        text = join_marked(found.texts[start:end])
         place = str(start) if end == start + 1 else f"{start}–{end - 1}"
         table.add_row(place, Text(text if len(text) <= 60 else f"{text[:40]} … {text[-17:]}"), *cells)
     if skipped:
@@ -127,7 +127,7 @@ def _stretches(found: Disagreement) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def _coloured(text: str, value: float | None, scale: float) -> "Text":
+def _colour(text: str, value: float | None, scale: float) -> "Text":
     """Full colour at three times the mean magnitude; dimmed where there is no credit."""
     from rich.text import Text
 

@@ -24,7 +24,7 @@ class Disagreement:
 
 
 @dataclass(frozen=True)
-class Found:
+class Difference:
     """What two credits of the same rollouts differ in. first_unassigned, second_unassigned: tokens of the policy without credit on that side."""
 
     first: str

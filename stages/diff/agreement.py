@@ -44,14 +44,14 @@ def agreement(first: Array, second: Array) -> Agreement:
     return Agreement(
         len(a), float((one == other).mean()), float((one * other < 0).mean()),
         correlation(ranks(a), ranks(b)), correlation(a, b), mass,
-        float(np.abs(scaled(a) - scaled(b)).mean()),
+        float(np.abs(divide_by_magnitude(a) - divide_by_magnitude(b)).mean()),
     )  # fmt: skip
 
 
-def scaled(values: Array) -> Array:
+def divide_by_magnitude(values: Array) -> Array:
     """[N], divided by the mean magnitude; zeros stay.
 
-    >>> scaled(np.array([3.0, -1.0])).tolist()
+    >>> divide_by_magnitude(np.array([3.0, -1.0])).tolist()
     [1.5, -0.5]
     """
     magnitude = np.abs(values).mean() if len(values) else 0.0

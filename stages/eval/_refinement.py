@@ -72,10 +72,10 @@ class Refinement:
     def render(self) -> None:
         """A few lines on standard output."""
         print(
-            f"mean reward {self.before} -> {self.after}: {_signed(self.improvement)}  "
+            f"mean reward {self.before} -> {self.after}: {_format_signed(self.improvement)}  "
             f"({self.problems} problems, {self.judged} responses, 95 % intervals over problems)"
         )
-        print(f"replaced {self.share} of the responses; gain of those {_signed(self.gain)}")
+        print(f"replaced {self.share} of the responses; gain of those {_format_signed(self.gain)}")
         print(f"accepted of right ones {self.accepted_right or '–'}, of wrong ones {self.accepted_wrong or '–'}")
         if self.lost:
             print(f"{self.lost} responses left out: what was to replace them failed", file=sys.stderr)
@@ -154,5 +154,5 @@ def _rests(rollouts: Rollouts) -> tuple[Array, Array]:
     return row[there], parent[there]
 
 
-def _signed(estimate: Estimate | None) -> str:
+def _format_signed(estimate: Estimate | None) -> str:
     return "–" if estimate is None else f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"

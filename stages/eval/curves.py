@@ -32,7 +32,7 @@ class Curve(Points):
             first, last, gain = self.of(name)[0], self.of(name)[-1], self.gain[name]
             print(
                 f"{name:<{width}}  held-out pass@1 {first.estimate.value:.3f} -> {last.estimate.value:.3f}: "
-                f"{_signed(gain).replace(' ', ', 95 % interval ', 1)} over problems"
+                f"{_format_signed(gain).replace(' ', ', 95 % interval ', 1)} over problems"
                 + (f", {last.runs} runs" if last.runs > 1 else "")
             )
         if self.out:
@@ -53,7 +53,7 @@ class Curve(Points):
             cells = [_cell(here.get(first))]
             for name in others:
                 point = here.get(name)
-                cells += [_cell(point), _signed(point.lead) if point and point.lead else ""]
+                cells += [_cell(point), _format_signed(point.lead) if point and point.lead else ""]
             table.add_row(f"{at:,.0f}", *cells)
         WordsConsole().print(table)
 
@@ -65,7 +65,7 @@ def _cell(point: Point | None) -> str:
     return f"{point.estimate.value:.3f}{spread}"
 
 
-def _signed(estimate: Estimate) -> str:
+def _format_signed(estimate: Estimate) -> str:
     return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...formats.rollouts import Rollouts
-from ..models.token_texts import on_one_line
+from ..models.token_texts import join_marked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +21,7 @@ CONTEXT, CONTINUATION = 24, 28  # characters before and behind a fork; less of b
 
 
 @dataclass(frozen=True)
-class Branch:
+class TreeNode:
     """One node. rows: the group's rollouts through it, the first of which has its tokens at [start, end)."""
 
     node: int
@@ -42,16 +42,16 @@ class Fork:
     """
 
     parent: int
-    branches: Sequence[Branch]
+    branches: Sequence[TreeNode]
     decided: float
 
-    def best_first(self, group: Rollouts) -> list[Branch]:
+    def best_first(self, group: Rollouts) -> list[TreeNode]:
         """By mean reward."""
         reward = group.numbers("reward")
         return sorted(self.branches, key=lambda branch: -reward[list(branch.rows)].mean())
 
 
-def branches_of(group: Rollouts) -> dict[int, Branch]:
+def branches_of(group: Rollouts) -> dict[int, TreeNode]:
     """The nodes of one group's tree by id, parents before children. Needs the node ruler."""
     ids, starts, ends = (group.ragged(f"node.{leaf}") for leaf in ("id", "start", "end"))
     found: dict[int, tuple[int, list[int], int, int]] = {}
@@ -60,13 +60,13 @@ def branches_of(group: Rollouts) -> dict[int, Branch]:
         for node, start, end in zip(ids[row].tolist(), starts[row].tolist(), ends[row].tolist(), strict=True):
             found.setdefault(node, (before, [], start, end))[1].append(row)
             before = node
-    return {node: Branch(node, *rest) for node, rest in found.items()}
+    return {node: TreeNode(node, *rest) for node, rest in found.items()}
 
 
 def forks_of(group: Rollouts) -> list[Fork]:
     """Every fork of one scored group, the most decisive first."""
     branches, reward = branches_of(group), group.numbers("reward").astype(np.float64)
-    children: dict[int, list[Branch]] = {}
+    children: dict[int, list[TreeNode]] = {}
     for branch in branches.values():
         children.setdefault(branch.parent, []).append(branch)
     total = float(np.square(reward - reward.mean()).sum())
@@ -133,12 +133,12 @@ def draw_forks(console: "Console", group: Rollouts, pieces: Pieces, signal: str 
         console.print(f"and {len(forks) - FORKS_SHOWN} forks that decided less", style="dim")
 
 
-def text_of(branch: Branch, pieces: Pieces) -> str:
+def text_of(branch: TreeNode, pieces: Pieces) -> str:
     """The node's text on one line; a dot where its tokens complete no character."""
-    return on_one_line(pieces[branch.rows[0]][branch.start : branch.end]) or "·"
+    return join_marked(pieces[branch.rows[0]][branch.start : branch.end]) or "·"
 
 
-def _mean_credit(group: Rollouts, branch: Branch, signal: str) -> str:
+def _mean_credit(group: Rollouts, branch: TreeNode, signal: str) -> str:
     """Of the branch's first token, over its rollouts."""
     values = group.ragged(signal)
     own = [row for row in branch.rows if values.present is None or values.present[row]]
@@ -162,9 +162,9 @@ def _plain(content: str, style: str = "") -> "Text":
     return Text(content, style)
 
 
-def _before(branch: Branch, pieces: Pieces, most: int) -> str:
+def _before(branch: TreeNode, pieces: Pieces, most: int) -> str:
     """The last of the response before a branch."""
-    content = on_one_line(pieces[branch.rows[0]][: branch.start])
+    content = join_marked(pieces[branch.rows[0]][: branch.start])
     if not content:
         return "(the prompt)"[:most]
     return content if len(content) <= most else f"…{content[1 - most :]}"

@@ -120,7 +120,7 @@ def _content(
         "file": file.path.name,
         "history": [
             {"stage": each.stage, "version": each.version, "counts": dict(each.counts),
-             "parameters": {name: _said(value) for name, value in each.parameters.items()}}
+             "parameters": {name: _jsonable(value) for name, value in each.parameters.items()}}
             for each in file.provenance.history
         ],
         "statistics": asdict(statistics), "quantiles": QUANTILES, "signals": signals, "signal": signal,
@@ -239,9 +239,9 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
 
-def _said(value: Any) -> str:
+def _jsonable(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name}={_said(each)}" for name, each in value.items()) or "none"
+        return ", ".join(f"{name}={_jsonable(each)}" for name, each in value.items()) or "none"
     return "none" if value is None or value == "" else str(value)
 
 

@@ -16,7 +16,7 @@ from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
 from ..core.harmless import harmless
 from ..core.progress import track
-from ..models.token_texts import TokenTexts, marked
+from ..models.token_texts import TokenTexts, mark_ends
 from .branches import draw_forks, draw_tree
 from .choosing import Choice, first_groups
 from .colours import credit_style, excluded_style
@@ -95,7 +95,7 @@ def view(
     choice = Choice(file, group=group, rollout=rollout, where=where, room=room)
     statistics = _read(file, choice, whole=stats or html is not None)
     chosen = choice.found()
-    shown = [_sorted(batch, sort, signal) for batch in (chosen[:1] if limit is None else chosen)]
+    shown = [_sort(batch, sort, signal) for batch in (chosen[:1] if limit is None else chosen)]
     if html is not None and statistics is not None:
         write_page(html, file, Rollouts.concat(chosen), statistics=statistics, signal=signal, texts=texts, force=force)
     return View(str(path), statistics if stats else None, shown, signal, tree, texts, svg, html, force)
@@ -115,7 +115,7 @@ def _read(file: RolloutFile, choice: Choice, *, whole: bool) -> FileStatistics |
     return tally.result() if whole else None
 
 
-def _sorted(batch: Rollouts, sort: str, signal: str | None) -> Rollouts:
+def _sort(batch: Rollouts, sort: str, signal: str | None) -> Rollouts:
     if sort == "file":
         return batch
     if sort == "length":
@@ -149,7 +149,7 @@ def _draw_group(console: "Console", batch: Rollouts, signal: str | None, tree: b
         marks = f"  [{', '.join(flags[row] or ())}]" if flags[row] else ""
         console.print(f"{names[row]}{reward}{marks}", style="dim")
         has = values is not None and (values.present is None or values.present[row])
-        tokens = _coloured(batch, row, pieces[row], values[row] if has and values is not None else None, scale)
+        tokens = _colour(batch, row, pieces[row], values[row] if has and values is not None else None, scale)
         console.print(Padding(tokens, (0, 0, 0, 2), expand=False))
     if signal:
         console.print(f"colour: {signal}, full at ±{scale:.3g}", style="dim")
@@ -159,7 +159,7 @@ def _draw_group(console: "Console", batch: Rollouts, signal: str | None, tree: b
             draw_forks(console, batch, pieces, signal)
 
 
-def _coloured(batch: Rollouts, row: int, pieces: list[str], values: Any, scale: float) -> "Text":
+def _colour(batch: Rollouts, row: int, pieces: list[str], values: Any, scale: float) -> "Text":
     """One rollout's tokens. values: [T] of the signal, None without."""
     from rich.style import Style
     from rich.text import Text
@@ -174,7 +174,7 @@ def _coloured(batch: Rollouts, row: int, pieces: list[str], values: Any, scale: 
             style = excluded_style()
         else:
             style = Style() if values is None else credit_style(float(values[place]), scale)
-        out.append(marked(piece), style)
+        out.append(mark_ends(piece), style)
     return out
 
 

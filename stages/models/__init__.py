@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .policy import ModelSource
 
 
-def resolved_engine(name: str) -> str:
+def resolve_engine(name: str) -> str:
     """`auto` is vllm where it is installed and a GPU is there, else transformers."""
     if name != "auto":
         return name
@@ -26,13 +26,13 @@ def resolved_engine(name: str) -> str:
 def open_engine(
     name: str, source: "ModelSource", *, seed: int = 0, options: Mapping[str, Any] | None = None
 ) -> "Engine":
-    """The engine of that name (see `resolved_engine`) for a policy. UsageError for an option that it does not have.
+    """The engine of that name (see `resolve_engine`) for a policy. UsageError for an option that it does not have.
 
     Whatever it raises when it is opened or samples is an ApportionError.
     """
     from ._guard import Guarded, engine_faults
 
-    entry = ENGINES[resolved_engine(name)]
+    entry = ENGINES[resolve_engine(name)]
     settings = ENGINES.settle(entry.name, options)
     with engine_faults(entry.name, "cannot be opened"):
         return Guarded(entry.function(source, seed, **settings))

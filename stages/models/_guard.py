@@ -77,10 +77,10 @@ def engine_faults(name: str, what: str) -> Iterator[None]:
     except ApportionError:
         raise
     except Exception as error:
-        raise EngineLost(f"engine {name!r} {what} ({described(error)})") from error
+        raise EngineLost(f"engine {name!r} {what} ({describe_error(error)})") from error
 
 
-def described(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """A fault on one line: its kind, and the beginning of what it says."""
     try:
         said = " ".join(str(error).split())[:300]

@@ -100,7 +100,7 @@ def load_policy(spec: str, *, device: str = "auto", dtype: str = "auto", seed: i
     if shared and key in _loaded:
         _loaded.move_to_end(key)
         return _loaded[key]
-    model, tokenizer = _blank(seed) if spec == "builtin:tiny-blank" else _pretrained(spec, directory, kinds[dtype])
+    model, tokenizer = _blank(seed) if spec == "builtin:tiny-blank" else _load_pretrained(spec, directory, kinds[dtype])
     if name := not_finite(dict(model.named_parameters())):
         raise ApportionError(
             f"model {spec!r}: its weights are not finite in {dtype}, e.g. {name}; expected a whole checkpoint"
@@ -230,7 +230,7 @@ def _blank(seed: int) -> tuple[Any, Any]:
     return blank_model(seed)
 
 
-def _pretrained(spec: str, directory: Path | None, dtype: Any) -> tuple[Any, Any]:
+def _load_pretrained(spec: str, directory: Path | None, dtype: Any) -> tuple[Any, Any]:
     tokenizer = _hugging_face("AutoTokenizer", spec, directory)
     model, report = _hugging_face("AutoModelForCausalLM", spec, directory, dtype=dtype, output_loading_info=True)
     if missing := sorted(report["missing_keys"]):  # the library has made them up

@@ -108,19 +108,19 @@ class TokenTexts:
         return [f"{token} " for token in ids] if self.offsets is None else self.offsets.pieces(ids)
 
 
-def marked(piece: str) -> str:
+def mark_ends(piece: str) -> str:
     """A token's piece in a terminal, where every token shows: line ends are marked, an empty piece is a dot.
 
-    >>> [marked(piece) for piece in ("one", ".\\n", "")]
+    >>> [mark_ends(piece) for piece in ("one", ".\\n", "")]
     ['one', '.⏎\\n', '·']
     """
     return piece.replace("\n", "⏎\n") or "·"
 
 
-def on_one_line(pieces: Iterable[str]) -> str:
+def join_marked(pieces: Iterable[str]) -> str:
     """The pieces' text, line ends marked.
 
-    >>> on_one_line([" so", ":\\n", "", "é"])
+    >>> join_marked([" so", ":\\n", "", "é"])
     ' so:⏎é'
     """
     return "".join(pieces).replace("\n", "⏎")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from ..core.options import OUT, Chooses, Names
 
 if TYPE_CHECKING:
-    from .kind import Remembered
+    from .kind import Updated
 
 
 def remember(
@@ -20,12 +20,12 @@ def remember(
     ] = None,
     out: Annotated[Path, "Memory to write, a Parquet file.", OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
-) -> "Remembered":
+) -> "Updated":
     """Carry what rollouts taught to the next iteration: the record of every problem, or experience in words.
 
     A memory is a file of its own beside the rollouts, which scorers, strategies and methods read by `--set`. It is never
     changed: each iteration writes a new one. Rollouts that are in it already are refused.
     """
-    from .kind import remembered
+    from .kind import update_memory
 
-    return remembered(rollouts, what=what, earlier=earlier, settings=settings, out=out, force=force)
+    return update_memory(rollouts, what=what, earlier=earlier, settings=settings, out=out, force=force)

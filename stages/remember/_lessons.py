@@ -29,7 +29,7 @@ ASKED = {
 }
 
 
-class Lesson(NamedTuple):
+class Draft(NamedTuple):
     """An entry to be. turn: that it is about; None where it is about the whole rollout."""
 
     level: str
@@ -62,7 +62,7 @@ class Played:
         )
 
 
-def by_rules(played: Played, zone: str, templates: Mapping[str, str]) -> list[Lesson]:
+def by_rules(played: Played, zone: str, templates: Mapping[str, str]) -> list[Draft]:
     """What its templates say of the rollout; a level that the rollout has nothing for, or without a template, is left out.
 
     A success is told by the turn that earned most (the last of those), a failure by its last turn, by the answer it gave
@@ -84,7 +84,7 @@ def by_rules(played: Played, zone: str, templates: Mapping[str, str]) -> list[Le
         "pattern": (turns.index(pair), pairs),
         "diagnostic": (list(played.states).index(state), states),
     }
-    found: list[Lesson] = []
+    found: list[Draft] = []
     for level in LEVELS[zone]:
         turn, count = about.get(level, (best, 1))
         if templates.get(level) and (count > 1 or level not in ("pattern", "diagnostic")):
@@ -93,13 +93,13 @@ def by_rules(played: Played, zone: str, templates: Mapping[str, str]) -> list[Le
                 "turns": len(turns), "reward": f"{played.reward:g}", "actions": ", ".join(played.actions),
                 "state": state, "action": action, "paid": f"{played.paid[turn]:g}", "count": count,
             }  # fmt: skip
-            found.append(Lesson(level, fill(templates[level], **values), turn if level in about else None))
+            found.append(Draft(level, fill(templates[level], **values), turn if level in about else None))
     return found
 
 
 def by_model(
     rollouts: Sequence[tuple[str, Played]], model: str, *, engine: str, max_tokens: int, device: str, dtype: str
-) -> list[list[Lesson]]:
+) -> list[list[Draft]]:
     """What a language model says, greedily, of each (zone, rollout). UsageError for a rollout beyond its context."""
     from ..models import open_engine
     from ..models.engine import Request, Sampling
@@ -121,16 +121,16 @@ def question(zone: str, played: Played) -> str:
     return f"An agent and its surroundings took turns:\n\n{played.told()}\n\n{ask}"
 
 
-def lessons_in(text: str, zone: str) -> list[Lesson]:
+def lessons_in(text: str, zone: str) -> list[Draft]:
     """The first line of each level of the zone in an answer; a level it does not have is left out.
 
     >>> found = lessons_in("Sure!\\n**Principle:** look first\\nEXAMPLE: (none)\\nMethod : go left", "strategy")
     >>> [(each.level, each.text) for each in found]
     [('principle', 'look first'), ('method', 'go left'), ('example', '(none)')]
     """
-    found: list[Lesson] = []
+    found: list[Draft] = []
     for level in LEVELS[zone]:
         line = re.search(rf"^\W*{level}\W*?:\W*?[ \t*]*(\S.*)$", text, re.IGNORECASE | re.MULTILINE)
         if line:
-            found.append(Lesson(level, line[1].strip()))
+            found.append(Draft(level, line[1].strip()))
     return found

@@ -18,7 +18,7 @@ from ..core.remedies import remedy
 from ..models.recorded import RECORDED
 from ._lessons import TEMPLATES, Played, by_model, by_rules
 from .kind import memory
-from .library import SCHEMA, STRATEGY, WARNING, Entry, Library, Matching
+from .library import SCHEMA, STRATEGY, WARNING, Advice, Library, Matching
 from .problems import of_the_prompt
 
 RULES = "rules"
@@ -140,7 +140,7 @@ def experience(
         for level, text, turn in found:
             about = [] if links == "shown" else played.states if turn is None else [played.states[turn]]
             clusters = [cluster.id for cluster in map(library.cluster_of, about) if cluster is not None]
-            entry = Entry(zone, level, text, score, list(dict.fromkeys(clusters)), 0, number, played.rollout_id)
+            entry = Advice(zone, level, text, score, list(dict.fromkeys(clusters)), 0, number, played.rollout_id)
             verdicts[library.offer(entry)] += 1
     told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items())) or "none"
     print(f"experience: entries from {len(chosen)} rollouts: {told}", file=sys.stderr)

@@ -86,7 +86,7 @@ def graph(
     logit, reference = np.asarray(state["logit"]), np.asarray(state["reference"])
     problems = sum(count for _, count in parts)
     slope = sum(total for total, _ in parts) / problems + beta * _kl_slope(logit, reference)
-    return _stepped(state, slope, lr)
+    return _step(state, slope, lr)
 
 
 def gradient(
@@ -161,7 +161,7 @@ def _kl_slope(logit: Array, reference: Array) -> Array:
     return probability * (1 - probability) * (logit - reference) / len(logit)
 
 
-def _stepped(state: pa.Table, slope: Array, lr: float) -> pa.Table:
+def _step(state: pa.Table, slope: Array, lr: float) -> pa.Table:
     """One step of Adam."""
     columns = {name: np.asarray(state[name]) for name in state.column_names}
     updates = columns["updates"] + 1

@@ -69,7 +69,7 @@ def memory(
 
 
 @dataclass(frozen=True)
-class Remembered:
+class Updated:
     """What was written: the place, rows in it, and the rollouts that were new."""
 
     out: str
@@ -82,9 +82,9 @@ class Remembered:
         print(f"{self.out}: {self.what}, {self.rows:,} rows; {self.rollouts:,} rollouts were new", file=sys.stderr)
 
 
-def remembered(
+def update_memory(
     rollouts: Path, *, what: str, earlier: Path | None, settings: Mapping[str, Any] | None, out: Path, force: bool
-) -> Remembered:
+) -> Updated:
     """The work of `remember`. UsageError, DataError: with the place, before anything is written."""
     chosen = MEMORIES[what]
     if out == STREAM:
@@ -125,7 +125,7 @@ def remembered(
     provenance = (before.provenance if before is not None else Provenance()).with_record(record)
     counts = {"rollouts": read.rollouts, "rows": table.num_rows}
     write_memory(out, what, table.cast(chosen.schema), provenance, counts, force=force)
-    return Remembered(str(out), what, table.num_rows, read.rollouts)
+    return Updated(str(out), what, table.num_rows, read.rollouts)
 
 
 @dataclass

@@ -35,13 +35,13 @@ SCHEMA = pa.schema(
 Verdict = Literal["added", "replaced", "raised", "known", "rejected"]
 
 
-def named(kind: str, text: str) -> str:
+def name_advice(kind: str, text: str) -> str:
     """The id of a row: equal texts of a kind have one."""
     return f"{kind[0]}-{blake2b(text.encode(), digest_size=6).hexdigest()}"
 
 
 @dataclass
-class Entry:
+class Advice:
     """One piece of advice. kind: the zone, strategy or warning. clusters: in which it is shown, by id.
 
     retrieved: how often it was shown. iteration, rollout_id: where it comes from.
@@ -58,7 +58,7 @@ class Entry:
 
     @cached_property
     def id(self) -> str:
-        return named(self.kind, self.text)
+        return name_advice(self.kind, self.text)
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Cluster:
 
     @cached_property
     def id(self) -> str:
-        return named(CLUSTER, self.text)
+        return name_advice(CLUSTER, self.text)
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Library:
     capacity: of each level, by zone. novelty: entries more alike than this are the same one.
     """
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[Advice] = field(default_factory=list)
     clusters: dict[str, Cluster] = field(default_factory=dict)
     matching: Matching = Matching()
     max_clusters: int = 500
@@ -184,7 +184,7 @@ class Library:
                 made.clusters[cluster.id] = cluster
             else:
                 made.entries.append(
-                    Entry(
+                    Advice(
                         row["kind"], row["level"], row["text"], row["score"], row["clusters"], row["retrieved"],
                         row["iteration"], row["rollout_id"],
                     )
@@ -268,18 +268,18 @@ class Library:
             if cluster.id in entry.clusters:
                 entry.clusters.remove(cluster.id)
 
-    def best(self, state: str, counts: Mapping[str, int]) -> list[Entry]:
+    def best(self, state: str, counts: Mapping[str, int]) -> list[Advice]:
         """Of each zone so many entries for an observation: those of its cluster with the highest scores, or where it
         has none of the zone, those of the whole library."""
         cluster = self.cluster_of(state)
         return list(chain.from_iterable(self._best(zone, cluster, count) for zone, count in counts.items()))
 
-    def _best(self, zone: str, cluster: Cluster | None, count: int) -> Sequence[Entry]:
+    def _best(self, zone: str, cluster: Cluster | None, count: int) -> Sequence[Advice]:
         entries = [entry for entry in self.entries if entry.kind == zone]
         own = [entry for entry in entries if cluster is not None and cluster.id in entry.clusters]
         return sorted(own or entries, key=lambda entry: -entry.score)[:count]
 
-    def offer(self, entry: Entry) -> Verdict:
+    def offer(self, entry: Advice) -> Verdict:
         """What became of an entry.
 
         "raised": one like it is there, and has its higher score now; "known": that one's was as high already.

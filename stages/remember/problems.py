@@ -75,12 +75,12 @@ def problems(
             )
         )
     table = pa.concat_tables(parts).combine_chunks()
-    record = Record.of(table)
+    record = ProblemHistory.of(table)
     return table.take(pa.array(record.order[record.age < iterations]))
 
 
 @dataclass(frozen=True, eq=False)
-class Record:
+class ProblemHistory:
     """A table of this memory, sorted by problem and iteration. N rows, P problems.
 
     order: [N] the table's rows. names: [P] problem ids. problems: rows [N] of each problem. age: [N] how many of the
@@ -93,7 +93,7 @@ class Record:
     age: Array
 
     @classmethod
-    def of(cls, table: pa.Table) -> "Record":
+    def of(cls, table: pa.Table) -> "ProblemHistory":
         encoded = table["problem_id"].combine_chunks().dictionary_encode()
         codes = np.asarray(encoded.indices).astype(np.int64)
         names = encoded.dictionary.to_pylist()

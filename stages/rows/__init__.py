@@ -39,9 +39,9 @@ def filter_rollouts(
     group_mean group_std group_min group_max group_sum group_any group_all, as in reward > group_mean(reward); abs, missing.
     A comparison with a missing value is false.
     """
-    from ._filter import filtered
+    from ._filter import filter_rollouts
 
-    return filtered(rollouts, where=where, drop=drop, flag=flag, groups=groups, out=out, force=force)
+    return filter_rollouts(rollouts, where=where, drop=drop, flag=flag, groups=groups, out=out, force=force)
 
 
 @check_numbers
@@ -60,9 +60,9 @@ def split(
     With --parts and --shares, a group's part depends on its group_id and the seed alone: the same in every file and run.
     Give one of --by, --parts and --shares.
     """
-    from ._split import divided
+    from ._split import split_groups
 
-    return divided(rollouts, by=by, parts=parts, shares=shares, seed=seed, out=out, force=force)
+    return split_groups(rollouts, by=by, parts=parts, shares=shares, seed=seed, out=out, force=force)
 
 
 def merge(
@@ -76,9 +76,9 @@ def merge(
     The output has the columns of all inputs, missing (null) where an input lacks one. Its history holds every input's, records
     they share once; `apportion log --shell` prints the commands of each.
     """
-    from ._merge import merged
+    from ._merge import merge_files
 
-    return merged(rollouts, out=out, force=force)
+    return merge_files(rollouts, out=out, force=force)
 
 
 @check_numbers

@@ -42,7 +42,7 @@ class Filtered:
         print(f"{self.out}: {share}, {done}", file=sys.stderr)
 
 
-def filtered(
+def filter_rollouts(
     source: Path, *, where: str, drop: bool, flag: str | None, groups: str | None, out: Path, force: bool
 ) -> Filtered:
     """See `filter`. UsageError for a predicate that does not fit a file; DataError where no row is left to write."""
@@ -122,7 +122,7 @@ def _parts(
         counts["others"] += int((~matches).sum())
         if flag is None:
             if matches.any():
-                yield batch if matches.all() else recounted(batch.take(np.flatnonzero(matches)))
+                yield batch if matches.all() else recount_visits(batch.take(np.flatnonzero(matches)))
         else:
             yield batch.with_missing("flags").with_flag(flag, ~matches)
     if flag is None and not counts["matched"]:
@@ -137,7 +137,7 @@ def whole_groups(batch: Rollouts, matches: Array, groups: Any) -> Array:
     return batch.groups.spread(each)
 
 
-def recounted(batch: Rollouts) -> Rollouts:
+def recount_visits(batch: Rollouts) -> Rollouts:
     """`node.visits`, `node.value` and `step.state_visits` over the rollouts that are left, where the batch has them.
 
     A rollout on whose path a node has no reward left has no values (null).

@@ -7,7 +7,7 @@ from typing import Any
 from ...formats.provenance import Provenance, Record, digest_of, inputs_of
 
 
-def joined(inputs: Sequence[Provenance], record: Record) -> Provenance:
+def join_histories(inputs: Sequence[Provenance], record: Record) -> Provenance:
     """All inputs' records and then `record`; a record of two inputs that read the same is there once.
 
     `record` gets the parameter `histories`: for each input, which of the records before it are its history, by number from
@@ -24,14 +24,14 @@ def joined(inputs: Sequence[Provenance], record: Record) -> Provenance:
             key = (before, digest_of(asdict(replace(one, parameters=bare))))
             if key not in places:
                 places[key] = len(records)
-                records.append(_moved(one, chain))
+                records.append(_move(one, chain))
             chain.append(places[key])
         histories.append(chain)
     own = replace(record, parameters={**record.parameters, "histories": histories})
     return Provenance(history=(*records, own), facts=_facts(inputs))
 
 
-def _moved(record: Record, chain: Sequence[int]) -> Record:
+def _move(record: Record, chain: Sequence[int]) -> Record:
     """The record of an earlier merge counts in its own file; here its records stand at `chain`."""
     if "histories" not in record.parameters:
         return record

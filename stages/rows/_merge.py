@@ -9,16 +9,16 @@ from ... import __version__
 from ...formats.canonical import canonical_type
 from ...formats.errors import DataError, UsageError
 from ...formats.files import check_output
-from ...formats.invariants import Names
+from ...formats.invariants import UsedNames
 from ...formats.parquet import STREAM, RolloutFile, files_of, write_rollouts
 from ...formats.provenance import Record
 from ...formats.rollouts import Rollouts
 from ..core.driver import Written
 from ..core.progress import track
-from ._histories import joined
+from ._histories import join_histories
 
 
-def merged(sources: Sequence[Path], *, out: Path, force: bool) -> Written:
+def merge_files(sources: Sequence[Path], *, out: Path, force: bool) -> Written:
     """See `merge`. DataError for a group that two inputs share, and for a column whose types do not go together."""
     if list(sources).count(STREAM) > 1:
         raise UsageError("-: standard input can be read once; name it once")
@@ -36,7 +36,7 @@ def merged(sources: Sequence[Path], *, out: Path, force: bool) -> Written:
         parameters={},
         inputs={f"rollouts/{index}": file.digest() for index, file in enumerate(files)},
     )
-    provenance = joined([file.provenance for file in files], record)
+    provenance = join_histories([file.provenance for file in files], record)
     counts = write_rollouts(out, _batches(files, schema), provenance, force=force)
     return Written(str(out), **counts)
 
@@ -62,7 +62,7 @@ def _union(files: Sequence[RolloutFile]) -> pa.Schema:
     """The columns of all files, those of the first one first, in types that hold the values of all."""
     schema = pa.schema([])
     for file in files:
-        own = pa.schema([_stored(field) for field in file.schema])
+        own = pa.schema([_stored_field(field) for field in file.schema])
         try:
             schema = pa.unify_schemas([schema, own], promote_options="permissive")
         except pa.ArrowTypeError as error:
@@ -70,7 +70,7 @@ def _union(files: Sequence[RolloutFile]) -> pa.Schema:
     return schema
 
 
-def _stored(field: pa.Field) -> pa.Field:
+def _stored_field(field: pa.Field) -> pa.Field:
     """The column as the format stores it, so that one merged file is like one written at once."""
     kind = field.type
     if pa.types.is_struct(kind) and kind.num_fields:
@@ -80,7 +80,7 @@ def _stored(field: pa.Field) -> pa.Field:
 
 
 def _batches(files: Sequence[RolloutFile], schema: pa.Schema) -> Iterator[Rollouts]:
-    names = Names()
+    names = UsedNames()
     total = sum(file.num_row_groups for file in files)
     parts = ((file, batch) for file in files for batch in file.batches(check=(), names=names))
     for file, batch in track(parts, total=total, what="merge"):

@@ -15,20 +15,20 @@ import pyarrow as pa
 from ... import __version__
 from ...formats.errors import DataError, UsageError, unknown
 from ...formats.files import check_output, whole_directory
-from ...formats.invariants import Names
+from ...formats.invariants import UsedNames
 from ...formats.parquet import STREAM, TOKENS_PER_ROW_GROUP, RolloutFile, RolloutWriter, files_of
 from ...formats.provenance import Record
 from ...formats.rollouts import Rollouts
 from ...formats.schema import paths_of
 from ..core.progress import track
-from ._histories import joined
+from ._histories import join_histories
 
 MOST_PARTS = 256  # files written at the same time
 MISSING = "null"  # the file of rows without a value
 
 
 @dataclass(frozen=True)
-class Part:
+class Piece:
     """One file of the output."""
 
     file: str
@@ -42,7 +42,7 @@ class Parts:
     """What `split` wrote."""
 
     out: str
-    parts: list[Part]
+    parts: list[Piece]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,7 +55,7 @@ class Parts:
             )
 
 
-def divided(
+def split_groups(
     source: Path, *, by: str | None, parts: int | None, shares: str | None, seed: int, out: Path, force: bool
 ) -> Parts:
     """See `split`. UsageError for anything but one way to divide; DataError for a group with two values of the column,
@@ -102,7 +102,7 @@ def divided(
                     writer.abort()
             raise
     order = list(bounds) or sorted(writers)
-    return Parts(str(out), [Part(f"{name}.parquet", **writers[name].counts) for name in order])
+    return Parts(str(out), [Piece(f"{name}.parquet", **writers[name].counts) for name in order])
 
 
 def _digests(files: Sequence[RolloutFile]) -> dict[str, str]:
@@ -114,7 +114,7 @@ def _digests(files: Sequence[RolloutFile]) -> dict[str, str]:
 def _close(name: str, writer: RolloutWriter, files: Sequence[RolloutFile], record: Record) -> None:
     own = replace(record, parameters={**record.parameters, "part": f"{name}.parquet"}, counts=dict(writer.counts))
     histories = [file.provenance for file in files]
-    writer.close(histories[0].with_record(own) if len(files) == 1 else joined(histories, own))
+    writer.close(histories[0].with_record(own) if len(files) == 1 else join_histories(histories, own))
 
 
 def _write(
@@ -126,7 +126,7 @@ def _write(
 ) -> None:
     """Every group into its part's file, made when the first one comes."""
     bound = max(1 << 14, TOKENS_PER_ROW_GROUP // parts)  # what all of them hold back is one row group
-    names = Names()
+    names = UsedNames()
     total = sum(file.num_row_groups for file in files)
     batches = ((file, batch) for file in files for batch in file.batches(check=(), names=names))
     for file, batch in track(batches, total=total, what="split"):

@@ -58,7 +58,7 @@ def _content(path: Path, columns: list[str] | None) -> Content:
     from ..core.progress import track
 
     files = [RolloutFile(each) for each in files_of(path)]
-    wanted = _chosen(files[0], columns)
+    wanted = _choose_columns(files[0], columns)
     result = ContentDigest(wanted)
     for file in files:
         found = paths_of(file.schema)
@@ -73,7 +73,7 @@ def _content(path: Path, columns: list[str] | None) -> Content:
     return Content(str(path), result.hexdigest(), result.rollouts, result.columns())
 
 
-def _chosen(file: "RolloutFile", columns: list[str] | None) -> list[str]:
+def _choose_columns(file: "RolloutFile", columns: list[str] | None) -> list[str]:
     """The paths that --columns names; a ruler or another struct stands for all that is in it."""
     from ...formats.errors import unknown
     from ...formats.schema import paths_of

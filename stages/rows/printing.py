@@ -43,7 +43,7 @@ class Head:
                 print(("" if number == 0 else "\n") + f"row {number}")
                 names = max(map(len, row), default=0)
                 for name, value in row.items():
-                    print(f"  {name:<{names}}  {shortened(value, max(width - names - 4, 20))}")
+                    print(f"  {name:<{names}}  {shorten(value, max(width - names - 4, 20))}")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Rows:
         for file in self.files:
             if left <= 0:
                 return
-            for batch in _chosen(file, self.paths, self.predicate):
+            for batch in _choose_rows(file, self.paths, self.predicate):
                 for start in range(0, len(batch), ROWS_AT_ONCE):
                     part = batch.slice(start, int(min(start + ROWS_AT_ONCE, len(batch), start + left)))
                     left -= len(part)
@@ -85,10 +85,10 @@ class Rows:
 def first_rows(source: Path, *, n: int, columns: list[str] | None) -> Head:
     """See `head`. The file is read as far as it has to be, and not checked."""
     files = [RolloutFile(path) for path in files_of(source)]
-    paths = chosen_columns(files[0], columns)
+    paths = choose_columns(files[0], columns)
     rows: list[dict[str, Any]] = []
     for file in files:
-        for batch in _chosen(file, paths, None) if len(rows) < n else ():
+        for batch in _choose_rows(file, paths, None) if len(rows) < n else ():
             part = batch.slice(0, min(len(batch), n - len(rows)))
             each = {path: part.arrow(path).to_pylist() for path in paths}
             rows += [{path: each[path][row] for path in paths} for row in range(len(part))]
@@ -100,7 +100,7 @@ def first_rows(source: Path, *, n: int, columns: list[str] | None) -> Head:
 def all_rows(source: Path, *, to: str, columns: list[str] | None, where: str | None, limit: int | None) -> Rows:
     """See `show`. UsageError for a column or predicate that does not fit a file, before anything is printed."""
     files = [RolloutFile(path) for path in files_of(source)]
-    paths = chosen_columns(files[0], columns)
+    paths = choose_columns(files[0], columns)
     predicate = None if where is None else Predicate(where)
     for file in files:
         if predicate is not None:
@@ -113,7 +113,7 @@ def all_rows(source: Path, *, to: str, columns: list[str] | None, where: str | N
     return Rows(files, paths, predicate, limit, to)
 
 
-def chosen_columns(file: RolloutFile, columns: list[str] | None) -> list[str]:
+def choose_columns(file: RolloutFile, columns: list[str] | None) -> list[str]:
     """The paths `--columns a,b` names, in that order; a ruler stands for all that is on it. All for None."""
     found = paths_of(file.schema)
     if columns is None:
@@ -127,10 +127,10 @@ def chosen_columns(file: RolloutFile, columns: list[str] | None) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def _chosen(file: RolloutFile, paths: list[str], predicate: Predicate | None) -> Iterator[Rollouts]:
+def _choose_rows(file: RolloutFile, paths: list[str], predicate: Predicate | None) -> Iterator[Rollouts]:
     """The file's batches with these columns only, in this order, and the rows the predicate is true of."""
     if predicate is None:
-        yield from (_selected(batch, paths) for batch in file.row_groups(paths, rows_at_once=ROWS_AT_ONCE))
+        yield from (_select(batch, paths) for batch in file.row_groups(paths, rows_at_once=ROWS_AT_ONCE))
         return
     needed = predicate.reads(file.schema)
     wanted = {*paths, *needed}
@@ -143,10 +143,10 @@ def _chosen(file: RolloutFile, paths: list[str], predicate: Predicate | None) ->
             raise DataError(f"{file.path} (rows from {row}): {error}") from error
         row += len(batch)
         if matches.any():
-            yield _selected(batch.take(np.flatnonzero(matches)), paths)
+            yield _select(batch.take(np.flatnonzero(matches)), paths)
 
 
-def _selected(batch: Rollouts, paths: list[str]) -> Rollouts:
+def _select(batch: Rollouts, paths: list[str]) -> Rollouts:
     """The columns in the order asked for, those of one struct together."""
     import pyarrow as pa
 
@@ -210,12 +210,12 @@ def _finite(value: Any) -> Any:
     return [_finite(each) for each in value] if isinstance(value, list) else value
 
 
-def shortened(value: Any, width: int) -> str:
+def shorten(value: Any, width: int) -> str:
     """A value in one line of at most `width` characters.
 
-    >>> shortened([0.25, -1.0, *range(100)], 60)
+    >>> shorten([0.25, -1.0, *range(100)], 60)
     '[0.25, -1, 0, 1, 2, 3, 4, 5, … 102 in all]'
-    >>> shortened("one\\ntwo", 20)
+    >>> shorten("one\\ntwo", 20)
     'one⏎two'
     """
     if value is None:

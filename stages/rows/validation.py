@@ -12,7 +12,7 @@ from ..core.options import check_numbers
 from ..core.ranges import AtLeast
 
 if TYPE_CHECKING:
-    from ...formats.invariants import Names
+    from ...formats.invariants import UsedNames
     from ...formats.parquet import RolloutFile
 
 
@@ -79,13 +79,13 @@ def validate(
 
     A directory is one data set, in which names occur once.
     """
-    from ...formats.invariants import Names
+    from ...formats.invariants import UsedNames
     from ...formats.parquet import RolloutFile, files_of
 
     for name in ignore or ():
         if name not in RULES:
             raise unknown("rule", name, RULES)
-    names = Names()
+    names = UsedNames()
     found: list[tuple[Finding, str]] = []
     rollouts = 0
     for part in files_of(path):
@@ -119,7 +119,7 @@ def _rules() -> str:
 validate.__doc__ = f"{(validate.__doc__ or '').rstrip()}\n\n    {_rules()}\n    "
 
 
-def _findings(file: "RolloutFile", names: "Names") -> Iterator[tuple[Finding, str]]:
+def _findings(file: "RolloutFile", names: "UsedNames") -> Iterator[tuple[Finding, str]]:
     """The findings in one file, each with its row's group."""
     from ...formats.invariants import Broken, broken_invariants, suspicions
 

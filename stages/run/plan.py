@@ -98,7 +98,7 @@ def plan_of(
                 seen_from = before
                 continue
             options = expand(step.options, scope, functions, step.where)
-            planned = _planned(step, options, known, outputs, targets, given or {})
+            planned = _plan_step(step, options, known, outputs, targets, given or {})
             outputs.update({targets.name(out): out for out in planned.outputs.values()})
             if planned.out is not None:
                 made[step.command].append(planned.out)
@@ -162,7 +162,7 @@ def _values(loop: Loop, given: Any) -> Sequence[Any]:
     raise UsageError(f"{loop.where}: a loop runs over a count or a list, got {given!r:.200}")
 
 
-def _planned(
+def _plan_step(
     step: Step, options: dict[str, Any], known: Mapping[str, Command], outputs: Mapping[str, str], targets: Targets,
     given: Mapping[str, Any],
 ) -> Planned:  # fmt: skip
@@ -172,7 +172,7 @@ def _planned(
     parameters, writes = command.options(), command.outputs()
     if "force" in options:
         raise UsageError(f"{step.where}: a recipe's outputs are its own; leave `force` out")
-    options |= {key: _placed(value, outputs) for key, value in options.items() if key not in writes}
+    options |= {key: _place(value, outputs) for key, value in options.items() if key not in writes}
     for key in writes:
         if options.get(key) is not None:
             try:
@@ -206,12 +206,12 @@ def _choose(command: Command, options: Mapping[str, Any]) -> Iterator[Chosen]:
             yield Chosen(kind, kind[name], settled)
 
 
-def _placed(value: Any, outputs: Mapping[str, str]) -> Any:
+def _place(value: Any, outputs: Mapping[str, str]) -> Any:
     """The value with outputs of earlier steps where the run has them."""
     if isinstance(value, Mapping):
-        return {name: _placed(each, outputs) for name, each in value.items()}
+        return {name: _place(each, outputs) for name, each in value.items()}
     if isinstance(value, list):
-        return [_placed(each, outputs) for each in value]
+        return [_place(each, outputs) for each in value]
     return outputs.get(value, value) if isinstance(value, str) else value
 
 

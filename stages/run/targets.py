@@ -18,7 +18,7 @@ class Targets:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._home = _resolved(folder)
+        self._home = _resolve(folder)
         self._taken: set[Path] = set()
         self._holding: set[Path] = set()  # folders with one of them somewhere inside
 
@@ -35,7 +35,7 @@ class Targets:
         if "\0" in named:
             raise UsageError("has a null character in it, which no name has")
         target = self.folder / os.path.expanduser(named)
-        place = _resolved(target)
+        place = _resolve(target)
         if self._home in place.parents:
             if place.relative_to(self._home).parts[0].casefold() in RESERVED:
                 raise UsageError(f"is a name of the run's own ({', '.join(RESERVED)}); choose another one")
@@ -58,10 +58,8 @@ class Targets:
         """The places that the user named in variables which the output's name is made of."""
         for name, value in given.items():
             if re.search(rf"\$\{{[^}}]*\b{re.escape(name)}\b", str(written)):
-                yield from (
-                    _resolved(self.folder / os.path.expanduser(text)) for text in texts_in(value) if "/" in text
-                )
+                yield from (_resolve(self.folder / os.path.expanduser(text)) for text in texts_in(value) if "/" in text)
 
 
-def _resolved(path: Path) -> Path:
+def _resolve(path: Path) -> Path:
     return Path(os.path.realpath(path))

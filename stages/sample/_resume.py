@@ -78,7 +78,7 @@ class Stopping:
         return Stopped(f"{out}: stopped by {self.by.name}, {what}", 128 + self.by)
 
 
-def begun(out: Path, record: Record, *, resume: bool, force: bool) -> RolloutFile | None:
+def open_begun(out: Path, record: Record, *, resume: bool, force: bool) -> RolloutFile | None:
     """What a run that was stopped left of `out`; None where there is nothing, or force says to begin anew.
 
     UsageError where there is something and neither was asked for, or where another command made it.

@@ -21,9 +21,9 @@ from ..models.engine import Engine, Sampling
 from ..models.policy import ModelSource
 from ..tasks import Problem, Task, open_task
 from ._failures import Failures
-from ._resume import Stopping, begun
+from ._resume import Stopping, open_begun
 from ._source import groups_of, open_source, problems_of
-from .kind import STRATEGIES, SamplingContext, Strategy, check_turns, files_in
+from .kind import STRATEGIES, SamplingContext, Strategy, check_turns, named_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +69,9 @@ class Run:
             parameters=parameters,
             inputs={"policy": policy, **plugin_digests("sample", parameters)}
             | ({"rollouts": source.digest()} if source is not None else {})
-            | {name: digest_of_file(path) for name, path in files_in(options)},
+            | {name: digest_of_file(path) for name, path in named_files(options)},
         )
-        kept = begun(out, record, resume=resume, force=force) if out != STREAM else None
+        kept = open_begun(out, record, resume=resume, force=force) if out != STREAM else None
         done = 0 if kept is None else groups_of(kept if source is None else source, kept)
         if kept is not None and engine is not None and not engine.row_seeds:
             print(

@@ -78,12 +78,12 @@ def of_groups(batch: Rollouts, column: str, groups: Array | None = None) -> list
 
 
 def require_texts(file: RolloutFile, needed: Sequence[str], column: str | None, who: str) -> None:
-    """DataError for a column that the file lacks, or that `texts_in` would find neither there nor in its tasks' rows."""
+    """DataError for a column that the file lacks, or that `read_texts` would find neither there nor in its tasks' rows."""
     own = () if column is None or TASK_ROW in paths_of(file.schema) else (column,)
     require(file, (*needed, *own), who)
 
 
-def texts_in(batch: Rollouts, column: str, groups: Array | None = None) -> list[str | None]:
+def read_texts(batch: Rollouts, column: str, groups: Array | None = None) -> list[str | None]:
     """A text for every group, or the given ones [M], by a column of the file, or else of the file that the task is; there a
     dot goes into objects. None where it is missing.
 

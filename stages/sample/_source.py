@@ -133,7 +133,7 @@ def names_of(texts: Sequence[str | None]) -> pa.Array:
     return pa.array(texts, pa.string())
 
 
-def forks_of(forks: Sequence[int]) -> pa.Array:
+def fork_column(forks: Sequence[int]) -> pa.Array:
     """Forks as Arrow has them."""
     return pa.array(forks, FIELDS["fork"].type)
 

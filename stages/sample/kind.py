@@ -82,7 +82,7 @@ def strategy(
     return register
 
 
-def files_in(options: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+def named_files(options: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
     """(option/number, file) of every file that an option names, directories opened. UsageError for one not there."""
     for name, value in options.items():
         paths = [value] if isinstance(value, Path) else value if isinstance(value, list | tuple) else []

@@ -33,7 +33,7 @@ def score(
     from ..core.driver import map_rollouts
     from ..core.options import as_json
     from ..models.recorded import RECORDED, recorded_model
-    from .kind import SCORERS, scored
+    from .kind import SCORERS, score_batch
 
     chosen = SCORERS[scorer]
     options = SCORERS.settle(scorer, settings)
@@ -41,7 +41,7 @@ def score(
         options["model"] = recorded_model(rollouts, scorer)
     files = {name: digest_of_file(path) for name, path in options.items() if isinstance(path, Path) and path.exists()}
     return map_rollouts(
-        partial(scored, scorer=scorer, options=options), rollouts, out,
+        partial(score_batch, scorer=scorer, options=options), rollouts, out,
         stage="score", parameters={"with": scorer, "settings": as_json(options)}, needs=chosen.ways_around(options), who=scorer,
         force=force, workers=workers, inputs=files,
     )  # fmt: skip

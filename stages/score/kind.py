@@ -58,7 +58,7 @@ def reward_column(column: str, whose: str) -> str:
     return column
 
 
-def scored(batch: Rollouts, scorer: str, options: Mapping[str, Any]) -> Rollouts:
+def score_batch(batch: Rollouts, scorer: str, options: Mapping[str, Any]) -> Rollouts:
     """The batch with the columns the scorer gives. DataError where it lacks what the scorer needs."""
     chosen = SCORERS[scorer]
     check_needs(chosen, batch.paths, options)

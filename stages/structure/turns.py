@@ -148,7 +148,7 @@ class Siblings:
             changed[1:] |= np.diff(key[order]) != 0
         return cls(order, Segments.of_runs(np.cumsum(changed)))
 
-    def compared(
+    def compare(
         self,
         values: Array,
         scale: Literal["std", "none"],

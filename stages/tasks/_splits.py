@@ -8,14 +8,14 @@ SPLITS = ("train", "test")
 TEST_SHARE = 5  # one question in five is a test problem
 
 
-def digest(question: str) -> bytes:
+def digest_question(question: str) -> bytes:
     """8 bytes that stand for the question, the same in every process and on every machine."""
     return blake2b(question.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def hash_split(question: str) -> str:
     """ "test" for one question in five, else "train"."""
-    return "test" if int.from_bytes(digest(question), "big") % TEST_SHARE == 0 else "train"
+    return "test" if int.from_bytes(digest_question(question), "big") % TEST_SHARE == 0 else "train"
 
 
 def check_split(split: str) -> None:

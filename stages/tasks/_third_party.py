@@ -17,7 +17,7 @@ AGAIN = 0.25  # seconds between one try to end what takes too long and the next
 
 
 @contextmanager
-def contained(seed: int | None = None) -> Iterator[None]:
+def contain(seed: int | None = None) -> Iterator[None]:
     """Within it, what is printed, warned or logged is dropped; with a seed, the global generators start there.
 
     Some of reasoning-gym's generators print, some draw from the global generators, and its verifiers parse a

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from ._third_party import contained, time_limit
+from ._third_party import contain, time_limit
 
 _ANNOUNCED = re.compile(r"(?:final\s+answer|answer)\**\s*(?::|\bis\b:?)\**", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -96,10 +96,12 @@ def check(answer: str, accepted: Iterable[str]) -> float:
     """
     if not answer.strip():
         return 0.0
-    return float(any(normalised(answer) == normalised(one) or _same_formula(answer, one) for one in accepted))
+    return float(
+        any(normalise_answer(answer) == normalise_answer(one) or _same_formula(answer, one) for one in accepted)
+    )
 
 
-def normalised(answer: str) -> str:
+def normalise_answer(answer: str) -> str:
     r"""An answer without what does not count: case, spaces, `$`, \text{…}, thousands' commas, a final full stop."""
     bare = _MARKUP.sub(r"\1", answer).replace("$", "").replace(r"\!", "").replace(r"\,", "")
     bare = _THOUSANDS.sub("", bare.strip().removesuffix("."))
@@ -129,7 +131,7 @@ def _beyond(number: str, power: str) -> bool:
 def _same_formula(answer: str, reference: str) -> bool:
     if not _FORMULA.search(reference) or takes_long(answer) or takes_long(reference):
         return False
-    with contained():
+    with contain():
         from math_verify import parse, verify
 
         try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...formats.errors import ApportionError, DataError, UsageError
-from ._third_party import contained
+from ._third_party import contain
 from .kind import task_family
 from .table import Row, TableTask, given_options
 
@@ -81,7 +81,7 @@ def _load(spec: str, name: str, config: str | None) -> Mapping[str, Any]:
     folder = Path(name).expanduser()
     if name.startswith((".", "/", "~")) and not folder.is_dir():
         raise UsageError(f"{spec}: no such folder")
-    with contained():
+    with contain():
         import datasets
         import datasets.exceptions
 

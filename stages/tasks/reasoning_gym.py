@@ -10,8 +10,8 @@ from typing import Any, get_type_hints
 from ...formats.errors import DataError, UsageError, unknown
 from ._json_types import from_json, to_json
 from ._reasoning_gym_repairs import check_reference, in_fixed_order, is_entry, is_readable, run_no_text
-from ._splits import check_split, digest, hash_split
-from ._third_party import contained, time_limit
+from ._splits import check_split, digest_question, hash_split
+from ._third_party import contain, time_limit
 from .answers import final_answer
 from .kind import Problem, task_family
 
@@ -30,7 +30,7 @@ def generator_names() -> list[str]:
 
 def _generators() -> dict[str, tuple[Any, Any]]:
     """Dataset class and config class of every generator."""
-    with contained():
+    with contain():
         import reasoning_gym.composite  # noqa: F401  # the package does not import this one itself
         from reasoning_gym.factory import DATASETS
 
@@ -85,7 +85,7 @@ class ReasoningGym:
         if not answer or not is_readable(generator, answer):
             return 0.0
         try:
-            with contained(seed=0), time_limit(VERIFY_SECONDS):
+            with contain(seed=0), time_limit(VERIFY_SECONDS):
                 score = float(verifier.score_answer(answer, entry))
         except Exception:  # a verifier may raise anything on a model's text, and that text is then no answer
             return 0.0
@@ -103,7 +103,7 @@ class ReasoningGym:
 
     @cached_property
     def _verifier(self) -> Any:
-        with contained(seed=0):
+        with contain(seed=0):
             return self._dataset(0)
 
     def _dataset(self, seed: int) -> Any:
@@ -117,12 +117,12 @@ class ReasoningGym:
         """All draws of a seed, without end; an exception where the generator raised one."""
         number = 0
         while True:
-            chunk_seed = _derived(seed, number)
-            with contained(seed=chunk_seed):
+            chunk_seed = _derive(seed, number)
+            with contain(seed=chunk_seed):
                 dataset = self._dataset(chunk_seed)
             for index in range(CHUNK):
                 try:
-                    with contained(seed=_derived(chunk_seed, index)):
+                    with contain(seed=_derive(chunk_seed, index)):
                         entry = dataset[index]
                 except Exception as error:
                     yield error
@@ -141,7 +141,7 @@ class ReasoningGym:
                 continue
             faults = 0
             question = entry["question"]
-            problem_id = f"{self.name}-{digest(question).hex()}"
+            problem_id = f"{self.name}-{digest_question(question).hex()}"
             if hash_split(question) == split and problem_id not in seen:
                 instruction = self.options.get("instruction", INSTRUCTION)
                 content = f"{question.rstrip()}\n\n{instruction}" if instruction else question
@@ -157,7 +157,7 @@ class ReasoningGym:
         return to_json({"answer": entry["answer"], "metadata": metadata})
 
 
-def _derived(*numbers: int) -> int:
+def _derive(*numbers: int) -> int:
     """A seed below 2**31 made of others."""
     return int.from_bytes(blake2b(repr(numbers).encode(), digest_size=4).digest(), "big") >> 1
 
@@ -182,7 +182,7 @@ def open_reasoning_gym(spec: str, /, *, instruction: str | None = None, **fields
     config_class = generators[name][1]
     task = ReasoningGym(spec, dict(options), _config(spec, config_class, options))
     try:
-        with contained(seed=0):
+        with contain(seed=0):
             task._dataset(0)
     except Exception as error:  # a config says what is wrong with an assert, a ValueError, a TypeError …
         raise UsageError(f"task {spec!r} with {dict(options)}: {_line(error)}") from error

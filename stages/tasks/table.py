@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from ...formats.errors import DataError, UsageError
-from ._splits import check_split, digest, hash_split
+from ._splits import check_split, digest_question, hash_split
 from .answers import check, final_answer, gold_answer
 from .kind import Message, Problem
 
@@ -61,12 +61,12 @@ class TableTask:
 
         Of rows with one question only the first is kept; if any of them is a test row, in the test split.
         """
-        columns: Columns | None = None
+        columns: TaskColumns | None = None
         found: dict[str, Problem] = {}
         splits: dict[str, str] = {}
         for number, (row, named) in enumerate(self.read(), start=1):
             try:
-                columns = columns or Columns.find(row, self.options)
+                columns = columns or TaskColumns.find(row, self.options)
                 question, problem = columns.problem(row)
             except DataError as error:
                 raise DataError(f"{self.spec}: row {number}: {error}") from error
@@ -80,7 +80,7 @@ class TableTask:
 
 
 @dataclass(frozen=True)
-class Columns:
+class TaskColumns:
     """Where in a row the question and the answer are. A dot goes into a column of structs: `reward_model.ground_truth`."""
 
     prompt: str
@@ -89,7 +89,7 @@ class Columns:
     kept: tuple[str, ...] | None = None
 
     @classmethod
-    def find(cls, row: Mapping[str, Any], options: Mapping[str, str]) -> "Columns":
+    def find(cls, row: Mapping[str, Any], options: Mapping[str, str]) -> "TaskColumns":
         """The columns that the options name, else the first usual ones. DataError, with the columns there are."""
         prompt = _choose(row, options.get("prompt_field"), PROMPT_FIELDS, "prompt")
         answer = _choose(row, options.get("answer_field"), ANSWER_FIELDS, "answer")
@@ -114,7 +114,7 @@ class Columns:
             prompt = [*prompt[:-1], {**last, "content": f"{last['content'].rstrip()}\n\n{self.instruction}"}]
         names = [name for name in row if name != self.prompt] if self.kept is None else self.kept
         rest = {str(name): _plain(lookup(row, name)) for name in names}
-        return question, Problem(f"row-{digest(question).hex()}", prompt, reference, rest)
+        return question, Problem(f"row-{digest_question(question).hex()}", prompt, reference, rest)
 
 
 def lookup(row: Mapping[str, Any], path: str) -> Any:

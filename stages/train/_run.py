@@ -13,7 +13,7 @@ from ... import __version__
 from ...formats.errors import ApportionError, DataError, UsageError
 from ...formats.files import check_output, whole_directory
 from ...formats.flags import UNTRAINED
-from ...formats.invariants import Names
+from ...formats.invariants import UsedNames
 from ...formats.own import CHECKPOINT_HISTORY, files_in, with_files
 from ...formats.parquet import RolloutFile, files_of
 from ...formats.provenance import Provenance, Record
@@ -199,7 +199,7 @@ def _trainable(
     needs = ["prompt_ids"] + ([credit] if credit else []) + (["token.logprob"] if recorded else [])
     needs += [path for path in chosen.needs if not path.startswith("token.")]
     batches: list[Rollouts] = []
-    names = Names()
+    names = UsedNames()
     for file in files:
         require(file, tuple(needs), chosen.name)
         if file.provenance.facts.get("tokens_exact") is False and not allow_retokenized:

@@ -20,7 +20,7 @@ from apportion.formats.parquet import RolloutWriter
 from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
 from apportion.formats.seal import seal
-from apportion.stages.assign_credit._apply import credited
+from apportion.stages.assign_credit._apply import assign_to
 from apportion.stages.structure.prefix_tree import add_prefix_tree
 from hypothesis import HealthCheck, Phase, assume, given, reject, settings
 from hypothesis import strategies as st
@@ -138,7 +138,7 @@ def valid_files(draw: st.DrawFn) -> File:
         row["token"] = {"id": [4, 5, 6], "logprob": [-1.0] * 3, "mine": [0.5] * 3, "mask": [True, True, False]}
         row["step"] = {"start": [0, 1], "end": [1, 3], "kind": ["step"] * 2}
     batch = add_prefix_tree(Rollouts(pa.Table.from_pylist(rows, SCHEMA)))
-    batch = credited(batch, draw(st.sampled_from(["grpo", "rloo"])), "advantage", {})
+    batch = assign_to(batch, draw(st.sampled_from(["grpo", "rloo"])), "advantage", {})
     with TemporaryDirectory() as folder:
         writer = RolloutWriter(Path(folder, "a"), "a", tokens_per_row_group=draw(st.integers(1, 40)))
         writer.write(batch)

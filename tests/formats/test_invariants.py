@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from apportion.formats.errors import DataError
-from apportion.formats.invariants import Names, broken_invariants
+from apportion.formats.invariants import UsedNames, broken_invariants
 from apportion.formats.parquet import write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.ragged import Ragged
@@ -137,7 +137,7 @@ def test_columns_that_are_not_asked_for_are_left_alone() -> None:
 
 
 def test_names_are_remembered_from_batch_to_batch() -> None:
-    names = Names()
+    names = UsedNames()
     names.begin("a")
     assert list(broken_invariants(good(), names=names)) == []
     found = list(broken_invariants(good().with_columns({"group_id": ["h"] * 3}), names=names))

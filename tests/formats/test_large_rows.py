@@ -90,7 +90,7 @@ def test_a_dictionary_past_2_gib_is_taken_apart() -> None:
     array = repeated(3000)
     with pytest.raises(pa.ArrowInvalid, match="overflowed"):
         array.dictionary_decode()
-    parts = content._decoded(array)
+    parts = content._decode(array)
     assert [len(next(parts)) for _ in range(2)] == [268, 268]  # 2^28 / 1,000,000
 
 

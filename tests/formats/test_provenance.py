@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from apportion.formats.errors import DataError
 from apportion.formats.provenance import DEEPEST, LARGEST, Provenance, Record, inputs_of
-from apportion.stages.rows._histories import joined
+from apportion.stages.rows._histories import join_histories
 
 RECORD = {"stage": "score", "version": "1", "parameters": {}, "inputs": {"rollouts": "d"}, "counts": {"groups": 1}}
 
@@ -106,7 +106,7 @@ def test_what_records_read_is_what_every_chain_says() -> None:
             if rng.random() < 0.5:
                 files.append(rng.choice(files).with_record(step(f"{rng.choice('ab')}{number % 3}")))
             else:
-                files.append(joined(rng.sample(files, min(len(files), rng.randrange(1, 4))), step("merge")))
+                files.append(join_histories(rng.sample(files, min(len(files), rng.randrange(1, 4))), step("merge")))
         for file in files:
             assert inputs_of(file.history) == inputs_chain_by_chain(file.history)
             assert Provenance.from_json(file.to_json()) == Provenance.from_json(file.to_json())
@@ -116,7 +116,7 @@ def test_a_file_split_and_merged_often_is_read_at_once() -> None:
     file = Provenance().with_record(step("sample"))
     started = time.process_time()
     for _ in range(60):  # 2^60 ways from the last record to the first
-        file = joined([file.with_record(step(part)) for part in ("left", "right")], step("merge"))
+        file = join_histories([file.with_record(step(part)) for part in ("left", "right")], step("merge"))
     assert len(file.history) == 1 + 60 * 3
     assert len(file.to_json()) < 100_000
     assert inputs_of(file.history)[-1] == [178, 179]

@@ -116,10 +116,10 @@ def gigpo(
 
     groups, episode = decisions.groups, np.zeros(len(paid))
     if statistics == "steps":
-        episode[own] = Siblings.of(group[own]).compared(score[own], scale, ddof, eps, singleton)
+        episode[own] = Siblings.of(group[own]).compare(score[own], scale, ddof, eps, singleton)
     else:
         first = np.where(rows.sizes > 0, total - rows.first(off), total)
-        of_rollout = Siblings.of(groups.ids).compared(first, scale, ddof, eps, singleton)
+        of_rollout = Siblings.of(groups.ids).compare(first, scale, ddof, eps, singleton)
         episode = rows.spread(of_rollout)
         if penalty:
             # Later steps are placed in the statistics of the rollouts, with a penalty of their own.
@@ -133,7 +133,7 @@ def gigpo(
     if similarity < 1:
         state = _join_similar(group, step_state, similarity)
     step = np.zeros(len(paid))
-    step[own] = Siblings.of(state[own], group[own]).compared(quality[own], scale, ddof, eps)
+    step[own] = Siblings.of(state[own], group[own]).compare(quality[own], scale, ddof, eps)
     return decisions.on_tokens(episode + weight * step)
 
 

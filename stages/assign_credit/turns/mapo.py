@@ -101,8 +101,8 @@ def mapo(
     ahead = decisions.returns(reward, gamma)
     by_turn = Siblings.of(decisions.index[own], group[own])
     by_batch = Siblings.of(np.zeros(int(own.sum()), np.int64) if statistics == "batch" else group[own])
-    advantage[own] = alpha * by_turn.compared(ahead[own], "std", ddof, eps)
-    advantage[own] += beta * by_batch.compared(reward[own], "std", ddof, eps)
+    advantage[own] = alpha * by_turn.compare(ahead[own], "std", ddof, eps)
+    advantage[own] += beta * by_batch.compare(reward[own], "std", ddof, eps)
     return decisions.on_tokens(advantage)
 
 

@@ -99,7 +99,7 @@ def slate(
         rest = np.maximum(budget - decisions.index - first, 0)
         reward = reward + np.where(step_kind.are(ANSWER), bonus * rest / budget, 0.0)
     advantage = np.zeros(len(begin))
-    advantage[used] = Siblings.of(prefix[used]).compared(reward[used], "std", ddof, eps)
+    advantage[used] = Siblings.of(prefix[used]).compare(reward[used], "std", ddof, eps)
     if divide_by_steps:
         longest = decisions.groups.max(rows.sum(decisions.own))
         advantage = advantage / np.maximum(longest, 1)[decisions.group]

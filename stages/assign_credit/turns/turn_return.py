@@ -125,7 +125,7 @@ def turn_return(
         else:
             keys = (group[own],)
         compared = np.zeros(len(values))
-        compared[own] = Siblings.of(*keys).compared(
+        compared[own] = Siblings.of(*keys).compare(
             values[own], scale, ddof, eps, singleton, rows.ids[own] if baseline == "others" else None
         )
         values = compared

@@ -16,7 +16,7 @@ TOKEN_ID = "token_id:"  # how vLLM writes a token when it is told to
 
 
 @dataclass(frozen=True)
-class Answer:
+class Choice:
     """One choice of the server's, taken apart. None: it did not say.
 
     logprobs: [T] of the tokens; top: at each place, the most likely tokens' ids and log-probabilities.
@@ -36,13 +36,13 @@ class Answer:
     made: int | None = None
     listed: bool = False
 
-    def cut(self, size: int) -> "Answer":
+    def cut(self, size: int) -> "Choice":
         """Its first tokens only."""
         ids, logprobs, top = (None if each is None else each[:size] for each in (self.ids, self.logprobs, self.top))
         return replace(self, ids=ids, logprobs=logprobs, top=top)  # pyright: ignore[reportArgumentType]
 
 
-def answer_of(content: Any, vocabulary: int) -> Answer:
+def answer_of(content: Any, vocabulary: int) -> Choice:
     """The first choice. It raises whatever a wrong shape makes it raise, and ValueError for values that cannot be: token
     ids that are not whole numbers below `vocabulary`, log-probabilities that are not finite or above 0."""
     if "choices" not in content and "error" in content:
@@ -59,7 +59,7 @@ def answer_of(content: Any, vocabulary: int) -> Answer:
         raise ValueError(f"a text of kind {type(text).__name__}")
     reason = choice.get("stop_reason", choice.get("matched_stop"))
     usage = content.get("usage") or {}
-    return Answer(
+    return Choice(
         text=text or "",
         finish_reason=str(choice.get("finish_reason")),
         stop_reason=reason if isinstance(reason, str | int) else None,
@@ -91,8 +91,10 @@ def _per_token(
         return None, logprobs, None
     top = said.get("top_logprobs")
     if top is not None:
-        top = [{_named(token, vocabulary): _likely(value) for token, value in (place or {}).items()} for place in top]
-    return [_named(token, vocabulary) for token in tokens], logprobs, top
+        top = [
+            {_id_named(token, vocabulary): _likely(value) for token, value in (place or {}).items()} for place in top
+        ]
+    return [_id_named(token, vocabulary) for token in tokens], logprobs, top
 
 
 def _token(value: Any, vocabulary: int) -> int:
@@ -102,7 +104,7 @@ def _token(value: Any, vocabulary: int) -> int:
     return value
 
 
-def _named(token: str, vocabulary: int) -> int:
+def _id_named(token: str, vocabulary: int) -> int:
     digits = token.removeprefix(TOKEN_ID)
     if not (digits.isascii() and digits.isdecimal()):
         raise ValueError(f"a token id of {digits[:40]!r}")

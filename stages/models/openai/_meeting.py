@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....formats.errors import ApportionError, UsageError, unknown
 from ..engine import Sampling
-from ._answer import Answer, answer_of
+from ._answer import Choice, answer_of
 from ._client import Refused, Server, Unanswered, asked, body_of, models_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Met:
     """
 
     server: Server
-    first: Answer
+    first: Choice
     begins: bool
     kind: str
     fingerprint: str
@@ -34,15 +34,15 @@ async def meet(server: Server, served_model: str | None, tokenizer: Any) -> Met:
     """The first words with a server: is it there, which model, does it take token ids, and what does it answer?"""
     async with server.client() as client:
         cards = await models_of(client, server)
-        card = _chosen(cards, served_model, server)
+        card = _choose_model(cards, served_model, server)
         server = replace(server, model=card["id"])
         prompt = [int(token) for token in tokenizer(PROBE)["input_ids"]]
         server, said = await _with_extras(client, server)
         _check_tokenizer(said, prompt, server)
         try:
             said, begins = await _probed(client, _hasty(server), prompt), False
-            if _counted(said) not in (None, len(prompt)):
-                raise Refused(f"{server.base_url}: of {len(prompt)} token ids it read {_counted(said)} tokens")
+            if _read_count(said) not in (None, len(prompt)):
+                raise Refused(f"{server.base_url}: of {len(prompt)} token ids it read {_read_count(said)} tokens")
         except (Refused, ApportionError):
             server = replace(server, text=True)
             said, begins = await _by_text(client, server, prompt, tokenizer)
@@ -84,27 +84,27 @@ async def _by_text(
     where it reads other tokens."""
     bos = tokenizer.bos_token_id
     prompt = prompt[1:] if prompt[0] == bos else prompt
-    said = await _probed(client, server, written(tokenizer, prompt))
-    more = (_counted(said) or len(prompt)) - len(prompt)
+    said = await _probed(client, server, to_text(tokenizer, prompt))
+    more = (_read_count(said) or len(prompt)) - len(prompt)
     if more == 0 or (more == 1 and bos is not None):
         return said, more == 1
     raise UsageError(
         f"{server.base_url}: the server takes no token ids as prompt, and of {len(prompt)} tokens written out it reads "
-        f"{_counted(said)}; expected one that takes ids, or the tokenizer of --model"
+        f"{_read_count(said)}; expected one that takes ids, or the tokenizer of --model"
     )
 
 
-def written(tokenizer: Any, ids: list[int]) -> str:
+def to_text(tokenizer: Any, ids: list[int]) -> str:
     """Tokens as text, special ones too."""
     return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
-def _counted(said: Mapping[str, Any]) -> int | None:
+def _read_count(said: Mapping[str, Any]) -> int | None:
     """How many tokens of a prompt the server read."""
     return (said.get("usage") or {}).get("prompt_tokens")
 
 
-def _chosen(cards: Sequence[dict[str, Any]], served_model: str | None, server: Server) -> dict[str, Any]:
+def _choose_model(cards: Sequence[dict[str, Any]], served_model: str | None, server: Server) -> dict[str, Any]:
     names = [card["id"] for card in cards]
     if served_model is None:
         if len(names) == 1:
@@ -132,7 +132,7 @@ async def _probed(client: "AsyncOpenAI", server: Server, prompt: str | list[int]
 def _check_tokenizer(said: Mapping[str, Any], ours: list[int], server: Server) -> None:
     """UsageError where the server makes other tokens of the same text, as far as it says which, or how many."""
     theirs = said["choices"][0].get("prompt_token_ids")
-    count = _counted(said)
+    count = _read_count(said)
     differs = theirs != ours if theirs is not None else count is not None and abs(count - len(ours)) > 1
     if differs:
         raise UsageError(

@@ -24,9 +24,9 @@ from ..engine import Completion, EngineLost, Floats, Request, Sampling, Usage
 from ..kind import engine
 from ..policy import ModelSource
 from ..stop import StopTexts
-from ._answer import Answer, alternatives_of, answer_of
+from ._answer import Choice, alternatives_of, answer_of
 from ._client import NO_KEY, Server, Unanswered, asked, body_of
-from ._meeting import meet, written
+from ._meeting import meet, to_text
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -45,7 +45,7 @@ class OpenAIEngine:
     can_fail = True
 
     def __init__(
-        self, server: Server, tokenizer: Any, first: Answer, *,
+        self, server: Server, tokenizer: Any, first: Choice, *,
         version: str = "", context: int | None = None, concurrency: int = 32, seeds: bool = True,
         reported: Reported = "raw", begins: bool = False,
     ):  # fmt: skip
@@ -127,7 +127,7 @@ class OpenAIEngine:
         if self.row_seeds and sampling.temperature > 0:
             body["seed"] = int(request.seeds[row])
 
-        def read(content: Any) -> tuple[Completion, Answer]:
+        def read(content: Any) -> tuple[Completion, Choice]:
             answer = answer_of(content, self._server.vocabulary)
             if len(answer.ids or ()) > limit:
                 raise ValueError(f"{len(answer.ids or ())} tokens where {limit} were asked for")
@@ -154,7 +154,7 @@ class OpenAIEngine:
         if not self._server.text:
             return prefix
         begun = self._begins and prefix[0] == self._tokenizer.bos_token_id
-        return written(self._tokenizer, prefix[1:] if begun else prefix)
+        return to_text(self._tokenizer, prefix[1:] if begun else prefix)
 
     def _limit(self, request: Request, sampling: Sampling) -> int:
         size = len(request.prefix_ids)
@@ -167,7 +167,7 @@ class OpenAIEngine:
             raise UsageError(f"a prompt of {size:,} tokens does not fit the model's context of {self.context:,}")
         return min(limit, self.context - size)
 
-    def _completion(self, answer: Answer, sampling: Sampling) -> Completion:
+    def _completion(self, answer: Choice, sampling: Sampling) -> Completion:
         """ValueError for an answer that says less than the server's first one did."""
         if answer.finish_reason not in ("stop", "length"):
             raise ValueError(f"it ended with finish_reason {answer.finish_reason!r}")
@@ -188,7 +188,7 @@ class OpenAIEngine:
             others = alternatives_of(answer.top, sampling.alternatives)
         return Completion(np.array(answer.ids, np.int32), logprobs, reason, raw, others)
 
-    def _stopped(self, answer: Answer, stop: tuple[str, ...]) -> Answer:
+    def _stopped(self, answer: Choice, stop: tuple[str, ...]) -> Choice:
         """The answer as far as the token that completes one of the stop texts."""
         if answer.ids is None and answer.made:  # it leaves the list out where nothing is in it
             return replace(answer, ids=[], logprobs=[], top=[])
@@ -198,7 +198,7 @@ class OpenAIEngine:
                 return replace(answer.cut(size), finish_reason="stop")
         return answer
 
-    def _ended_by_text(self, answer: Answer, sampling: Sampling) -> bool:
+    def _ended_by_text(self, answer: Choice, sampling: Sampling) -> bool:
         if isinstance(answer.stop_reason, str):
             return answer.stop_reason in sampling.stop
         if answer.stop_reason is not None or not sampling.stop:

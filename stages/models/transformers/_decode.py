@@ -15,7 +15,7 @@ from ..engine import Completion, Sampling
 from ..stop import StopTexts
 from ._cache import RowCache, States
 from ._prefixes import Tokens, Trunk, compute
-from ._record import Record
+from ._record import Samples
 
 REFILL_ABOVE = 1 / 8  # share of the rows that fit which has to be missing when new ones come in
 SHRINK_BELOW = 0.75  # places leave when fewer than this share of them is live
@@ -82,7 +82,7 @@ class Places:
         self._texts, self._tokens_at_once, self._to_keep = texts(), tokens_at_once, keep
         self._queue, self._room = deque(rows), room
         self._cache = RowCache(model)
-        self._record = Record(sampling, is_end.device)
+        self._record = Samples(sampling, is_end.device)
         self._rows: list[Row | None] = []
         self._made = np.zeros(0, np.int64)  # tokens of each place so far
         self._next = torch.zeros(0, dtype=torch.int64, device=is_end.device)

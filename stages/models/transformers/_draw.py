@@ -25,7 +25,7 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
         logprobs = torch.log_softmax(logits, -1)
         drawn = logits.argmax(-1, keepdim=True)
     else:
-        logprobs = torch.log_softmax(_truncated(logits / sampling.temperature, sampling), -1)
+        logprobs = torch.log_softmax(_truncate(logits / sampling.temperature, sampling), -1)
         cumulative = torch.cumsum(logprobs.exp(), -1, dtype=torch.float64)
         total = cumulative[:, -1:]
         # Strictly below the total: rounding must not reach for a token of probability 0 at the end.
@@ -56,7 +56,7 @@ def uniforms_of(seed: int, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.random.Generator(np.random.Philox(seed)).random(count)
 
 
-def _truncated(logits: Tensor, sampling: Sampling) -> Tensor:
+def _truncate(logits: Tensor, sampling: Sampling) -> Tensor:
     """-inf for all but the top_k most likely, then for all beyond the smallest set that holds top_p of what is left."""
     if 0 < sampling.top_k < logits.shape[-1]:
         kept = logits.topk(sampling.top_k, -1)

@@ -18,7 +18,7 @@ class Kept(NamedTuple):
     shape: tuple[int, ...] = ()
 
 
-class Record:
+class Samples:
     """Uniform numbers, ids and log-probabilities [places, columns], and the most likely tokens where they are asked for.
 
     columns: as many as the row of the batch with the largest budget may have tokens.
@@ -27,7 +27,8 @@ class Record:
     def __init__(self, sampling: Sampling, device: torch.device):
         self._sampling = sampling
         self._held = {
-            kept.name: torch.zeros(0, 0, *kept.shape, dtype=kept.dtype, device=device) for kept in kept_for(sampling)
+            kept.name: torch.zeros(0, 0, *kept.shape, dtype=kept.dtype, device=device)
+            for kept in kept_numbers(sampling)
         }
 
     def fit(self, places: int, columns: int) -> None:
@@ -78,7 +79,7 @@ class Record:
         return found
 
 
-def kept_for(sampling: Sampling) -> list[Kept]:
+def kept_numbers(sampling: Sampling) -> list[Kept]:
     """The arrays that such a sampling needs."""
     found = [Kept("uniforms", torch.float64), Kept("ids", torch.int32), Kept("logprobs", torch.float32)]
     if not sampling.is_raw:
@@ -91,11 +92,11 @@ def kept_for(sampling: Sampling) -> list[Kept]:
 
 def bytes_kept(sampling: Sampling) -> int:
     """Bytes of all of them for one token."""
-    return sum(kept.dtype.itemsize * int(np.prod(kept.shape)) for kept in kept_for(sampling))
+    return sum(kept.dtype.itemsize * int(np.prod(kept.shape)) for kept in kept_numbers(sampling))
 
 
 def nothing(sampling: Sampling) -> Completion:
     """What a request without a budget gets."""
-    record = Record(sampling, torch.device("cpu"))
+    record = Samples(sampling, torch.device("cpu"))
     record.fit(1, 1)
     return record.completions(np.zeros(1, np.int64), np.zeros(1, np.int64), ["length"])[0]

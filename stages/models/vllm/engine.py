@@ -162,7 +162,7 @@ class VllmEngine:
         )
         found: list[Completion] = []
         for prompt, completion, output in zip(prompts, made, self._run(whole, [score] * len(whole)), strict=True):
-            logprobs, others = _reported(output.prompt_logprobs, len(prompt), len(completion.ids), alternatives)
+            logprobs, others = _report(output.prompt_logprobs, len(prompt), len(completion.ids), alternatives)
             found.append(completion._replace(raw_logprobs=logprobs, alternatives=others))
         return found
 
@@ -198,7 +198,7 @@ def _params(sampling: Sampling, limit: int, seed: int | None, ends: list[int]) -
 
 def _completion(output: Any, sampling: Sampling) -> Completion:
     ids = np.asarray(output.token_ids, np.int32)
-    logprobs, others = _reported(output.logprobs, 0, len(ids), sampling.alternatives)
+    logprobs, others = _report(output.logprobs, 0, len(ids), sampling.alternatives)
     reason = "length" if output.finish_reason == "length" else "stop"
     if isinstance(output.stop_reason, str):
         reason = "stop_text"
@@ -214,7 +214,7 @@ def _nothing(sampling: Sampling, *, with_raw: bool) -> Completion:
     return Completion(np.empty(0, np.int32), none, "length", none if with_raw else None, likely)
 
 
-def _reported(
+def _report(
     flat: Any, first: int, count: int, alternatives: int
 ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], Alternatives | None]:
     """Of `count` places from `first` on: each token's own log-probability, and those of the most likely ones.

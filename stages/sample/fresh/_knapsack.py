@@ -43,10 +43,10 @@ def value(rollouts: Array, p: float) -> Array:
     return (1 - p**rollouts - (1 - p) ** rollouts) * p * (1 - p) ** 2
 
 
-def needed(p: float, confidence: float, cost: Cost = "probability") -> float:
+def rollouts_needed(p: float, confidence: float, cost: Cost = "probability") -> float:
     """Rollouts until a group is not all equal, with that confidence or ("expectation") on average; infinite for p = 0 and 1.
 
-    >>> round(needed(0.1, 0.9), 4), round(needed(0.1, 0.9, "expectation"), 4)
+    >>> round(rollouts_needed(0.1, 0.9), 4), round(rollouts_needed(0.1, 0.9, "expectation"), 4)
     (21.8543, 10.1111)
     """
     if not 0 < p < 1:
@@ -92,7 +92,7 @@ def allocation(
             return [n] * len(rates)
         counts[hopeless] += _even(left, len(hopeless))
         return counts.tolist()
-    wanted = sum(int(min(most, needed(float(rates[index] or 0), confidence, cost))) for index in open_)
+    wanted = sum(int(min(most, rollouts_needed(float(rates[index] or 0), confidence, cost))) for index in open_)
     spare = hopeless or others
     if wanted < left and spare:
         counts[spare] += _even(left - wanted, len(spare))

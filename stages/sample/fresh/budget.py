@@ -86,13 +86,13 @@ def _rates(history: Sequence[Path]) -> dict[str, float | None]:
     """Estimated chance of success by problem."""
     epochs: dict[str, list[list[float]]] = defaultdict(list)
     for path in history:
-        for of_epoch in _remembered(path) if is_memory(path) else [_scored(path)]:
+        for of_epoch in _read_memory(path) if is_memory(path) else [_read_epoch(path)]:
             for problem, rewards in of_epoch.items():
                 epochs[problem].append(rewards)
     return {problem: success_rate(of_problem) for problem, of_problem in epochs.items()}
 
 
-def _scored(path: Path) -> Epoch:
+def _read_epoch(path: Path) -> Epoch:
     """The rewards of rollout files, of what the policy made of the prompt alone, as the memory of problems has them."""
     found: Epoch = defaultdict(list)
     for name in files_of(path):
@@ -106,7 +106,7 @@ def _scored(path: Path) -> Epoch:
     return found
 
 
-def _remembered(path: Path) -> list[Epoch]:
+def _read_memory(path: Path) -> list[Epoch]:
     """The rewards of a memory, iteration by iteration."""
     table = MEMORIES["problems"].read(path)
     epochs: defaultdict[int, Epoch] = defaultdict(lambda: defaultdict(list))

@@ -25,8 +25,8 @@ from .._solutions import (
     first_lines,
     hint_source,
     of_groups,
+    read_texts,
     require_texts,
-    texts_in,
     write_solutions,
 )
 from .._source import check_new, rewards_of
@@ -70,9 +70,9 @@ class Hints(Dialogue):
         """A solution for each group that has a hint."""
         groups, first = np.unique(work.groups[work.rows], return_index=True)
         column = column_of(self.solution_from)
-        solutions = list(work.solutions.values()) if column is None else texts_in(work.batch, column, groups)
+        solutions = list(work.solutions.values()) if column is None else read_texts(work.batch, column, groups)
         column, lines = hint_source(self.hint_from, f"strategy {self.who}")
-        hints = first_lines(solutions, lines or 0) if column is None else texts_in(work.batch, column, groups)
+        hints = first_lines(solutions, lines or 0) if column is None else read_texts(work.batch, column, groups)
         rows = work.rows[first].tolist()
         return [
             work.lesson(row, self.ask(work.problems[group], hint), solution, "hint")
@@ -159,7 +159,7 @@ def hint(
 def _read_hints(batch: Rollouts, column: str, groups: Array) -> list[str]:
     """The hints that a column has for these groups. DataError for one without."""
     hints: list[str] = []
-    for group, text in zip(groups.tolist(), texts_in(batch, column, groups), strict=True):
+    for group, text in zip(groups.tolist(), read_texts(batch, column, groups), strict=True):
         if not text:
             row = int(batch.groups.starts[group])
             raise DataError(f"row {row}, column {column!r}: no hint for a prompt that failed")

@@ -99,7 +99,7 @@ class Rollout:
 
     def act(self, action: Action) -> Outcome | None:
         """What the environment makes of a turn; None, and the rollout is over, where it raises or answers nonsense."""
-        return self.guarded(lambda: _checked(self.world.step(action)))
+        return self.guarded(lambda: _check_outcome(self.world.step(action)))
 
     @property
     def completion(self) -> Completion:
@@ -315,7 +315,7 @@ def _key(state: Any) -> str:
     return state
 
 
-def _checked(outcome: Any) -> Outcome:
+def _check_outcome(outcome: Any) -> Outcome:
     """The outcome in plain Python's types. TypeError, ValueError (UnicodeEncodeError is one) for what cannot be kept."""
     if not isinstance(outcome, Outcome):
         raise TypeError(f"step gave {outcome!r:.60}, expected an Outcome")

@@ -105,7 +105,7 @@ def completion_after(rollout: Rollout, fork: int) -> Completion:
     return Completion(whole.ids[fork:], logprobs, whole.finish_reason, raw, error=whole.error)
 
 
-def told_after(played: Sequence[Rollout], forks: Sequence[int]) -> dict[str, pa.Array]:
+def observed_after(played: Sequence[Rollout], forks: Sequence[int]) -> dict[str, pa.Array]:
     """{path: [M]} what is known of rollouts that were played on, beside their samples: steps, rewards, what went wrong.
 
     The mask is false before the fork and on what the environment wrote.
@@ -130,4 +130,4 @@ def columns_after(
     prefixes = [rollout.ids[:fork] for rollout, fork in zip(played, forks, strict=True)]
     seeds = [rollout.seed for rollout in played]
     columns = sampled_columns(context, prefixes, made, seeds, purpose=purpose, flags=flags)
-    return columns | told_after(played, forks)
+    return columns | observed_after(played, forks)

@@ -86,10 +86,10 @@ def edit_ratio(step: str, edit: str) -> float:
     return levenshtein(step, edit) / max(len(step), len(edit), 1)
 
 
-def unboxed(text: str) -> str:
+def open_boxes(text: str) -> str:
     """Each \\boxed{…} replaced by what is in it; one that does not end stays.
 
-    >>> unboxed(r"so \\boxed{\\frac{1}{2}}.")
+    >>> open_boxes(r"so \\boxed{\\frac{1}{2}}.")
     'so \\\\frac{1}{2}.'
     """
     begin = 0

@@ -57,10 +57,10 @@ def intervention_of(text: str) -> Intervention | None:
     return Intervention(content, location) if location >= 1 else None
 
 
-def guided(attempt: str, intervention: Intervention, separator: str = BLANK_LINE) -> tuple[str, int]:
+def guide(attempt: str, intervention: Intervention, separator: str = BLANK_LINE) -> tuple[str, int]:
     """The attempt up to the block replaced and the new one, and how many characters of it are the attempt's own.
 
-    >>> [guided("A|B|C", Intervention("X", place), "|") for place in (1, 2, 9)]
+    >>> [guide("A|B|C", Intervention("X", place), "|") for place in (1, 2, 9)]
     [('X', 0), ('A|X', 2), ('A|B|C|X', 5)]
     """
     blocks = attempt.split(separator)
@@ -79,10 +79,10 @@ def leaks(content: str, answer: str) -> bool:
     return bool(answer.strip()) and answer.strip() in content
 
 
-def verified(right: Sequence[int], k: int, needed: int = 1) -> dict[int, float]:
+def select_verified(right: Sequence[int], k: int, needed: int = 1) -> dict[int, float]:
     """{index: share} of those with enough right tries of k.
 
-    >>> verified([0, 3, 0, 32], 32)
+    >>> select_verified([0, 3, 0, 32], 32)
     {1: 0.09375, 3: 1.0}
     """
     return {index: count / k for index, count in enumerate(right) if count >= needed}

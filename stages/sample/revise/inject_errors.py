@@ -23,11 +23,11 @@ from ...models.policy import render_prompt
 from ...models.token_texts import TokenOffsets
 from ...tasks import Message, Problem
 from .._questions import question_of, texts_of
-from .._source import ADDED, forks_of, names_of, own_rows, with_known, with_rows
+from .._source import ADDED, fork_column, names_of, own_rows, with_known, with_rows
 from .._steps import generate_steps
 from ..dialogue import Dialogue, Lesson, Work
 from ..kind import CONTINUES, SamplingContext, strategy
-from ._edits import FENCE, HEDGES, edit_kinds, edit_of, edit_ratio, last_sentences, speaks_of_errors, unboxed
+from ._edits import FENCE, HEDGES, edit_kinds, edit_of, edit_ratio, last_sentences, open_boxes, speaks_of_errors
 from ._spelling import Spelling, spell
 
 WHO = "inject_errors"
@@ -59,7 +59,7 @@ EDITS = {
 
 
 @dataclass(frozen=True)
-class Step:
+class RightStep:
     """A step of a right rollout, in tokens [fork, end), and what of it is edited: text[begin:stop], in characters."""
 
     row: int
@@ -102,7 +102,11 @@ class Edits(Dialogue):
         return tokenizer(f"{FENCE}\n", add_special_tokens=False)["input_ids"]
 
     def ask(
-        self, batch: Rollouts, problems: Sequence[Problem], steps: Sequence[Step], spellings: Mapping[int, Spelling]
+        self,
+        batch: Rollouts,
+        problems: Sequence[Problem],
+        steps: Sequence[RightStep],
+        spellings: Mapping[int, Spelling],
     ) -> list[list[Message]]:
         """What the policy is asked about each of the steps. `opening` stands behind it."""
         groups = batch.groups.ids
@@ -128,7 +132,7 @@ class Edits(Dialogue):
         context, batch, problems = work.context, work.batch, work.problems
         coins = [context.coin_of(WHO, each) for each in problems]
         right, _ = draw_rows(context, batch, problems, coins, work.correct, need_wrong=False)
-        steps = steps_of(context, batch, right, coins, self.heads)
+        steps = find_steps(context, batch, right, coins, self.heads)
         spellings = spellings_of(context, batch, steps)
         questions, found = self.ask(batch, problems, steps, spellings), list[Lesson]()
         slips = {
@@ -153,7 +157,7 @@ class Edits(Dialogue):
 class _Pair:
     """Row and step, and the tokens of the chosen and the rejected response."""
 
-    step: Step
+    step: RightStep
     chosen: list[int]
     rejected: list[int]
 
@@ -243,7 +247,7 @@ def inject_errors(
     for part, problems in context.parts(rows_at_once):
         coins = [context.coin_of(WHO, each) for each in problems]
         right, whole = draw_rows(context, part, problems, coins, correct, need_wrong)
-        steps = steps_of(context, part, right, coins, dialogue.heads)
+        steps = find_steps(context, part, right, coins, dialogue.heads)
         found = _edit(context, part, problems, steps, dialogue, editor_tokens, unbox)
         pairs = _draw_pairs(found, part, coins, edits)
         made = _with_pairs(context, part, whole, pairs)
@@ -278,12 +282,12 @@ def draw_rows(
     return right, whole
 
 
-def steps_of(
+def find_steps(
     context: SamplingContext, batch: Rollouts, right: dict[int, int], coins: Sequence[Random], header: re.Pattern[str]
-) -> list[Step]:
+) -> list[RightStep]:
     """Every step of the right rows that has something to edit."""
     starts, ends, offsets = batch.ragged("step.start"), batch.ragged("step.end"), TokenOffsets(context.tokenizer)
-    found: list[Step] = []
+    found: list[RightStep] = []
     for group, row in right.items():
         spelling = Spelling(offsets, batch.token_ids[row].tolist())
         for number, (start, stop) in enumerate(zip(starts[row].tolist(), ends[row].tolist(), strict=True)):
@@ -299,12 +303,12 @@ def steps_of(
             begin += len(target) - len(target.lstrip())
             close = last - (len(target) - len(target.rstrip()))
             kind = coins[group].choice(edit_kinds(target))
-            found.append(Step(row, number, fork, end, begin, close, kind))
+            found.append(RightStep(row, number, fork, end, begin, close, kind))
     return found
 
 
 def _edit(
-    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], steps: Sequence[Step], dialogue: Edits,
+    context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], steps: Sequence[RightStep], dialogue: Edits,
     max_tokens: int, unbox: bool,
 ) -> list[_Pair]:  # fmt: skip
     """The steps whose edits can be used, with their tokens."""
@@ -330,13 +334,13 @@ def _edit(
     return found
 
 
-def spellings_of(context: SamplingContext, batch: Rollouts, steps: Sequence[Step]) -> dict[int, Spelling]:
+def spellings_of(context: SamplingContext, batch: Rollouts, steps: Sequence[RightStep]) -> dict[int, Spelling]:
     """{row: its text} of the steps' rows."""
     offsets = TokenOffsets(context.tokenizer)
     return {row: Spelling(offsets, batch.token_ids[row].tolist()) for row in {step.row: None for step in steps}}
 
 
-def _pair(tokenizer: Any, spelling: Spelling, step: Step, edit: str, unbox: bool) -> _Pair | None:
+def _pair(tokenizer: Any, spelling: Spelling, step: RightStep, edit: str, unbox: bool) -> _Pair | None:
     """The two responses; None where they are the same, or the edit has no tokens."""
     text = spelling.text
     if edit == step.target(text):
@@ -344,7 +348,7 @@ def _pair(tokenizer: Any, spelling: Spelling, step: Step, edit: str, unbox: bool
     first, last = int(spelling.bounds[step.fork]), int(spelling.bounds[step.end])
     head, tail = text[first : step.begin], text[step.stop : last]
     if unbox:
-        head, edit, tail = unboxed(head), unboxed(edit), unboxed(tail)
+        head, edit, tail = open_boxes(head), open_boxes(edit), open_boxes(tail)
     unchanged = head == text[first : step.begin]
     kept = spelling.tokens_before(step.begin) if unchanged else step.fork
     before = spelling.ids[:kept]
@@ -388,7 +392,7 @@ def _with_pairs(context: SamplingContext, batch: Rollouts, whole: dict[int, int]
                 for parent in (names[pair.step.row], f"{name}/{CHOSEN}")
             ]
         ),
-        "fork": forks_of(forks),
+        "fork": fork_column(forks),
         "pair_id": names_of(pair_ids),
         "pair_role": names_of([CHOSEN, REJECTED] * len(pairs)),
         EDIT.path: names_of([kind for pair in pairs for kind in (None, pair.step.kind)]),

@@ -20,13 +20,13 @@ from ...models.engine import Completion, Request
 from ...models.token_texts import TokenOffsets
 from ...tasks import Message, Problem
 from .._questions import answers_of, reference_of, reply_to, texts_of, with_template
-from .._solutions import column_of, demonstrator, require_texts, solutions_of, texts_in
-from .._source import ADDED, forks_of, names_of, own_rows, with_rows
+from .._solutions import column_of, demonstrator, read_texts, require_texts, solutions_of
+from .._source import ADDED, fork_column, names_of, own_rows, with_rows
 from .._steps import context_length
 from ..dialogue import Dialogue, Lesson, Work
 from ..kind import CONTINUES, SamplingContext, strategy
 from ..rows import sampled_columns
-from ._interventions import BLANK_LINE, guided, intervention_of, keep_answer_back, leaks, verified
+from ._interventions import BLANK_LINE, guide, intervention_of, keep_answer_back, leaks, select_verified
 from ._spelling import Spelling, spell
 
 OTHERWISE = "name a column with solution_from=column:NAME"
@@ -232,7 +232,7 @@ def intervene(
     for part, problems in context.parts(rows_at_once):
         wrong = wrong_rows(part, correct)
         if column is not None:
-            solutions = dict(enumerate(texts_in(part, column)))
+            solutions = dict(enumerate(read_texts(part, column)))
         elif solution_from == "reference":
             solutions = dict(enumerate(map(reference_of, problems)))
         else:
@@ -301,17 +301,17 @@ def _find_targets(
         counts.leaks += len(sound) - len(silent)
         for completion, proposal in silent[:1]:
             spelling = Spelling(offsets, batch.token_ids[row].tolist())
-            text, own = guided(spelling.text, proposal, separator)
+            text, own = guide(spelling.text, proposal, separator)
             fork = spelling.tokens_before(own)
             before, rest = spelling.ids[:fork], text[int(spelling.bounds[fork]) :]
-            ids = _cut_out(context, offsets, completion, before, rest) or spell(context.tokenizer, before, rest)
+            ids = _cut(context, offsets, completion, before, rest) or spell(context.tokenizer, before, rest)
             if ids and fork + len(ids) < min(context.sampling.max_tokens, room[row]):
                 found.append(_Target(row, [*before, *ids], fork))
     counts.tried += len(found)
     return found
 
 
-def _cut_out(
+def _cut(
     context: SamplingContext, offsets: TokenOffsets, completion: Completion, before: Sequence[int], text: str
 ) -> list[int] | None:
     """The completion's own tokens that read `text` behind `before`, where it has them."""
@@ -343,7 +343,7 @@ def _with_kept(
         _rewards(context, each.ids, made, problems[int(groups[each.row])])
         for each, made in zip(targets, tries, strict=True)
     ]
-    rates = verified([sum(reward >= correct for reward in each) for each in rewards], k, needed)
+    rates = select_verified([sum(reward >= correct for reward in each) for each in rewards], k, needed)
     counts.kept += len(rates)
     kept = [targets[index] for index in rates]
     made_names = [f"{names[each.row]}/{INTERVENTION}@{context.salt}" for each in kept]
@@ -363,7 +363,7 @@ def _with_kept(
     columns = dict(columns) | {
         "rollout_id": names_of([f"{name}/{index}" for name in made_names for index in range(k)]),
         "parent_id": names_of([name for name in made_names for _ in range(k)]),
-        "fork": forks_of([len(each.ids) for each in kept for _ in range(k)]),
+        "fork": fork_column([len(each.ids) for each in kept for _ in range(k)]),
         "reward": pa.array([reward for index in rates for reward in rewards[index]], pa.float64()),
     }
     return with_rows(written, np.array([place[name] for name in made_names for _ in range(k)], np.int64), columns)
@@ -391,7 +391,7 @@ def _target_columns(
     return {
         "rollout_id": names_of(names),
         "parent_id": names_of(parents),
-        "fork": forks_of([each.fork for each in kept]),
+        "fork": fork_column([each.fork for each in kept]),
         "text": names_of(texts),
         "purpose": names_of(["train"] * len(kept)),
         "policy": names_of([context.policy] * len(kept)),

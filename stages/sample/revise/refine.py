@@ -18,7 +18,7 @@ from ...models.engine import Completion, Request
 from ...tasks import Problem
 from ...tasks.played import is_played
 from .._questions import ask_policy, number_steps, question_of, step_texts
-from .._source import ADDED, forks_of, names_of, own_rows, with_known, with_rows
+from .._source import ADDED, fork_column, names_of, own_rows, with_known, with_rows
 from .._steps import join
 from ..dialogue import Dialogue, Lesson, Work
 from ..kind import CONTINUES, SamplingContext, strategy
@@ -220,7 +220,7 @@ def _with_refined(
     columns |= {
         "rollout_id": names_of([f"{names[row]}/{REFINED}@{context.salt}" for row in cuts]),
         "parent_id": names_of([names[row] for row in cuts]),
-        "fork": forks_of(list(cuts.values())),
+        "fork": fork_column(list(cuts.values())),
     }
     return with_rows(batch, np.array(list(cuts), np.int64), columns)
 

@@ -20,11 +20,11 @@ from ...models.policy import render_prompt
 from ...tasks import Message, Problem
 from ...tasks.played import is_played
 from .._questions import number_steps, question_of, reply_to, step_texts, texts_of, with_template
-from .._source import ADDED, forks_of, names_of, of_questions, own_rows, with_groups, with_known, with_rows
+from .._source import ADDED, fork_column, names_of, of_questions, own_rows, with_groups, with_known, with_rows
 from ..dialogue import Dialogue, Lesson, Review, Work
 from ..kind import CONTINUES, SamplingContext, strategy
 from ..play._interact import Rollout
-from ..play._replay import Replay, completion_after, reward_of, told_after
+from ..play._replay import Replay, completion_after, observed_after, reward_of
 from ..rows import sampled_columns
 
 REFLECTOR = """\
@@ -371,10 +371,10 @@ def _with_retries(
     """The batch with the second tries, in the groups of the first."""
     names = batch.strings("rollout_id")
     read = [each.prompt for each in tries.values()]
-    columns = _sampled(context, list(tries.values()), RETRIED) | {
+    columns = _sampled_columns(context, list(tries.values()), RETRIED) | {
         "rollout_id": names_of([f"{names[row]}/{RETRIED}@{context.salt}" for row in tries]),
         "parent_id": names_of([names[row] for row in tries]),
-        "fork": forks_of(list(forks.values())),
+        "fork": fork_column(list(forks.values())),
         "behaviour_prompt_ids": pa.array(read, arrow_type("behaviour_prompt_ids")),
     }
     return with_rows(batch, np.array(list(tries), np.int64), columns)
@@ -408,7 +408,7 @@ def _with_lessons(
 ) -> Rollouts:
     """The batch with answers to questions about rows of the part, (row, kind, answer), as groups of one."""
     names, groups = part.strings("rollout_id"), part.groups.ids
-    columns = _sampled(context, [answer for *_, answer in lessons])
+    columns = _sampled_columns(context, [answer for *_, answer in lessons])
     columns |= of_questions(
         context.tokenizer,
         [f"{names[row]}/{kind}@{context.salt}" for row, kind, _ in lessons],
@@ -421,7 +421,7 @@ def _with_lessons(
     return with_groups(batch, [int(groups[row]) for row, *_ in lessons], columns)
 
 
-def _sampled(context: SamplingContext, answers: Sequence[_Answer], *flags: str) -> dict[str, Any]:
+def _sampled_columns(context: SamplingContext, answers: Sequence[_Answer], *flags: str) -> dict[str, Any]:
     """{path: [M]} of what the policy wrote."""
     columns: dict[str, Any] = sampled_columns(
         context, [each.prefix for each in answers], [each.made for each in answers], [each.seed for each in answers],
@@ -430,7 +430,7 @@ def _sampled(context: SamplingContext, answers: Sequence[_Answer], *flags: str) 
     played = [each for each in answers if each.played is not None]
     if not played:
         return columns
-    told = told_after([each.played for each in played if each.played], [len(each.prefix) for each in played])
+    told = observed_after([each.played for each in played if each.played], [len(each.prefix) for each in played])
     numbers = iter(range(len(played)))
     where = pa.array([None if each.played is None else next(numbers) for each in answers], pa.int64())
     for path, values in told.items():

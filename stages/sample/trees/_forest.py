@@ -20,7 +20,7 @@ Signal = Callable[[Completion], np.ndarray[Any, Any]]
 
 
 @dataclass
-class Branch:
+class ForestRow:
     """One rollout. response: the whole of it, what it has from its parent included. signal: [T] one number a token.
 
     parent, fork: the row it left and at which response token; None and 0 for one that began at the prompt.
@@ -66,7 +66,7 @@ class Forest:
         self.prompts = [render_prompt(context.tokenizer, problem.prompt) for problem in problems]
         whole = context_length(context)
         self.budgets = [min(context.sampling.max_tokens, whole - len(prompt)) for prompt in self.prompts]
-        self.branches: list[list[Branch]] = [[] for _ in problems]
+        self.branches: list[list[ForestRow]] = [[] for _ in problems]
         self._signal = signal or (lambda completion: np.zeros(len(completion.ids)))
         self._alternatives = alternatives
 
@@ -136,12 +136,12 @@ class Forest:
         signal = self._signal(completion)
         completion = completion._replace(alternatives=None)
         if fork.row is None:
-            rows.append(Branch(mark_cut(completion, budget), signal, None, 0, seed))
+            rows.append(ForestRow(mark_cut(completion, budget), signal, None, 0, seed))
             return
         origin = rows[fork.row]
         response = mark_cut(join(origin.response, fork.at, completion), budget)
         signal = np.concatenate((origin.signal[: fork.at], signal))
         if row == fork.row:
-            rows[row] = Branch(response, signal, origin.parent, origin.fork, origin.seed)
+            rows[row] = ForestRow(response, signal, origin.parent, origin.fork, origin.seed)
         else:
-            rows.append(Branch(response, signal, fork.row, fork.at, seed))
+            rows.append(ForestRow(response, signal, fork.row, fork.at, seed))

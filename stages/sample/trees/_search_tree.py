@@ -74,7 +74,7 @@ class Node:
 
 
 @dataclass(eq=False)
-class Tree:
+class SearchTree:
     """One problem's search. begun, steps, rewards: of its rows; begun is the step that the row's simulation left.
 
     right, wrong: whole responses; made: next steps sampled.

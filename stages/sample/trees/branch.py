@@ -9,7 +9,7 @@ from ....formats.rollouts import Rollouts
 from ....formats.segments import Segments
 from ...core.ranges import AtLeast
 from ..kind import SamplingContext, strategy
-from ._forest import Branch, Forest, Fork
+from ._forest import Forest, ForestRow, Fork
 from ._uncertainty import Metric, metric_of
 
 
@@ -65,7 +65,7 @@ def branch(
 
 
 def _most_uncertain(
-    rows: Sequence[Branch], count: int, ends: np.ndarray, used: set[tuple[int, int]]
+    rows: Sequence[ForestRow], count: int, ends: np.ndarray, used: set[tuple[int, int]]
 ) -> list[tuple[int, int]]:
     """(row, token) of the `count` most uncertain tokens of each tree, without those that may not be chosen."""
     tree: list[int] = []

@@ -20,8 +20,8 @@ from ...tasks import Problem
 from .._questions import ask_policy, question_of, truth_of
 from .._steps import ANSWER, STEP, Step, generate_steps, head, is_over, join, mark_cut, step_columns, step_ends
 from ..kind import SamplingContext, strategy
-from ._forest import Branch, Forest
-from ._search_tree import Node, Tree, uct
+from ._forest import Forest, ForestRow
+from ._search_tree import Node, SearchTree, uct
 
 VERIFY = """\
 Question:
@@ -80,7 +80,7 @@ def mcts(
     step_tokens: Annotated[int | None, AtLeast(1)] = None,
     rows_at_once: Annotated[int, AtLeast(1)] = 1024,
 ) -> Iterator[Rollouts]:
-    """Tree search over verified steps; every simulation is a rollout (GroundedPRM).
+    """SearchTree search over verified steps; every simulation is a rollout (GroundedPRM).
 
     In each round, for every prompt: 1. a step of the tree is selected; 2. it gets `children` next steps, and of those not
     simulated yet the one with the largest value, the first of equal ones, is taken; 3. from it the response is sampled on
@@ -136,7 +136,7 @@ def mcts(
     )  # fmt: skip
     for problems in context.portions(rows_at_once, rounds):
         forest = Forest(context, problems)
-        trees = [Tree(context.coin_of("mcts", problem)) for problem in problems]
+        trees = [SearchTree(context.coin_of("mcts", problem)) for problem in problems]
         for _ in range(rounds):
             search.round(forest, trees)
             context.meter(len(problems))
@@ -162,7 +162,7 @@ class Search:
     step_tokens: int | None
     verify: Verifier
 
-    def round(self, forest: Forest, trees: Sequence[Tree]) -> None:
+    def round(self, forest: Forest, trees: Sequence[SearchTree]) -> None:
         """One simulation of each problem that is not done."""
         going: list[Place] = []
         for problem, tree in enumerate(trees):
@@ -172,7 +172,7 @@ class Search:
         lost = self._expand(forest, trees, [(each, node) for each, node in going if not node.over and not node.best])
         self._simulate(forest, trees, [(problem, node.best or node) for problem, node in going], lost)
 
-    def select_node(self, tree: Tree) -> Node:
+    def select_node(self, tree: SearchTree) -> Node:
         """The step to go on from."""
         node = tree.root
         if self.select == "random_child":
@@ -185,7 +185,7 @@ class Search:
             )
         return node
 
-    def _expand(self, forest: Forest, trees: Sequence[Tree], nodes: Sequence[Place]) -> dict[int, Completion]:
+    def _expand(self, forest: Forest, trees: Sequence[SearchTree], nodes: Sequence[Place]) -> dict[int, Completion]:
         """Next steps of each, verified. Returns the responses of the problems for which the engine failed to make any."""
         context = forest.context
         budget = context.sampling.max_tokens
@@ -232,7 +232,7 @@ class Search:
         return lost
 
     def _simulate(
-        self, forest: Forest, trees: Sequence[Tree], nodes: Sequence[Place], lost: Mapping[int, Completion]
+        self, forest: Forest, trees: Sequence[SearchTree], nodes: Sequence[Place], lost: Mapping[int, Completion]
     ) -> None:
         """A rollout of each, its value backed up; of problems that are lost, what there is."""
         context = forest.context
@@ -249,7 +249,7 @@ class Search:
         made = [each for (each,) in generate_steps(context, requests, context.sampling)]
         ends = step_ends(context.tokenizer, [each.ids for each in made], self.stop)
         simulated = {problem: (response, list[int]()) for problem, response in lost.items()} | {
-            problem: _cut(node, each, found, self.depth)
+            problem: _limit_steps(node, each, found, self.depth)
             for (problem, node), each, found in zip(sampled, made, ends, strict=True)
         }
         paths = [simulated.get(problem, (node.response, [])) for problem, node in nodes]
@@ -283,13 +283,13 @@ class Search:
                 node.backed_up(float(finals[index]), self.decay)
 
     def _record(
-        self, forest: Forest, tree: Tree, problem: int, node: Node, response: Completion, virtual: Sequence[int],
+        self, forest: Forest, tree: SearchTree, problem: int, node: Node, response: Completion, virtual: Sequence[int],
         checks: Sequence[float], reward: float, seed: int,
     ) -> None:  # fmt: skip
         """The path from the prompt through the node, and its virtual steps, as a row."""
         parent, fork = tree.row_through(node)
         signal = np.zeros(len(response.ids))
-        forest.branches[problem].append(Branch(response, signal, parent, fork, seed))
+        forest.branches[problem].append(ForestRow(response, signal, parent, fork, seed))
         tree.begun.append(node)
         whole = response.finish_reason == "stop"
         tree.right += whole and reward > self.correct_above
@@ -303,7 +303,7 @@ class Search:
         tree.rewards.append(reward)
 
 
-def _cut(node: Node, completion: Completion, found: Sequence[int], depth: int) -> tuple[Completion, list[int]]:
+def _limit_steps(node: Node, completion: Completion, found: Sequence[int], depth: int) -> tuple[Completion, list[int]]:
     """The response with at most `depth` more steps, and their ends in it."""
     ends = [*found]
     if len(completion.ids) and (not ends or ends[-1] < len(completion.ids)):

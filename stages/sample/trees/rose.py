@@ -8,7 +8,7 @@ import numpy as np
 from ....formats.rollouts import Rollouts
 from ...core.ranges import AtLeast, Between
 from ..kind import SamplingContext, strategy
-from ._forest import Branch, Forest, Fork
+from ._forest import Forest, ForestRow, Fork
 from ._uncertainty import Metric, metric_of
 
 
@@ -72,7 +72,7 @@ class Peaks:
         self._signals: list[np.ndarray] = []
         self._best: list[int] = []
 
-    def update(self, rows: Sequence[Branch]) -> None:
+    def update(self, rows: Sequence[ForestRow]) -> None:
         """Look at those of a problem's responses that are new."""
         for each in rows[len(self._best) :]:
             self._signals.append(np.where(np.isnan(each.signal), -np.inf, each.signal))

@@ -50,7 +50,7 @@ Does the given answer say the same as the known one? Give the reason in one sent
 
 
 @dataclass
-class Tree:
+class Growth:
     """One problem's rows. steps: of every row. at: the row that is continued, None before the first step."""
 
     problem: Problem
@@ -200,7 +200,7 @@ def truncate(
     judging = _Judge(judge, judge_samples, judge_temperature, judge_tokens)
     for problems in context.portions(rows_at_once, k * budget + 1):
         forest = Forest(context, problems)
-        trees = [Tree(each, context.coin_of("truncate", each)) for each in problems]
+        trees = [Growth(each, context.coin_of("truncate", each)) for each in problems]
         for index in range(budget):
             new = _grow(forest, trees, k, step_tokens, (*stop, *answer), answer, judging)
             for problem, rows in new.items():
@@ -210,7 +210,7 @@ def truncate(
 
 
 def _grow(
-    forest: Forest, trees: Sequence[Tree], count: int, length: int | None, stop: Sequence[str], answer: Sequence[str],
+    forest: Forest, trees: Sequence[Growth], count: int, length: int | None, stop: Sequence[str], answer: Sequence[str],
     judge: _Judge,
 ) -> dict[int, list[int]]:  # fmt: skip
     """The new rows of each problem that goes on: `count` candidates for its next step, with their steps and rewards."""
@@ -250,7 +250,7 @@ def _grow(
     return rows
 
 
-def choose(tree: Tree, rows: Sequence[int], bonus: float, eta: float) -> None:
+def choose(tree: Growth, rows: Sequence[int], bonus: float, eta: float) -> None:
     """Go on with one of the rows, or stop where it is over, or where the engine made none."""
     if not rows:
         tree.open = False
@@ -269,10 +269,10 @@ def advantages(rewards: Sequence[float]) -> Array:
     [0.590976, -0.166686, -1.68201, 0.666743, 0.590976]
     """
     values = np.asarray(rewards, np.float64)
-    return Siblings.of(np.zeros(len(values), np.int64)).compared(values, "std", 1, EPSILON)
+    return Siblings.of(np.zeros(len(values), np.int64)).compare(values, "std", 1, EPSILON)
 
 
-def _rows(forest: Forest, trees: Sequence[Tree]) -> Rollouts:
+def _rows(forest: Forest, trees: Sequence[Growth]) -> Rollouts:
     made = forest.rollouts().with_columns(step_columns([steps for tree in trees for steps in tree.steps]))
     whole = [row in tree.final for tree in trees for row in range(len(tree.steps))]
     return made.with_flag(PARTIAL, ~np.array(whole, bool))

@@ -14,7 +14,7 @@ from ....formats.schema import Field
 from ....formats.segments import Array
 from ...core.ranges import AtLeast
 from ...remember.kind import MEMORIES
-from ...remember.problems import Record
+from ...remember.problems import ProblemHistory
 from ..kind import scorer
 
 KNOWN = (
@@ -71,7 +71,7 @@ def _known(
 ) -> tuple[list[str], dict[str, Array]]:
     """(names [P], {column: [P]}) of a memory's problems. state: tells one file of that name from another."""
     table = MEMORIES["problems"].read(memory)
-    record = Record.of(table)
+    record = ProblemHistory.of(table)
     reward, length, truncated = (
         np.asarray(table[name])[record.order] for name in ("reward", "length", "truncated")
     )  # fmt: skip

@@ -41,7 +41,7 @@ def verify(rollouts: Rollouts, *, truncated: float | None = None, column: str = 
         for row, (text, reference, task, option) in enumerate(zip(texts, references, tasks, options, strict=True)):
             opened = _task_of(row, task, option)
             if is_played(opened) or given[row]:
-                reward[row] = _given(rollouts, row)
+                reward[row] = _given_reward(rollouts, row)
                 advance(1)
                 continue
             try:
@@ -58,7 +58,7 @@ def verify(rollouts: Rollouts, *, truncated: float | None = None, column: str = 
     return {reward_column(column, "verify"): reward}
 
 
-def _given(rollouts: Rollouts, row: int) -> float:
+def _given_reward(rollouts: Rollouts, row: int) -> float:
     given = rollouts.arrow("reward")[row].as_py() if "reward" in rollouts else None
     if given is None:
         raise DataError(f"row {row}, column 'reward': missing, and no verifier can give it; sample anew")

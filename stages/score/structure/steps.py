@@ -79,7 +79,7 @@ def steps(
     elif by == "turn":
         begins = np.zeros(rollouts.num_tokens, bool)
     else:
-        begins = _begins(rollouts, _compiled(pattern if pattern is not None else ENDS[by]), model, tags=by == "tag")
+        begins = _begins(rollouts, _compile(pattern if pattern is not None else ENDS[by]), model, tags=by == "tag")
     starts, ends, sizes = _spans(rollouts, begins, min_tokens)
     offsets = Segments.of_sizes(sizes).offsets
     kinds = [["turn" if by == "turn" else "step"] * size for size in sizes.tolist()]
@@ -90,7 +90,7 @@ def steps(
     }
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compile(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
@@ -132,14 +132,14 @@ def _spans(rollouts: Rollouts, begins: Array, min_tokens: int) -> tuple[Array, A
     last = np.concatenate((head[1:], [True]))[: len(mask)]
     closes = mask & (last | ~after)
     if min_tokens > 1:
-        begins = _joined(begins, mask & ~before, closes, min_tokens)
+        begins = _join_steps(begins, mask & ~before, closes, min_tokens)
     ends = closes | (mask & ~last & np.concatenate((begins[1:], [False])))[: len(mask)]
     starts, stops = np.flatnonzero(begins), np.flatnonzero(ends)
     rows = tokens.ids[starts]
     return tokens.positions[starts], tokens.positions[stops] + 1, np.bincount(rows, minlength=len(rollouts))
 
 
-def _joined(begins: Array, opens: Array, closes: Array, min_tokens: int) -> Array:
+def _join_steps(begins: Array, opens: Array, closes: Array, min_tokens: int) -> Array:
     """[T] bool `begins` without those that would make a step shorter than `min_tokens` in its stretch."""
     kept = np.zeros(len(begins), bool)
     places = np.flatnonzero(begins)

@@ -99,7 +99,7 @@ def is_played(task: Any) -> TypeGuard[EnvironmentTask]:
     return callable(getattr(task, "environment", None))
 
 
-def needed(module: str, task: str) -> Any:
+def import_optional(module: str, task: str) -> Any:
     """The optional package. UsageError with the line that installs it."""
     try:
         return import_module(module)

@@ -69,7 +69,7 @@ def _draw(rng: Random, options: Mapping[str, Any]) -> list[str]:
     return ["".join(row) for row in cells]
 
 
-def _shown(picture: str, options: Mapping[str, Any]) -> str:
+def _show(picture: str, options: Mapping[str, Any]) -> str:
     return picture if options["render"] == "compact" else "\n".join(map(" ".join, picture.split("\n")))
 
 
@@ -77,7 +77,7 @@ def _play(rows: Sequence[str], options: Mapping[str, Any]) -> GymText:
     return GymText(
         KeyDoor(rows),
         ACTIONS,
-        describe=lambda picture: _shown(picture, options),
+        describe=lambda picture: _show(picture, options),
         state=lambda picture: picture.replace("\n", "/"),
         reminder="" if options["render"] == "compact" else REMINDER,
         modulo=options["actions"] == "modulo",
@@ -87,5 +87,5 @@ def _play(rows: Sequence[str], options: Mapping[str, Any]) -> GymText:
 def key_door(spec: str, options: Mapping[str, Any]) -> GridTask:
     """The task."""
     return GridTask(
-        spec, options, RULES, _draw, first=lambda rows, options: _shown("\n".join(rows), options), play=_play
+        spec, options, RULES, _draw, first=lambda rows, options: _show("\n".join(rows), options), play=_play
     )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 
 from ....formats.errors import DataError, UsageError
 from ..file import READERS, rows_of
-from . import needed
+from . import import_optional
 from .tools import ToolBox
 
 TOKEN = r"(?u)\b\w+\b"  # bm25s leaves out words of one letter, and with them the 8 of "Apollo 8"
@@ -33,7 +33,7 @@ class Index:
     """Texts with their ids, and where each word is in them. DataError for texts without a word."""
 
     def __init__(self, ids: list[str], texts: list[str]):
-        bm25s = needed("bm25s", "tool/search")
+        bm25s = import_optional("bm25s", "tool/search")
         self._words = lambda texts: bm25s.tokenize(
             texts, token_pattern=TOKEN, stopwords="en", return_ids=False, show_progress=False
         )
@@ -89,7 +89,7 @@ def _index(path: str, stamp: int) -> Index:
         raise DataError(f"corpus {path}: {error}") from error
 
 
-def opened_index(path: Path) -> Index:
+def open_index(path: Path) -> Index:
     """The file's index, built when it is asked for first, and again when the file has changed."""
     return _index(str(path), path.stat().st_mtime_ns if path.is_file() else 0)
 
@@ -101,10 +101,10 @@ def search_box(path: Path, results: int, characters: int) -> ToolBox:
         query = arguments.get("query")
         if not isinstance(query, str) or not query.strip():
             raise ValueError("search needs the argument 'query', a text")
-        index = opened_index(path)
+        index = open_index(path)
         found = index.best(query, results)
         shown = [f"[{index.ids[each]}] {index.texts[each][:characters]}" for each in found]
         return "\n".join(shown) or "nothing found"
 
-    opened_index(path)
+    open_index(path)
     return ToolBox((TOOL,), {"search": search}, kind="search")

@@ -39,14 +39,14 @@ def calculate(expression: str) -> str:
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise ValueError("not an arithmetic expression") from error
     try:
-        return _written(_value(tree))
+        return _write_number(_value(tree))
     except ZeroDivisionError as error:
         raise ValueError("division by zero") from error
     except (OverflowError, RecursionError) as error:
         raise ValueError("a number is too large") from error
 
 
-def _written(value: Number) -> str:
+def _write_number(value: Number) -> str:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError("the result is not a finite number")

@@ -12,7 +12,7 @@ from typing import Any
 from ....formats.errors import UsageError
 from ..kind import Message
 from . import Action, Role, Tool
-from .tool_calls import ASKED, CALL_ID, NAME, PLAIN, call_format, call_message, told
+from .tool_calls import ASKED, CALL_ID, NAME, PLAIN, call_format, call_message, describe_tools
 
 
 class Chat:
@@ -39,7 +39,7 @@ class Chat:
         if self._tools and not self._plain:
             return messages, self._ids(messages, tools=self._tools)
         if self._plain:
-            messages = self._with_system(messages, told(self._tools))
+            messages = self._with_system(messages, describe_tools(self._tools))
         from ...models.policy import render_prompt
 
         return messages, render_prompt(self._tokenizer, messages)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from ....formats.errors import UsageError
 from ...core.ranges import Between
 from ..kind import task_family
-from . import needed
+from . import import_optional
 from .grids import Actions, GridTask, Render
 from .gym_text import GymText
 
@@ -32,7 +32,7 @@ def picture(rows: Sequence[str], cell: int) -> list[str]:
     return [drawn[start : start + size] for start in range(0, len(drawn), size)]
 
 
-def _shown(rows: Sequence[str], cell: int, options: Mapping[str, Any]) -> str:
+def _show(rows: Sequence[str], cell: int, options: Mapping[str, Any]) -> str:
     lines = picture(rows, cell)
     return "\n".join(lines if options["render"] == "compact" else map(" ".join, lines))
 
@@ -40,8 +40,8 @@ def _shown(rows: Sequence[str], cell: int, options: Mapping[str, Any]) -> str:
 def _draw(rng: Random, options: Mapping[str, Any]) -> list[str]:
     """The map Gymnasium's generator gives for a seed. It draws until there is a way, which may be never: UsageError."""
     size, ice = options["size"], options["ice"]
-    has_way = needed("gymnasium.envs.toy_text.frozen_lake", "env/frozen_lake").is_valid
-    chance = needed("gymnasium.utils.seeding", "env/frozen_lake").np_random(rng.getrandbits(31))[0]
+    has_way = import_optional("gymnasium.envs.toy_text.frozen_lake", "env/frozen_lake").is_valid
+    chance = import_optional("gymnasium.utils.seeding", "env/frozen_lake").np_random(rng.getrandbits(31))[0]
     for _ in range(PATIENCE):
         cells = chance.choice(["F", "H"], (size, size), p=[ice, 1 - ice])
         cells[0][0], cells[-1][-1] = "S", "G"
@@ -54,11 +54,11 @@ def _draw(rng: Random, options: Mapping[str, Any]) -> list[str]:
 
 
 def _play(rows: Sequence[str], options: Mapping[str, Any]) -> GymText:
-    lake = needed("gymnasium.envs.toy_text.frozen_lake", "env/frozen_lake").FrozenLakeEnv
+    lake = import_optional("gymnasium.envs.toy_text.frozen_lake", "env/frozen_lake").FrozenLakeEnv
     return GymText(
         lake(desc=list(rows), is_slippery=options["slippery"]),
         ACTIONS,
-        describe=lambda cell: _shown(rows, int(cell), options),
+        describe=lambda cell: _show(rows, int(cell), options),
         state=lambda cell: "/".join(picture(rows, int(cell))),
         reminder="" if options["render"] == "compact" else REMINDER,
         modulo=options["actions"] == "modulo",
@@ -90,9 +90,9 @@ def open_frozen_lake(
         render: "text", with rules and the cells apart, or "compact", the map alone.
         actions: "names" (or their numbers), or "modulo", where the remainder of any number is one.
     """
-    needed("gymnasium", spec)
+    import_optional("gymnasium", spec)
     options = {
         "size": size, "ice": ice, "slippery": slippery, "max_turns": max_turns, "turn_tokens": turn_tokens,
         "render": render, "actions": actions,
     }  # fmt: skip
-    return GridTask(spec, options, RULES, _draw, first=lambda rows, options: _shown(rows, 0, options), play=_play)
+    return GridTask(spec, options, RULES, _draw, first=lambda rows, options: _show(rows, 0, options), play=_play)

@@ -15,14 +15,14 @@ class Game(Protocol):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]: ...
 
 
-def chosen_action(text: str, names: Sequence[str], *, modulo: bool = False) -> int | None:
+def choose_action(text: str, names: Sequence[str], *, modulo: bool = False) -> int | None:
     """The last action that is named in the text, by name or number; None where there is none.
 
     modulo: any number names one, by its remainder, so that a policy that writes numbers acts from the beginning.
 
-    >>> [chosen_action(text, ["left", "down"]) for text in ("Down, no: LEFT!", "1", "jump", "go 7", "leftover")]
+    >>> [choose_action(text, ["left", "down"]) for text in ("Down, no: LEFT!", "1", "jump", "go 7", "leftover")]
     [0, 1, None, None, None]
-    >>> chosen_action("go 7", ["left", "down"], modulo=True)
+    >>> choose_action("go 7", ["left", "down"], modulo=True)
     1
     """
     words = {name.lower(): index for index, name in enumerate(names)}
@@ -38,7 +38,7 @@ class GymText:
     """Adapts a game: the action is read from the turn's text, what the game shows is written as text.
 
     describe: the observation as the policy reads it. state: its key; that of a game that shows all there is to know.
-    modulo: see `chosen_action`. A turn without an action changes nothing and is answered with the reminder.
+    modulo: see `choose_action`. A turn without an action changes nothing and is answered with the reminder.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class GymText:
         return self._state(self._shown)
 
     def step(self, action: Action) -> Outcome:
-        chosen = chosen_action(action.text, self._names, modulo=self._modulo)
+        chosen = choose_action(action.text, self._names, modulo=self._modulo)
         if chosen is None:
             return Outcome(
                 observation=f"{self._reminder}{self._describe(self._shown)}",

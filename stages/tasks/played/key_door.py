@@ -4,7 +4,7 @@ from typing import Annotated
 
 from ...core.ranges import Between
 from ..kind import task_family
-from . import needed
+from . import import_optional
 from .grids import Actions, GridTask, Render
 
 
@@ -31,7 +31,7 @@ def open_key_door(
         render: "text", with rules and the cells apart, or "compact", the map alone.
         actions: "names" (or their numbers), or "modulo", where the remainder of any number is one.
     """
-    needed("gymnasium", spec)
+    import_optional("gymnasium", spec)
     from ._key_door import key_door
 
     options = {

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from ....formats.errors import UsageError
 from ...core.ranges import AtLeast
 from ..kind import task_family
-from . import needed
+from . import import_optional
 from .tools import ToolTask, open_tool
 
 
@@ -36,7 +36,7 @@ def open_search(
         max_turns: turns after which the rollout is over.
         turn_tokens: tokens after which a turn is over; None leaves that to the policy.
     """
-    needed("bm25s", spec)
+    import_optional("bm25s", spec)
     from ._search import search_box
 
     if not corpus:

@@ -86,7 +86,7 @@ def _object(value: Any) -> Mapping[str, Any]:
     return value
 
 
-def told(tools: Sequence[Tool]) -> str:
+def describe_tools(tools: Sequence[Tool]) -> str:
     """What a model is told whose template cannot do it."""
     listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
     return (

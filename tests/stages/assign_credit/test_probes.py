@@ -10,7 +10,7 @@ from apportion.formats.errors import DataError
 from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
-from apportion.stages.assign_credit._apply import credited
+from apportion.stages.assign_credit._apply import assign_to
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.assign_credit.kind import Credit
 from typer.testing import Result
@@ -29,7 +29,7 @@ def with_probes(*, parent: str = "r0", fork: float = 2) -> Rollouts:
 
 
 def test_a_probe_is_in_no_mean_and_has_no_credit() -> None:
-    result = credited(with_probes(), "grpo", "advantage", {"scale": "none"})
+    result = assign_to(with_probes(), "grpo", "advantage", {"scale": "none"})
     assert result.arrow("token.advantage").to_pylist() == [[0.5] * 3, None, [-0.5] * 2]
 
 
@@ -60,12 +60,12 @@ def test_probes_keep_their_row_and_are_not_flagged(cli: Callable[..., Result], t
 
 def test_a_file_of_probes_alone_gets_no_credit() -> None:
     batch = rollouts_of([1.0, 0.0]).with_columns({"purpose": ["probe", "probe"]})
-    assert credited(batch, "grpo", "advantage", {}).arrow("token.advantage").to_pylist() == [None, None]
+    assert assign_to(batch, "grpo", "advantage", {}).arrow("token.advantage").to_pylist() == [None, None]
 
 
 def test_evals_alone_are_credited_as_asked() -> None:
     batch = rollouts_of([1.0, 0.0]).with_columns({"purpose": ["eval", "eval"]})
-    assert credited(batch, "grpo", "advantage", {"scale": "none"}).arrow("token.advantage").to_pylist() == [
+    assert assign_to(batch, "grpo", "advantage", {"scale": "none"}).arrow("token.advantage").to_pylist() == [
         [0.5],
         [-0.5],
     ]
@@ -74,5 +74,5 @@ def test_evals_alone_are_credited_as_asked() -> None:
 def test_a_rollout_that_failed_is_compared_with_none() -> None:
     """Its reward of 0 says nothing of the policy: the others' credit is what it is without it."""
     whole = rollouts_of([1.0, 0.0, 0.0], tokens=[[5], [6], [7]]).with_columns({"flags": [[], ["error"], []]})
-    found = credited(whole, "rloo", "advantage", {"singleton": "zero"})
+    found = assign_to(whole, "rloo", "advantage", {"singleton": "zero"})
     assert found.arrow("token.advantage").to_pylist() == [[1.0], None, [-1.0]]

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from apportion.formats.errors import DataError
 from apportion.formats.rollouts import Rollouts
-from apportion.stages.assign_credit._apply import credited
+from apportion.stages.assign_credit._apply import assign_to
 from apportion.stages.assign_credit._examples import credit_of, rollouts_of
 from apportion.stages.assign_credit.kind import METHODS, Credit
 
@@ -69,7 +69,7 @@ def test_credited_as_a_file_is_greedy_rows_get_none() -> None:
         [OWN.slice(0, 2), probes([0.5], [0], [0.0]), OWN.slice(2, 3), probes([1.0], [1], [0.0]).slice(0, 1)]
     )
     both = both.with_columns({"rollout_id": [f"x{row}" for row in range(5)]})
-    found = credited(both, "remax", "advantage", {}).arrow("token.advantage").to_pylist()
+    found = assign_to(both, "remax", "advantage", {}).arrow("token.advantage").to_pylist()
     assert found == [[0.5], [-0.5], None, [-0.75], None]
 
 

@@ -13,7 +13,7 @@ from apportion.stages.models.policy import Policy, load_policy, render_prompt
 from apportion.stages.models.transformers import engine as transformers_engine
 from apportion.stages.models.transformers._cache import cache_argument
 from apportion.stages.models.transformers._decode import Room
-from apportion.stages.models.transformers._record import Record, bytes_kept
+from apportion.stages.models.transformers._record import Samples, bytes_kept
 from apportion.stages.models.transformers.engine import TransformersEngine
 
 SHORT = 10  # budget of most rows
@@ -184,7 +184,7 @@ def test_out_of_memory_with_a_long_row_leaves_the_short_ones_many(policy: Policy
 
 
 def test_the_record_grows_and_shrinks_with_the_budgets_in_the_batch() -> None:
-    record = Record(Sampling(temperature=0, alternatives=2), torch.device("cpu"))
+    record = Samples(Sampling(temperature=0, alternatives=2), torch.device("cpu"))
     record.fit(1, 3)
     record.begin(0, 5, 3)
     logits = torch.tensor([[0.0, 2.0, 1.0, -1.0]])

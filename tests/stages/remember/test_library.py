@@ -4,7 +4,7 @@ from difflib import SequenceMatcher
 from random import Random
 
 import pytest
-from apportion.stages.remember.library import STRATEGY, WARNING, Entry, Library, Matching, words_in_common
+from apportion.stages.remember.library import STRATEGY, WARNING, Advice, Library, Matching, words_in_common
 
 HEAT, SHELF, DRAWERS = "heat the item before placing it", "check every shelf first", "open drawers one by one"
 CUP, ON_SHELF, BATH = (
@@ -14,8 +14,8 @@ CUP, ON_SHELF, BATH = (
 )
 
 
-def strategy(text: str, score: float, level: str = "method") -> Entry:
-    return Entry(STRATEGY, level, text, score)
+def strategy(text: str, score: float, level: str = "method") -> Advice:
+    return Advice(STRATEGY, level, text, score)
 
 
 def small() -> Library:
@@ -65,9 +65,9 @@ def test_zones_and_levels_have_rooms_of_their_own() -> None:
     library = small()
     assert library.offer(strategy(DRAWERS, 0.1, "example")) == "added"
     assert library.offer(strategy(HEAT, 0.1, "example")) == "known"  # in another level of the zone
-    assert library.offer(Entry(WARNING, "mistake", HEAT, 0.1)) == "added"
-    assert library.offer(Entry(WARNING, "mistake", SHELF, 0.1)) == "rejected"
-    assert library.offer(Entry(WARNING, "pattern", SHELF, 0.1)) == "added"
+    assert library.offer(Advice(WARNING, "mistake", HEAT, 0.1)) == "added"
+    assert library.offer(Advice(WARNING, "mistake", SHELF, 0.1)) == "rejected"
+    assert library.offer(Advice(WARNING, "pattern", SHELF, 0.1)) == "added"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_the_best_of_the_cluster_or_else_of_the_library() -> None:
     library = Library()
     for text, score in ((HEAT, 0.2), (SHELF, 0.9), (DRAWERS, 0.5), ("wait", 0.9)):
         library.offer(strategy(text, score))
-    library.offer(Entry(WARNING, "mistake", "hurry", 0.5))
+    library.offer(Advice(WARNING, "mistake", "hurry", 0.5))
     counts = {STRATEGY: 2, WARNING: 1}
     assert [entry.text for entry in library.best(CUP, counts)] == [SHELF, "wait", "hurry"]
     library.show(library.meet(CUP, 0), [library.entries[0].id])
@@ -158,7 +158,7 @@ def test_the_best_of_the_cluster_or_else_of_the_library() -> None:
 
 def test_a_table_says_all_of_it() -> None:
     library = small()
-    library.offer(Entry(WARNING, "mistake", "hurry", 0.5, iteration=3, rollout_id="r"))
+    library.offer(Advice(WARNING, "mistake", "hurry", 0.5, iteration=3, rollout_id="r"))
     library.show(library.meet(CUP, 1), [library.entries[1].id])
     table = library.table()
     assert Library.of(table).table().equals(table)

@@ -14,7 +14,7 @@ from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.remember.kind import MEMORIES
-from apportion.stages.remember.problems import Record, problems
+from apportion.stages.remember.problems import ProblemHistory, problems
 from apportion.stages.sample.fresh.budget import _rates
 from apportion.stages.score.kind import SCORERS
 from apportion.stages.score.outcome.problems import problems as known_of
@@ -58,7 +58,7 @@ def test_old_iterations_of_a_problem_are_forgotten_those_it_was_not_in_do_not_co
     assert list(zip(table["problem_id"].to_pylist(), table["iteration"].to_pylist(), strict=True)) == [
         ("a", 0), ("a", 2), ("b", 2), ("b", 3),
     ]  # fmt: skip
-    assert Record.of(table).age.tolist() == [1, 0, 1, 0]
+    assert ProblemHistory.of(table).age.tolist() == [1, 0, 1, 0]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -17,7 +17,7 @@ from apportion.formats.provenance import Provenance
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.rows._filter import recounted
+from apportion.stages.rows._filter import recount_visits
 from apportion.stages.structure.prefix_tree import add_prefix_tree
 from apportion.stages.structure.state_groups import add_state_groups
 from apportion.stages.train._run import _trainable
@@ -122,10 +122,10 @@ def test_dropped_rollouts_no_longer_pass_through_nodes(cli: Cli, tmp_path: Path)
 def test_a_node_without_a_reward_left_has_no_value() -> None:
     batch = add_prefix_tree(rollouts_of([1.0, 0.0, 1.0], tokens=[[5, 7], [5, 8], [5]]))
     unscored = batch.with_columns({"reward": pa.array([1.0, None, None]), "node.value": batch.ragged("node.visits")})
-    assert recounted(unscored).arrow("node.value").to_pylist() == [[1.0, 1.0], None, [1.0]]
+    assert recount_visits(unscored).arrow("node.value").to_pylist() == [[1.0, 1.0], None, [1.0]]
     bare = Rollouts(unscored.table.drop_columns(["reward"]))
-    assert recounted(bare).arrow("node.value").to_pylist() == [None, None, None]
-    assert "node.visits" not in recounted(rollouts_of([1.0], tokens=[[5]]))
+    assert recount_visits(bare).arrow("node.value").to_pylist() == [None, None, None]
+    assert "node.visits" not in recount_visits(rollouts_of([1.0], tokens=[[5]]))
 
 
 def test_a_directory(cli: Cli, folder: Path, tmp_path: Path) -> None:
@@ -212,4 +212,4 @@ def test_dropped_rollouts_are_in_no_state_any_more() -> None:
     )
     numbered = add_state_groups(batch)
     assert numbered.arrow("step.state_visits").to_pylist() == [[3, 1], [3, 3]]
-    assert recounted(numbered.slice(1, 2)).arrow("step.state_visits").to_pylist() == [[2, 2]]
+    assert recount_visits(numbered.slice(1, 2)).arrow("step.state_visits").to_pylist() == [[2, 2]]

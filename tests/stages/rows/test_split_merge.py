@@ -13,7 +13,7 @@ import pytest
 from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance, Record, inputs_of
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.rows._histories import joined
+from apportion.stages.rows._histories import join_histories
 from typer.testing import Result
 
 Cli = Callable[..., Result]
@@ -199,10 +199,10 @@ def test_histories_are_joined_where_they_begin_alike() -> None:
     a = Provenance(history=(record("sample"), record("score"), record("credit", m=1)))
     b = Provenance(history=(record("sample"), record("score"), record("credit", m=2)))
     c = Provenance(history=(record("sample", seed=2), record("score")))  # the same score of another sample
-    found = joined([a, b, c, Provenance()], record("merge"))
+    found = join_histories([a, b, c, Provenance()], record("merge"))
     assert [each.stage for each in found.history] == ["sample", "score", "credit", "credit", "sample", "score", "merge"]
     assert found.history[-1].parameters == {"histories": [[0, 1, 2], [0, 1, 3], [4, 5], []]}
-    again = joined([b, found], record("merge"))
+    again = join_histories([b, found], record("merge"))
     assert len(again.history) == 8  # b's three, then a's credit, c's two, the first merge, this one
     assert again.history[-1].parameters["histories"][0] == [0, 1, 2]
     assert [each.parameters.get("m") for each in again.history] == [None, None, 2, 1, None, None, None, None]

@@ -10,7 +10,7 @@ from apportion.formats.errors import DataError, UsageError
 from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.stages.sample import sample
-from apportion.stages.sample.fresh._knapsack import allocation, needed, success_rate, value
+from apportion.stages.sample.fresh._knapsack import allocation, rollouts_needed, success_rate, value
 from apportion.stages.score import score
 
 from .conftest import Sampled
@@ -24,13 +24,13 @@ def test_the_value_of_eight_rollouts(p: float, expected: float) -> None:
 
 
 def test_rollouts_until_a_group_is_mixed() -> None:
-    assert needed(0.1, 0.9) == pytest.approx(21.8543, abs=1e-4)
-    assert needed(0.5, 0.9) == pytest.approx(3.3219, abs=1e-4)
-    assert needed(0.01, 0.9) == pytest.approx(229.1, abs=0.1)
-    assert needed(0.0, 0.9) == needed(1.0, 0.9) == np.inf
-    assert needed(0.1, 0.9, "expectation") == pytest.approx(10.1111, abs=1e-4)
-    assert needed(0.01, 0.9, "expectation") == pytest.approx(100.0101, abs=1e-4)
-    assert needed(0.0, 0.9, "expectation") == needed(1.0, 0.9, "expectation") == np.inf
+    assert rollouts_needed(0.1, 0.9) == pytest.approx(21.8543, abs=1e-4)
+    assert rollouts_needed(0.5, 0.9) == pytest.approx(3.3219, abs=1e-4)
+    assert rollouts_needed(0.01, 0.9) == pytest.approx(229.1, abs=0.1)
+    assert rollouts_needed(0.0, 0.9) == rollouts_needed(1.0, 0.9) == np.inf
+    assert rollouts_needed(0.1, 0.9, "expectation") == pytest.approx(10.1111, abs=1e-4)
+    assert rollouts_needed(0.01, 0.9, "expectation") == pytest.approx(100.0101, abs=1e-4)
+    assert rollouts_needed(0.0, 0.9, "expectation") == rollouts_needed(1.0, 0.9, "expectation") == np.inf
 
 
 def test_the_worked_batch() -> None:

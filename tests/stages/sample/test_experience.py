@@ -16,7 +16,7 @@ from apportion.stages.models import open_engine
 from apportion.stages.models.engine import Sampling
 from apportion.stages.models.policy import ModelSource, load_policy, render_prompt
 from apportion.stages.remember.kind import MEMORIES
-from apportion.stages.remember.library import STRATEGY, WARNING, Entry, Library
+from apportion.stages.remember.library import STRATEGY, WARNING, Advice, Library
 from apportion.stages.sample.kind import SamplingContext
 from apportion.stages.sample.play.experience import experience, open_library
 from typer.testing import Result
@@ -45,11 +45,11 @@ def known(tmp_path: Path) -> Path:
     """Of state 0 it says 1 and 2, of state 1 it says 4; 9 is the best of all, 8 the warning."""
     library = Library()
     for text, score, states in (("1", 0.2, "0"), ("2", 0.3, "0"), ("4", 0.4, "1"), ("9", 0.9, "")):
-        entry = Entry(STRATEGY, "example", text, score)
+        entry = Advice(STRATEGY, "example", text, score)
         library.offer(entry)
         for state in states:
             library.show(library.meet(state, 0), [entry.id])
-    library.offer(Entry(WARNING, "mistake", "8", 0.5))
+    library.offer(Advice(WARNING, "mistake", "8", 0.5))
     return written(tmp_path / "library", library)
 
 

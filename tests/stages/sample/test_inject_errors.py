@@ -22,8 +22,8 @@ from apportion.stages.sample.revise._edits import (
     edit_ratio,
     last_sentences,
     levenshtein,
+    open_boxes,
     speaks_of_errors,
-    unboxed,
 )
 from apportion.stages.score import score
 from typer.testing import Result
@@ -341,9 +341,9 @@ def test_only_the_last_four_sentences_are_edited() -> None:
 
 
 def test_boxes_and_announcements() -> None:
-    assert unboxed(r"so \boxed{\frac{1}{2}} and \boxed{3}") == r"so \frac{1}{2} and 3"
-    assert unboxed(r"\boxed{open \boxed{3}") == r"\boxed{open 3"
-    assert unboxed("none") == "none"
+    assert open_boxes(r"so \boxed{\frac{1}{2}} and \boxed{3}") == r"so \frac{1}{2} and 3"
+    assert open_boxes(r"\boxed{open \boxed{3}") == r"\boxed{open 3"
+    assert open_boxes("none") == "none"
     assert speaks_of_errors("This is Misleading")
     assert not speaks_of_errors("2 + 3 = 6")
 

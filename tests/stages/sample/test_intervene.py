@@ -15,7 +15,7 @@ from apportion.stages.assign_credit import assign_credit
 from apportion.stages.models.policy import load_tokenizer
 from apportion.stages.models.token_texts import TokenOffsets
 from apportion.stages.sample import sample
-from apportion.stages.sample.revise._interventions import Intervention, guided, intervention_of, leaks, verified
+from apportion.stages.sample.revise._interventions import Intervention, guide, intervention_of, leaks, select_verified
 from apportion.stages.sample.revise._spelling import Spelling, spell
 from apportion.stages.score import score
 from apportion.stages.train import train
@@ -326,21 +326,21 @@ def test_what_a_critic_says(text: str, expected: Intervention | None) -> None:
 )
 def test_the_guided_prefix(content: str, location: int, expected: str, own: int) -> None:
     attempt = "A\n\nB\n\nC\n\nD"
-    text, kept = guided(attempt, Intervention(content, location))
+    text, kept = guide(attempt, Intervention(content, location))
     assert (text, kept) == (expected, own)
     assert text[:kept] == attempt[:kept]
 
 
 def test_a_single_block_is_replaced_whole() -> None:
-    assert guided("all of it", Intervention("X", 1)) == ("X", 0)
+    assert guide("all of it", Intervention("X", 1)) == ("X", 0)
 
 
 def test_leaks_and_shares() -> None:
     assert leaks("so x = 42", "42")
     assert not leaks("so x is even", "42")
     assert not leaks("anything", " ")
-    assert verified([0, 3, 0, 32], 32) == {1: 0.09375, 3: 1.0}
-    assert verified([1, 2, 3], 4, needed=2) == {1: 0.5, 2: 0.75}
+    assert select_verified([0, 3, 0, 32], 32) == {1: 0.09375, 3: 1.0}
+    assert select_verified([1, 2, 3], 4, needed=2) == {1: 0.5, 2: 0.75}
 
 
 def test_a_response_is_cut_where_tokens_allow_and_never_behind_its_end() -> None:

@@ -18,7 +18,7 @@ from apportion.stages.models.kind import ENGINES, engine
 from apportion.stages.models.policy import Policy
 from apportion.stages.models.transformers.engine import TransformersEngine
 from apportion.stages.sample._questions import truth_of
-from apportion.stages.sample.trees._search_tree import NOTHING, Node, Tree, uct
+from apportion.stages.sample.trees._search_tree import NOTHING, Node, SearchTree, uct
 from apportion.stages.sample.trees.mcts import Search
 from apportion.stages.structure.batch import credit_of_batch
 from apportion.stages.structure.simulations import simulation_values
@@ -51,9 +51,9 @@ def test_a_value_goes_up_with_decay_and_counts_visits_above() -> None:
     assert [each.visits for each in (node, sibling, parent, grandparent)] == [0, 0, 2, 2]
 
 
-def tree_of() -> tuple[Tree, Node, Node, Node]:
+def tree_of() -> tuple[SearchTree, Node, Node, Node]:
     """A prompt with two next steps, the first of which has one."""
-    tree = Tree(Random(0))
+    tree = SearchTree(Random(0))
     left, right = Node(NOTHING, tree.root), Node(NOTHING, tree.root)
     below = Node(NOTHING, left)
     tree.root.children, left.children = [left, right], [below]
@@ -73,7 +73,7 @@ def test_uct_goes_down_to_the_leaf_that_is_worth_looking_at() -> None:
     assert search("uct", 1.0).select_node(tree) is right  # 0.5 + √(ln 5/3) = 1.23 against √(ln 5) = 1.27
     below.over = below.simulated = True
     assert search("uct", 0.0).select_node(tree) is right, "nothing is left to the left"
-    empty = Tree(Random(0))
+    empty = SearchTree(Random(0))
     assert search("uct").select_node(empty) is empty.root
 
 
@@ -82,7 +82,7 @@ def test_random_child_goes_down_one_level_whatever_it_is_worth() -> None:
     left.value = -9.0
     chosen = [search("random_child").select_node(tree) for _ in range(50)]
     assert set(map(id, chosen)) == {id(left), id(right)}
-    empty = Tree(Random(0))
+    empty = SearchTree(Random(0))
     assert search("random_child").select_node(empty) is empty.root
 
 

@@ -19,7 +19,7 @@ from apportion.stages.models.policy import load_tokenizer
 from apportion.stages.models.transformers.engine import TransformersEngine
 from apportion.stages.sample._questions import score_of
 from apportion.stages.sample._steps import Step, step_ends
-from apportion.stages.sample.trees.truncate import Tree, advantages, choose
+from apportion.stages.sample.trees.truncate import Growth, advantages, choose
 from apportion.stages.score import score
 from apportion.stages.structure.batch import credit_of_batch
 from apportion.stages.structure.turns import selection_probabilities
@@ -104,7 +104,7 @@ def test_the_choice_has_the_chances_of_the_softmax() -> None:
         [Step(0, 1, kind, reward)]
         for kind, reward in zip(["step"] * 3 + ["answer", "step"], [2, 1, -1, 2, 2], strict=True)
     ]
-    tree = Tree(Problem("", [], 0), Random(1), steps=steps)
+    tree = Growth(Problem("", [], 0), Random(1), steps=steps)
     counts = np.zeros(5)
     for _ in range(20_000):
         choose(tree, range(5), 0.1, 0.7)

@@ -13,7 +13,7 @@ from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.models import policy
 from apportion.stages.models.token_texts import TokenOffsets
 from apportion.stages.score import score
-from apportion.stages.score.kind import SCORERS, scored
+from apportion.stages.score.kind import SCORERS, score_batch
 from apportion.stages.score.structure.steps import steps
 
 
@@ -121,7 +121,7 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> Non
 
 def test_missing_entropy_and_signals_on_earlier_steps_are_named() -> None:
     with pytest.raises(DataError, match="--with entropy"):
-        scored(rollouts_of([0.0]), "steps", {"by": "entropy"})
+        score_batch(rollouts_of([0.0]), "steps", {"by": "entropy"})
     batch = rollouts_of([0.0]).with_columns({"step.reward": [[1.0]]})
     with pytest.raises(DataError, match=r"step\.reward"):
         steps(batch, model="builtin:tiny")

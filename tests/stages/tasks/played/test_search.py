@@ -9,7 +9,7 @@ import pytest
 from apportion.formats.errors import DataError, UsageError
 from apportion.stages.tasks import open_task
 from apportion.stages.tasks.played import Action, Call
-from apportion.stages.tasks.played._search import opened_index, read_corpus
+from apportion.stages.tasks.played._search import open_index, read_corpus
 
 TEXTS = {
     "cats": "Cats sleep most of the day. A cat sleeps where it is warm.",
@@ -53,7 +53,7 @@ def test_the_order_is_that_of_bm25(corpus: Path) -> None:
         ]
         for text in TEXTS.values()
     ]
-    index = opened_index(corpus)
+    index = open_index(corpus)
     for query in ("moon", "apollo moon", "Apollo 8", "the cat of the day", "flour water 1969", "sleep sleeps"):
         asked = [word for word in query.lower().split() if word not in stop]
         scores = bm25(asked, words)
@@ -62,18 +62,18 @@ def test_the_order_is_that_of_bm25(corpus: Path) -> None:
 
 
 def test_a_query_without_a_known_word_finds_nothing(corpus: Path) -> None:
-    index = opened_index(corpus)
+    index = open_index(corpus)
     assert [index.best(query, 3) for query in ("zebra", "the of", "", "?!", "\ud800")] == [[]] * 5
     assert index.best("moon " * 10_000, 2) == index.best("moon", 2)
 
 
 def test_the_index_is_built_once_and_again_when_the_file_changes(corpus: Path) -> None:
-    before = opened_index(corpus)
-    assert opened_index(corpus) is before
+    before = open_index(corpus)
+    assert open_index(corpus) is before
     with corpus.open("a") as file:
         file.write('{"id": "new", "text": "zebra"}\n')
     os.utime(corpus, ns=(1, 1))
-    assert opened_index(corpus).best("zebra", 1) == [5]
+    assert open_index(corpus).best("zebra", 1) == [5]
 
 
 def test_the_tool_shows_ids_and_the_beginning_of_texts(corpus: Path) -> None:
