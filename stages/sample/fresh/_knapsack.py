@@ -70,7 +70,7 @@ def allocation(
     """Rollouts of every prompt; they sum to n times their number.
 
     Prompts with 0 < p < 1 begin with `least`, those with p = 0 with `failing`, with p = 1 with `solved`, unknown ones
-    with n. What remains goes to the first kind by exact dynamic programming over `value`, up to `most` each; what they
+    with n. What remains goes to the first kind such that the sum of `value` is largest, up to `most` each; what they
     need not take (`needed`) to those with p = 0 (and unknown ones with unknown="as_zero"), or, if there are none, to all
     the others.
 
@@ -115,25 +115,15 @@ def _even(total: int, count: int) -> Array:
 
 def _best(rates: Sequence[float], total: int, least: int, room: int, mode: Mode) -> Array:
     """[P] extra rollouts, 0 to room each, that sum to total and have the largest value; of equal ones the smallest,
-    the last prompt's first."""
-    best = np.full(total + 1, -inf)
-    best[0] = 0.0
-    choice: list[Array] = []
-    for p in rates:
-        extra = np.arange(min(room, total) + 1)
-        gain = value(least + extra, p)
-        if mode == "released":  # its table has 0 where nothing is added
-            gain[0] = 0.0
-        new, chosen = np.full(total + 1, -inf), np.zeros(total + 1, np.int64)
-        for count, more in zip(extra.tolist(), gain.tolist(), strict=True):
-            reached = best[: total + 1 - count] + more
-            better = reached > new[count:]
-            new[count:][better] = reached[better]
-            chosen[count:][better] = count
-        best = new
-        choice.append(chosen)
-    found, left = np.zeros(len(rates), np.int64), total
-    for index in reversed(range(len(rates))):
-        found[index] = choice[index][left]
-        left -= int(found[index])
-    return found
+    the last prompt's first.
+
+    Each further rollout of a prompt is worth less than the one before it, so taking the most valuable ones of all prompts
+    is exact. Prompts of equal rate have equal gains, which are computed once.
+    """
+    distinct, which = np.unique(np.array(rates), return_inverse=True)
+    worth = np.stack([value(least + np.arange(room + 1), p) for p in distinct.tolist()])
+    if mode == "released":  # its table has 0 where nothing is added
+        worth[:, 0] = 0.0
+    gains = np.minimum.accumulate(np.diff(worth), axis=1)[which]  # rounding alone could make a later one larger
+    order = np.argsort(-gains, axis=None, kind="stable")[:total]
+    return np.bincount(order // max(room, 1), minlength=len(rates))

@@ -41,8 +41,8 @@ def budget(
 
         V(N, p) = (1 - p^N - (1 - p)^N) · p · (1 - p)²
 
-    A prompt with 0 < p < 1 gets min_n to max_n rollouts, such that Σ V over those prompts is largest (exact dynamic
-    programming over the whole budget). Prompts of p = 0 and p = 1 get negative_n and positive_n, prompts without a
+    A prompt with 0 < p < 1 gets min_n to max_n rollouts, such that Σ V over those prompts is largest (exactly: V
+    gains less with every rollout, so the most valuable ones are taken). Prompts of p = 0 and p = 1 get negative_n and positive_n, prompts without a
     history n. Where the first kind needs less than what is left, those of p = 0 share the rest.
     The release trains GRPO on these groups with credit cut off at ±5: `assign-credit --clip 5`.
 

@@ -80,7 +80,7 @@ def mcts(
     step_tokens: Annotated[int | None, AtLeast(1)] = None,
     rows_at_once: Annotated[int, AtLeast(1)] = 1024,
 ) -> Iterator[Rollouts]:
-    """SearchTree search over verified steps; every simulation is a rollout (GroundedPRM).
+    """Tree search over verified steps; every simulation is a rollout (GroundedPRM).
 
     In each round, for every prompt: 1. a step of the tree is selected; 2. it gets `children` next steps, and of those not
     simulated yet the one with the largest value, the first of equal ones, is taken; 3. from it the response is sampled on
