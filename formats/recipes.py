@@ -22,6 +22,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -238,16 +239,21 @@ def _evaluate(text: str, variables: Mapping[str, Any], functions: Mapping[str, C
     if len(text) > _LONGEST:
         raise UsageError(f"{place:.80}…: {len(text):,} characters, expected at most {_LONGEST:,}")
     try:
-        with warnings.catch_warnings():  # of a backslash that escapes nothing
-            warnings.simplefilter("ignore")
-            tree = ast.parse(text.strip(), mode="eval")
-        return walk(tree)
+        return walk(_parse(text))
     except SyntaxError as error:
         raise UsageError(f"{place}: not an expression ({error.msg})") from error
     except (RecursionError, MemoryError) as error:
         raise UsageError(f"{place:.80}…: nested too deep") from error
     except (TypeError, ValueError, ArithmeticError) as error:
         raise UsageError(f"{place}: {error}") from error
+
+
+@lru_cache(1024)
+def _parse(text: str) -> ast.Expression:
+    """A loop evaluates the same few expressions again and again."""
+    with warnings.catch_warnings():  # of a backslash that escapes nothing
+        warnings.simplefilter("ignore")
+        return ast.parse(text.strip(), mode="eval")
 
 
 def _check_growth(op: ast.operator, one: Any, two: Any) -> None:

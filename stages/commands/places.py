@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +30,38 @@ def check_places(command: Command, values: Mapping[str, Any]) -> None:
     known = command.options()
     outputs = {key: Path(values[key]) for key in command.outputs() if values.get(key) is not None}
     outputs = {key: path for key, path in outputs.items() if path != STREAM}
+    @cache
+    def real(path: Path) -> str:
+        return os.path.realpath(path)
+
+    def is_same(first: Path, second: Path) -> bool:
+        if real(first) == real(second):
+            return True
+        try:
+            return os.path.samefile(first, second)
+        except OSError:
+            return False
+
+    def is_in(inner: Path, outer: Path) -> bool:
+        return real(inner).startswith(os.path.join(real(outer), ""))
+
     for number, (key, path) in enumerate(outputs.items()):
         for other, taken in list(outputs.items())[:number]:
-            if _is_same(path, taken):
+            if is_same(path, taken):
                 raise UsageError(
                     f"{path}: named for {_flag(known[other])} and for {_flag(known[key])}; choose two names"
                 )
-            if _is_in(path, taken) or _is_in(taken, path):
+            if is_in(path, taken) or is_in(taken, path):
                 raise UsageError(f"{taken} and {path}: both are written, and one lies in the other; choose two places")
         for source, data in _inputs(known, values):
             how = known[key].output
             if how is None or how.is_filled:
                 continue
-            if _is_same(path, source) and not (how.in_place and data and not source.is_dir()):
+            if is_same(path, source) and not (how.in_place and data and not source.is_dir()):
                 raise UsageError(f"{path}: an input, which --force does not replace; choose another name")
-            if _is_in(source, path):
+            if is_in(source, path):
                 raise UsageError(f"{path}: the input {source} lies in it; choose another name")
-            if data and path.suffix == ".parquet" and source.is_dir() and _is_same(path.absolute().parent, source):
+            if data and path.suffix == ".parquet" and source.is_dir() and is_same(path.absolute().parent, source):
                 raise UsageError(
                     f"{path}: lies in {source}, whose files are read, and would be one of them; choose another place"
                 )
@@ -68,16 +84,3 @@ def _inputs(known: Mapping[str, Option], values: Mapping[str, Any]) -> Iterator[
 
 def _flag(option: Option) -> str:
     return option.flags[-1]
-
-
-def _is_same(first: Path, second: Path) -> bool:
-    if os.path.realpath(first) == os.path.realpath(second):
-        return True
-    try:
-        return os.path.samefile(first, second)
-    except OSError:
-        return False
-
-
-def _is_in(inner: Path, outer: Path) -> bool:
-    return Path(os.path.realpath(outer)) in Path(os.path.realpath(inner)).parents

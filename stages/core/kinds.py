@@ -259,12 +259,14 @@ def _declare() -> None:
         folder = Path(importlib.import_module(STAGES).__path__[0]) / room.name
         if (folder / "kind.py").is_file():
             importlib.import_module(f"{STAGES}.{room.name}.kind")
+    for kind in sorted(_KINDS.values(), key=lambda kind: kind.room):  # whichever was imported first
+        _KINDS[kind.plural] = _KINDS.pop(kind.plural)
 
 
 def kinds() -> dict[str, Kind[Any]]:
     """Every kind by its plural, in the order of their rooms. Imports the rooms' declarations, and no entries."""
     _declare()
-    return {kind.plural: kind for kind in sorted(_KINDS.values(), key=lambda kind: kind.room)}
+    return _KINDS
 
 
 def _import_all(package: str) -> None:

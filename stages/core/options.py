@@ -126,6 +126,7 @@ def typed_options(function: Callable[..., Any], given: Mapping[str, Any], whose:
     return typed_values(wanted, {name: value for name, value in given.items() if name not in others}, whose) | others
 
 
+@cache
 def takes_others(function: Callable[..., Any]) -> bool:
     """It takes options that are not in its signature, and checks them itself."""
     return any(each.kind is Parameter.VAR_KEYWORD for each in signature(function).parameters.values())

@@ -75,11 +75,16 @@ class Command:
 
     def outputs(self) -> dict[str, Option]:
         """The options that name what it writes, by recipe key."""
-        return {key: option for key, option in self.options().items() if option.output is not None}
+        return _outputs(self.function)
 
     def choices(self) -> list[tuple[Kind[Any], Option]]:
         """The options that name an entry, with the kind that it is of."""
         return [(kinds()[each.chooses.kind], each) for each in self.options().values() if each.chooses is not None]
+
+
+@cache
+def _outputs(function: Callable[..., Any]) -> dict[str, Option]:
+    return {key: option for key, option in _options(function).items() if option.output is not None}
 
 
 @cache

@@ -35,9 +35,9 @@ def check_columns(plan: Sequence[Planned]) -> None:
         chosen = [each for each in step.chosen if each.kind.plural in OF_COLUMNS]
         if read is not None:
             for _, entry, options in chosen:
-                needs = entry.ways_around(options)
-                for path in lacking(read, [path for path in _needs(step, needs) if _is_column(path)]):
-                    lacks = missing_column(path, entry.name, needs.get(path, ""))
+                needs = _needs(step, entry.needs_for(options))
+                for path in lacking(read, [path for path in needs if _is_column(path)]):
+                    lacks = missing_column(path, entry.name, entry.ways_around(options).get(path, ""))
                     raise UsageError(f"{step.where}: no step before it makes column{lacks.removeprefix('no column')}")
         for out in step.outputs.values():
             made[out] = _columns_made(step, [each.entry for each in chosen], read)
