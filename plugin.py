@@ -33,7 +33,12 @@ from .stages.sample.context import Part, SamplingContext
 from .stages.sample.kind import strategy
 from .stages.sample.rows import respond, row_seeds, sampled_columns, to_rollouts
 from .stages.score.kind import reward_column, scorer
-from .stages.structure.batch import Credit
+from .stages.structure.batch import Credit, Probes
+from .stages.structure.lineage import Lineage
+from .stages.structure.nodes import Nodes
+from .stages.structure.prefixes import Prefixes
+from .stages.structure.steps import Steps, StepTexts
+from .stages.structure.turns import Decisions, Siblings
 from .stages.tasks import Message, Problem, StepTask, Task, task_family
 from .stages.train.kind import PairBatch, TokenBatch, objective
 
@@ -47,14 +52,19 @@ __all__ = [
     "Completion",
     "Credit",
     "DataError",
+    "Decisions",
     "Engine",
     "EngineDefaults",
     "Field",
     "Inside",
+    "Lineage",
     "Message",
     "ModelSource",
+    "Nodes",
     "PairBatch",
     "Part",
+    "Prefixes",
+    "Probes",
     "Problem",
     "Ragged",
     "Range",
@@ -64,7 +74,10 @@ __all__ = [
     "Sampling",
     "SamplingContext",
     "Segments",
+    "Siblings",
     "StepTask",
+    "StepTexts",
+    "Steps",
     "Task",
     "TokenBatch",
     "Usage",

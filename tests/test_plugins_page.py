@@ -5,15 +5,18 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from apportion.formats.parquet import RolloutFile
+from apportion.plugin import Decisions
+from apportion.stages.assign_credit.kind import INPUTS, METHODS
 from apportion.stages.core.kinds import kinds
 from apportion.stages.score.kind import SCORERS
 from typer.testing import Result
 
 PAGE = Path(__file__).parent.parent / "docs" / "plugins.md"
-EXAMPLES = {re.findall(r"^def (\w+)", code, flags=re.MULTILINE)[0]: code
-            for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)}  # fmt: skip
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+EXAMPLES = {name: code for code in BLOCKS for name in re.findall(r"^def (\w+)", code, flags=re.MULTILINE)[:1]}
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def plugin(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 def test_there_is_an_example_of_every_kind_that_one_function_makes() -> None:
-    assert list(EXAMPLES) == ["my_method", "brevity", "twice", "weighted"]
+    assert list(EXAMPLES) == ["my_method", "my_step_method", "brevity", "twice", "weighted"]
 
 
 def test_the_method(
@@ -46,6 +49,29 @@ def test_the_method(
     assert next(entry for entry in listed if entry["name"] == "my_method")["options"] == {"scale": 1.0}
     column = RolloutFile(out).read().ragged("token.advantage")
     assert column.segments.first(column.values).tolist() == [1.0, -1.0, 1.0, -1.0]  # 2 · (R - 0.5)
+
+
+def test_the_step_method(
+    plugin: Callable[[str], Path], cli: Callable[..., Result], scored_file: Path, tmp_path: Path
+) -> None:
+    path, steps, out = plugin("my_step_method"), tmp_path / "steps.parquet", tmp_path / "credit.parquet"
+    assert cli("score", scored_file, "--with", "steps", "--set", "model=builtin:tiny", "-o", steps).exit_code == 0
+    command = ("assign-credit", steps, "--method", "my_step_method", "-o", out)
+    assert cli("--plugin", path, *command).exit_code == 0
+    refused = cli(*command, "--set", "judged=true", "--force")
+    assert refused.exit_code == 3, refused.stderr
+    assert "no column 'step.reward', which my_step_method needs" in refused.stderr
+    assert "or --set judged=false" in refused.stderr
+
+    (call,) = [code for code in BLOCKS if "my_step_method(" in code and "def " not in code]
+    formula = METHODS["my_step_method"].function
+    expression, _, expected = call.strip().splitlines()[-1].partition("  # ")
+    assert str(eval(expression, {"np": np, "my_step_method": formula, "Decisions": Decisions})) == expected
+
+
+def test_the_page_names_every_parameter_that_is_bound_by_name() -> None:
+    table = PAGE.read_text().partition("| parameter | what it gets |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines()[2:]))) == INPUTS
 
 
 def test_the_scorer(plugin: Callable[[str], Path], cli: Callable[..., Result], chain: Path, tmp_path: Path) -> None:

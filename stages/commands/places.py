@@ -30,6 +30,7 @@ def check_places(command: Command, values: Mapping[str, Any]) -> None:
     known = command.options()
     outputs = {key: Path(values[key]) for key in command.outputs() if values.get(key) is not None}
     outputs = {key: path for key, path in outputs.items() if path != STREAM}
+
     @cache
     def real(path: Path) -> str:
         return os.path.realpath(path)
