@@ -28,12 +28,13 @@ UNASSIGNED = "unassigned"
 class Flag:
     """A flag, and what holds of the rows that have it.
 
-    trained: `train` takes them. own: the policy answered the prompt, alone and from its beginning. revised: a strategy that
+    set_by: the commands that set it. trained: `train` takes them. own: the policy answered the prompt, alone and from its beginning. revised: a strategy that
     goes on with responses takes them up. verified: their reward is a verifier's; else it says that what they led to was
     right. compared: they need siblings to be compared with.
     """
 
     name: str
+    set_by: str
     meaning: str
     trained: bool = True
     own: bool = True
@@ -45,28 +46,57 @@ class Flag:
 FLAGS = {
     flag.name: flag
     for flag in (
-        Flag(name=TRUNCATED, meaning="the response ended at the token limit"),
-        Flag(name=ERROR, meaning="the rollout failed; it has no part in anything", trained=False, own=False, revised=False),
-        Flag(name=FILTERED, meaning="`filter` or a strategy left it out", trained=False, revised=False),
-        Flag(name=DEMONSTRATION, meaning="a worked solution of the task's", own=False, revised=False, compared=False),
-        Flag(name=HINTED, meaning="sampled with a hint in view", own=False),
-        Flag(name=PARTIAL, meaning="a step of a response, trained by itself", own=False, revised=False),
-        Flag(name=ACCEPTED, meaning="the refiner accepted it"),
-        Flag(name=REFINED, meaning="it took the place of a response that was cut", own=False),
-        Flag(name=RETRIED, meaning="done anew after a reflection", own=False, revised=False),
+        Flag(name=TRUNCATED, set_by="sample", meaning="the response ended at the token limit"),
         Flag(
-            name=REFLECTION, meaning="a reflection that led to a better try",
+            name=ERROR, set_by="sample", meaning="the engine or the environment failed; the rollout has no part in anything",
+            trained=False, own=False, revised=False,
+        ),
+        Flag(
+            name=FILTERED, set_by="filter, sample --strategy hint", meaning="the predicate, or the strategy, left it out",
+            trained=False, revised=False,
+        ),
+        Flag(
+            name=DEMONSTRATION, set_by="sample --strategy demonstrate, critique",
+            meaning="written by the task's solver, not by a policy; no log-probabilities",
+            own=False, revised=False, compared=False,
+        ),
+        Flag(name=HINTED, set_by="sample --strategy hint", meaning="the policy saw a hint, `behaviour_prompt_ids`", own=False),
+        Flag(
+            name=PARTIAL, set_by="sample --strategy truncate, inject_errors",
+            meaning="a step of a response, which does not reach an answer, so a verifier's reward says nothing of it",
+            own=False, revised=False,
+        ),
+        Flag(name=ACCEPTED, set_by="sample --strategy refine", meaning="the policy found no fault in it"),
+        Flag(
+            name=REFINED, set_by="sample --strategy refine",
+            meaning="cut at the step that the policy named, and written again from there", own=False,
+        ),
+        Flag(
+            name=RETRIED, set_by="sample --strategy retry",
+            meaning="written again from the step that the policy's reflection named", own=False, revised=False,
+        ),
+        Flag(
+            name=REFLECTION, set_by="sample --strategy retry",
+            meaning="a reflection that led to a better try, as a row of its own; its reward of 1 is no verifier's",
             own=False, revised=False, verified=False, compared=False,
         ),
         Flag(
-            name=GUIDED, meaning="a try with the reflection in view, to be learnt without it",
+            name=GUIDED, set_by="sample --strategy retry",
+            meaning="the try that saw the reflection, as a row to learn it without; its reward of 1 is no verifier's",
             own=False, revised=False, verified=False, compared=False,
         ),
-        Flag(name=INTERVENTION, meaning="an attempt up to its error, and one step that mends it", own=False, revised=False),
-        Flag(name=EDITED, meaning="a step with an error put into it", own=False, revised=False),
-        Flag(name=DEAD_GROUP, meaning="all rewards of its group are equal"),
-        Flag(name=SINGLETON, meaning="it is alone in its group"),
-        Flag(name=UNASSIGNED, meaning="no credit was assigned to it"),
+        Flag(
+            name=INTERVENTION, set_by="sample --strategy intervene",
+            meaning="an attempt up to its error and one step that mends it: a target of supervised training, not a sample",
+            own=False, revised=False,
+        ),
+        Flag(
+            name=EDITED, set_by="sample --strategy inject_errors", meaning="the rejected side of a pair: a step with an error put in",
+            own=False, revised=False,
+        ),
+        Flag(name=DEAD_GROUP, set_by="assign-credit", meaning="all rewards of its group are equal"),
+        Flag(name=SINGLETON, set_by="assign-credit", meaning="it is alone in its group"),
+        Flag(name=UNASSIGNED, set_by="no stage yet", meaning="no method gave it credit"),
     )
 }  # fmt: skip
 
