@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from apportion.stages.models.transformers import engine as transformers_engine
-from apportion.stages.models.transformers.engine import TransformersEngine
+from apportion.stages.models.transformers import _engine as transformers_engine
+from apportion.stages.models.transformers._engine import TransformersEngine
 from apportion.stages.sample import sample
 from apportion.stages.sample._failures import Sampled
 

@@ -21,8 +21,8 @@ import torch
 from apportion.stages.models import open_engine
 from apportion.stages.models.engine import Request, Sampling
 from apportion.stages.models.policy import ModelSource, render_prompt
-from apportion.stages.models.transformers import engine as transformers_engine
-from apportion.stages.models.transformers.engine import end_ids
+from apportion.stages.models.transformers import _engine as transformers_engine
+from apportion.stages.models.transformers._engine import end_ids
 from apportion.stages.tasks import open_task
 
 

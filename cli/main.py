@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..formats.errors import ApportionError, DeprecatedUse, unknown
+from ..stages.core.extras import missing_extra
 from ..stages.core.harmless import HarmlessStream
 from ..stages.core.table import commands
 from ..stages.core.trust import trust_remote_code
@@ -63,6 +64,12 @@ def _faults_as_lines() -> Iterator[None]:
     except ApportionError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        print(f"error: {missing}", file=sys.stderr)
+        raise typer.Exit(missing.exit_code) from error
     except _WrongUse as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             raise

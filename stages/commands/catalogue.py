@@ -121,8 +121,8 @@ def _quote(value: Any) -> Any:
 
 def _facts(plural: str) -> Iterator[dict[str, Any]]:
     for entry in kinds()[plural]:
-        facts, members = entry.facts(), getattr(entry, "members", None)
-        for member in members() if members else ("",):
+        facts, names = entry.facts(), getattr(entry, "names", None)
+        for member in (names() if names else []) or [""]:
             yield {**facts, "name": f"{entry.name}/{member}" if member else entry.name}
 
 

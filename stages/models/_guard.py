@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...formats.errors import ApportionError
+from ..core.extras import missing_extra
 from .engine import Completion, EngineDefaults, EngineLost, Request, Sampling, Usage
 
 
@@ -77,6 +78,8 @@ def engine_faults(name: str, what: str) -> Iterator[None]:
     except ApportionError:
         raise
     except Exception as error:
+        if missing := missing_extra(error):
+            raise missing from error
         raise EngineLost(f"engine {name!r} {what} ({describe_error(error)})") from error
 
 

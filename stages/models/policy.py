@@ -10,6 +10,7 @@ from typing import Any
 
 from ...formats.errors import ApportionError, UsageError
 from ...formats.provenance import digest_of, digest_of_file
+from ..core.extras import missing_extra
 from ..core.trust import remote_code_is_trusted
 
 TINY = Path(__file__).parent / "tiny"
@@ -256,6 +257,8 @@ def _hugging_face(loader: str, spec: str, directory: Path | None, **options: Any
     try:
         return getattr(_quiet_transformers(), loader).from_pretrained(str(directory) if directory else spec, **options)
     except Exception as error:
+        if missing := missing_extra(error):
+            raise missing from error
         if not options["trust_remote_code"] and "trust_remote_code" in str(error):
             raise ApportionError(
                 f"model {spec!r}: it comes with code of its own, which is not run; if you have read it and trust it, "

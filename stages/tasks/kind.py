@@ -7,6 +7,7 @@ from inspect import signature
 from typing import Any, Protocol, TypeVar
 
 from ...formats.errors import UsageError, unknown
+from ..core.extras import missing_extra
 from ..core.kinds import Entry, Kind
 from ..core.options import takes_others, typed_options
 
@@ -81,6 +82,15 @@ class TaskFamily(Entry):
         """Its options are in its signature."""
         return len(signature(self.function).parameters) - len(self.options) - takes_others(self.function) < 2
 
+    def names(self) -> list[str]:
+        """Its members' names; none where it has none, or where the package that knows them is not installed."""
+        try:
+            return list(self.members()) if self.members is not None else []
+        except ModuleNotFoundError as error:
+            if missing_extra(error) is None:
+                raise
+            return []
+
     def open(self, spec: str, given: Mapping[str, Any]) -> Task:
         """The task. UsageError for an option that is not there, is missing, of another type or out of its range."""
         if not self.checks_options:
@@ -112,7 +122,7 @@ def named_by(spec: str) -> str:
     if family is not None:
         return family.name
     # A member's bare name is the likeliest slip: `chain_sum` for `reasoning_gym/chain_sum`.
-    members = {member: f"{family.name}/{member}" for family in TASKS if family.members for member in family.members()}
+    members = {member: f"{family.name}/{member}" for family in TASKS for member in family.names()}
     members |= {family.name.partition("/")[2]: family.name for family in TASKS if "/" in family.name}
     near = get_close_matches(spec, [*members, *members.values(), *(family.name for family in TASKS)], n=1)
     if near:

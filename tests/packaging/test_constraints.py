@@ -112,7 +112,7 @@ def test_the_readme_the_gate_and_contributing_use_them() -> None:
     readme, contributing, gate = (
         ROOT.joinpath(name).read_text() for name in ("README.md", "CONTRIBUTING.md", ".ci/run")
     )
-    assert "pip install -c constraints.txt -e . && apportion run quickstart" in readme
+    assert "pip install -c constraints.txt -e '.[models]' && apportion run quickstart" in readme
     assert "pip install -c constraints.txt -e '.[test]' && pytest -n auto" in readme
     assert "pip install -c constraints.txt -e '.[dev]'" in contributing
     assert ".ci/resolve" in contributing

@@ -361,7 +361,7 @@ def _takes_seeds(vllm: Any, loaded: _Loaded) -> bool:
 
 def _ends(llm: Any, source: ModelSource) -> list[int]:
     """The tokens that end a response, by the rule of the transformers engine."""
-    from ..transformers.engine import end_ids
+    from ..transformers._engine import end_ids
 
     config = llm.model_config
     model = SimpleNamespace(

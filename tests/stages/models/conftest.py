@@ -17,7 +17,7 @@ from apportion.stages.models.engine import Request, Sampling
 from apportion.stages.models.openai import _client as openai_client
 from apportion.stages.models.openai.engine import OpenAIEngine
 from apportion.stages.models.policy import ModelSource, Policy, load_policy, render_prompt
-from apportion.stages.models.transformers.engine import TransformersEngine
+from apportion.stages.models.transformers._engine import TransformersEngine
 
 EXPRESSIONS = ("7+2*5", "7+2*5-3*4+2*2", "20+3*4-2*5", "9+4*4-2*3+5*5-2*2")
 SOURCE = ModelSource("builtin:tiny", "cpu", "float32")

@@ -10,11 +10,11 @@ import pytest
 import torch
 from apportion.stages.models.engine import Completion, Request, Sampling, Usage
 from apportion.stages.models.policy import Policy, load_policy, render_prompt
-from apportion.stages.models.transformers import engine as transformers_engine
+from apportion.stages.models.transformers import _engine as transformers_engine
 from apportion.stages.models.transformers._cache import cache_argument
 from apportion.stages.models.transformers._decode import Room
+from apportion.stages.models.transformers._engine import TransformersEngine
 from apportion.stages.models.transformers._record import Samples, bytes_kept
-from apportion.stages.models.transformers.engine import TransformersEngine
 
 SHORT = 10  # budget of most rows
 

@@ -10,10 +10,10 @@ import torch
 from apportion.formats.parquet import RolloutFile
 from apportion.stages.models.engine import Completion, Request, Sampling
 from apportion.stages.models.policy import Policy, load_policy
-from apportion.stages.models.transformers import engine as transformers_engine
+from apportion.stages.models.transformers import _engine as transformers_engine
+from apportion.stages.models.transformers._engine import TransformersEngine
 from apportion.stages.models.transformers._kept import KeptStates
 from apportion.stages.models.transformers._prefixes import trunks_of
-from apportion.stages.models.transformers.engine import TransformersEngine
 from typer.testing import Result
 
 COLUMN = 2 * 3 * 4  # bytes of one token in `states_of`: keys and values of one layer, one head, three float32

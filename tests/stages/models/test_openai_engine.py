@@ -11,7 +11,7 @@ from apportion.formats.errors import UsageError
 from apportion.stages.models.engine import Completion, Floats, Request, Sampling, Usage
 from apportion.stages.models.openai import _client as openai_client
 from apportion.stages.models.policy import Policy
-from apportion.stages.models.transformers.engine import TransformersEngine
+from apportion.stages.models.transformers._engine import TransformersEngine
 
 Serve = Callable[..., Any]
 Raw = Callable[[list[int], list[int]], torch.Tensor]

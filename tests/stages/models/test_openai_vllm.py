@@ -22,7 +22,7 @@ from apportion.stages.models.engine import Completion, Floats, Request, Sampling
 from apportion.stages.models.openai import _client as openai_client
 from apportion.stages.models.openai.engine import OpenAIEngine
 from apportion.stages.models.policy import TINY, ModelSource, Policy
-from apportion.stages.models.transformers.engine import TransformersEngine
+from apportion.stages.models.transformers._engine import TransformersEngine
 from typer.testing import Result
 
 SOURCE = ModelSource("builtin:tiny", "cpu", "float32")

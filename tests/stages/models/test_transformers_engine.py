@@ -13,11 +13,11 @@ from apportion.stages.models.engine import Completion, Request, Sampling
 from apportion.stages.models.policy import Policy, load_policy
 from apportion.stages.models.stop import StopTexts
 from apportion.stages.models.tiny.blank import blank_model
+from apportion.stages.models.transformers import _engine as transformers_engine
 from apportion.stages.models.transformers import _prefixes
-from apportion.stages.models.transformers import engine as transformers_engine
 from apportion.stages.models.transformers._cache import cache_argument
 from apportion.stages.models.transformers._draw import draw
-from apportion.stages.models.transformers.engine import TransformersEngine
+from apportion.stages.models.transformers._engine import TransformersEngine
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from apportion.stages.models import open_engine
 from apportion.stages.models._guard import Guarded
 from apportion.stages.models.engine import Completion, Floats, Request, Sampling
 from apportion.stages.models.policy import ModelSource, Policy, load_policy
-from apportion.stages.models.transformers.engine import TransformersEngine
+from apportion.stages.models.transformers._engine import TransformersEngine
 from apportion.stages.models.vllm.engine import VllmEngine, close_loaded
 from safetensors.torch import save_file
 from typer.testing import Result

@@ -12,7 +12,7 @@ from apportion.formats.rollouts import Rollouts
 from apportion.stages.models.engine import Completion, EngineDefaults, Request, Sampling
 from apportion.stages.models.kind import ENGINES, engine
 from apportion.stages.models.policy import ModelSource, load_policy
-from apportion.stages.models.transformers.engine import TransformersEngine
+from apportion.stages.models.transformers._engine import TransformersEngine
 from apportion.stages.sample import sample
 
 Sampled = Callable[..., Rollouts]

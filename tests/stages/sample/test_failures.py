@@ -14,7 +14,7 @@ from apportion.formats.rollouts import Rollouts
 from apportion.stages.models.engine import Completion
 from apportion.stages.models.kind import ENGINES, engine
 from apportion.stages.models.policy import ModelSource
-from apportion.stages.models.transformers.engine import TransformersEngine
+from apportion.stages.models.transformers._engine import TransformersEngine
 from apportion.stages.sample import sample
 from apportion.stages.sample._failures import Failures
 from apportion.stages.sample.kind import STRATEGIES

@@ -16,7 +16,7 @@ from apportion.stages.assign_credit.kind import METHODS
 from apportion.stages.models.engine import Completion, Request, Sampling
 from apportion.stages.models.kind import ENGINES, engine
 from apportion.stages.models.policy import Policy
-from apportion.stages.models.transformers.engine import TransformersEngine
+from apportion.stages.models.transformers._engine import TransformersEngine
 from apportion.stages.sample._questions import truth_of
 from apportion.stages.sample.trees._search_tree import NOTHING, Node, SearchTree, uct
 from apportion.stages.sample.trees.mcts import Search

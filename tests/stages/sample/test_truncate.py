@@ -16,7 +16,7 @@ from apportion.stages.assign_credit.kind import METHODS
 from apportion.stages.models.engine import Completion, Sampling
 from apportion.stages.models.kind import ENGINES, engine
 from apportion.stages.models.policy import load_tokenizer
-from apportion.stages.models.transformers.engine import TransformersEngine
+from apportion.stages.models.transformers._engine import TransformersEngine
 from apportion.stages.sample._questions import score_of
 from apportion.stages.sample._steps import Step, step_ends
 from apportion.stages.sample.trees.truncate import Growth, advantages, choose
