@@ -9,16 +9,17 @@ from ..core.ranges import Above, AtLeast
 
 if TYPE_CHECKING:
     from ..core.driver import Written
+    from ._in_memory import TokenCredit as TokenCredit
     from ._in_memory import credit_tokens as credit_tokens
 
 
 def __getattr__(name: str) -> Any:
-    """`credit_tokens`, for trainers that hold their rollouts in memory; the command line does without."""
-    if name != "credit_tokens":
+    """`credit_tokens` and `TokenCredit`, for trainers that hold their rollouts in memory; the command line does without."""
+    if name not in ("credit_tokens", "TokenCredit"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ._in_memory import credit_tokens
+    from . import _in_memory
 
-    return credit_tokens
+    return getattr(_in_memory, name)
 
 
 @check_numbers
