@@ -33,8 +33,8 @@ from .stages.sample.context import Part, SamplingContext
 from .stages.sample.kind import strategy
 from .stages.sample.rows import respond, row_seeds, sampled_columns, to_rollouts
 from .stages.score.kind import reward_column, scorer
+from .stages.structure.ancestry import Ancestry
 from .stages.structure.batch import Credit, Probes
-from .stages.structure.lineage import Lineage
 from .stages.structure.nodes import Nodes
 from .stages.structure.prefixes import Prefixes
 from .stages.structure.steps import Steps, StepTexts
@@ -45,6 +45,7 @@ from .stages.train.kind import PairBatch, TokenBatch, objective
 __all__ = [
     "Above",
     "Alternatives",
+    "Ancestry",
     "ApportionError",
     "Array",
     "AtLeast",
@@ -57,7 +58,6 @@ __all__ = [
     "EngineDefaults",
     "Field",
     "Inside",
-    "Lineage",
     "Message",
     "ModelSource",
     "Nodes",

@@ -385,8 +385,11 @@ def node_keys(rollouts: Rollouts, ids: Ragged) -> tuple[Array, Array]:
 
 def _singletons(rollouts: Rollouts) -> Iterator[Broken]:
     trained = rollouts.for_training & ~np.any([rollouts.flagged(flag) for flag in ALONE], axis=0)
-    groups = rollouts.groups
-    for row in np.flatnonzero(trained & groups.spread(groups.sum(trained) == 1)).tolist():
+    groups, episodes = rollouts.groups, rollouts.episodes
+    heads = np.zeros(len(rollouts), bool)  # the first trained row of each episode
+    heads[np.unique(np.where(trained, episodes, -1), return_index=True)[1]] = True
+    heads &= trained
+    for row in np.flatnonzero(heads & groups.spread(groups.sum(heads) == 1)).tolist():
         name = rollouts.arrow("group_id")[row].as_py()
         message = f"rollout alone in group {name!r}, without a sibling to be compared with"
         yield Broken("singleton", row, "group_id", message)

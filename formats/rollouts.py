@@ -84,6 +84,29 @@ class Rollouts:
         return self.ragged("token.mask").values
 
     @cached_property
+    def trainable(self) -> Array:
+        """[T] bool: the policy wrote the token, and `token.trainable` does not leave it out."""
+        if "token.trainable" not in self:
+            return self.mask
+        chosen = self.ragged("token.trainable")
+        if chosen.present is None:
+            return self.mask & chosen.values
+        everywhere = self.mask.copy()
+        everywhere[self.tokens.spread(chosen.present)] &= chosen.values
+        return everywhere
+
+    @cached_property
+    def episodes(self) -> Array:
+        """[R] int64: equal where rows of a group are parts of one episode. A row without `episode_id` is one of its own."""
+        own = np.arange(len(self))
+        if "episode_id" not in self:
+            return own
+        codes = self.arrow("episode_id").cast(pa.string()).dictionary_encode().indices
+        known = codes.is_valid().to_numpy(zero_copy_only=False)
+        number = np.where(known, codes.fill_null(0).to_numpy(zero_copy_only=False), len(self) + own)
+        return np.unique(self.groups.ids * (2 * len(self) + 1) + number, return_inverse=True)[1].reshape(-1)
+
+    @cached_property
     def groups(self) -> Segments:
         """The rollouts [R] as stretches, one per group (same group_id, neighbours)."""
         codes = self.arrow("group_id").dictionary_encode().indices

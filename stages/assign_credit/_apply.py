@@ -13,6 +13,7 @@ from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array, Segments
 from ..structure.batch import Credit, credit_of_batch
+from ..structure.episodes import Episodes, join_parts
 from .kind import METHODS, Method
 
 MADE = (SINGLETON, DEAD_GROUP)
@@ -80,14 +81,55 @@ def on_tokens(method: Method, batch: Rollouts, values: Array) -> Array:
     values = values.astype(np.float32)
     if len(values) == len(batch) and method.granularity == "rollout":
         values = batch.tokens.spread(values)
-    return values if batch.mask.all() else np.where(batch.mask, values, np.float32(0.0))
+    mask = batch.trainable
+    return values if mask.all() else np.where(mask, values, np.float32(0.0))
+
+
+def assign_whole(method: Method, credit: Credit, options: Mapping[str, Any]) -> "Assigned":
+    """The method's credit of rollouts, those that are parts of one episode taken together."""
+    episodes = join_parts(credit.rollouts)
+    if episodes is None:
+        return Assigned(on_tokens(method, credit.rollouts, method.assign(credit, **options)), credit, None)
+    if method.compares_rows:
+        raise DataError(
+            f"credit method {method.name} compares rollouts token by token, or with probes, and an episode in several parts is no "
+            "single line of tokens; choose a method without trees and probes"
+        )
+    joined = Credit(episodes.rollouts, credit.probe_rollouts)
+    values = on_tokens(method, joined.rollouts, method.assign(joined, **options))
+    return Assigned(episodes.split(values, credit.tokens), joined, episodes)
+
+
+@dataclass(frozen=True, eq=False)
+class Assigned:
+    """Credit of R rows. values: [T] float32 on their tokens, in the rows' order. credit: what the method saw, a row an episode.
+    episodes: how these are made of the rows; None where every row is one."""
+
+    values: Array
+    credit: Credit
+    episodes: Episodes | None
+
+    @property
+    def singletons(self) -> Array:
+        """[R] bool, the row's episode is alone in its group."""
+        return self._on_rows(self.credit.groups.spread(self.credit.groups.sizes == 1))
+
+    @property
+    def dead(self) -> Array:
+        """[R] bool, the rewards of the group's episodes, two or more, are all equal."""
+        groups = self.credit.groups
+        return self._on_rows(groups.spread(groups.constant(self.credit.reward) & (groups.sizes > 1)))
+
+    def _on_rows(self, per_episode: Array) -> Array:
+        return per_episode if self.episodes is None else self.episodes.spread(per_episode)
 
 
 def _assign_to(
     batch: Rollouts, credit: Credit, method: str, column: str, options: Mapping[str, Any], clip: float | None
 ) -> Rollouts:
     chosen = METHODS[method]
-    values = on_tokens(chosen, batch, chosen.assign(credit, **options))
+    assigned = assign_whole(chosen, credit, options)
+    values = assigned.values
     if not np.isfinite(values).all():
         row = int(np.searchsorted(batch.tokens.offsets, np.flatnonzero(~np.isfinite(values))[0], "right") - 1)
         raise DataError(f"row {row}: {method} gave credit that is not finite; check its reward and options")
@@ -95,9 +137,5 @@ def _assign_to(
         bound = np.float32(min(clip, float(np.finfo(np.float32).max)))
         values = np.clip(values, -bound, bound)
     result = batch.with_columns({f"token.{column}": batch.token_ids.with_values(values)})
-    groups = batch.groups
-    alone = groups.spread(groups.sizes == 1)
-    result = result.with_flag(SINGLETON, alone)
-    if "reward" in chosen.needs:
-        result = result.with_flag(DEAD_GROUP, groups.spread(groups.constant(credit.reward)) & ~alone)
-    return result
+    result = result.with_flag(SINGLETON, assigned.singletons)
+    return result.with_flag(DEAD_GROUP, assigned.dead) if "reward" in chosen.needs else result

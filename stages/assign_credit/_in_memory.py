@@ -14,7 +14,7 @@ from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array, Segments
 from ..structure.prefix_tree import add_prefix_tree
-from ._apply import on_tokens
+from ._apply import assign_whole
 from ._responses import Responses, as_array, read_responses
 from .kind import METHODS, Credit
 
@@ -23,13 +23,14 @@ PROBES = ("purpose", "parent_id")  # what only rows beside the rollouts could sa
 
 @dataclass(frozen=True)
 class CreditInfo:
-    """What a call of `TokenCredit` met. Rows that were skipped count nowhere else.
+    """What a call of `TokenCredit` met. Rows that were skipped count nowhere else; groups are of episodes.
 
     dead_groups: groups of two or more whose rewards are all equal. tokens: that the policy wrote; credited: those of them
     with a credit other than 0. seconds: that the call took.
     """
 
     rollouts: int
+    episodes: int
     skipped: int
     groups: int
     dead_groups: int
@@ -65,12 +66,14 @@ class TokenCredit:
         lengths: Any = None,
         steps: Any = None,
         skip: Any = None,
+        episode: Any = None,
+        part: Any = None,
         signals: Mapping[str, Any] | None = None,
     ) -> Any:
         """Credit of every token; see `credit_tokens`."""
         return self.with_info(
             reward=reward, group=group, token_ids=token_ids, mask=mask, attention_mask=attention_mask, lengths=lengths,
-            steps=steps, skip=skip, signals=signals,
+            steps=steps, skip=skip, episode=episode, part=part, signals=signals,
         )[0]  # fmt: skip
 
     def with_info(
@@ -84,6 +87,8 @@ class TokenCredit:
         lengths: Any = None,
         steps: Any = None,
         skip: Any = None,
+        episode: Any = None,
+        part: Any = None,
         signals: Mapping[str, Any] | None = None,
     ) -> tuple[Any, CreditInfo]:
         """The credit, and what the batch was like."""
@@ -99,20 +104,29 @@ class TokenCredit:
         groups = Segments.of_runs(numbers[order])
         dead = 0
         if len(order):
-            batch = _rollouts(responses, numbers, order, _columns(responses, reward, steps, signals or {}))
+            columns = _columns(responses, reward, steps, signals or {})
+            if episode is not None:
+                columns["episode_id"] = np.unique(_per_row(episode, "episode", rows), return_inverse=True)[1].astype(
+                    str
+                )
+                columns["part"] = np.arange(rows) if part is None else _per_row(part, "part", rows).astype(np.int64)
+            batch = _rollouts(responses, numbers, order, columns)
             if any(path.startswith("node.") for path in self.needs) and "node.id" not in batch:
                 batch = add_prefix_tree(batch)
             self._check(batch)
             credit = Credit(batch)
-            found = on_tokens(self.method, batch, self.method.assign(credit, **self.options))
+            assigned = assign_whole(self.method, credit, self.options)
+            found = assigned.values
             if not np.isfinite(found).all():
                 raise DataError(f"{self.method.name} gave credit that is not finite; check its reward and options")
             inside = Segments.of_sizes(responses.tokens.sizes[order])
             values[inside.positions + inside.spread(responses.tokens.starts[order])] = found
+            groups = assigned.credit.groups
             if "reward" in self.needs:
-                dead = int((groups.constant(credit.reward) & (groups.sizes > 1)).sum())
+                dead = int((groups.constant(assigned.credit.reward) & (groups.sizes > 1)).sum())
         info = CreditInfo(
             rollouts=len(order),
+            episodes=len(groups.ids),
             skipped=rows - len(order),
             groups=len(groups),
             dead_groups=dead,
@@ -148,6 +162,8 @@ def credit_tokens(
     lengths: Any = None,
     steps: Any = None,
     skip: Any = None,
+    episode: Any = None,
+    part: Any = None,
     signals: Mapping[str, Any] | None = None,
     return_info: bool = False,
     preset: str | None = None,
@@ -172,6 +188,9 @@ def credit_tokens(
         steps: the steps, for methods that need them: for each row a list of (start, end) in response tokens; or the index of
             each token's step in the shape of `token_ids`, -1 in none; or "mask", by which each run of the policy's tokens is
             one.
+        episode: [B] numbers or names, equal where rows are parts of one run of an agent: it counts once in its group, and all its
+            parts have its reward.
+        part: [B] the place of each row in its episode; None takes them in the order given.
         skip: [B] true for rows that take no part (failed, not scored): out of all statistics, with credit 0.
         signals: more columns by their path: `token.logprob` in the shape of `token_ids`, `rewards.format` [B],
             `step.reward` or `step.state` as a list for each row …
@@ -194,7 +213,7 @@ def credit_tokens(
     """
     credit, info = TokenCredit(method, preset=preset, **options).with_info(
         reward=reward, group=group, token_ids=token_ids, mask=mask, attention_mask=attention_mask, lengths=lengths,
-        steps=steps, skip=skip, signals=signals,
+        steps=steps, skip=skip, episode=episode, part=part, signals=signals,
     )  # fmt: skip
     return (credit, info) if return_info else credit
 

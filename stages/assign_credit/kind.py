@@ -37,6 +37,12 @@ class Method(Entry):
     columns_of: Mapping[str, str] = field(default_factory=dict[str, str])
     remark: Callable[..., str | None] | None = None
 
+    @property
+    def compares_rows(self) -> bool:
+        """It goes by the tokens of single rows, or by probes that continue them, so that an episode in parts is beyond it."""
+        asks = {"nodes", "prefixes", "ancestry", "probes"} & {*self.inputs}
+        return bool(asks) or any(path.startswith("node.") or path in ("parent_id", "purpose") for path in self.needs)
+
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         """The names of the function's positional parameters."""

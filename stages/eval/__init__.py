@@ -95,6 +95,7 @@ def rollouts(
     from ...formats.files import check_output
     from ...formats.parquet import RolloutFile
     from ..core.driver import require
+    from ..structure.episodes import join_parts
     from .report import report_on
 
     if out is not None:
@@ -102,8 +103,16 @@ def rollouts(
     file = RolloutFile(rollouts)
     require(file, ("reward",), "eval rollouts")
     found = {field.name for field in file.schema}
-    columns = ["group_id", "rollout_id", "reward", "token.id", *(c for c in ("flags", "problem_id") if c in found)]
+    columns = [
+        "group_id",
+        "rollout_id",
+        "reward",
+        "token.id",
+        *(c for c in ("flags", "problem_id", "episode_id", "part") if c in found),
+    ]
     batch = file.read(columns)
+    if (episodes := join_parts(batch)) is not None:  # parts of an episode are one rollout
+        batch = episodes.rollouts
     ks = _ks(k, int(batch.groups.sizes.min()))
     report = report_on(batch, ks, threshold, at=at, series=series, about={"rollouts": str(rollouts)})
     if out is not None:

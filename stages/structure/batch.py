@@ -12,7 +12,7 @@ from ...formats.flags import ERROR, TRUNCATED
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array, Segments
 from ..core.remedies import remedy
-from .lineage import Lineage
+from .ancestry import Ancestry
 from .nodes import Nodes, forks_of
 from .prefixes import Prefixes
 from .steps import Steps, StepTexts, encode_texts
@@ -47,8 +47,8 @@ class Credit:
 
     @property
     def mask(self) -> Array:
-        """[T] bool, the policy wrote the token."""
-        return self.rollouts.mask
+        """[T] bool, the policy wrote the token, and it is trained here."""
+        return self.rollouts.trainable
 
     @property
     def truncated(self) -> Array:
@@ -101,9 +101,9 @@ class Credit:
         }
 
     @cached_property
-    def lineage(self) -> Lineage | None:
+    def ancestry(self) -> Ancestry | None:
         """Which rollout each one left, and where."""
-        return Lineage.of(self.rollouts) if "parent_id" in self.rollouts and "fork" in self.rollouts else None
+        return Ancestry.of(self.rollouts) if "parent_id" in self.rollouts and "fork" in self.rollouts else None
 
     @cached_property
     def probes(self) -> "Probes":

@@ -18,7 +18,7 @@ from ...formats.own import CHECKPOINT_HISTORY, files_in, with_files
 from ...formats.parquet import RolloutFile, files_of
 from ...formats.provenance import Provenance, Record
 from ...formats.rollouts import Rollouts
-from ...formats.schema import CHOSEN, REJECTED, credit_name
+from ...formats.schema import CHOSEN, REJECTED, credit_name, paths_of
 from ..core.driver import require
 from ..core.plugins import plugin_digests
 from ..models import close_engines
@@ -208,12 +208,15 @@ def _trainable(
                 "add --allow-retokenized to train on them all the same"
             )
         wanted = ["rollout_id", "group_id", "token.id", "token.mask", *needs]
-        extra = ("purpose", "flags", "weight", "temperature", "top_p", "top_k")
-        found = {field.name for field in file.schema}
+        extra = ("purpose", "flags", "weight", "temperature", "top_p", "top_k", "token.trainable")
+        found = set(paths_of(file.schema))
         batches += file.batches([*wanted, *(name for name in extra if name in found)], names=names)
     if not batches:
         raise DataError(f"{files[0].path}: no rollouts in it")
-    batch = Rollouts.concat(batches)
+    some = any("token.trainable" in each for each in batches)
+    batch = Rollouts.concat([each.with_missing("token.trainable") for each in batches] if some else batches)
+    if some:
+        batch = batch.with_columns({"token.mask": batch.token_ids.with_values(batch.trainable)})
     use = batch.for_training & ~np.any([batch.flagged(flag) for flag in UNTRAINED], axis=0)
     if credit:
         use &= batch.arrow(credit).is_valid().to_numpy(zero_copy_only=False)

@@ -8,7 +8,7 @@ import numpy as np
 from ....formats.errors import DataError
 from ....formats.segments import Array, Segments
 from ...core.ranges import AtLeast
-from ...structure.lineage import Lineage
+from ...structure.ancestry import Ancestry
 from ...structure.nodes import Nodes
 from ..kind import credit_method
 
@@ -29,7 +29,7 @@ def rose(
     reward: Array,
     nodes: Nodes,
     mask: Array,
-    lineage: Lineage | None = None,
+    ancestry: Ancestry | None = None,
     *,
     alpha: Annotated[float, AtLeast(0)] = 1.0,
     key: Literal["prefix", "position"] = "prefix",
@@ -50,7 +50,7 @@ def rose(
         reward: [R] reward units.
         nodes: of each group's tree (`tree-build`).
         mask: [T] the policy wrote the token.
-        lineage: which rollout each one left, and where, as a branching strategy writes it; for key="position".
+        ancestry: which rollout each one left, and where, as a branching strategy writes it; for key="position".
         alpha: strength of the length calibration; 0 is none. The paper has 0.5 to 3.
         key: what a branching is. "prefix": a place where rollouts of the group part, and the rollouts that have it are
             those with the same tokens up to there. "position" is the released code: a number of tokens at which some
@@ -87,8 +87,8 @@ def rose(
     if key == "prefix":
         branchings = _branch_by_tree(nodes, reward)
     else:
-        assert lineage is not None
-        branchings = _branch_by_fork(lineage, reward, groups, tokens.sizes)
+        assert ancestry is not None
+        branchings = _branch_by_fork(ancestry, reward, groups, tokens.sizes)
     cuts, value = branchings.rows, branchings.value
     last = cuts.positions == cuts.spread(cuts.sizes) - 1
     following = np.append(value[1:], 0.0)
@@ -138,9 +138,9 @@ def _branch_by_tree(nodes: Nodes, reward: Array) -> Branchings:
     return Branchings(cuts, start, value[node], node, nodes.leaf)
 
 
-def _branch_by_fork(lineage: Lineage, reward: Array, groups: Segments, lengths: Array) -> Branchings:
+def _branch_by_fork(ancestry: Ancestry, reward: Array, groups: Segments, lengths: Array) -> Branchings:
     """The same by numbers of tokens, of the rollout, of those it left and of those that left it. lengths: [R] tokens."""
-    found = [sorted(places) for places in _positions(lineage)]
+    found = [sorted(places) for places in _positions(ancestry)]
     rows = Segments.of_sizes(np.array([len(each) for each in found], np.int64))
     start = np.array([place for each in found for place in each], np.int64)
     keys = groups.ids[rows.ids] * (int(start.max(initial=0)) + 1) + start
@@ -155,12 +155,12 @@ def _branch_by_fork(lineage: Lineage, reward: Array, groups: Segments, lengths: 
     return Branchings(cuts, start[inside], mean[which[inside]], which[inside], end)
 
 
-def _positions(lineage: Lineage) -> list[set[int]]:
+def _positions(ancestry: Ancestry) -> list[set[int]]:
     """[R] the numbers of tokens at which a rollout, one before it or one after it was forked, and 0.
 
     The steps and their order are the released code's.
     """
-    parent, fork, left = (each.tolist() for each in (lineage.parent, lineage.fork, lineage.is_branch))
+    parent, fork, left = (each.tolist() for each in (ancestry.parent, ancestry.fork, ancestry.is_branch))
     order = _parents_first(parent)
     # Its own place a rollout has even where the one it left is not in the file any more.
     positions = [{0, at} if own else {0} for at, own in zip(fork, left, strict=True)]

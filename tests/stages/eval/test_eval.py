@@ -286,3 +286,12 @@ def test_a_series_leads_the_first_one_problem_by_problem(cli: Callable[..., Resu
     table = cli("eval", "curve", *sorted(tmp_path.glob("*.json"))).stdout
     assert "tempo - grpo" in table
     assert "+0.250 [+0.250, +0.250]" in table
+
+
+def test_parts_of_an_episode_are_one_rollout(cli: Cli, tmp_path: Path) -> None:
+    rows = RolloutFile(scored(tmp_path / "rows.parquet", [[1, 1, 0], [0, 0, 1]])).read()
+    parts = rows.with_columns({"episode_id": ["a", "a", None, "b", "b", None], "part": [0, 1, None, 0, 1, None]})
+    write_rollouts(tmp_path / "parts.parquet", [parts], Provenance())
+    report = json_of(cli("eval", "rollouts", tmp_path / "parts.parquet", "--json"))
+    assert (report["rollouts"], report["per_problem"]) == (4, {"g0": [2, 1], "g1": [2, 1]})
+    assert report["mean_reward"]["value"] == 0.5

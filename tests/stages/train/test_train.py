@@ -516,3 +516,21 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(credit_file: Path, tmp_path:
     assert ended.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'full'}: not written (")
     assert "Traceback" not in ended.stderr
     assert not list(tmp_path.glob("*full*"))
+
+
+def test_tokens_that_are_not_trainable_are_left_out_as_masked_ones_are(
+    credit_file: Path, trained: Train, weights_of: Weights, tmp_path: Path
+) -> None:
+    file = RolloutFile(credit_file)
+    batch = file.read()
+    chosen = batch.mask & (batch.tokens.positions % 2 == 0)
+    credit = batch.ragged("token.advantage")
+    credit = credit.with_values(np.where(chosen, credit.values, np.float32(0)))
+    own = batch.token_ids.with_values(chosen)
+    left_out = batch.with_columns({"token.trainable": own, "token.advantage": credit})
+    masked = batch.with_columns({"token.mask": own, "token.advantage": credit})
+    write_rollouts(tmp_path / "left_out.parquet", [left_out], file.provenance)
+    write_rollouts(tmp_path / "masked.parquet", [masked], file.provenance)
+    one, other = (weights_of(trained(tmp_path / f"{name}.parquet", name, lr=1e-3)) for name in ("left_out", "masked"))
+    assert_close(one, other, atol=0)
+    assert any((one[name] != weight).any() for name, weight in weights_of(trained(credit_file, "all", lr=1e-3)).items())

@@ -12,7 +12,7 @@ from .nodes import forks_of
 
 
 @dataclass(frozen=True, eq=False)
-class Lineage:
+class Ancestry:
     """R rollouts. parent: [R] the row of the one it left, -1 for none and for one that is not in the file. fork: [R] response
     tokens that it carries from there; 0 for none. is_branch: [R] bool, it left one, wherever that is."""
 
@@ -21,7 +21,7 @@ class Lineage:
     is_branch: Array
 
     @classmethod
-    def of(cls, rollouts: Rollouts) -> "Lineage":
+    def of(cls, rollouts: Rollouts) -> "Ancestry":
         """From `parent_id` and `fork`."""
         names, parents = (rollouts.arrow(path).cast(pa.string()) for path in ("rollout_id", "parent_id"))
         found = pc.call_function("index_in", [parents], pc.SetLookupOptions(value_set=names, skip_nulls=True))
