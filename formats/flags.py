@@ -46,13 +46,13 @@ class Flag:
 FLAGS = {
     flag.name: flag
     for flag in (
-        Flag(name=TRUNCATED, set_by="sample", meaning="the response ended at the token limit"),
+        Flag(name=TRUNCATED, set_by="sample", meaning="the response hit the token budget instead of ending by itself"),
         Flag(
-            name=ERROR, set_by="sample", meaning="the engine or the environment failed; the rollout has no part in anything",
+            name=ERROR, set_by="sample", meaning="its engine or environment failed; it is excluded from its group's credit",
             trained=False, own=False, revised=False,
         ),
         Flag(
-            name=FILTERED, set_by="filter, sample --strategy hint", meaning="the predicate, or the strategy, left it out",
+            name=FILTERED, set_by="filter, sample --strategy hint", meaning="the predicate is false for it, or the strategy left it out",
             trained=False, revised=False,
         ),
         Flag(
@@ -60,42 +60,42 @@ FLAGS = {
             meaning="written by the task's solver, not by a policy; no log-probabilities",
             own=False, revised=False, compared=False,
         ),
-        Flag(name=HINTED, set_by="sample --strategy hint", meaning="the policy saw a hint, `behaviour_prompt_ids`", own=False),
+        Flag(name=HINTED, set_by="sample --strategy hint", meaning="sampled with a hint in the prompt, see `behaviour_prompt_ids`", own=False),
         Flag(
             name=PARTIAL, set_by="sample --strategy truncate, inject_errors",
-            meaning="a step of a response, which does not reach an answer, so a verifier's reward says nothing of it",
+            meaning="stops before an answer, so a verifier's reward says nothing about it",
             own=False, revised=False,
         ),
         Flag(name=ACCEPTED, set_by="sample --strategy refine", meaning="the policy found no fault in it"),
         Flag(
             name=REFINED, set_by="sample --strategy refine",
-            meaning="cut at the step that the policy named, and written again from there", own=False,
+            meaning="cut at the step that the policy named, and continued anew from there", own=False,
         ),
         Flag(
             name=RETRIED, set_by="sample --strategy retry",
-            meaning="written again from the step that the policy's reflection named", own=False, revised=False,
+            meaning="continued anew from the step that the policy's reflection named", own=False, revised=False,
         ),
         Flag(
             name=REFLECTION, set_by="sample --strategy retry",
-            meaning="a reflection that led to a better try, as a row of its own; its reward of 1 is no verifier's",
+            meaning="a reflection that led to a better try, as a separate row; its reward of 1 does not come from a verifier",
             own=False, revised=False, verified=False, compared=False,
         ),
         Flag(
             name=GUIDED, set_by="sample --strategy retry",
-            meaning="the try that saw the reflection, as a row to learn it without; its reward of 1 is no verifier's",
+            meaning="the try that followed a reflection, as a separate row to learn it without; its reward does not come from a verifier",
             own=False, revised=False, verified=False, compared=False,
         ),
         Flag(
             name=INTERVENTION, set_by="sample --strategy intervene",
-            meaning="an attempt up to its error and one step that mends it: a target of supervised training, not a sample",
+            meaning="ends with a corrected step: a target for supervised training, not a sample",
             own=False, revised=False,
         ),
         Flag(
-            name=EDITED, set_by="sample --strategy inject_errors", meaning="the rejected side of a pair: a step with an error put in",
+            name=EDITED, set_by="sample --strategy inject_errors", meaning="the rejected side of a pair, with a subtle error inserted",
             own=False, revised=False,
         ),
-        Flag(name=DEAD_GROUP, set_by="assign-credit", meaning="all rewards of its group are equal"),
-        Flag(name=SINGLETON, set_by="assign-credit", meaning="it is alone in its group"),
+        Flag(name=DEAD_GROUP, set_by="assign-credit", meaning="all rewards of the group are equal, so its credit is 0"),
+        Flag(name=SINGLETON, set_by="assign-credit", meaning="the only rollout of its group"),
         Flag(name=UNASSIGNED, set_by="no stage yet", meaning="no method gave it credit"),
     )
 }  # fmt: skip
