@@ -11,6 +11,7 @@ import pytest
 import yaml
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.recipes import recipe_names
+from apportion.stages.interop.trl import with_credit
 from typer.testing import Result
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +60,16 @@ def test_the_python_of_a_page_runs(
     assert "token.advantage" in RolloutFile(tmp_path / "rloo.parquet").read()
     (query,) = blocks("python.md", "sql")
     assert len(duckdb.connect().execute(query).fetchall()) == 5
+
+
+def test_the_trainers_page_names_what_is_there() -> None:
+    (script,) = blocks("trainers.md", "python")
+    compile(script, "trainers.md", "exec")
+    calls = re.findall(r'with_credit\((?:GRPO|My)Trainer, "(\w+)"([^)]*)\)', (DOCS / "trainers.md").read_text())
+    assert len(calls) >= 5
+    for method, options in calls:
+        given = {name: value.strip('"') for name, value in re.findall(r"(\w+)=([^,)]+)", options)}
+        with_credit(object, method, **given)
 
 
 def test_the_recipe_of_a_page_runs(cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ FLOORS = (
     {"score", "remember"},
     {"train", "assign_credit"},
     {"sample"},
-    {"eval"},
+    {"eval", "interop"},
     {"inspect", "diff", "rows"},
     {"commands"},
     {"run"},

@@ -1,0 +1,1 @@
+"""apportion beside other trainers: a module each."""
