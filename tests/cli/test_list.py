@@ -62,7 +62,7 @@ def test_what_a_file_can_take(cli: Cli, scored_file: Path) -> None:
     [
         (
             "sample: {out: a}; assign-credit: {rollouts: a, method: grpo, out: b}",
-            "step 2 (assign-credit): no step before it makes 'reward', which grpo needs; run `apportion score IN --with verify",
+            "step 2 (assign-credit): no step before it makes column 'reward', which grpo needs; run `apportion score IN --with verify",
         ),
         (
             "sample: {out: a}; score: {rollouts: a, with: verify, out: b}; assign-credit: {rollouts: b, method: grpo, out: c}",
@@ -72,7 +72,7 @@ def test_what_a_file_can_take(cli: Cli, scored_file: Path) -> None:
         ("assign-credit: {rollouts: not-there-yet, method: tempo, out: b}", ""),
         (
             "sample: {out: a}; score: {rollouts: a, with: verify, out: b}; train: {rollouts: b, out: p}",
-            "step 3 (train): no step before it makes 'token.advantage'",
+            "step 3 (train): no step before it makes column 'token.advantage'",
         ),
         (
             "sample: {strategy: rose, set: {epsilon: 3}, out: a}",

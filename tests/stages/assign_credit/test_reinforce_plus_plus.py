@@ -109,7 +109,9 @@ def oracle(credit: Credit, gamma: float, kl_coef: float) -> list[float]:
     for row, outcome in enumerate(credit.reward.tolist()):
         back: list[float] = []
         for place in reversed(range(len(logprob[row]))):
-            reward = (outcome if not back else 0.0) - kl_coef * (logprob[row][place] - reference[row][place])
+            reward = (outcome if not back else 0.0) - kl_coef * (
+                float(logprob[row][place]) - float(reference[row][place])
+            )
             back.append(reward + gamma * (back[-1] if back else 0.0))
         returns += back[::-1]
     mean = sum(returns) / len(returns)
