@@ -147,7 +147,7 @@ FAULTS: dict[str, tuple[str, int, str]] = {
     "reward that is infinite": ("assign-credit infinite.parquet --method grpo -o new", 3, "row 1, column 'reward': inf"),
     "reward that is null": ("assign-credit null.parquet --method grpo -o new", 3, "row 1, column 'reward': nan"),
     "reward that is NaN, evaluated": ("eval rollouts nan.parquet", 3, "row 1, column 'reward': nan"),
-    "k beyond the group": ("eval rollouts scored.parquet --k 9", 2, "--k 9: expected 1 to 4"),
+    "k beyond the group": ("eval rollouts scored.parquet --k 9", 2, "--k must be between 1 and 4, the number of rollouts per problem, got 9"),
     "token lists of two lengths": ("assign-credit unequal.parquet --method grpo -o new", 3, "unequal.parquet (rows from 0): row 0, column 'token.mask': 1 values, but 'token.id' has 2"),
     "token lists of two lengths, looked at": ("inspect unequal.parquet", 3, "unequal.parquet (rows from 0): row 0, column 'token.mask'"),
     "mask with a hole": ("tree-build holes.parquet -o new", 3, "holes.parquet (rows from 0): row 1, column 'token.mask': a missing (null) value"),
