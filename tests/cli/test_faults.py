@@ -165,7 +165,7 @@ FAULTS: dict[str, tuple[str, int, str]] = {
     # models
     "model that is not there": ("sample --model ./nope -o new", 2, "model './nope': no such directory"),
     "builtin model": ("sample --model builtin:tny -o new", 2, "unknown model 'builtin:tny'; did you mean 'builtin:tiny'?"),
-    "directory that is no model": ("sample --model ./bare -o new", 2, "model './bare': a directory without config.json"),
+    "directory that is no model": ("sample --model ./bare -o new", 2, "model './bare': the directory has no config.json"),
     "dtype": ("sample --dtype float8 -o new", 2, "--dtype float8: choose from auto, float32"),
     "device": ("sample --device cpuu -o new", 2, "--device cpuu"),
     # outputs

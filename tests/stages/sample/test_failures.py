@@ -130,7 +130,7 @@ def test_whatever_an_engine_raises_late_keeps_what_was_sampled_before(
         result = cli(*command)
         assert result.exit_code == 1
         assert result.stderr.splitlines()[-1] == (
-            f"error: engine 'one-seed' failed while it sampled ({type(fault).__name__}: {fault}); "
+            f"error: engine 'one-seed' failed while sampling ({type(fault).__name__}: {fault}); "
             f"2 groups are in {out}.partial; --resume goes on with them"
         )
         assert cli(*command, "--resume").exit_code == 0
@@ -165,5 +165,5 @@ def test_an_engine_that_cannot_be_opened_is_one_line(cli: Callable[..., Result],
     finally:
         ENGINES.remove("unopened")
     assert (result.exit_code, result.stderr) == (
-        1, "error: engine 'unopened' cannot be opened (LookupError: no such driver)\n"
+        1, "error: engine 'unopened' could not be opened (LookupError: no such driver)\n"
     )  # fmt: skip
