@@ -217,5 +217,5 @@ def test_a_library_whose_history_has_no_settings_is_refused(settings: object, tm
     path = tmp_path / "library.parquet"
     record = Record(stage="remember", version="1", parameters={} if settings is None else {"settings": settings})
     write_memory(path, "experience", Library().table(), Provenance(history=(record,)), {"rows": 0})
-    with pytest.raises(DataError, match="expected similarity, compared and same_head"):
+    with pytest.raises(DataError, match="must be similarity, compared and same_head, got"):
         open_library(path)
