@@ -134,4 +134,4 @@ def test_sampling_within_another_command_is_stopped_in_one_line(words: str, said
     )
     result = process(f"--plugin stops.py {words}", tmp_path)
     assert result.returncode == 128 + signal.SIGINT
-    assert result.stderr.splitlines() == ["SIGINT: stopping after this batch; once more stops at once", said]
+    assert result.stderr.splitlines() == ["SIGINT: stopping after this batch; send it again to stop at once", said]

@@ -250,8 +250,8 @@ def test_a_team_draws_by_the_graph_it_learnt(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["graph=G", "roles=[a,b]"], "G: a graph of 3 agents, but strategy team has 2; give as many roles"),
-        (["graph=G", "roles=[a,b,c]", "edges={0-1: 0.5}"], "graph and edges both say"),
+        (["graph=G", "roles=[a,b]"], "G: the graph has 3 agents, but strategy team has 2; give as many roles"),
+        (["graph=G", "roles=[a,b,c]", "edges={0-1: 0.5}"], "graph and edges both set"),
         (["graph=none", "roles=[a,b,c]"], "none: no such file"),
         (["template='{heard}'"], "template must have {question} in it"),
         (["told=nothing"], "told must have {text} in it"),

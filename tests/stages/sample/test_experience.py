@@ -209,7 +209,7 @@ def test_faults(options: list[str], message: str, cli: Cli, tmp_path: Path) -> N
 
 def test_it_plays_environments_only(cli: Cli, tmp_path: Path) -> None:
     result = cli("sample", "--task", "arithmetic", "--strategy", "experience", "-o", tmp_path / "out")
-    assert (result.exit_code, "plays environment tasks, which 'arithmetic' is not" in result.stderr) == (2, True)
+    assert (result.exit_code, "plays environment tasks only; 'arithmetic' is not one" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("settings", [None, [], {}, {"similarity": "high", "compared": 500, "same_head": 0}])
