@@ -79,7 +79,8 @@ def experience(
             directory, or a Hub id.
         templates: what the rules write, by level, with the placeholders {turns}, {reward}, {actions}, {state},
             {action}, {paid} and {count}. An empty template makes no entry; a level left out uses the built-in template.
-        success: reward from which a rollout is a success; None: above the median of all (0.5 in the released code).
+        success: a rollout is a success if its reward is at least this; None: if it is above the median of all (0.5 in
+            the released code).
         successes: how many of the best successes to learn from.
         failures: how many of the worst failures to learn from.
         max_strategies: once this many strategies have been made, no further success is used.

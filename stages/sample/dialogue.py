@@ -138,7 +138,7 @@ class Reviewer:
 class Work:
     """Groups with their problems, the rows [M] of them to teach from, their worked solutions and their reviews.
 
-    correct: reward from which a rollout is right.
+    correct: a rollout is right if its reward is at least this.
     """
 
     def __init__(

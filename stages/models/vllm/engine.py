@@ -269,9 +269,9 @@ def _open(
     lora: Path | None = None,
     raw: bool = True,
 ) -> VllmEngine:
-    """vLLM in this process, on CUDA or CPU, with shared prefixes cached.
+    """A vLLM engine in this process, on CUDA or CPU, with shared prefixes cached.
 
-    Opens vLLM for a policy.
+    Opens vLLM with the weights of a policy.
 
     Args:
         tensor_parallel_size: number of GPUs that share the model.

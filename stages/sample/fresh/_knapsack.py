@@ -114,8 +114,8 @@ def _even(total: int, count: int) -> Array:
 
 
 def _best(rates: Sequence[float], total: int, least: int, room: int, mode: Mode) -> Array:
-    """[P] extra rollouts, 0 to room each, that add up to total and have the largest value. Of several, it is the
-    one that gives the last prompts least.
+    """[P] extra rollouts, 0 to room each, that add up to total and have the largest value. Of several solutions, it
+    is the one that gives the last prompts least.
 
     Each further rollout of a prompt is worth less than the one before, so greedily taking the most valuable ones is
     exact. Prompts of equal rate have equal gains, which are computed once.

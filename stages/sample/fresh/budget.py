@@ -51,7 +51,7 @@ def budget(
         history: scored rollout files or directories, one per epoch, the oldest first; or the latest memory of `remember
             --what problems`. Matched by `problem_id`. p is the mean success (reward above 0) of the last epoch, or of
             the latest 16 rollouts if it has fewer; with fewer than 8 there is no p. Only rollouts made from the prompt
-            alone count, not probes, hinted or retried ones …, and not failed ones.
+            alone count: no probes, no hinted or retried ones and the like, and no failed ones.
         min_n: least number of rollouts of a prompt that is sometimes solved.
         max_n: greatest number of rollouts of such a prompt.
         negative_n: rollouts of a prompt that was never solved; with 0 it is left out, unless rollouts are left over.

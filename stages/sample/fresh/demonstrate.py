@@ -22,7 +22,7 @@ def demonstrate(
     mistakes: Annotated[float, Between(0, 1)] = 0.0,
     rows_at_once: Annotated[int, AtLeast(1)] = 8192,
 ) -> Iterator[Rollouts]:
-    """n worked solutions of every prompt, written by the task instead of a model and flagged `demonstration`.
+    """Worked solutions, n of every prompt, written by the task instead of a model and flagged `demonstration`.
 
     No policy drew their tokens, so there are no log-probabilities.
 

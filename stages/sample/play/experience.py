@@ -42,7 +42,7 @@ def experience(
     characters: Annotated[int, AtLeast(0)] = 800,
     rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
-    """n rollouts of every problem of an environment task; before each turn the policy reads advice from a library.
+    """Rollouts of an environment task, n per problem; before each turn the policy reads advice from a library.
 
     The library is a memory made by `remember --what experience`. An observation (`step.state`) finds its cluster as it
     did there. The policy is shown the entries of that cluster with the highest scores. If the cluster has none of a

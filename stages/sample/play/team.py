@@ -67,7 +67,7 @@ def team(
     told: str = TOLD,
     rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
-    """n teams per prompt, each with a communication graph of its own.
+    """Teams of agents, n per prompt, each team with a communication graph of its own.
 
     The agents are one policy in several roles, and speak in a fixed order. Agent j reads the problem and the words of
     every agent i < j from which an edge leads to j. Each edge exists with its own probability, independently. The last

@@ -91,7 +91,7 @@ def critique(
         template: template of `hint`.
         solution_from: the answers when a hint is in view: "column:NAME" as in `hint`; None is "demonstration", the
             task's own.
-        correct: reward from which a rollout is right.
+        correct: a rollout is right if its reward is at least this.
         rows_at_once: rollouts to look at before a part of the file is written (at least a group); bounds the memory.
 
     Raises:

@@ -226,13 +226,13 @@ def inject_errors(
     Args:
         edits: step pairs per prompt.
         need_wrong: skip groups without a wrong rollout, as in the paper; false makes step pairs of them.
-        correct: reward from which a rollout is right. A right rollout that mentions mistakes of its own is not drawn,
-            unless the question mentions them, too.
+        correct: a rollout is right if its reward is at least this. A right rollout that mentions mistakes of its own is
+            not drawn, unless the question mentions them, too.
         header: a Python regular expression for what a step may begin with that is not part of it.
         max_edit_ratio: 0 to 1; 1 keeps all.
         unbox: replace \\boxed{…} in a rejected step by its content, as in the released code.
         editor: the question to the policy; {question}, {before}, {step} and {instruction} are replaced. None uses the
-            built-in prompt, `EDITOR` in this module.
+            built-in prompt, `EDITOR` in stages/sample/revise/inject_errors.py.
         editor_tokens: token budget of an edit. A question beyond the policy's context is refused.
         rows_at_once: rollouts to look at before a part of the file is written (at least a group); bounds the memory.
 

@@ -200,9 +200,9 @@ def intervene(
         proposals: K, interventions to ask for per wrong rollout. Of equal rollouts in a group, only the first is used.
         k: tries of an intervention.
         needed: how many tries must be right.
-        correct: reward from which a rollout or a try is right.
+        correct: a rollout or a try is right if its reward is at least this.
         solver: the last message of the first turn; {question} and {solution} are replaced. None uses the built-in
-            prompt, `SOLVER` in this module.
+            prompt, `SOLVER` in stages/sample/revise/intervene.py.
         critic: the second turn; {attempt} is replaced by the numbered blocks. None uses the built-in prompt, `CRITIC`.
         critic_tokens: token budget of each turn. A question beyond the policy's context is refused.
         rows_at_once: rollouts to look at before a part of the file is written (at least a group); bounds the memory.

@@ -127,11 +127,11 @@ def refine(
 
     Args:
         votes: how often the refiner is asked. The first vote that does not accept decides where to cut.
-        threshold: tau, the share of votes from which a rollout is accepted.
+        threshold: tau; a rollout is accepted if at least this share of the votes accepts it.
         refiner_temperature: temperature of its answers; None is --temperature, but greedy with votes=1.
         refiner_tokens: token budget of an answer. A question beyond the policy's context is refused.
         refiner: the question to the policy; {question} and {steps}, numbered from 1, are replaced. None uses the
-            built-in prompt, `REFINER` in this module.
+            built-in prompt, `REFINER` in stages/sample/revise/refine.py.
         replaced: turn parents into a "probe", or "keep" them as they are. A rollout whose cut lies beyond --max-tokens
             has no successor and stays.
 

@@ -187,11 +187,11 @@ def retry(
     """A second try at the rollouts of --from, from the step where the policy itself would begin again (R3L).
 
     The policy reads a rollout as numbered steps and writes a reflection in JSON, which names the earliest step that
-    must change. The tokens before that step (the pivot) are kept, and the rest is sampled again with the reflection in
-    the prompt. The new row, flagged `retried`, leaves the reflection out: `prompt_ids` is its parent's,
+    must change. The tokens before that step, the pivot, are kept. The rest is sampled again with the reflection in the
+    prompt. The new row, flagged `retried`, leaves the reflection out: `prompt_ids` is its parent's,
     `behaviour_prompt_ids` is what the policy read, and `token.logprob` is under that prompt, so the ratio of the two
     corrects for the reflection. It has `parent_id` and `fork`. Its mask is false before the fork, and so is its
-    parent's (see `parents`): only tokens after the pivot are trained.
+    parent's (see `parents`): only tokens from the pivot on are trained.
 
     A reflection is the text from the first { to the last }. It is valid if it is JSON with trajectory_summary,
     root_cause_analysis and trajectory_outcome. The outcome "success" asks for no second try. "success_but_inefficient"
@@ -216,12 +216,12 @@ def retry(
 
     Args:
         reflector: the question to the policy; {question} and {steps} are replaced. None uses the built-in prompt,
-            `REFLECTOR` in this module.
+            `REFLECTOR` in stages/sample/revise/retry.py.
         guidance: the last message of the prompt with the reflection; {question} and {reflection} are replaced. None
             uses the built-in prompt, `GUIDANCE`.
         reflection_tokens: token budget of a reflection. A question beyond the policy's context is refused.
         reflections: "keep" adds reflections and guided tries as rows of their own; "drop" leaves them out.
-        correct: reward from which a rollout is right.
+        correct: a rollout is right if its reward is at least this.
         parents: "suffix" also makes the mask of a rollout false before its retry's fork, so that both are compared only
             by what follows the pivot; "keep" leaves it as it is.
         rows_at_once: rollouts to reflect on before a part of the file is written (at least a group); bounds the memory.
@@ -233,9 +233,8 @@ def retry(
 
     Departures: 1. The reflection is at the end of the prompt, not before the step that is sampled again, so that prompt
         and response remain two lists of ids. 2. Without an environment a retry helped if it alone is right, as in the
-        released code for mathematics. We also mask a
-        guided try before its pivot, which that code leaves out.
-        3. `true` is not a step number; that is our reading.
+        released code for mathematics. We also mask a guided try before its pivot, which that code leaves
+        out. 3. `true` is not a step number; that is our reading.
     """
     dialogue = Reflections("retry", reflector or REFLECTOR, guidance or GUIDANCE)
     needed = ("step.start", "step.end", *(("reward",) if reflections == "keep" else ()))

@@ -106,7 +106,7 @@ def mcts(
         select: "uct" descends to the leaf with the largest uct (paper); "random_child" takes one of the prompt's own
             next steps, whatever their value (released code).
         exploration: weight of the exploration term in uct, see above.
-        decay: per step, 0 to 1.
+        decay: factor per step, 0 to 1.
         enough: a prompt is done with this many complete right responses and as many complete wrong ones; 0 does all
             rounds.
         outcome_weight: weight of F, "1/N" as above or a number.

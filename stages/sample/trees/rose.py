@@ -22,7 +22,7 @@ def rose(
     exclude_used: bool = False,
     rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
-    """n responses per prompt, each from where the earlier ones were semantically most uncertain (ROSE).
+    """Responses that each begin where the earlier ones were semantically most uncertain, n per prompt (ROSE).
 
     The first response begins at the prompt. Every later one begins at the prompt again with probability epsilon.
     Otherwise it begins before the token with the largest metric over all tokens of the prompt's responses, and samples

@@ -39,7 +39,7 @@ def vine(
     below: Annotated[float, Between(0, 1)] = 0.9,
     rows_at_once: Annotated[int, AtLeast(1)] = 4096,
 ) -> Iterator[Rollouts]:
-    """k continuations from the states of the rollouts in --from, added next to them as probes.
+    """Continuations from the states of the rollouts in --from, k per state, added next to them as probes.
 
     The file's rows stay as they are. A probe is a row of its parent's group with purpose "probe", `parent_id`, and
     `fork`, the number of its parent's tokens with which it begins. Its text and token ids are the whole response, so

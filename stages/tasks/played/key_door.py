@@ -24,8 +24,8 @@ def open_key_door(
     Select it with `--task env/key_door`.
 
     Args:
-        width: of both rooms including the wall between them, cells.
-        height: of the rooms, cells.
+        width: width of both rooms including the wall between them, in cells.
+        height: height of the rooms, in cells.
         max_turns: turns after which the game ends.
         turn_tokens: tokens after which a turn ends; None leaves that to the policy.
         render: "text", with rules and spaced cells, or "compact", the map alone.
