@@ -123,7 +123,10 @@ def test_what_is_missing_is_named() -> None:
         DataError, match="no refiner has judged any response; run `apportion sample --from IN --strategy refine"
     ):
         refinement_of(batch_of({"p": (0, 1.0, None, None, None, None, [])}), 1.0, {})
-    with pytest.raises(DataError, match=r"row 2, column 'reward': nan.*run `apportion score IN --with verify"):
+    with pytest.raises(
+        DataError,
+        match=r"row 2, column 'reward': must be a finite number, got nan.*run `apportion score IN --with verify",
+    ):
         report_of(**{"b/refined": (0, None, None, None, "b", 2, ["refined"])})
 
 
