@@ -1,4 +1,4 @@
-"""How good is a policy: accuracy and pass@k with confidence intervals, learning curves, and what a refiner adds."""
+"""Evaluate a policy: accuracy and pass@k with confidence intervals, learning curves, and what a refiner adds."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,27 +19,27 @@ def policy(
     *,
     model: Annotated[str, "builtin:tiny, a Hugging Face directory, or a Hub id."] = "builtin:tiny",
     task: Annotated[
-        str, "A name of `apportion list tasks`, hf:DATASET, or a .jsonl/.parquet file.", Chooses("tasks", "task_set")
+        str, "A name from `apportion list tasks`, hf:DATASET, or a .jsonl/.parquet file.", Chooses("tasks", "task_set")
     ] = "arithmetic",
-    prompts: Annotated[int, "Distinct problems.", AtLeast(1)] = 256,
+    prompts: Annotated[int, "Number of distinct problems.", AtLeast(1)] = 256,
     n: Annotated[int, "Rollouts per problem.", Names(("-n", "--n")), AtLeast(1)] = 4,
-    k: Annotated[list[int] | None, "pass@k to report, 1 to n; repeatable; default 1 and n."] = None,
-    seed: Annotated[int, "Seed of problems and samples."] = 0,
+    k: Annotated[list[int] | None, "pass@k to report, 1 to n; repeatable; the default is 1 and n."] = None,
+    seed: Annotated[int, "Seed for problems and samples."] = 0,
     split: Annotated[Literal["train", "test"], "Split of the task."] = "test",
     task_settings: Annotated[
         Mapping[str, Any] | None, "Option of the task, name=value; repeatable.", Names(("--task-set",))
     ] = None,
-    max_tokens: Annotated[int, "Response budget, tokens.", AtLeast(1)] = 256,
+    max_tokens: Annotated[int, "Token budget of a response.", AtLeast(1)] = 256,
     temperature: Annotated[float, "Sampling temperature; 0 is greedy.", Between(0, 1000)] = 1.0,
-    top_p: Annotated[float, "Nucleus mass kept; 1 keeps all.", Between(0, 1)] = 1.0,
-    threshold: Annotated[float, "Reward from which a rollout counts as right.", Finite] = 1.0,
-    at: Annotated[float, "Place on a learning curve's axis, e.g. rollouts trained on so far.", Finite] = 0.0,
-    series: Annotated[str, "Name on a learning curve."] = "",
+    top_p: Annotated[float, "Nucleus mass to keep; 1 keeps everything.", Between(0, 1)] = 1.0,
+    threshold: Annotated[float, "A rollout counts as right if its reward is at least this.", Finite] = 1.0,
+    at: Annotated[float, "Position on a learning curve's axis, e.g. rollouts trained on so far.", Finite] = 0.0,
+    series: Annotated[str, "Name of the series on a learning curve."] = "",
     engine: Annotated[str, "Engine; see `apportion list engines`.", Chooses("engines", "engine_set")] = "auto",
     device: Annotated[str, "auto, cpu, cuda, cuda:1 …"] = "auto",
     dtype: Annotated[str, "auto (bfloat16 on CUDA, float32 on CPU), float32, bfloat16."] = "auto",
     keep: Annotated[Path | None, "Also write the evaluation's rollouts to this file.", Output()] = None,
-    out: Annotated[Path | None, "Report file (JSON) to write.", OUT] = None,
+    out: Annotated[Path | None, "Write the report to this JSON file.", OUT] = None,
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Report":
     """Evaluate a policy on held-out problems: pass@1 and pass@k with 95 % intervals over problems."""
@@ -64,7 +64,7 @@ def policy(
                 device=device, dtype=dtype, out=raw,
             )  # fmt: skip
         except Stopped as stopped:
-            raise Stopped("stopped, nothing kept; an evaluation begins anew", stopped.exit_code) from stopped
+            raise Stopped("stopped, nothing kept; a new evaluation starts over", stopped.exit_code) from stopped
         score(raw, scorer="verify", out=scored, force=force)
         rollouts = RolloutFile(scored).read(
             ["group_id", "problem_id", "rollout_id", "reward", "flags", "policy", "token.id"]
@@ -84,14 +84,16 @@ def policy(
 def rollouts(
     rollouts: Annotated[Path, "Scored rollout file, or - for standard input."],
     *,
-    k: Annotated[list[int] | None, "pass@k to report; repeatable; default 1 and the smallest group."] = None,
-    threshold: Annotated[float, "Reward from which a rollout counts as right.", Finite] = 1.0,
-    at: Annotated[float, "Place on a learning curve's axis.", Finite] = 0.0,
-    series: Annotated[str, "Name on a learning curve."] = "",
-    out: Annotated[Path | None, "Report file (JSON) to write.", OUT] = None,
+    k: Annotated[
+        list[int] | None, "pass@k to report; repeatable; the default is 1 and the smallest group's size."
+    ] = None,
+    threshold: Annotated[float, "A rollout counts as right if its reward is at least this.", Finite] = 1.0,
+    at: Annotated[float, "Position on a learning curve's axis.", Finite] = 0.0,
+    series: Annotated[str, "Name of the series on a learning curve."] = "",
+    out: Annotated[Path | None, "Write the report to this JSON file.", OUT] = None,
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Report":
-    """Accuracy and pass@k of a scored rollout file, with 95 % intervals over its groups."""
+    """Compute accuracy and pass@k of a scored rollout file, with 95 % intervals over its groups."""
     from ...formats.files import check_output
     from ...formats.parquet import RolloutFile
     from ..core.driver import require
@@ -111,7 +113,7 @@ def rollouts(
         *(c for c in ("flags", "problem_id", "episode_id", "part") if c in found),
     ]
     batch = file.read(columns)
-    if (episodes := join_parts(batch)) is not None:  # parts of an episode are one rollout
+    if (episodes := join_parts(batch)) is not None:  # the parts of an episode count as one rollout
         batch = episodes.rollouts
     ks = _ks(k, int(batch.groups.sizes.min()))
     report = report_on(batch, ks, threshold, at=at, series=series, about={"rollouts": str(rollouts)})
@@ -121,13 +123,13 @@ def rollouts(
 
 
 def curve(
-    reports: Annotated[list[Path], "Reports of `eval policy`."],
+    reports: Annotated[list[Path], "Reports written by `eval policy`."],
     *,
-    axis: Annotated[str, "What the reports' places (--at) count."] = "rollouts",
-    out: Annotated[Path | None, "Picture (SVG) to write.", OUT] = None,
+    axis: Annotated[str, "What the positions (--at) of the reports count."] = "rollouts",
+    out: Annotated[Path | None, "Write the picture to this SVG file.", OUT] = None,
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Curve":
-    """Draw learning curves of reports, and say how much each series gained."""
+    """Draw learning curves from reports, and report how much each series gained."""
     from dataclasses import replace
 
     from ...formats.files import check_output
@@ -145,13 +147,13 @@ def curve(
 
 @check_numbers
 def refinement(
-    rollouts: Annotated[Path, "Scored file of strategy refine, or - for standard input."],
+    rollouts: Annotated[Path, "Scored file of the strategy refine, or - for standard input."],
     *,
-    threshold: Annotated[float, "Reward from which a rollout counts as right.", Finite] = 1.0,
-    out: Annotated[Path | None, "Report file (JSON) to write.", OUT] = None,
+    threshold: Annotated[float, "A rollout counts as right if its reward is at least this.", Finite] = 1.0,
+    out: Annotated[Path | None, "Write the report to this JSON file.", OUT] = None,
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Refinement":
-    """What the refiner of `sample --strategy refine` changed, and how well it chose what to accept."""
+    """Report what the refiner of `sample --strategy refine` changed, and how well it chose what to accept."""
     from dataclasses import replace
 
     from ...formats.files import check_output
@@ -166,7 +168,7 @@ def refinement(
     if missing_paths(file.schema, (VERDICT, "cut_step", "parent_id", "fork", "flags")):
         raise DataError(
             f"{file.path}: no column {VERDICT!r}, which eval refinement needs; "
-            "run `apportion sample --from IN --strategy refine -o OUT` first, and score that"
+            "run `apportion sample --from IN --strategy refine -o OUT` first, and score its output"
         )
     require(file, ("reward",), "eval refinement")
     batch = file.read(["rollout_id", "group_id", "parent_id", "fork", "flags", "reward", VERDICT, "cut_step"])

@@ -1,9 +1,10 @@
 """What a refiner that accepts or cuts responses changed: how often, by how much, and how well it chose (Search-R2).
 
-The paper (arXiv:2602.03647) splits what a refiner adds, dJ = A_prec + V_inter · S_trim, with covariances over all
-responses of α, the chance to accept one, of π(k|y), the chance of each cut, and of V(y_1:k), what a fresh rest after k
-steps is worth. A file that strategy `refine` wrote has no cut and no fresh rest of a response that was accepted, so A_prec
-and S_trim cannot be had from it; their sum, what the refiner adds, and V_inter can. They are here.
+The paper (arXiv:2602.03647) splits what a refiner adds into dJ = A_prec + V_inter · S_trim. The terms are covariances
+over all responses of α, the probability of accepting a response, of π(k|y), the probability of each cut, and of
+V(y_1:k), the value of a fresh continuation after k steps. A file written by the strategy `refine` has no cut and no
+fresh continuation for an accepted response, so it cannot give A_prec and S_trim. It can give dJ and V_inter, and these
+are reported here.
 """
 
 import json
@@ -30,16 +31,17 @@ SCORE_IT = "run `apportion score IN --with verify -o OUT`"
 
 @dataclass(frozen=True, kw_only=True)
 class Refinement:
-    """Rewards in reward units, shares from 0 to 1, intervals over problems. None: there was nothing to take a mean of.
+    """A refiner's report: rewards in reward units, shares from 0 to 1, intervals over problems. None: no cases.
 
-    judged: responses with a verdict. accepted: of those. replaced: of those, by another; the rest was cut where nothing
-    could follow, and stays. samples: rests by which a cut is valued, one for each replaced response and more where the
-    file has more of the same place. lost: left out, because all the rests failed.
+    judged: responses with a verdict. accepted: those accepted. replaced: those replaced by another response; the rest
+    were cut where nothing could follow, and stay. samples: continuations that value a cut, one for each replaced
+    response, and more if the file has others from the same place. lost: responses left out because all their
+    continuations failed.
 
-    volume: V_inter, the mean of 1 - α. share: replaced responses of those judged, which differs from volume where a
-    threshold stands between α and the decision. gain: reward of what replaced a response minus its own, over those.
-    before, after: mean reward without and with the refiner. improvement: after - before = share · gain, the paper's dJ.
-    accepted_right, accepted_wrong: the share accepted of right responses and of wrong ones.
+    volume: V_inter, the mean of 1 - α. share: the share of judged responses that were replaced; it differs from volume
+    if a threshold on α makes the decision. gain: reward of the replacement minus that of the replaced response, over
+    replaced ones. before, after: mean reward without and with the refiner. improvement: after - before = share · gain,
+    the paper's dJ. accepted_right, accepted_wrong: the share accepted among right and among wrong responses.
     """
 
     judged: int
@@ -70,7 +72,7 @@ class Refinement:
             temporary.write_text(json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n")
 
     def render(self) -> None:
-        """A few lines on standard output."""
+        """Print a few lines on standard output."""
         print(
             f"mean reward {self.before} -> {self.after}: {_format_signed(self.improvement)}  "
             f"({self.problems} problems, {self.judged} responses, 95 % intervals over problems)"
@@ -78,24 +80,24 @@ class Refinement:
         print(f"replaced {self.share} of the responses; gain of those {_format_signed(self.gain)}")
         print(f"accepted of right ones {self.accepted_right or '–'}, of wrong ones {self.accepted_wrong or '–'}")
         if self.lost:
-            print(f"{self.lost} responses left out: what was to replace them failed", file=sys.stderr)
+            print(f"left out {self.lost} responses: all their replacements failed", file=sys.stderr)
 
 
 def refinement_of(rollouts: Rollouts, threshold: float, about: Mapping[str, Any]) -> Refinement:
-    """The report on rollouts of strategy `refine`, scored. One problem per group.
+    """The report on scored rollouts of the strategy `refine`; one problem per group.
 
-    A response is judged where it has an `accept_probability`, and accepted where it has no `cut_step` then; what replaced
-    a response and was judged in its turn counts as one, too. It was replaced where a row flagged `refined` has it as parent.
-    A rest is such a row, and any other that leaves the same parent at the same token (a probe of `vine`); with several,
-    their mean reward is what the cut is worth.
+    A response is judged if it has an `accept_probability`, and accepted if it then has no `cut_step`. A replacement
+    that was judged in its turn also counts as a response. A response was replaced if it is the parent of a row flagged
+    `refined`. Its continuations are such rows, and any other row that leaves the same parent at the same token (a probe
+    of `vine`). Their mean reward is the value of the cut.
 
-    DataError: no verdicts; a response or a rest without a reward.
+    DataError: no verdicts; a response or a continuation without a reward.
     """
     alpha = rollouts.numbers(VERDICT).astype(np.float64)
     judged = np.flatnonzero(np.isfinite(alpha))
     if not len(judged):
         raise DataError(
-            f"column {VERDICT!r}: missing in every row, so there is nothing that a refiner judged; "
+            f"column {VERDICT!r}: missing in every row, so no refiner has judged any response; "
             "run `apportion sample --from IN --strategy refine -o OUT` first"
         )
     reward = rollouts.numbers("reward").astype(np.float64)
@@ -105,7 +107,7 @@ def refinement_of(rollouts: Rollouts, threshold: float, about: Mapping[str, Any]
     missing = needed[~np.isfinite(reward[needed])]
     if len(missing):
         row = int(missing[0])
-        raise DataError(f"row {row}, column 'reward': {reward[row]}, expected a finite number; {SCORE_IT}")
+        raise DataError(f"row {row}, column 'reward': must be a finite number, got {reward[row]}; {SCORE_IT}")
 
     counted = ~failed[rest]
     made = np.bincount(parent, minlength=len(rollouts))
@@ -114,7 +116,7 @@ def refinement_of(rollouts: Rollouts, threshold: float, about: Mapping[str, Any]
     lost = (made[judged] > 0) & (samples[judged] == 0)
     judged = judged[~lost]
     if not len(judged):
-        raise DataError("all rows that were to replace others failed (flag 'error'); sample again")
+        raise DataError("every replacement failed (flag 'error'), so nothing is left to report; sample again")
     accepted = np.asarray(rollouts.arrow("cut_step").is_null())[judged]
     replaced = samples[judged] > 0
     before = reward[judged]
@@ -129,7 +131,7 @@ def refinement_of(rollouts: Rollouts, threshold: float, about: Mapping[str, Any]
 
     def of_all(values: Array) -> Estimate:
         found = mean(values)
-        assert found is not None, "there are responses"
+        assert found is not None, "there is at least one response"
         return found
 
     return Refinement(
@@ -142,7 +144,7 @@ def refinement_of(rollouts: Rollouts, threshold: float, about: Mapping[str, Any]
 
 
 def _rests(rollouts: Rollouts) -> tuple[Array, Array]:
-    """(row [N], its parent's row [N]) of rows that leave a row where a refined one left it."""
+    """(row [N], its parent's row [N]) of the rows that leave their parent where a refined row left it."""
     names = rollouts.arrow("rollout_id")
     parents = rollouts.arrow("parent_id").cast(names.type)
     found = pc.call_function("index_in", [parents], pc.SetLookupOptions(value_set=names, skip_nulls=True))

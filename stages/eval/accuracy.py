@@ -23,20 +23,20 @@ class Estimate:
 
 
 def pass_at_k(samples: Array, correct: Array, k: int) -> Array:
-    """[P] unbiased estimate of the chance that at least one of k samples is right (arXiv:2107.03374).
+    """[P] unbiased estimate of the probability that at least one of k samples is right (arXiv:2107.03374).
 
         pass@k = 1 - C(n - c, k) / C(n, k) = 1 - Π_{i=n-c+1..n} (1 - k/i)
 
     Args:
         samples: [P] n, samples per problem; must be >= k.
-        correct: [P] c, of which right.
+        correct: [P] c, how many of them are right.
 
     >>> pass_at_k(np.array([4, 4]), np.array([1, 0]), 2).tolist()
     [0.5, 0.0]
     """
     samples, correct = np.asarray(samples, np.float64), np.asarray(correct, np.float64)
     if (samples < k).any():
-        raise ValueError(f"pass@{k} needs {k} samples of every problem, one has {int(samples.min())}")
+        raise ValueError(f"pass@{k} needs at least {k} samples of every problem, got {int(samples.min())} of one")
     miss = np.ones(len(samples))
     for drawn in range(k):
         miss *= np.clip(samples - correct - drawn, 0, None) / (samples - drawn)
@@ -46,21 +46,21 @@ def pass_at_k(samples: Array, correct: Array, k: int) -> Array:
 def bootstrap(per_problem: Array, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
     """Mean over problems [P], with the percentile interval of means over problems drawn with replacement."""
     found = bootstrap_ratio(per_problem, np.ones(len(per_problem)), seed, resamples)
-    assert found is not None, "there are problems"
+    assert found is not None, "there is at least one problem"
     return found
 
 
 def bootstrap_ratio(sums: Array, counts: Array, seed: int = 0, resamples: int = RESAMPLES) -> Estimate | None:
     """Σ sums / Σ counts over problems, with the percentile interval of problems drawn with replacement.
 
-    So a mean over cases of which problems have different numbers; a draw without any case is left out.
+    This is the mean over cases when problems have different numbers of them. A draw without any case is left out.
 
     Args:
-        sums: [P] a problem's total.
-        counts: [P] how many cases it has.
+        sums: [P] total of each problem.
+        counts: [P] number of cases of each problem.
 
     Returns:
-        None where there are no cases.
+        None if there are no cases.
 
     >>> bootstrap_ratio(np.array([1.0, 2.0]), np.array([1.0, 2.0]))
     Estimate(value=1.0, low=1.0, high=1.0)

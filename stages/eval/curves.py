@@ -1,4 +1,4 @@
-"""Learning curves: reports side by side, as a table, a terminal plot and an SVG."""
+"""Learning curves: reports side by side as a table, a terminal plot and an SVG."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ from .report import Report
 
 @dataclass(frozen=True)
 class Curve(Points):
-    """Points with a picture. out: its path."""
+    """Points with a picture. out: path of the picture."""
 
     out: str | None = None
 
@@ -39,7 +39,7 @@ class Curve(Points):
             print(f"plot: {self.out}")
 
     def _render_table(self) -> None:
-        """A row for each place: pass@1 of every series with the range of its runs, and its lead over the first."""
+        """Print a row per position: pass@1 of every series with the range of its runs, and its lead over the first."""
         from rich.table import Table
 
         from ..core.console import WordsConsole
@@ -70,12 +70,12 @@ def _format_signed(estimate: Estimate) -> str:
 
 
 def curve_of(reports: Sequence[Report], axis: str) -> Curve:
-    """Reports grouped by series and place. Runs of one series at one place are averaged problem by problem.
+    """Learning curves from reports, grouped by series and position. Runs at one position are averaged per problem.
 
-    UsageError when there are none, or a series' reports are of different problems.
+    UsageError if there are no reports, or if the reports of a series are on different problems.
     """
     if not reports:
-        raise UsageError("no reports to draw")
+        raise UsageError("no reports to draw; name at least one")
     cells: dict[tuple[str, float], list[Report]] = {}
     for report in reports:
         cells.setdefault((report.series or str(report.about.get("model", "policy")), report.at), []).append(report)
@@ -94,7 +94,7 @@ def curve_of(reports: Sequence[Report], axis: str) -> Curve:
         first, last = rates[series, places[0]], rates[series, places[-1]]
         if first.keys() != last.keys():
             raise UsageError(
-                f"series {series!r}: its reports are of different problems; evaluate with one --seed and task"
+                f"series {series!r}: its reports are on different problems; evaluate all with the same --seed and --task"
             )
         gain[series] = bootstrap(np.array([last[name] - first[name] for name in first]))
     return Curve(points, gain, axis)
@@ -119,7 +119,7 @@ def _rates(cell: tuple[str, float], members: Sequence[Report]) -> dict[str, floa
     for member in members:
         if member.per_problem.keys() != names:
             raise UsageError(
-                f"series {cell[0]!r} at {cell[1]:g}: its reports are of different problems; use one eval seed"
+                f"series {cell[0]!r} at {cell[1]:g}: its reports are on different problems; evaluate all with the same --seed"
             )
     return {
         name: float(np.mean([member.per_problem[name][1] / member.per_problem[name][0] for member in members]))
@@ -128,7 +128,7 @@ def _rates(cell: tuple[str, float], members: Sequence[Report]) -> dict[str, floa
 
 
 def write_svg(curve: Curve, path: Path, *, force: bool) -> None:
-    """The picture, whole or absent."""
+    """Write the picture. The file is either complete or absent."""
     from ...formats.files import whole_file
 
     with whole_file(path, force=force) as temporary:

@@ -1,4 +1,4 @@
-"""The learning curve drawn: in characters for the terminal, as SVG for pages."""
+"""Draw a learning curve: in characters for the terminal, as SVG for web pages."""
 
 from html import escape
 
@@ -13,7 +13,7 @@ ROWS, COLUMNS = 14, 64
 
 
 def terminal_plot(curve: Points) -> str:
-    """pass@1 against the axis, one mark per series, `│` for the interval."""
+    """pass@1 against the axis, with one mark per series and `│` for the interval."""
     low, high, left, right = _frame(curve)
     cells = [[" "] * COLUMNS for _ in range(ROWS)]
 
@@ -41,7 +41,7 @@ def terminal_plot(curve: Points) -> str:
 
 
 def svg_plot(curve: Points, width: int = 720, height: int = 400) -> str:
-    """The same with a 95 % band around every series; readable on light and dark pages."""
+    """The plot as SVG, with a 95 % band around every series; readable on light and dark pages."""
     low, high, left, right = _frame(curve)
     x0, x1, y0, y1 = 64, width - 150, height - 56, 40
 

@@ -1,4 +1,4 @@
-"""The points of learning curves: pass@1 of every series at every place of the axis."""
+"""The points of learning curves: pass@1 of every series at every position on the axis."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ from .accuracy import Estimate
 
 @dataclass(frozen=True)
 class Point:
-    """pass@1 of one series at one place of the axis, over all its runs (seeds). each: the mean of every run by itself.
+    """pass@1 of one series at one position, over all its runs (seeds). each: the mean of each run alone.
 
-    lead: minus the first series at this place, problems paired; None for the first series and where it has no report.
+    lead: difference from the first series at this position, problems paired; None for the first series itself, and
+    where it has no report.
     """
 
     series: str
@@ -26,7 +27,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Points:
-    """points by series and place; gain: last minus first of each series, problems paired. axis: what `at` counts."""
+    """points: by series and position. gain: each series' last minus first, problems paired. axis: what `at` counts."""
 
     points: Sequence[Point]
     gain: Mapping[str, Estimate]

@@ -1,4 +1,4 @@
-"""An evaluation report: what `eval policy` and `eval rollouts` write and `eval curve` reads."""
+"""An evaluation report: `eval policy` and `eval rollouts` write it, `eval curve` reads it."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ REPORT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """pass_at: {k: estimate} with a rollout right when its reward reaches `threshold`. per_problem: {id: [n, c]}."""
+    """An evaluation. pass_at: {k: estimate}; right means a reward ≥ `threshold`. per_problem: {id: [n, c]}."""
 
     pass_at: Mapping[int, Estimate]
     mean_reward: Estimate
@@ -44,7 +44,7 @@ class Report:
 
     @classmethod
     def read(cls, path: Path) -> "Report":
-        """UsageError for a missing file, DataError for one that is not a report."""
+        """The report in a file. UsageError if the file is missing, DataError if it is not a report."""
         try:
             content = json.loads(path.read_text())
         except FileNotFoundError as error:
@@ -54,7 +54,7 @@ class Report:
         try:
             if content["version"] > REPORT_VERSION:
                 raise DataError(
-                    f"{path}: report version {content['version']}, known is {REPORT_VERSION}; update apportion"
+                    f"{path}: report version must be at most {REPORT_VERSION}, got {content['version']}; update apportion"
                 )
             return cls(
                 **{
@@ -72,7 +72,7 @@ class Report:
             temporary.write_text(json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n")
 
     def render(self) -> None:
-        """A few lines on standard output."""
+        """Print the result on standard output, and a line of detail on standard error."""
         name = self.series or self.about.get("model") or "rollouts"
         shown = "  ".join(f"pass@{k} {estimate}" for k, estimate in sorted(self.pass_at.items()))
         print(f"{name}: {shown}  ({self.problems} problems, {self.rollouts} rollouts, 95 % intervals over problems)")
@@ -85,20 +85,22 @@ class Report:
 def report_on(
     rollouts: Rollouts, ks: list[int], threshold: float, *, at: float, series: str, about: Mapping[str, Any]
 ) -> Report:
-    """The report on scored rollouts: one problem per group. UsageError when a group has fewer rollouts than k."""
+    """The report on scored rollouts, one problem per group. UsageError if a group has fewer rollouts than k."""
     reward = rollouts.numbers("reward").astype(np.float64)
     if not np.isfinite(reward).all():
         row = int(np.flatnonzero(~np.isfinite(reward))[0])
-        raise DataError(f"row {row}, column 'reward': {reward[row]}, expected a finite number; score the file again")
+        raise DataError(f"row {row}, column 'reward': must be a finite number, got {reward[row]}; score the file again")
     right = reward >= threshold
     groups = rollouts.groups
     correct = groups.sum(right.astype(np.int64))
     for k in ks:
         if k < 1 or (groups.sizes < k).any():
-            raise UsageError(f"--k {k}: expected 1 to {int(groups.sizes.min())}, the rollouts a problem has")
+            raise UsageError(
+                f"--k must be between 1 and {int(groups.sizes.min())}, the number of rollouts per problem, got {k}"
+            )
     names = rollouts.arrow("problem_id" if "problem_id" in rollouts else "group_id").to_pylist()
     heads = [names[start] for start in groups.starts.tolist()]
-    if len(set(heads)) < len(heads):  # a problem asked in several groups: each group is one
+    if len(set(heads)) < len(heads):  # a problem sampled in several groups: each group counts on its own
         heads = rollouts.arrow("group_id").take(pa.array(groups.starts)).to_pylist()
     return Report(
         pass_at={k: bootstrap(pass_at_k(groups.sizes, correct, k)) for k in ks},

@@ -1,4 +1,4 @@
-"""Policies, and the engines that sample from them."""
+"""Policies and the engines that sample from them."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def resolve_engine(name: str) -> str:
-    """`auto` is vllm where it is installed and a GPU is there, else transformers."""
+    """The engine that `name` stands for: `auto` is vllm if it is installed and there is a GPU, else transformers."""
     if name != "auto":
         return name
     from importlib.util import find_spec
@@ -26,20 +26,20 @@ def resolve_engine(name: str) -> str:
 def open_engine(
     name: str, source: "ModelSource", *, seed: int = 0, options: Mapping[str, Any] | None = None
 ) -> "Engine":
-    """The engine of that name (see `resolve_engine`) for a policy. UsageError for an option that it does not have.
+    """The engine of that name (see `resolve_engine`) for a policy. UsageError for an unknown option.
 
-    Whatever it raises when it is opened or samples is an ApportionError.
+    Opening it and sampling from it raise only ApportionErrors.
     """
     from ._guard import Guarded, engine_faults
 
     entry = ENGINES[resolve_engine(name)]
     settings = ENGINES.settle(entry.name, options)
-    with engine_faults(entry.name, "cannot be opened"):
+    with engine_faults(entry.name, "could not be opened"):
         return Guarded(entry.function(source, seed, **settings))
 
 
 def close_engines() -> None:
-    """Free the memory that engines hold beyond the loaded policies."""
+    """Free the memory that engines hold in addition to the loaded policies."""
     for entry in ENGINES:
         if entry.close is not None:
             entry.close()

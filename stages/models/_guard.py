@@ -1,4 +1,4 @@
-"""Whatever an engine raises is the engine's fault, on one line, and what was sampled before it is kept."""
+"""Turn whatever an engine raises into a one-line error, so that completed samples are kept."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from .engine import Completion, EngineDefaults, EngineLost, Request, Sampling, U
 
 
 class Guarded:
-    """An engine that raises only ApportionError. Where a plugin's engine says less than the protocol has, the defaults hold."""
+    """An engine that raises only ApportionErrors, with defaults for what a plugin's engine lacks of the protocol."""
 
     def __init__(self, engine: Any):
         self.engine = engine
@@ -65,14 +65,14 @@ class Guarded:
         sampling: Sampling,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
-        """See `Engine.generate`. EngineLost for what the engine does not know as a fault."""
-        with engine_faults(self.name, "failed while it sampled"):
+        """See `Engine.generate`. EngineLost for any exception that is not an ApportionError."""
+        with engine_faults(self.name, "failed while sampling"):
             return self.engine.generate(requests, sampling, on_progress)
 
 
 @contextmanager
 def engine_faults(name: str, what: str) -> Iterator[None]:
-    """EngineLost in place of anything but an ApportionError: a library or a server may raise whatever it likes."""
+    """Raise EngineLost for anything but an ApportionError: a library or a server may raise whatever it likes."""
     try:
         yield
     except ApportionError:
@@ -84,10 +84,10 @@ def engine_faults(name: str, what: str) -> Iterator[None]:
 
 
 def describe_error(error: BaseException) -> str:
-    """A fault on one line: its kind, and the beginning of what it says."""
+    """An exception on one line: its type and the beginning of its message."""
     try:
         said = " ".join(str(error).split())[:300]
-    except Exception:  # what it holds may be too deep to be written
+    except Exception:  # the exception may hold something too deep to print
         said = ""
     kind = type(error).__name__
     return f"{kind}: {said}" if said else kind

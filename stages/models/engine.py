@@ -1,4 +1,4 @@
-"""What every engine speaks: token ids in; token ids, log-probabilities and a finish reason out. No text, no tokenizer."""
+"""The protocol of every engine: token ids in; token ids, log-probabilities and a finish reason out. It sees no text."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +14,10 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 @dataclass(frozen=True)
 class Request:
-    """Continue `prefix_ids` once for every seed. Row seeds make a sample independent of its neighbours in the batch.
+    """Continue `prefix_ids` once per seed. Row seeds make a sample independent of its neighbours in the batch.
 
-    max_tokens: this request's budget, where it is smaller than the sampling's. continued: later requests may begin with
-    this one's prefix and what is sampled now, so that an engine does well to keep what it computes.
+    max_tokens: budget of this request, if smaller than the sampling's. continued: later requests may begin with this
+    request's prefix and its sample, so an engine should keep what it computes.
     """
 
     prefix_ids: Sequence[int]
@@ -28,10 +28,10 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """The sampling distribution, and where a completion ends. temperature 0 is greedy; top_k 0 and top_p 1 are off.
+    """The sampling distribution, and what ends a completion. temperature 0 is greedy; top_k 0 and top_p 1 are off.
 
     stop: texts; a completion ends with the token that completes one of them.
-    alternatives: how many of the most likely tokens are reported with each one drawn.
+    alternatives: how many of the most likely tokens to report with each sampled one.
     """
 
     max_tokens: int = 256
@@ -42,20 +42,20 @@ class Sampling:
     alternatives: int = 0
 
     def with_alternatives(self, count: int) -> "Sampling":
-        """The same, with alternatives reported."""
+        """The same sampling with this many alternatives reported."""
         return replace(self, alternatives=count)
 
     @property
     def is_raw(self) -> bool:
-        """Log-probabilities are the policy's own at temperature 1; those of greedy sampling are, by convention."""
+        """Whether log-probabilities are the policy's own at temperature 1; by convention, greedy ones are."""
         return self.temperature == 0 or (self.temperature == 1 and self.top_p >= 1 and self.top_k == 0)
 
 
 class Alternatives(NamedTuple):
-    """The K most likely next tokens at each of T places, the most likely first.
+    """The K most likely next tokens at each of T positions, the most likely first.
 
-    ids: [T, K] int32, -1 where there are fewer. logprobs: [T, K] float32, nat, of the policy at temperature 1 (of the
-    sampling distribution where an engine knows only that one); -inf where there are fewer.
+    ids: [T, K] int32, -1 if there are fewer. logprobs: [T, K] float32, nats, of the policy at temperature 1 (of the
+    sampling distribution if an engine knows only that); -inf if there are fewer.
     """
 
     ids: Ids
@@ -65,15 +65,15 @@ class Alternatives(NamedTuple):
 class Completion(NamedTuple):
     """One continuation.
 
-    ids: [T] int32, the end-of-sequence token included where it was sampled.
+    ids: [T] int32, including the end-of-sequence token if it was sampled.
     logprobs: [T] float32, natural log-probability of each sampled token under the distribution it was drawn from; None
-        where no policy drew them, or its engine does not say.
+        if no policy drew the tokens, or if the engine does not report it.
     finish_reason: "stop" (an end-of-sequence token), "length" (the budget is used up), "stop_text" (`Sampling.stop`), or
-        "error": there is no continuation.
-    raw_logprobs: [T] float32, the same under the policy at temperature 1, all tokens kept; None where the engine does
+        "error" (there is no continuation).
+    raw_logprobs: [T] float32, the same under the policy at temperature 1 with all tokens kept; None if the engine does
         not know them.
-    alternatives: where `Sampling.alternatives` asks for them.
-    error: why there is none.
+    alternatives: present if `Sampling.alternatives` asks for them.
+    error: why there is no continuation.
     """
 
     ids: Ids
@@ -86,11 +86,11 @@ class Completion(NamedTuple):
 
 @dataclass(frozen=True)
 class Usage:
-    """What an engine has done since it was opened, in tokens of the samples it gave.
+    """What an engine has done since it was opened, in tokens of the samples it returned.
 
-    prompt_tokens: of their prefixes, each sample's counted. cached_tokens: those of them that were not computed for it,
-    since what was computed for another sample, or before, served; None where the engine does not know.
-    generated_tokens: of their continuations.
+    prompt_tokens: tokens of the prefixes, counted once per sample. cached_tokens: those that were not computed for
+    their sample because a cache had them; None if the engine does not know. generated_tokens: tokens of the
+    continuations.
     """
 
     prompt_tokens: int = 0
@@ -105,27 +105,27 @@ class Usage:
 
     @property
     def cached_share(self) -> float | None:
-        """Of the prefix tokens, those found in the cache; None where that is not known, or there were none."""
+        """Share of prefix tokens found in the cache; None if that is unknown or there were none."""
         return (
             self.cached_tokens / self.prompt_tokens if self.cached_tokens is not None and self.prompt_tokens else None
         )
 
 
 class EngineLost(ApportionError):
-    """The engine does not go on, e.g. its server is gone. What was whole before is kept for --resume."""
+    """The engine cannot go on, e.g. its server is gone. What was complete before is kept for --resume."""
 
 
 class Engine(Protocol):
-    """Makes completions with the weights of one policy. `EngineDefaults` has what an engine need not say for itself."""
+    """Generates completions with the weights of one policy. `EngineDefaults` has what an engine may leave out."""
 
     @property
     def name(self) -> str:
-        """Of what computes, as recorded in the file."""
+        """Name of what computes, as recorded in the file."""
         ...
 
     @property
     def version(self) -> str:
-        """Of what computes, as recorded in the file."""
+        """Version of what computes, as recorded in the file."""
         ...
 
     @property
@@ -135,32 +135,32 @@ class Engine(Protocol):
 
     @property
     def row_seeds(self) -> bool:
-        """A request's seeds decide its samples. Where they cannot, the engine's own seed decides those of a whole run, and
-        equal runs give equal samples only as a whole."""
+        """Whether a request's seeds decide its samples. If not, the engine's own seed decides a whole run, and equal runs
+        give equal samples only as a whole."""
         ...
 
     @property
     def tokens_exact(self) -> bool:
-        """Ids are those the model made. An engine that gets only text from its server encodes it again."""
+        """Whether ids are the model's own. An engine whose server returns only text encodes it again."""
         ...
 
     @property
     def can_fail(self) -> bool:
-        """A completion can end with "error" while the others go on."""
+        """Whether a completion can end with "error" while the others go on."""
         ...
 
     @property
     def context(self) -> int | None:
-        """How many tokens of prefix and response it can hold; None where that is not known."""
+        """Most tokens of prefix and response that it can hold; None if unknown."""
         ...
 
     @property
     def usage(self) -> Usage | None:
-        """What it has done since it was opened; None for one that does not count."""
+        """What it has done since it was opened; None if it does not count."""
         ...
 
     def forget(self) -> None:
-        """What it keeps of earlier requests is needed no more."""
+        """Drop whatever is kept of earlier requests."""
         ...
 
     def generate(
@@ -169,16 +169,16 @@ class Engine(Protocol):
         sampling: Sampling,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
-        """One list of completions per request, in the order of its seeds. `on_progress(n)`: n more are finished."""
+        """One list of completions per request, in the order of its seeds. `on_progress(n)`: n more have finished."""
         ...
 
 
 class EngineDefaults:
-    """What an engine need not say for itself: it never fails, its context is unknown, it counts and keeps nothing."""
+    """Defaults for what an engine may omit: it never fails, its context is unknown, it counts and keeps nothing."""
 
     can_fail = False
     context: int | None = None
     usage: Usage | None = None
 
     def forget(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: nothing is kept."""

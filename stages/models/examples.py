@@ -1,4 +1,4 @@
-"""Rollouts as a model reads them, and micro-batches of them: what training and scoring with a model share."""
+"""Rollouts as a model reads them, in micro-batches: shared by training and by scoring with a model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ LOGIT_BUDGET = 1 << 28  # float32 logits a micro-batch may hold: 1 GiB
 class Examples:
     """R rollouts to train on. sequences: prompt and response ids of each; prompt_sizes: [R] tokens before the response.
 
-    On the response tokens [T]: mask (trained), old_logprob, advantage, reference_logprob (None where the objective
-    needs none). On rollouts [R]: group, weight, temperature. Of preference pairs, row 2p is the chosen half of the
-    p-th, row 2p + 1 the rejected one.
+    Per response token [T]: mask (trained), old_logprob, advantage, reference_logprob (None if the objective needs
+    none). Per rollout [R]: group, weight, temperature. For preference pairs, row 2p is the chosen half of the p-th pair
+    and row 2p + 1 the rejected one.
     """
 
     sequences: Ragged
@@ -42,10 +42,10 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class MicroBatch:
-    """B sequences, padded on the right to their longest, where a causal model's attention needs no mask.
+    """B sequences, padded on the right to the longest, so that a causal model's attention needs no mask.
 
-    ids: [B, L]; row, position: [N] where the trained tokens stand;
-    place: [N] their index on the flat response axis of the examples; coefficient: [N]. rows: [B] of the examples."""
+    ids: [B, L]. row, position: [N] where the trained tokens are. place: [N] their index on the examples' flat response
+    axis. coefficient: [N]. rows: [B] of the examples."""
 
     ids: Array
     rows: Array
@@ -53,15 +53,15 @@ class MicroBatch:
     position: Array
     place: Array
     coefficient: Array
-    keep: int  # logits of the last `keep` positions are needed
+    keep: int  # only the logits of the last `keep` positions are needed
 
 
 def micro_batches(
     examples: Examples, rows: Array, coefficient: Array, budget: int, *, together: int = 1
 ) -> Iterator[MicroBatch]:
-    """The given rows in micro-batches of at most `budget` padded tokens (or one unit), like lengths together.
+    """The given rows as micro-batches of at most `budget` padded tokens (or one unit), similar lengths together.
 
-    coefficient: [T of rows]. together: rows of a unit, which stand side by side and stay so; 2 of a pair. Units whose
+    coefficient: [T of rows]. together: rows per unit; they are adjacent and stay together (2 for a pair). Units whose
     coefficients are all zero are left out: they have no gradient.
     """
     responses = Segments.of_sizes(examples.responses.sizes[rows])
@@ -100,7 +100,7 @@ def _pad(
 def to_examples(rollouts: Rollouts, *, credit: str | None, old_logprobs: bool, tempered: bool = True) -> Examples:
     """All rollouts of a batch as examples: prompt_ids and response ids joined.
 
-    tempered: log-probabilities are those at the temperature at which a row was sampled; else those of the policy.
+    tempered: log-probabilities are taken at the temperature at which a row was sampled; otherwise at temperature 1.
     """
     prompts, responses = rollouts.ragged("prompt_ids"), rollouts.token_ids
     sizes = prompts.segments.sizes + responses.segments.sizes
@@ -129,5 +129,5 @@ def to_examples(rollouts: Rollouts, *, credit: str | None, old_logprobs: bool, t
 
 
 def micro_budget(model: Any, wanted: int) -> int:
-    """Padded tokens per micro-batch: what was asked for, or as many as LOGIT_BUDGET allows for this vocabulary."""
+    """Padded tokens per micro-batch: as requested, or as many as LOGIT_BUDGET allows for this vocabulary."""
     return wanted or max(256, min(16384, LOGIT_BUDGET // int(model.config.vocab_size)))

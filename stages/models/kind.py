@@ -1,4 +1,4 @@
-"""What an engine's entry is."""
+"""The kind of entry that makes an engine."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ Function = TypeVar("Function", bound="Callable[..., Engine]")
 
 @dataclass(frozen=True, kw_only=True)
 class EngineEntry(Entry):
-    """`function(source, seed, **options)` makes the engine ready for the weights that `source` names.
+    """A registered engine. `function(source, seed, **options)` opens it with the weights that `source` names.
 
-    seed: for an engine whose rows cannot have their own. needs: the packages that have to be installed. close: frees what
-    an opened engine holds, for a stage that needs the memory.
+    seed: for an engine whose rows cannot have seeds of their own. needs: packages that must be installed. close: frees
+    what an opened engine holds, for a stage that needs the memory.
     """
 
     close: Callable[[], None] | None = None
@@ -36,7 +36,7 @@ ENGINES: Kind[EngineEntry] = Kind(
 def engine(
     name: str, *, needs: tuple[str, ...] = (), close: Callable[[], None] | None = None
 ) -> Callable[[Function], Function]:
-    """Register the function that opens an engine; its keyword-only parameters become `--engine-set` options."""
+    """Register the function that opens an engine. Its keyword-only parameters become `--engine-set` options."""
 
     def register(function: Function) -> Function:
         ENGINES.add(EngineEntry(name=name, function=function, needs=needs, close=close))

@@ -1,4 +1,4 @@
-"""A policy: weights and tokenizer, found by what `--model` says."""
+"""A policy: the weights and tokenizer that `--model` names."""
 
 import os
 from collections import OrderedDict
@@ -20,7 +20,7 @@ CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json", "pre
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What `--model`, `--device` and `--dtype` say. Nothing is loaded until it is asked for, and then once."""
+    """What `--model`, `--device` and `--dtype` name. Everything is loaded on first use, and only once."""
 
     spec: str
     device: str = "auto"
@@ -32,7 +32,7 @@ class ModelSource:
 
     @cached_property
     def directory(self) -> Path | None:
-        """Where the weights lie; None for blank or Hub weights. UsageError for a model that is not there."""
+        """The directory of the weights; None for blank or Hub weights. UsageError for a model that does not exist."""
         return _directory(self.spec)
 
     @cached_property
@@ -46,25 +46,25 @@ class ModelSource:
 
     @property
     def context(self) -> int | None:
-        """Tokens of prompt and response that the model was made for; None where its configuration does not say."""
+        """The model's context in tokens of prompt and response; None if its configuration does not say."""
         return getattr(self.config, "max_position_embeddings", None)
 
     @cached_property
     def identity(self) -> str:
-        """Digest of the weights: of the files, or of the Hub's commit."""
+        """Digest of the weights: of their files, or of the Hub's commit."""
         if self.directory is not None or self.spec.startswith("builtin:"):
             return _identity(self.spec, self.directory)
         config = _hugging_face("AutoConfig", self.spec, None)
         return _identity(self.spec, None, commit=getattr(config, "_commit_hash", None))
 
     def load(self) -> "Policy":
-        """The policy as a transformers model; may be one that is loaded already."""
+        """The policy as a transformers model; may be one that is already loaded."""
         return load_policy(self.spec, device=self.device, dtype=self.dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class Policy:
-    """A loaded policy. identity: digest of its weights. directory: where they lie, None for blank or Hub weights."""
+    """A loaded policy. identity: digest of its weights. directory: their folder, None for blank or Hub weights."""
 
     model: Any
     tokenizer: Any
@@ -73,7 +73,7 @@ class Policy:
     directory: Path | None
 
     def save(self, folder: Path) -> None:
-        """As a Hugging Face checkpoint (safetensors) with its tokenizer."""
+        """Write a Hugging Face checkpoint (safetensors) with its tokenizer."""
         _quiet_transformers()
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
@@ -85,8 +85,8 @@ _loaded: OrderedDict[tuple[Any, ...], Policy] = OrderedDict()
 def load_policy(spec: str, *, device: str = "auto", dtype: str = "auto", seed: int = 0, shared: bool = True) -> Policy:
     """The policy `spec` names: builtin:tiny, builtin:tiny-blank (random weights of `seed`), a directory, or a Hub id.
 
-    shared=True may return one that is loaded already; train asks for its own. Raises UsageError for a model that is not
-    there and ApportionError for one that cannot be loaded, or whose weights are not finite.
+    shared=True may return one that is already loaded; training asks for its own. UsageError if the model does not
+    exist, ApportionError if it cannot be loaded or its weights are not finite.
     """
     import torch
 
@@ -104,7 +104,7 @@ def load_policy(spec: str, *, device: str = "auto", dtype: str = "auto", seed: i
     model, tokenizer = _blank(seed) if spec == "builtin:tiny-blank" else _load_pretrained(spec, directory, kinds[dtype])
     if name := not_finite(dict(model.named_parameters())):
         raise ApportionError(
-            f"model {spec!r}: its weights are not finite in {dtype}, e.g. {name}; expected a whole checkpoint"
+            f"model {spec!r}: weights are not finite in {dtype}, e.g. {name}; use an intact checkpoint, or another --dtype"
         )
     model.to(place)
     model.eval()
@@ -129,13 +129,13 @@ def _identity(spec: str, directory: Path | None, *, seed: int = 0, commit: str |
 
 
 def _weights(directory: Path) -> list[Path]:
-    """The files that are read: safetensors, or PyTorch's own where there are none."""
+    """The weight files to read: safetensors, or PyTorch's own if there are none."""
     found = [path for path in sorted(directory.glob("*.safetensors")) if path.stem != "optimizer"]
     return found or sorted(directory.glob("pytorch_model*.bin"))
 
 
 def load_tokenizer(spec: str, *, look_up: bool = True) -> Any:
-    """Only the tokenizer. look_up=False: of a Hub id, only what has been downloaded already."""
+    """Load only the tokenizer. look_up=False: for a Hub id, use only what has already been downloaded."""
     if spec == "builtin:tiny-blank":
         from .tiny.blank import blank_tokenizer
 
@@ -145,8 +145,8 @@ def load_tokenizer(spec: str, *, look_up: bool = True) -> Any:
 
 
 def check_recorded(spec: str) -> None:
-    """UsageError unless a model that a file names, and no one on the command line, is here and without code of its own:
-    built in, a directory, or a Hub id that has been downloaded before. Nothing is looked up."""
+    """Check a model that a file names, rather than the command line. UsageError unless it is here and has no code of its
+    own: built in, a directory, or a Hub id that has been downloaded before. Nothing is looked up on the Hub."""
     if spec.startswith("builtin:"):
         _directory(spec)
         return
@@ -156,14 +156,14 @@ def check_recorded(spec: str) -> None:
 
         try:
             found = try_to_load_from_cache(spec, "config.json")
-        except ValueError as error:  # no name that a model can have
-            raise UsageError(f"model {spec!r} is named by the file's history and is no Hub id") from error
+        except ValueError as error:  # not a valid name for a model
+            raise UsageError(f"model {spec!r}: the file's history names it, but it is not a valid Hub id") from error
         if not isinstance(found, str):
-            raise UsageError(f"model {spec!r} is named by the file's history and is not on this machine")
+            raise UsageError(f"model {spec!r}: the file's history names it, but it is not on this machine")
         folder = Path(found).parent
-    # Python files that no configuration names are never run.
+    # Python files that no configuration refers to never run.
     if any(_maps_code(name, folder) for name in CONFIGS):
-        raise UsageError(f"model {spec!r} is named by the file's history and comes with code of its own")
+        raise UsageError(f"model {spec!r}: the file's history names it, but it comes with code of its own")
 
 
 def _maps_code(name: str, folder: Path) -> bool:
@@ -176,7 +176,7 @@ def _maps_code(name: str, folder: Path) -> bool:
 
 
 def render_prompt(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
-    """The ids a model reads before its answer: the chat template where there is one, else the contents by line."""
+    """The ids a model reads before its answer, from the chat template or, without one, the contents line by line."""
     if tokenizer.chat_template:
         rendered = tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
@@ -195,19 +195,17 @@ def _directory(spec: str) -> Path | None:
             raise unknown("model", spec, ["builtin:tiny", "builtin:tiny-blank"])
         return None
     path = Path(spec)
-    if os.path.isdir(spec):  # False, too, for what can be no path
+    if os.path.isdir(spec):  # also False for an invalid path
         if not (path / "config.json").is_file():
-            raise UsageError(f"model {spec!r}: a directory without config.json; expected a Hugging Face checkpoint")
+            raise UsageError(f"model {spec!r}: the directory has no config.json; name a Hugging Face checkpoint")
         return path
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
-        raise UsageError(
-            f"model {spec!r}: no such directory; expected builtin:tiny, a directory, or a Hub id (owner/name)"
-        )
+        raise UsageError(f"model {spec!r}: no such directory; name builtin:tiny, a directory, or a Hub id (owner/name)")
     return None
 
 
 def _device(name: str) -> Any:
-    """UsageError for a device that torch does not know or that is not there."""
+    """The torch device. UsageError if torch does not know it or it is not there."""
     import torch
 
     try:
@@ -234,16 +232,16 @@ def _blank(seed: int) -> tuple[Any, Any]:
 def _load_pretrained(spec: str, directory: Path | None, dtype: Any) -> tuple[Any, Any]:
     tokenizer = _hugging_face("AutoTokenizer", spec, directory)
     model, report = _hugging_face("AutoModelForCausalLM", spec, directory, dtype=dtype, output_loading_info=True)
-    if missing := sorted(report["missing_keys"]):  # the library has made them up
+    if missing := sorted(report["missing_keys"]):  # the library has filled these with random values
         raise ApportionError(
-            f"model {spec!r}: {len(missing)} of its weights are missing, e.g. {missing[0]}; expected a whole checkpoint "
+            f"model {spec!r}: {len(missing)} of its weights are missing, e.g. {missing[0]}; use the complete checkpoint "
             "of a causal language model"
         )
     return model, tokenizer
 
 
 def _quiet_transformers() -> Any:
-    """The library without its own progress bars and remarks: standard error is ours."""
+    """The transformers library, silenced: progress bars and remarks must not mix with our standard error."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -252,7 +250,7 @@ def _quiet_transformers() -> Any:
 
 
 def _hugging_face(loader: str, spec: str, directory: Path | None, **options: Any) -> Any:
-    """What the library loads. Code that comes with a model never runs unless the command line says so, and no one is asked."""
+    """What the library loads. A model's own code runs only if the command line allows it; nobody is prompted."""
     options["trust_remote_code"] = remote_code_is_trusted()
     try:
         return getattr(_quiet_transformers(), loader).from_pretrained(str(directory) if directory else spec, **options)
@@ -261,7 +259,7 @@ def _hugging_face(loader: str, spec: str, directory: Path | None, **options: Any
             raise missing from error
         if not options["trust_remote_code"] and "trust_remote_code" in str(error):
             raise ApportionError(
-                f"model {spec!r}: it comes with code of its own, which is not run; if you have read it and trust it, "
+                f"model {spec!r}: it comes with code of its own, which was not run; if you have read and trust that code, "
                 "put --trust-remote-code before the command: apportion --trust-remote-code …"
             ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

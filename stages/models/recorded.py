@@ -1,4 +1,4 @@
-"""The model that sampled a file, as its history has it."""
+"""The model that sampled a file, according to its history."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ RECORDED = "recorded"
 
 
 def recorded_model(path: Path, who: str) -> str:
-    """`--model` of the latest `sample` in the file's history (of a directory's first file). UsageError where there is
-    none, where it is not on this machine or has code of its own, and for standard input, which can be read only once."""
+    """`--model` of the latest `sample` in the file's history (of a directory's first file). UsageError if there is none,
+    if the model is not on this machine or has code of its own, and for standard input, which can be read only once."""
     remedy = f"{who} needs a model; name it with --set model=MODEL"
     if path == STREAM:
-        raise UsageError(f"-: the history is not known before the rollouts are read; {remedy}")
+        raise UsageError(f"-: standard input has no history until its rollouts are read; {remedy}")
     history = RolloutFile(files_of(path)[0]).provenance.history
     models = [
         record.parameters["model"] for record in history if record.stage == "sample" and "model" in record.parameters

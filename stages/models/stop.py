@@ -7,25 +7,25 @@ from ...formats.errors import UsageError
 
 
 class StopTexts:
-    """Which rows have just completed a stop text. Only the end of a row is decoded, so a step costs the same anywhere.
+    """Which rows have just completed a stop text. Only the end of a row is decoded, so each step costs the same.
 
-    A token is a byte of text or more, special tokens (which the text leaves out) apart; so the tokens that hold the end
-    of a stop text are no more than its bytes. As many again as a character has bytes are decoded before them, so that
-    no character is cut.
+    Every token is at least one byte of text, except special tokens, which the text leaves out. So the end of a stop
+    text spans no more tokens than it has bytes. As many tokens again as a character has bytes are decoded before them,
+    so that no character is cut.
     """
 
     MARGIN = 4
 
     def __init__(self, tokenizer: Any, stop: tuple[str, ...]):
         if "" in stop:
-            raise UsageError("stop: an empty text, which every completion would end with")
+            raise UsageError("stop: a text must not be empty, since every completion would end with it")
         self._tokenizer, self._stop = tokenizer, stop
         self._special = set(tokenizer.all_special_ids)
         self._count = max((len(text.encode()) for text in stop), default=0) + self.MARGIN
         self._tails: dict[int, deque[int]] = {}
 
     def completed(self, rows: list[int], drawn: list[int]) -> list[bool]:
-        """[B] whether the text of a row, with the token drawn now, ends it."""
+        """[B] whether a row's text ends with a stop text now that this token is drawn."""
         if not self._stop:
             return [False] * len(rows)
         for row, token in zip(rows, drawn, strict=True):
@@ -35,9 +35,9 @@ class StopTexts:
         return [any(stop in text for stop in self._stop) for text in texts]
 
     def keep(self, rows: list[int]) -> None:
-        """Only these stay, and are counted anew."""
+        """Keep only these rows, and renumber them."""
         self._tails = {new: self._tails[old] for new, old in enumerate(rows) if old in self._tails}
 
     def forget(self, row: int) -> None:
-        """The row has ended."""
+        """Forget a row that has ended."""
         self._tails.pop(row, None)

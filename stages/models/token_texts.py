@@ -1,4 +1,4 @@
-"""Token ids as text: every token with its piece of what all of them decode to."""
+"""Token ids as text: each token with its piece of the decoded text."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -12,11 +12,11 @@ from ...formats.errors import ApportionError
 from ...formats.provenance import Provenance
 from ...formats.segments import Array
 
-CUT = "\ufffd"  # what a tokenizer writes for part of a character
+CUT = "\ufffd"  # a tokenizer writes this for an incomplete character
 
 
 class TokenOffsets:
-    """The text of token ids, and where in it each token begins."""
+    """Decodes token ids to text, and finds where each token begins in it."""
 
     def __init__(self, tokenizer: Any, *, keep_special: bool = False):
         self._tokenizer = tokenizer
@@ -26,17 +26,17 @@ class TokenOffsets:
         self._anchor: int | None = None
 
     def __call__(self, ids: Sequence[int]) -> tuple[str, Array]:
-        """(text, [T] int64 first character of each token, ascending). A token that completes no character has none of its
-        own and begins where the next one does."""
+        """(text, [T] int64 first character of each token, ascending). A token that completes no character has no text of
+        its own and begins where the next one does."""
         pieces = self.pieces(ids)
         starts = np.fromiter(accumulate(map(len, pieces), initial=0), np.int64, len(pieces) + 1)
         return "".join(pieces), starts[:-1]
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token, empty for one that completes no character; joined, they are the text of all.
+        """The text of each token, empty if it completes no character; joined, they are the whole text.
 
-        Tokens are decoded one by one where that gives the text of all, else one by one behind another token (where a
-        leading space is written there only, as with SentencePiece), else in their context.
+        Tokens are decoded one by one if that gives the whole text. If not, they are decoded one by one after another
+        token (needed for a leading space that appears only there, as with SentencePiece), and otherwise in context.
         """
         text = self._decode(ids)
         pieces = [self._piece(token) for token in ids]
@@ -63,10 +63,10 @@ class TokenOffsets:
         return self._behind[token]
 
     def _pieces_in_context(self, ids: Sequence[int]) -> list[str]:
-        """Each token's text after those before it, decoded in a window that moves along."""
+        """Each token's text after the tokens before it, decoded in a moving window."""
         pieces: list[str] = []
         begin = read = 0
-        known = ""  # the text of the window without what is not read yet
+        known = ""  # the text of the window up to the token being decoded
         for end in range(1, len(ids) + 1):
             seen = self._decode(ids[begin:end])
             if len(seen) <= len(known) or (seen.endswith(CUT) and end < len(ids)):
@@ -80,14 +80,14 @@ class TokenOffsets:
 
 @dataclass(frozen=True)
 class TokenTexts:
-    """The text of each token for people to read, special tokens too; its number where no tokenizer is at hand."""
+    """The text of each token for people to read, special tokens included; its number if no tokenizer is available."""
 
     offsets: TokenOffsets | None = None
 
     @classmethod
     def of(cls, model: str | None, histories: Iterable[Provenance]) -> "TokenTexts":
-        """With the tokenizer of `model`, or else of the first model the histories name, if it is here and without code of
-        its own; where it is not, a line on standard error says so, and tokens are numbers."""
+        """Token texts from the tokenizer of `model`, or of the first model the histories name, if it is here and has no
+        code of its own. Otherwise prints a line on standard error, and shows tokens as numbers."""
         from .policy import check_recorded, load_tokenizer
 
         if model is not None:
@@ -100,16 +100,16 @@ class TokenTexts:
             check_recorded(recorded)
             return cls(TokenOffsets(load_tokenizer(recorded, look_up=False), keep_special=True))
         except ApportionError as error:
-            print(f"tokens are shown by their numbers: {error}; name a model with --model", file=sys.stderr)
+            print(f"tokens are shown as numbers: {error}; name a model with --model", file=sys.stderr)
             return cls()
 
     def __call__(self, ids: Sequence[int]) -> list[str]:
-        """A piece for each id of one text; see `TokenOffsets.pieces`."""
+        """One piece for each id of a text; see `TokenOffsets.pieces`."""
         return [f"{token} " for token in ids] if self.offsets is None else self.offsets.pieces(ids)
 
 
 def mark_ends(piece: str) -> str:
-    """A token's piece in a terminal, where every token shows: line ends are marked, an empty piece is a dot.
+    """A token's piece for a terminal, where every token must be visible: line ends are marked, an empty piece is a dot.
 
     >>> [mark_ends(piece) for piece in ("one", ".\\n", "")]
     ['one', '.⏎\\n', '·']
@@ -118,7 +118,7 @@ def mark_ends(piece: str) -> str:
 
 
 def join_marked(pieces: Iterable[str]) -> str:
-    """The pieces' text, line ends marked.
+    """The text of the pieces, with line ends marked.
 
     >>> join_marked([" so", ":\\n", "", "é"])
     ' so:⏎é'

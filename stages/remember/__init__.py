@@ -1,4 +1,4 @@
-"""Rollouts → what is carried to the next iteration."""
+"""Turn rollouts into a memory for the next iteration."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 def remember(
     rollouts: Annotated[Path, "Scored rollout file or directory, or - for standard input."],
     *,
-    what: Annotated[str, "What is kept; see `apportion list memories`.", Chooses("memories")] = "problems",
-    earlier: Annotated[Path | None, "Memory of the iteration before, to go on with; none begins a new one."] = None,
+    what: Annotated[str, "Kind of memory; see `apportion list memories`.", Chooses("memories")] = "problems",
+    earlier: Annotated[Path | None, "Memory of the previous iteration to continue; omit it to start a new one."] = None,
     settings: Annotated[
         Mapping[str, Any] | None, "Option of the memory, name=value; repeatable.", Names(("--set",))
     ] = None,
-    out: Annotated[Path, "Memory to write, a Parquet file.", OUT],
+    out: Annotated[Path, "Parquet file to write the memory to.", OUT],
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Updated":
-    """Carry what rollouts taught to the next iteration: the record of every problem, or experience in words.
+    """Carry what the rollouts taught into the next iteration: a record of every problem, or experience in words.
 
-    A memory is a file of its own beside the rollouts, which scorers, strategies and methods read by `--set`. It is never
-    changed: each iteration writes a new one. Rollouts that are in it already are refused.
+    A memory is a separate file next to the rollouts. Scorers, strategies and methods read it through `--set`. A memory
+    is never modified: each iteration writes a new one. Rollouts that are already in the memory are refused.
     """
     from .kind import update_memory
 

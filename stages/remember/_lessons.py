@@ -1,4 +1,4 @@
-"""What a rollout teaches, in words: by rules, or as a language model puts it."""
+"""What a rollout teaches, in words: from templates (rules), or written by a language model."""
 
 import re
 from collections import Counter
@@ -30,7 +30,7 @@ ASKED = {
 
 
 class Draft(NamedTuple):
-    """An entry to be. turn: that it is about; None where it is about the whole rollout."""
+    """A candidate entry. turn: the turn it is about; None if it is about the whole rollout."""
 
     level: str
     text: str
@@ -39,7 +39,7 @@ class Draft(NamedTuple):
 
 @dataclass(frozen=True)
 class Played:
-    """A rollout as it is told. states, actions, paid, valid: of its turns; what was read, answered and earned."""
+    """A rollout as text. states, actions, paid, valid: one per turn; what the policy read, answered and earned."""
 
     rollout_id: str
     reward: float
@@ -49,12 +49,12 @@ class Played:
     valid: Sequence[bool]
 
     def shortened(self, characters: int) -> "Played":
-        """The same with at most so many characters of every observation and answer."""
+        """The same rollout with every observation and answer cut to this many characters."""
         states, actions = ([text[:characters] for text in texts] for texts in (self.states, self.actions))
         return replace(self, states=states, actions=actions)
 
     def told(self) -> str:
-        """Turn by turn."""
+        """The rollout as text, one turn after the other."""
         turns = zip(self.states, self.actions, self.valid, strict=True)
         return "\n".join(
             f"{number}. Observation: {state}\n   Answer: {action}{'' if valid else ' (not understood)'}"
@@ -63,10 +63,10 @@ class Played:
 
 
 def by_rules(played: Played, zone: str, templates: Mapping[str, str]) -> list[Draft]:
-    """What its templates say of the rollout; a level that the rollout has nothing for, or without a template, is left out.
+    """The rollout's lessons, filled into the templates; skips a level that has no template or nothing to report.
 
-    A success is told by the turn that earned most (the last of those), a failure by its last turn, by the answer it gave
-    most often to one observation, and by the observation it came back to most often.
+    A success is described by its best-paid turn (the last one if several tie). A failure is described by its last turn,
+    by the answer it gave most often to the same observation, and by the observation it returned to most often.
 
     >>> lost = Played("r", 0.0, ["a", "b", "a"], ["go", "turn", "go"], [0, 0, 0], [True] * 3)
     >>> [each.text for each in by_rules(lost, "warning", {"mistake": "{state} {action}", "pattern": "{action} {count}"})]
@@ -78,7 +78,7 @@ def by_rules(played: Played, zone: str, templates: Mapping[str, str]) -> list[Dr
     best = max(range(len(turns)), key=lambda turn: (played.paid[turn], turn))
     pair, pairs = Counter(turns).most_common(1)[0]
     state, states = Counter(played.states).most_common(1)[0]
-    about: dict[str, tuple[int, int]] = {  # the turn, and how often it was so
+    about: dict[str, tuple[int, int]] = {  # the turn, and how many times it happened
         "example": (best, 1),
         "mistake": (len(turns) - 1, 1),
         "pattern": (turns.index(pair), pairs),
@@ -100,7 +100,7 @@ def by_rules(played: Played, zone: str, templates: Mapping[str, str]) -> list[Dr
 def by_model(
     rollouts: Sequence[tuple[str, Played]], model: str, *, engine: str, max_tokens: int, device: str, dtype: str
 ) -> list[list[Draft]]:
-    """What a language model says, greedily, of each (zone, rollout). UsageError for a rollout beyond its context."""
+    """The lessons a language model writes, greedily, of each (zone, rollout). UsageError beyond its context."""
     from ..models import open_engine
     from ..models.engine import Request, Sampling
     from ..models.policy import ModelSource, render_prompt
@@ -116,13 +116,13 @@ def by_model(
 
 
 def question(zone: str, played: Played) -> str:
-    """What a model is asked."""
+    """The prompt for the model that writes the lessons."""
     ask = fill(ASKED[zone], reward=f"{played.reward:g}")
     return f"An agent and its surroundings took turns:\n\n{played.told()}\n\n{ask}"
 
 
 def lessons_in(text: str, zone: str) -> list[Draft]:
-    """The first line of each level of the zone in an answer; a level it does not have is left out.
+    """The first line of the answer for each level of the zone; skips a level that the answer lacks.
 
     >>> found = lessons_in("Sure!\\n**Principle:** look first\\nEXAMPLE: (none)\\nMethod : go left", "strategy")
     >>> [(each.level, each.text) for each in found]

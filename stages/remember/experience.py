@@ -1,4 +1,4 @@
-"""Experience: what the best and the worst rollouts of every batch taught, in words, and where it was of use."""
+"""Experience: what the best and worst rollouts of every batch taught, in words, and where it helped."""
 
 import sys
 from collections import Counter
@@ -58,56 +58,61 @@ def experience(
     device: str = "auto",
     dtype: str = "auto",
 ) -> pa.Table:
-    """A library of strategies and warnings, and the clusters of observations they are shown in.
+    """A library of strategies and warnings, and the clusters of observations for which they are shown.
 
-    Strategies come from the best successes, warnings from the worst failures. A row of `kind` strategy or warning is an
-    entry: `level` (principle, method, example; mistake, pattern, diagnostic), `text`, `score`, `clusters` (ids of those it
-    is shown in), `retrieved` (how often it was), `iteration` and `rollout_id` it came from. A row of kind cluster
-    has the first observation in it as `text`, `members` (steps that began there) and `retrieved`. Observations are
-    `step.state`, what the environment says the step began in.
+    Strategies come from the best successes, warnings from the worst failures. A row whose `kind` is strategy or warning
+    is an entry. It has a `level` (principle, method, example; mistake, pattern, diagnostic), `text`, `score`,
+    `clusters` (ids of the clusters it is shown in), `retrieved` (how often it was shown), and the `iteration` and
+    `rollout_id` it came from. A row of kind cluster has its first observation as `text`, `members` (the steps that
+    began there) and `retrieved`. An observation is a `step.state`: what the environment reports as the state a step
+    began in.
 
-    `sample --strategy experience --set library=MEMORY` shows the entries. It changes nothing: what was shown is in
-    `step.advice` of its rollouts, and is counted here when these are remembered with --earlier.
+    `sample --strategy experience --set library=MEMORY` shows the entries to the policy. Sampling does not modify the
+    library. The rollouts record what was shown in `step.advice`, and `remember --earlier` counts it here.
 
-    Entries are made when all rollouts were seen. A rollout's are offered one by one: one too much like an entry of its
-    zone only raises that one's score; one of a full level takes the place of the lowest, if its own score is higher.
+    Entries are made after all rollouts have been read, and are offered to the library one by one. An entry too similar
+    to one of its zone only raises that one's score. If its level is full, an entry replaces the lowest-scoring one,
+    provided its own score is higher.
 
     Args:
-        extractor: "rules", or a model that is asked about every such rollout: builtin:tiny, a Hugging Face directory, a
-            Hub id.
-        templates: what rules say, by level; {turns}, {reward}, {actions}, {state}, {action}, {paid} and {count} are
-            replaced; empty for no entry. Levels left out have our wording.
-        success: reward from which a rollout is a success; None: above the median of all (0.5 in the released code).
-        successes: how many are learnt from, the best.
-        failures: and of the rest, the worst.
-        max_strategies: once so many were made, no further success is looked at.
-        max_warnings: the same of failures.
-        strategies_per_level: kept at most.
-        warnings_per_level: kept at most.
-        novelty: two entries of a zone are the same one if the difflib ratio of their first 300 characters, in lower case,
-            or the Jaccard index of their words is above.
-        warning_score: of failures with a reward of 0; of others it is the reward without its sign.
-        similarity: an observation belongs to the first cluster whose own has at least this difflib ratio with it.
-        compared: characters of observations that are.
-        same_head: characters that have to be equal for that (300 in the released code).
-        max_clusters: where there are more, the one that was least often shown something goes, the smallest of those.
-        links: a cluster gets entries that were "shown" in it because it had none of their zone; by "steps", those that
-            were taken from its steps, too: an example, mistake, pattern or diagnostic of the rules from the step it is about, others
-            from all steps of the rollout.
-        characters: of an observation and an answer, in what rules say and a model is asked.
-        model: whose tokenizer decodes the answers; "recorded" is the model that sampled the file.
-        engine: with which the extractor is asked.
-        max_tokens: of its answer.
+        extractor: "rules", or a language model that is asked about each selected rollout: builtin:tiny, a Hugging Face
+            directory, or a Hub id.
+        templates: what the rules write, by level, with the placeholders {turns}, {reward}, {actions}, {state},
+            {action}, {paid} and {count}. An empty template makes no entry; a level left out uses the built-in template.
+        success: a rollout is a success if its reward is at least this; None: if it is above the median of all (0.5 in
+            the released code).
+        successes: how many of the best successes to learn from.
+        failures: how many of the worst failures to learn from.
+        max_strategies: once this many strategies have been made, no further success is used.
+        max_warnings: once this many warnings have been made, no further failure is used.
+        strategies_per_level: how many strategies of each level are kept at most.
+        warnings_per_level: how many warnings of each level are kept at most.
+        novelty: two entries of a zone count as the same if the difflib ratio of their first 300 characters, in lower
+            case, or the Jaccard index of their words is above this.
+        warning_score: score of a failure whose reward is 0; any other failure scores the absolute value of its reward.
+        similarity: an observation joins the first cluster whose text has at least this difflib ratio with it.
+        compared: how many leading characters of two observations are compared.
+        same_head: how many leading characters must be equal as well (300 in the released code).
+        max_clusters: when there are more, the cluster that was shown something least often is dropped; of several, the
+            smallest.
+        links: which clusters an entry belongs to. "shown": those where it was shown because they had no entry of its
+            zone. "steps": also those of the steps it was made from. An example, mistake, pattern or diagnostic of the
+            rules comes from the step it is about; any other entry comes from all steps of its rollout.
+        characters: length to which observations and answers are cut, in the rules' texts and in a model's prompt.
+        model: the model whose tokenizer decodes the answers; "recorded" is the model that sampled the file.
+        engine: engine that runs the extractor.
+        max_tokens: token limit of the extractor's answer.
         device: auto, cpu, cuda, cuda:1 …
         dtype: auto (bfloat16 on CUDA, float32 on CPU), float32, bfloat16.
 
     Raises:
-        UsageError: an option out of range; a template of no level; a rollout beyond the extractor's context. DataError: a
-            rollout without a reward or observations.
+        UsageError: an option out of range; a template for an unknown level; a rollout beyond the extractor's context.
+            DataError: a rollout without a reward or observations.
 
-    Departures: 1. The rules and the questions are in our words. 2. The 0.5 of a failure that earned 0 is a guess: by
-        its reward it would be the first to go. 3. Ours are `links=steps`, and that entries which are the same share
-        their clusters. 4. A batch whose rewards are all equal has failures only, unless `success` is given.
+    Departures: 1. The templates and prompts are ours. 2. The score of 0.5 for a failure that earned 0 is a guess:
+        scored by its reward, it would be the first to be replaced. 3. `links=steps` is ours, and so is merging the
+        clusters of entries that count as the same. 4. A batch whose rewards are all equal has only failures, unless
+        `success` is given.
     """
     for level in templates or {}:
         if level not in TEMPLATES:
@@ -149,7 +154,7 @@ def experience(
 
 @dataclass
 class _Seen:
-    """The best and the worst rollouts so far, as batches of one row, and the rewards of all."""
+    """The best and the worst rollouts so far, as batches of one row, and the rewards of all rollouts."""
 
     successes: int
     failures: int
@@ -158,7 +163,7 @@ class _Seen:
     rewards: list[Array] = field(default_factory=list)
 
     def look_at(self, batch: Rollouts, rows: Array) -> None:
-        """Rows [M] of one more batch. DataError for one without a reward."""
+        """Take in rows [M] of one more batch. DataError for a row without a reward."""
         reward = batch.numbers("reward").astype(np.float64)
         missing = rows[~np.isfinite(reward[rows])]
         if len(missing):
@@ -174,13 +179,13 @@ class _Seen:
     def _first(
         known: list[tuple[float, Rollouts]], batch: Rollouts, rows: Array, reward: Array, count: int, sign: int
     ) -> list[tuple[float, Rollouts]]:
-        """The `count` lowest of sign · reward; of equal ones those that came first."""
+        """The `count` rollouts with the lowest sign · reward; ties go to the earliest."""
         own = rows[np.argsort(sign * reward[rows], kind="stable")[:count]]
         found = known + [(float(reward[row]), batch.take(np.array([row]))) for row in own.tolist()]
         return sorted(found, key=lambda each: sign * each[0])[:count]
 
     def chosen(self, success: float | None) -> list[tuple[str, Rollouts]]:
-        """Those that are learnt from, with their zones."""
+        """The rollouts to learn from, each with its zone."""
         everything = np.concatenate(self.rewards) if self.rewards else np.zeros(0)
         if not len(everything):
             return []
@@ -194,7 +199,7 @@ class _Seen:
 
 
 def _meet(library: Library, batch: Rollouts, rows: Array, number: int) -> None:
-    """The steps of the rows, in the clusters of their observations, with what was shown there."""
+    """Put the steps of the rows into the clusters of their observations, and count what was shown there."""
     states = batch.arrow("step.state").to_pylist()
     advice = batch.arrow("step.advice").to_pylist() if "step.advice" in batch else None
     for row in rows.tolist():
@@ -207,7 +212,7 @@ def _meet(library: Library, batch: Rollouts, rows: Array, number: int) -> None:
 
 
 def played_row(batch: Rollouts, model: str) -> Played:
-    """The only row of a batch, as it is told. model: whose tokenizer decodes the answers."""
+    """The only row of a batch, as text. model: the model whose tokenizer decodes the answers."""
     from ..models.policy import load_tokenizer
 
     starts, ends = (batch.ragged(path)[0].tolist() for path in ("step.start", "step.end"))

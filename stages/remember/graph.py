@@ -1,4 +1,4 @@
-"""A graph policy: how likely each edge of a team's communication graph is, learnt from how the teams did."""
+"""A graph policy: the probability of each edge of a team's communication graph, learnt from how well the teams did."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -46,30 +46,30 @@ def graph(
     ddof: Annotated[int, Between(0, 1)] = 0,
     eps: Annotated[float, AtLeast(0)] = 1e-6,
 ) -> pa.Table:
-    """The probability of every edge of a team's graph, one step of Graph-GRPO further.
+    """The probability of every edge of a team's graph, after one more step of Graph-GRPO.
 
         L = -(1/K) Σ_k (1/|E_k|) Σ_{ij in graph k} A_ij · log p_ij + beta · KL(p || p_ref)
 
-    A is what `score --with edges` writes, computed here; the mean is over the teams of a problem and then over problems.
-    A row an edge: `src`, `dst`, `probability`, its logit, the logit it began with, and Adam's moments. The first memory
-    begins with the probabilities the teams were drawn with, which are p_ref. `sample --strategy team --set graph=MEMORY`
-    draws by it.
+    A is what `score --with edges` writes; it is computed here. The mean runs over the teams of a problem, then over
+    problems. Each row is an edge: `src`, `dst`, `probability`, its logit, its initial logit, and Adam's moments. The
+    first memory starts from the probabilities with which the teams were drawn, and these are p_ref. To draw teams from
+    the memory, use `sample --strategy team --set graph=MEMORY`.
 
     Args:
         lr: Adam's learning rate, on the logits.
-        beta: of the KL from the first graph, a mean over edges.
-        absent_edges: an edge that the group drew and a team did not counts, too, with A_ij · log(1 - p_ij); the mean is
-            then over all edges the group drew.
-        correct: a team succeeded if its reward is above.
+        beta: weight of the KL divergence from the first graph, a mean over edges.
+        absent_edges: also count the edges that the group drew and a team did not, with A_ij · log(1 - p_ij); the mean
+            is then over all edges the group drew.
+        correct: a team succeeded if its reward is above this.
         ddof: see the scorer `edges`.
         eps: see the scorer `edges`.
 
     Raises:
-        UsageError: an option out of range. DataError: no team; teams drawn by another graph than the one before; a
-            probability of 0 or 1, which nothing can be learnt for.
+        UsageError: an option out of range. DataError: no team; teams drawn from a graph other than the earlier
+            memory's; a probability of 0 or 1, which cannot be learnt.
 
-    Departures: 1. The paper's policy is a graph attention network over embeddings of roles and question; this is a table
-        of logits, the same for all problems. 2. Division by |E_k|, edges present only, and beta are guesses.
+    Departures: 1. The paper's policy is a graph attention network over embeddings of roles and question. Ours is a
+        table of logits, the same for all problems. 2. Division by |E_k|, edges present only, and beta are guesses.
     """
     state, parts = earlier, []
     for batch in batches:
@@ -82,7 +82,7 @@ def graph(
         probability = _sigmoid(np.asarray(state["logit"]))
         parts.append(gradient(drawn, place, probability, absent_edges=absent_edges, ddof=ddof, eps=eps))
     if state is None or not parts:
-        raise DataError("no team to learn from; sample some with --strategy team")
+        raise DataError("no team to learn from; sample teams with `apportion sample --strategy team`")
     logit, reference = np.asarray(state["logit"]), np.asarray(state["reference"])
     problems = sum(count for _, count in parts)
     slope = sum(total for total, _ in parts) / problems + beta * _kl_slope(logit, reference)
@@ -92,9 +92,9 @@ def graph(
 def gradient(
     drawn: Drawn, place: Array, probability: Array, *, absent_edges: bool, ddof: int, eps: float
 ) -> tuple[Array, int]:
-    """([E] dL/dlogit without the KL, summed over problems, and how many those are).
+    """([E] dL/dlogit without the KL term, summed over problems, and the number of problems).
 
-    place: [E of drawn] which edge of the policy. probability: [edges].
+    place: [E of drawn] index of each drawn edge in the policy. probability: [edges].
     """
     _, advantage = drawn.credit(ddof, eps)
     teams, groups = drawn.places.ids, drawn.group
@@ -112,14 +112,15 @@ def gradient(
 
 
 def _first(drawn: Drawn, given: Array) -> pa.Table:
-    """A policy that draws as the teams were drawn."""
+    """A policy with the probabilities with which the teams were drawn."""
     distinct, first = np.unique(np.stack((drawn.src, drawn.dst)), axis=1, return_index=True)
     probability = given[first]
     sure = np.flatnonzero((probability <= 0) | (probability >= 1))
     if len(sure):
         i, j = distinct[:, sure[0]].tolist()
         raise DataError(
-            f"edge {i}-{j}: probability {probability[sure[0]]:g}; draw it with one between 0 and 1 to learn it"
+            f"edge {i}-{j}: probability must be strictly between 0 and 1 to be learnt, got {probability[sure[0]]:g}; "
+            "sample the teams with another probability"
         )
     logit = np.log(probability) - np.log1p(-probability)
     return pa.table(
@@ -137,7 +138,7 @@ def _first(drawn: Drawn, given: Array) -> pa.Table:
 
 
 def _places(drawn: Drawn, given: Array, state: pa.Table) -> Array:
-    """Which edge of the policy each place is. DataError for one it has not, or draws otherwise."""
+    """The policy's edge for each place. DataError for an edge that it lacks or draws with another probability."""
     width = 1 + max(int(np.asarray(state["dst"]).max()), int(drawn.dst.max(initial=0)))
     known = np.asarray(state["src"]).astype(np.int64) * width + np.asarray(state["dst"])
     asked = drawn.src.astype(np.int64) * width + drawn.dst
@@ -149,8 +150,8 @@ def _places(drawn: Drawn, given: Array, state: pa.Table) -> Array:
     if len(wrong):
         row = int(drawn.teams[drawn.places.ids[wrong[0]]])
         raise DataError(
-            f"row {row}: edge {drawn.src[wrong[0]]}-{drawn.dst[wrong[0]]} was drawn by another graph than the memory's; sample "
-            "the teams with graph=MEMORY, and remember them with --earlier MEMORY"
+            f"row {row}: edge {drawn.src[wrong[0]]}-{drawn.dst[wrong[0]]} was drawn from another graph than the memory's; "
+            "sample the teams with --set graph=MEMORY, and remember them with --earlier MEMORY"
         )
     return place
 
@@ -162,7 +163,7 @@ def _kl_slope(logit: Array, reference: Array) -> Array:
 
 
 def _step(state: pa.Table, slope: Array, lr: float) -> pa.Table:
-    """One step of Adam."""
+    """The table after one step of Adam."""
     columns = {name: np.asarray(state[name]) for name in state.column_names}
     updates = columns["updates"] + 1
     first = BETAS[0] * columns["first_moment"] + (1 - BETAS[0]) * slope

@@ -1,4 +1,4 @@
-"""What a memory is: rollouts and the memory before them in, the next one out."""
+"""The kind of entry that makes a memory: rollouts and the previous memory in, the next memory out."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,15 +24,15 @@ from ..models.recorded import RECORDED, recorded_model
 
 @dataclass(frozen=True, kw_only=True)
 class Memory(Entry):
-    """`function(batches, earlier, **options)` returns the next table; earlier is None the first time.
+    """A registered memory. `function(batches, earlier, **options)` returns the next table; the first `earlier` is None.
 
-    needs: columns of the rollouts. schema: of the table.
+    needs: columns of the rollouts that it reads. schema: schema of the table.
     """
 
     schema: pa.Schema
 
     def read(self, path: Path) -> pa.Table:
-        """One that was written. UsageError when it is missing, DataError for what is no such memory."""
+        """A memory's table from a file. UsageError if the file is missing, DataError if it is not such a memory."""
         return MemoryFile(path).read(self.name, self.schema)
 
 
@@ -49,7 +49,7 @@ def memory(
     evidence: Evidence | None = None,
     system: tuple[str, ...] = (),
 ) -> Callable[[Any], Any]:
-    """Register the function under its own name; its keyword-only parameters become `--set` options."""
+    """Register the function under its own name. Its keyword-only parameters become `--set` options."""
 
     def register(function: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
         MEMORIES.add(
@@ -70,7 +70,7 @@ def memory(
 
 @dataclass(frozen=True)
 class Updated:
-    """What was written: the place, rows in it, and the rollouts that were new."""
+    """What was written: the path, its number of rows, and how many rollouts were new."""
 
     out: str
     what: str
@@ -78,17 +78,17 @@ class Updated:
     rollouts: int
 
     def render(self) -> None:
-        """One line on standard error."""
+        """Print one line on standard error."""
         print(f"{self.out}: {self.what}, {self.rows:,} rows; {self.rollouts:,} rollouts were new", file=sys.stderr)
 
 
 def update_memory(
     rollouts: Path, *, what: str, earlier: Path | None, settings: Mapping[str, Any] | None, out: Path, force: bool
 ) -> Updated:
-    """The work of `remember`. UsageError, DataError: with the place, before anything is written."""
+    """Do the work of `remember`. A UsageError or DataError names the place and comes before anything is written."""
     chosen = MEMORIES[what]
     if out == STREAM:
-        raise UsageError("-: a memory is a file beside the rollouts; name one with -o")
+        raise UsageError("-: a memory cannot go to standard output; name a file with -o")
     check_output(out, force=force)
     options = MEMORIES.settle(what, settings)
     if options.get("model") == RECORDED:
@@ -103,7 +103,7 @@ def update_memory(
         known = {digest for record in before.provenance.history for digest in record.inputs.values()}
         for file in files:
             if file.digest() in known:
-                raise UsageError(f"{file.path}: these rollouts are in {earlier} already")
+                raise UsageError(f"{file.path}: these rollouts are already in {earlier}; remember each file once")
         inputs["earlier"] = before.digest()
     for file in files:
         require(file, chosen.needs, f"memory {what!r}")
@@ -130,7 +130,7 @@ def update_memory(
 
 @dataclass
 class _Batches:
-    """The files' batches, one after the other. place: of the one that is being worked on, for messages."""
+    """The files' batches in order. place: file and row of the current batch, for messages."""
 
     files: Sequence[RolloutFile]
     needs: tuple[str, ...]
@@ -143,6 +143,6 @@ class _Batches:
             for batch in track(file.batches(check=self.needs), total=file.num_row_groups, what="remember"):
                 self.place = f"{file.path} (rows from {row}): "
                 yield batch
-                self.place = ""  # the reader names the place itself
+                self.place = ""  # the reader's own messages already name the place
                 row += len(batch)
                 self.rollouts += len(batch)

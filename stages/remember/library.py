@@ -1,4 +1,4 @@
-"""A library of experience: what worked and what did not, in words, and the clusters of observations it is shown in."""
+"""A library of experience: what worked and what did not, in words, and the clusters of observations it is shown for."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from ...formats.segments import Array
 
 STRATEGY, WARNING, CLUSTER = "strategy", "warning", "cluster"
 LEVELS = {STRATEGY: ("principle", "method", "example"), WARNING: ("mistake", "pattern", "diagnostic")}
-HEAD = 300  # characters of an entry that are compared with others
+HEAD = 300  # leading characters of two entries that are compared
 
 SCHEMA = pa.schema(
     {
@@ -36,13 +36,13 @@ Verdict = Literal["added", "replaced", "raised", "known", "rejected"]
 
 
 def name_advice(kind: str, text: str) -> str:
-    """The id of a row: equal texts of a kind have one."""
+    """The id of a row; equal texts of one kind share it."""
     return f"{kind[0]}-{blake2b(text.encode(), digest_size=6).hexdigest()}"
 
 
 @dataclass
 class Advice:
-    """One piece of advice. kind: the zone, strategy or warning. clusters: in which it is shown, by id.
+    """One piece of advice. kind: the zone, strategy or warning. clusters: ids of the clusters it is shown in.
 
     retrieved: how often it was shown. iteration, rollout_id: where it comes from.
     """
@@ -63,9 +63,9 @@ class Advice:
 
 @dataclass
 class Cluster:
-    """Observations that are alike. text: the first of them, which others are compared with.
+    """Similar observations. text: the first of them; new ones are compared with it.
 
-    members: steps that began there. retrieved: those of them at which something was shown.
+    members: steps that began there. retrieved: how many of those steps were shown something.
     """
 
     text: str
@@ -81,7 +81,7 @@ class Cluster:
 @dataclass(frozen=True)
 class Matching:
     """When an observation belongs to a cluster: the difflib ratio of their first `compared` characters is at least
-    `similarity`, and the first `same_head` characters are equal."""
+    `similarity`, and their first `same_head` characters are equal."""
 
     similarity: float = 0.85
     compared: int = 500
@@ -89,16 +89,16 @@ class Matching:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Matching":
-        """As a memory's options have it. DataError for settings of a history that are none."""
+        """The matching that a memory's options describe. DataError if the history's settings are invalid."""
         similarity, compared, same_head = (settings.get(name) for name in ("similarity", "compared", "same_head"))
         if not (isinstance(similarity, int | float) and isinstance(compared, int) and isinstance(same_head, int)):
             raise DataError(
-                f"its history has the settings {dict(settings)!r:.200}; expected similarity, compared and same_head"
+                f"settings in its history must be similarity, compared and same_head, got {dict(settings)!r:.200}"
             )
         return cls(similarity, compared, same_head)
 
     def to(self, state: str) -> Callable[[str], bool]:
-        """Whether the observation belongs to a cluster, by the cluster's text."""
+        """A predicate on a cluster's text: does the observation belong to that cluster?"""
         text = state[: self.compared]
         masks: dict[str, int] = {}
         for place, letter in enumerate(text):
@@ -117,15 +117,15 @@ class Matching:
         return fits
 
     def letters(self, text: str) -> Array:
-        """[256] how often each character is in what is compared of a text; some share a place."""
+        """[256] character counts of the compared part of a text; some characters share a slot."""
         codes = np.frombuffer(text[: self.compared].encode("utf-32-le", "surrogatepass"), np.uint32)
         return np.bincount(codes % 256, minlength=256).astype(np.int32)
 
 
 def common_letters(masks: Mapping[str, int], size: int, other: str) -> int:
-    """Length of the longest common subsequence of a text and another: difflib never matches more, but takes longer.
+    """Length of the longest common subsequence of two texts: an upper bound on what difflib matches, and quicker.
 
-    masks: the places of each letter in the text, as bits (Hyyrö, 2004). size: of the text.
+    masks: the positions of each letter in the first text, as bits (Hyyrö, 2004). size: length of the first text.
 
     >>> common_letters({"c": 0b0001, "a": 0b0010, "r": 0b0100, "t": 0b1000}, 4, "chart")
     4
@@ -138,7 +138,7 @@ def common_letters(masks: Mapping[str, int], size: int, other: str) -> int:
 
 
 def alike(text: str, other: str) -> Iterator[float]:
-    """Bounds of their difflib ratio from above, each closer than the one before; the last is the ratio itself.
+    """Upper bounds of the texts' difflib ratio, each tighter than the one before; the last is the ratio itself.
 
     >>> [round(bound, 3) for bound in alike("cup on the table", "cut on the shelf")]
     [1.0, 0.812, 0.688]
@@ -149,7 +149,7 @@ def alike(text: str, other: str) -> Iterator[float]:
 
 
 def words_in_common(text: str, other: str) -> float:
-    """Jaccard index of their words.
+    """The Jaccard index of the words of two texts.
 
     >>> words_in_common("check every shelf", "check every drawer")
     0.5
@@ -160,9 +160,9 @@ def words_in_common(text: str, other: str) -> float:
 
 @dataclass
 class Library:
-    """Entries, and clusters in the order in which they were opened.
+    """The entries, and the clusters in the order in which they were opened.
 
-    capacity: of each level, by zone. novelty: entries more alike than this are the same one.
+    capacity: entries per level, by zone. novelty: entries more similar than this count as the same.
     """
 
     entries: list[Advice] = field(default_factory=list)
@@ -172,11 +172,11 @@ class Library:
     capacity: Mapping[str, int] = field(default_factory=lambda: {STRATEGY: 100, WARNING: 50})
     novelty: float = 0.85
     _found: dict[str, str] = field(default_factory=dict)  # cluster by observation
-    _letters: Array | None = None  # [C, 256] of the clusters: no two texts are more alike than their letters
+    _letters: Array | None = None  # [C, 256] of the clusters: bounds how similar two texts can be
 
     @classmethod
     def of(cls, table: pa.Table | None, **options: Any) -> "Library":
-        """What a memory has; a new one for None."""
+        """The library a memory holds; an empty one for None."""
         made = cls(**options)
         for row in [] if table is None else table.to_pylist():
             if row["kind"] == CLUSTER:
@@ -192,7 +192,7 @@ class Library:
         return made
 
     def table(self) -> pa.Table:
-        """Strategies, warnings and clusters as rows."""
+        """The library as a table: strategies, warnings and clusters as rows."""
         entries = sorted(self.entries, key=lambda entry: entry.kind)
         rows = [
             {
@@ -213,7 +213,7 @@ class Library:
         return pa.Table.from_pylist(rows, SCHEMA)
 
     def cluster_of(self, state: str) -> Cluster | None:
-        """The first cluster that the observation belongs to."""
+        """The first cluster the observation belongs to; None if there is none."""
         if state in self._found:
             return self.clusters[self._found[state]]
         if not self.clusters:
@@ -232,9 +232,9 @@ class Library:
         return None
 
     def meet(self, state: str, iteration: int) -> Cluster:
-        """A step began there: the cluster of its observation, which is opened if there is none.
+        """The cluster of the observation that a step began in; opens one if there is none.
 
-        Where there is no room for another, the one goes that was least often shown something, the smallest of those.
+        When there is no room, it closes the cluster that was shown something least often; of several, the smallest.
         """
         cluster = self.cluster_of(state)
         if cluster is None:
@@ -249,8 +249,8 @@ class Library:
         return cluster
 
     def show(self, cluster: Cluster, names: Sequence[str]) -> None:
-        """The entries of these ids were shown in a step of the cluster, which they belong to from now on. One that is no
-        longer there is passed over."""
+        """Count that these entries were shown in a step of the cluster; from now on they belong to it. Skips an id that
+        the library no longer has."""
         cluster.retrieved += 1
         for name in names:
             for entry in self.entries:
@@ -269,8 +269,8 @@ class Library:
                 entry.clusters.remove(cluster.id)
 
     def best(self, state: str, counts: Mapping[str, int]) -> list[Advice]:
-        """Of each zone so many entries for an observation: those of its cluster with the highest scores, or where it
-        has none of the zone, those of the whole library."""
+        """The best entries for an observation, `counts` of each zone: the highest scores of its cluster or, if that has
+        none of the zone, of the whole library."""
         cluster = self.cluster_of(state)
         return list(chain.from_iterable(self._best(zone, cluster, count) for zone, count in counts.items()))
 
@@ -280,10 +280,11 @@ class Library:
         return sorted(own or entries, key=lambda entry: -entry.score)[:count]
 
     def offer(self, entry: Advice) -> Verdict:
-        """What became of an entry.
+        """Offer an entry, and get what became of it.
 
-        "raised": one like it is there, and has its higher score now; "known": that one's was as high already.
-        "replaced": its level was full, and the lowest of it had a strictly lower score; "rejected": it had none.
+        "added": its level had room. "raised": a similar entry now has this one's higher score. "known": a similar entry
+        already scored as high. "replaced": the level was full, and its lowest entry scored strictly lower. "rejected":
+        the level was full, and no entry scored lower.
         """
         for other in self.entries:
             if other.kind == entry.kind and self._same(entry.text.lower(), other.text.lower()):

@@ -1,4 +1,4 @@
-"""The record of every problem: what its rollouts of the latest iterations earned, and how long they were."""
+"""The record of every problem: what its rollouts of recent iterations earned, and how long they were."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,16 +36,17 @@ from .kind import memory
 def problems(
     batches: Iterator[Rollouts], earlier: pa.Table | None, *, iterations: Annotated[int, AtLeast(1)] = 16
 ) -> pa.Table:
-    """Reward and length of every rollout of a problem, in the latest iterations that had it.
+    """Reward and length of every rollout of a problem, for the latest iterations that sampled it.
 
-    A row a rollout: `problem_id`, `iteration` (counted from 0, one for each time something is remembered), `reward`,
-    `length` in tokens the policy wrote, `truncated`. Only what the policy made of the prompt alone counts: no probes and
-    evals, nothing flagged error, demonstration, hinted, retried, reflection, guided, refined, intervention, edited or partial.
+    Each row is a rollout: `problem_id`, `iteration` (from 0, one per call of `remember`), `reward`, `length` in tokens
+    the policy wrote, `truncated`. Only rollouts that the policy made from the prompt alone count. Probes and
+    evaluations are left out, and so is anything flagged error, demonstration, hinted, retried, reflection, guided,
+    refined, intervention, edited or partial.
 
-    It is read by `score --with problems`, which gives it to methods such as `adora`, and by the strategy `budget`.
+    `score --with problems` reads this memory for methods such as `adora`; so does the strategy `budget`.
 
     Args:
-        iterations: kept of each problem, the newest.
+        iterations: how many of each problem's latest iterations to keep.
 
     Raises:
         UsageError: iterations below 1. DataError: a rollout without a reward or a problem_id.
@@ -62,7 +63,7 @@ def problems(
         names = batch.arrow("problem_id").cast(pa.string()).take(taken)
         if names.null_count:
             row = int(rows[np.flatnonzero(np.asarray(names.is_null()))[0]])
-            raise DataError(f"row {row}, column 'problem_id': missing, so that nothing tells which problem it is")
+            raise DataError(f"row {row}, column 'problem_id': missing; a record needs to know the problem")
         parts.append(
             pa.table(
                 {
@@ -83,8 +84,8 @@ def problems(
 class ProblemHistory:
     """A table of this memory, sorted by problem and iteration. N rows, P problems.
 
-    order: [N] the table's rows. names: [P] problem ids. problems: rows [N] of each problem. age: [N] how many of the
-    problem's iterations are newer, 0 for the latest.
+    order: [N] the table's rows. names: [P] problem ids. problems: rows [N] of each problem. age: [N] how many newer
+    iterations the problem has, 0 for the latest.
     """
 
     order: Array
@@ -107,6 +108,6 @@ class ProblemHistory:
 
 
 def of_the_prompt(batch: Rollouts) -> Array:
-    """[M] the rows that the policy made of the prompt alone, whole and for training."""
+    """[M] the complete training rows that the policy made from the prompt alone."""
     made = np.any([batch.flagged(flag) for flag in NOT_OWN], axis=0)
     return np.flatnonzero(batch.for_training & ~made)

@@ -1,4 +1,4 @@
-"""Tasks → rollouts."""
+"""Sample rollouts of a policy on tasks."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +16,12 @@ def sample(
     *,
     model: Annotated[str, "builtin:tiny, a Hugging Face directory, or a Hub id."] = "builtin:tiny",
     task: Annotated[
-        str, "A name of `apportion list tasks`, hf:DATASET, or a .jsonl/.parquet file.", Chooses("tasks", "task_set")
+        str, "A name from `apportion list tasks`, hf:DATASET, or a .jsonl/.parquet file.", Chooses("tasks", "task_set")
     ] = "arithmetic",
-    prompts: Annotated[int, "Distinct problems.", Between(1, 10_000_000)] = 64,
+    prompts: Annotated[int, "Number of distinct problems.", Between(1, 10_000_000)] = 64,
     n: Annotated[int, "Rollouts per problem.", Names(("-n", "--n")), Between(1, 1_000_000)] = 8,
-    seed: Annotated[int, "Seed of problems and samples."] = 0,
-    round: Annotated[int, "Iteration of a loop: other problems and samples under the same seed.", AtLeast(0)] = 0,
+    seed: Annotated[int, "Seed for problems and samples."] = 0,
+    round: Annotated[int, "Iteration of a training loop; changes problems and samples under one seed.", AtLeast(0)] = 0,
     split: Annotated[Literal["train", "test"], "Split of the task; the two never overlap."] = "train",
     strategy: Annotated[
         str, "Sampling strategy; see `apportion list strategies`.", Chooses("strategies")
@@ -30,15 +30,15 @@ def sample(
         Mapping[str, Any] | None, "Option of the strategy, name=value; repeatable.", Names(("--set",))
     ] = None,
     rollouts: Annotated[
-        Path | None, "Rollouts to continue from, for strategies that continue.", Names(("--from",))
+        Path | None, "Rollout file to continue, for strategies that continue rollouts.", Names(("--from",))
     ] = None,
     task_settings: Annotated[
         Mapping[str, Any] | None, "Option of the task, name=value; repeatable.", Names(("--task-set",))
     ] = None,
-    max_tokens: Annotated[int, "Response budget, tokens.", AtLeast(1)] = 256,
+    max_tokens: Annotated[int, "Token budget of a response.", AtLeast(1)] = 256,
     temperature: Annotated[float, "Sampling temperature; 0 is greedy.", Between(0, 1000)] = 1.0,
-    top_p: Annotated[float, "Nucleus mass kept; 1 keeps all.", Between(0, 1)] = 1.0,
-    top_k: Annotated[int, "Most likely tokens kept; 0 keeps all.", AtLeast(0)] = 0,
+    top_p: Annotated[float, "Nucleus mass to keep; 1 keeps everything.", Between(0, 1)] = 1.0,
+    top_k: Annotated[int, "How many of the most likely tokens to keep; 0 keeps all.", AtLeast(0)] = 0,
     purpose: Annotated[Literal["train", "probe", "eval"], "What the rollouts are for."] = "train",
     engine: Annotated[
         str,
@@ -51,15 +51,16 @@ def sample(
     device: Annotated[str, "auto, cpu, cuda, cuda:1 …"] = "auto",
     dtype: Annotated[str, "auto (bfloat16 on CUDA, float32 on CPU), float32, bfloat16."] = "auto",
     out: Annotated[Path, "Rollout file to write, or - for standard output.", ROLLOUTS_OUT],
-    resume: Annotated[bool, "Go on with what a run of the same command kept when it was stopped."] = False,
+    resume: Annotated[bool, "Continue a stopped run of the same command from what it kept."] = False,
     force: Annotated[bool, "Overwrite the output."] = False,
 ) -> "Written":
     """Sample rollouts of a policy on a task's problems.
 
     Records token ids, the exact log-probability of every sampled token under the sampling distribution, the policy's
-    digest and every row's seed. With --from, task and problems are those of the file, whose rows are written again.
-    Stopped by SIGTERM or Ctrl-C, it finishes the batch in work and keeps what is whole in OUT.partial for --resume;
-    where the engine fails, what was whole by then.
+    digest and every row's seed. With --from, the file decides task and problems, and its rows are written again.
+
+    On SIGTERM or Ctrl-C, it finishes the current batch and keeps the complete groups in OUT.partial for --resume. If
+    the engine fails, it keeps what was complete by then.
     """
     from ..models.engine import Sampling
     from ._run import Run

@@ -1,4 +1,4 @@
-"""Rollouts that failed while the others went on."""
+"""Count rollouts that failed while the others went on."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +16,10 @@ from ..models.engine import Completion, Usage
 
 @dataclass
 class Failures:
-    """Counts of a run, from its beginning, however often it was stopped. seen: what was wrong with the first one.
+    """Counts of a run from its beginning, across all stops. seen: the error of the first failure.
 
-    questions, unanswered: what the policy was asked about rollouts, and got no answer to, since this command began.
+    questions, unanswered: questions put to the policy about rollouts since this command began, and those without
+    answer.
     """
 
     asked: int = 0
@@ -29,7 +30,7 @@ class Failures:
 
     @classmethod
     def of(cls, kept: RolloutFile, source: RolloutFile | None) -> "Failures":
-        """Those of what a run kept when it was stopped. The rows of the source, which it goes on from, are not its own."""
+        """The counts of what a stopped run kept, without the rows of the source that it continues."""
         found = cls()
         others = (
             {name for batch in source.row_groups(["rollout_id"]) for name in batch.strings("rollout_id")}
@@ -48,30 +49,30 @@ class Failures:
         return found
 
     def count(self, completions: Sequence[Completion]) -> None:
-        """More rollouts of the run."""
+        """Count more rollouts of the run."""
         failed = [completion for completion in completions if completion.finish_reason == "error"]
         self.asked += len(completions)
         self.failed += len(failed)
         self.seen = self.seen or next((each.error for each in failed if each.error), "")
 
     def count_answers(self, completions: Sequence[Completion]) -> None:
-        """Answers of the policy about rollouts, which are no rollouts themselves."""
+        """Count the policy's answers about rollouts, which are not rollouts themselves."""
         failed = [completion for completion in completions if completion.finish_reason == "error"]
         self.questions += len(completions)
         self.unanswered += len(failed)
         self.seen = self.seen or next((each.error for each in failed if each.error), "")
 
     def checked(self, batches: Iterable[Rollouts]) -> Iterator[Rollouts]:
-        """The same; ApportionError at their end where every rollout failed."""
+        """The same batches; ApportionError after the last one if every rollout failed."""
         yield from batches
         if self.failed and self.failed == self.asked:
-            raise ApportionError(f"all of {self.asked:,} rollouts failed{self._why}; nothing is written")
+            raise ApportionError(f"all {self.asked:,} rollouts failed{self._why}; nothing was written")
 
     def written(self, out: str, counts: Mapping[str, int], usage: Usage | None = None) -> "Sampled":
         """What the run wrote, and what its engine did for it."""
         silent = ""
         if self.unanswered:
-            silent = f"; no answer to {self.unanswered:,} of {self.questions:,} questions to the policy{self._why}"
+            silent = f"; {self.unanswered:,} of {self.questions:,} questions to the policy got no answer{self._why}"
         if not self.failed:
             return Sampled(out, **counts, usage=usage, silent=silent)
         return Partly(out, **counts, usage=usage, silent=silent, failed=self.failed, why=self._why)
@@ -83,16 +84,16 @@ class Failures:
 
 @dataclass(frozen=True)
 class Sampled(Written):
-    """What a run wrote. usage: of its engine, since this command began; None where it does not count, or there is none.
+    """What a run wrote. usage: its engine's, since this command began; None if no engine counts.
 
-    silent: the questions about rollouts that got no answer, in words.
+    silent: a remark on the questions about rollouts that got no answer.
     """
 
     usage: Usage | None
     silent: str = field(repr=False)
 
     def line(self) -> str:
-        """With the share of the prompts that was not computed, where the engine knows it."""
+        """The summary line, with the share of prompt tokens found in the cache if the engine knows it."""
         if self.usage is None or self.usage.cached_share is None:
             return f"{super().line()}{self.silent}"
         share, given = self.usage.cached_share, self.usage.prompt_tokens
@@ -101,11 +102,11 @@ class Sampled(Written):
 
 @dataclass(frozen=True)
 class Partly(Sampled):
-    """The same, with some of the rollouts failed."""
+    """What a run wrote when some of its rollouts failed."""
 
     failed: int
     why: str = field(repr=False)
 
     def fault(self) -> PartialError:
-        """What the command ends with."""
+        """The error that the command ends with."""
         return PartialError(f"{self.out}: {self.failed:,} rollouts failed{self.why}; they are flagged error")

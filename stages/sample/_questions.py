@@ -1,4 +1,4 @@
-"""The policy asked about its own work, and what is read from its answers."""
+"""Ask the policy about its own work, and parse its answers."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def ask_policy(
     max_tokens: int,
     temperature: float,
 ) -> list[list[str]]:
-    """The policy's answers to each question, one for each of its seeds. UsageError for one beyond its context."""
+    """The policy's answers to each question, one per seed. UsageError if a question exceeds its context."""
     sampling = replace(context.sampling, max_tokens=max_tokens, temperature=temperature, top_p=1.0, top_k=0, stop=())
     conversations = [[{"role": "user", "content": text}] for text in questions]
     return [texts_of(context, made) for made in reply_to(context, conversations, seeds, sampling)]
@@ -43,7 +43,7 @@ def reply_to(
     seeds: Sequence[Sequence[int]],
     sampling: Sampling,
 ) -> list[list[Completion]]:
-    """What the policy says next in each conversation, once for each of its seeds. UsageError for one beyond its
+    """What the policy says next in each conversation, once per seed. UsageError if a conversation exceeds its
     context."""
     requests = [
         Request(render_prompt(context.tokenizer, list(messages)), each)
@@ -55,27 +55,27 @@ def reply_to(
 
 
 def texts_of(context: SamplingContext, completions: Sequence[Completion]) -> list[str]:
-    """Their texts, special tokens left out."""
+    """The texts of the completions, without special tokens."""
     if not completions:
         return []
     return context.tokenizer.batch_decode([each.ids.tolist() for each in completions], skip_special_tokens=True)
 
 
 def with_template(problem: Problem, template: str, **values: str) -> list[Message]:
-    """The problem's messages, the last of them made by the template; {question} is what it said."""
+    """The problem's messages, the last one rewritten by the template; {question} stands for its content."""
     *before, last = problem.prompt
     return [*before, {**last, "content": fill(template, question=last["content"], **values)}]
 
 
 def step_texts(tokenizer: Any, batch: Rollouts, row: int) -> list[str]:
-    """The texts of a row's steps; a turn's with what was answered to it."""
+    """The texts of a row's steps; the text of a turn includes the answer it got."""
     starts, ends, ids = batch.ragged("step.start")[row], batch.ragged("step.end")[row], batch.token_ids[row]
     spans = [ids[start:end].tolist() for start, end in zip(starts, [*starts[1:], *ends[-1:]], strict=True)]
     return tokenizer.batch_decode(spans, skip_special_tokens=True) if spans else []
 
 
 def number_steps(steps: Sequence[str], first: int) -> str:
-    """The steps, a line each where they have one.
+    """The steps as numbered lines.
 
     >>> number_steps(["7+10=17\\n", "17-12=5"], first=0)
     '0. 7+10=17\\n1. 17-12=5'
@@ -96,8 +96,8 @@ def reference_of(problem: Problem) -> str:
 
 
 def answers_of(problem: Problem) -> list[str]:
-    """The final answers that are right, as far as the reference names them: it is one, a list of them, or has one as
-    "answer"; its JSON otherwise.
+    """The right final answers, as far as the reference names them: it is one, a list of them, or has one under "answer";
+    otherwise its JSON.
 
     >>> [answers_of(Problem("", [], each)) for each in (7, ["a", "b"], {"answer": "c", "metadata": {}}, None)]
     [['7'], ['a', 'b'], ['c'], []]
@@ -110,7 +110,7 @@ def answers_of(problem: Problem) -> list[str]:
 
 
 def score_of(text: str) -> float:
-    """The score in a judge's answer, -1 to 1: the first <score> tag, else "Score: x" or "Rating: x", else the first
+    """The score in a judge's answer, from -1 to 1: the first <score> tag, else "Score: x" or "Rating: x", else the first
     number, else 0.
 
     >>> [score_of(text) for text in ("2 of 3 <score>-1</score>", "Rating: 0.5", "5 out of 5", "none")]
@@ -124,8 +124,8 @@ def score_of(text: str) -> float:
 
 
 def truth_of(text: str) -> bool | None:
-    """What a judge that was asked for true or false says: the value of "result", else the last of the two words; None
-    where there is neither.
+    """The verdict of a judge that was asked for true or false: the value of "result", else the last of the two words;
+    None if there is neither.
 
     >>> [truth_of(text) for text in ('{"reason": "not true", "result": "False"}', "So it is TRUE.", "maybe")]
     [False, True, None]

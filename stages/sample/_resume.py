@@ -1,4 +1,4 @@
-"""A run that is told to stop keeps what is whole, and another one goes on with it."""
+"""Keep the complete part of a stopped run, and continue from it."""
 
 import signal
 import sys
@@ -18,7 +18,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopping:
-    """While the block runs, the first SIGTERM or Ctrl-C is only noted; a second one acts as it always does."""
+    """Inside the block, the first SIGTERM or Ctrl-C is only recorded; a second one takes its usual effect."""
 
     def __init__(self) -> None:
         self.by: signal.Signals | None = None
@@ -37,13 +37,13 @@ class Stopping:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.by = signal.Signals(number)
         self.__exit__()
-        print(f"{self.by.name}: stopping after this batch; once more stops at once", file=sys.stderr, flush=True)
+        print(f"{self.by.name}: stopping after this batch; send it again to stop at once", file=sys.stderr, flush=True)
 
     def until(self, batches: Iterable[Rollouts], out: Path, *, kept: bool = False) -> Iterator[Rollouts]:
-        """The batches up to the signal, the one in work included, or until something fails.
+        """The batches up to and including the one during which the signal comes, or until something fails.
 
-        kept: an earlier run kept some. Where there is none to keep, and on standard output, which is whole or nothing,
-        Stopped, or what failed.
+        kept: whether an earlier run kept a part. If there is nothing to keep, raises Stopped or the failure itself; the
+        same on standard output, which is all or nothing.
         """
         try:
             for batch in batches:
@@ -51,7 +51,7 @@ class Stopping:
                 yield batch
                 if self.by is not None:
                     break
-        except Exception as lost:  # a bug, too, takes nothing from what is whole
+        except Exception as lost:  # even a bug must not lose what is complete
             if not kept:
                 raise
             self.lost = lost
@@ -60,14 +60,14 @@ class Stopping:
 
     @property
     def early(self) -> bool:
-        """The run ended before its time."""
+        """Whether the run ended before it was done."""
         return self.by is not None or self.lost is not None
 
     def stopped(self, out: Path, groups: int) -> Exception:
-        """What to tell."""
+        """The exception that tells the user."""
         what = f"{groups:,} groups are in {partial_name(out)}; --resume goes on with them" if groups else "nothing kept"
         if isinstance(self.lost, UsageError | DataError):
-            what += ", once the same command can"
+            what += " once the cause is fixed"
         if isinstance(self.lost, ApportionError):
             self.lost.args = (f"{self.lost}; {what}",)
             return self.lost
@@ -79,15 +79,15 @@ class Stopping:
 
 
 def open_begun(out: Path, record: Record, *, resume: bool, force: bool) -> RolloutFile | None:
-    """What a run that was stopped left of `out`; None where there is nothing, or force says to begin anew.
+    """What a stopped run left of `out`; None if it left nothing, or if force says to start over.
 
-    UsageError where there is something and neither was asked for, or where another command made it.
+    UsageError if it left something and neither was asked for, or if another command made it.
     """
     part = partial_name(out)
     if not part.exists() or (force and not resume):
         return None
     if not resume:
-        raise UsageError(f"{part}: a run that was stopped left this; --resume goes on with it, --force begins anew")
+        raise UsageError(f"{part}: left by a stopped run; --resume goes on with it, --force starts over")
     file = RolloutFile(part)
     before = replace(file.provenance.history[-1], counts={}) if file.provenance.history else None
     if before == replace(record, counts={}):
@@ -95,11 +95,11 @@ def open_begun(out: Path, record: Record, *, resume: bool, force: bool) -> Rollo
     if force:
         return None
     changed = [
-        f"{name} was {before.parameters.get(name)!r}, is {value!r}"
+        f"{name} was {before.parameters.get(name)!r}, now {value!r}"
         for name, value in record.parameters.items()
         if before is not None and before.parameters.get(name) != value
     ]
     raise UsageError(
         f"{part}: made by another command ({'; '.join(changed) or 'another policy, input or version'}); "
-        "--resume needs the same one, --force begins anew"
+        "--resume needs the same command, --force starts over"
     )

@@ -1,4 +1,4 @@
-"""`sample` behind its signature: open what is named, go on from what was kept, sample, write."""
+"""The work of `sample`: open what is named, continue from what was kept, sample, and write."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ from .kind import STRATEGIES, SamplingContext, Strategy, check_turns, named_file
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run of `sample`: its options, but for where it writes. Their names are those of the history."""
+    """A run of `sample`: its options except those on output, under the names that the history uses."""
 
     model: str
     task: str
@@ -53,7 +53,7 @@ class Run:
         if out != STREAM:
             check_output(out, force=force)
         elif resume:
-            raise UsageError("--resume goes on with a file; name one with -o")
+            raise UsageError("--resume continues a file; name it with -o")
         chosen = STRATEGIES[self.strategy]
         options = STRATEGIES.settle(chosen.name, self.settings)
         source = open_source(self.rollouts, chosen)
@@ -75,7 +75,7 @@ class Run:
         done = 0 if kept is None else groups_of(kept if source is None else source, kept)
         if kept is not None and engine is not None and not engine.row_seeds:
             print(
-                f"engine {engine.name!r} has no seeds of rows: what is sampled now is not what would have been",
+                f"engine {engine.name!r} takes no seed per row: the rest differs from that of an uninterrupted run",
                 file=sys.stderr,
             )
         tally = {} if kept is None else _tally_of(kept)
@@ -85,7 +85,7 @@ class Run:
             policy=policy, rollouts=source, finished=problems[:done], kept=kept,
             failures=Failures() if kept is None else Failures.of(kept, source), tally=tally,
         )  # fmt: skip
-        provenance = _provenance(replace(record, counts=tally), source, engine)  # read when all batches are written
+        provenance = _provenance(replace(record, counts=tally), source, engine)  # runs after all batches are written
         written = _write(context, chosen, options, provenance, out, force=force, resume=resume)
         remark = None if chosen.remark is None else chosen.remark(tally, **options)
         if remark is not None:
@@ -93,7 +93,7 @@ class Run:
         return written
 
     def _problems(self, source: RolloutFile | None) -> tuple[Task, Sequence[Problem]]:
-        """Those of the file that is continued, or else the task's own."""
+        """The problems of the file that is continued, or else the task's own."""
         if source is not None:
             return problems_of(source, self.task, self.task_settings)
         task = open_task(self.task, self.task_settings)
@@ -108,7 +108,7 @@ class Run:
         self, options: Mapping[str, Any], source: RolloutFile | None, task: Task, problems: Sequence[Problem],
         engine: Engine | None,
     ) -> dict[str, Any]:  # fmt: skip
-        """What the history says of the run. A run with other parameters does not go on with it."""
+        """What the history records of the run. A run with other parameters cannot continue it."""
         found: dict[str, Any] = {
             "model": self.model,
             "task": self.task,
@@ -144,7 +144,7 @@ def _provenance(record: Record, source: RolloutFile | None, engine: Engine | Non
 
 
 def _forget_between(batches: Iterator[Rollouts], engine: Engine | None) -> Iterator[Rollouts]:
-    """The batches; to each the engine comes as to the first one, so that a run that goes on with one is no other."""
+    """The batches; the engine starts each as if it were the first, so that a resumed run gives the same samples."""
     for batch in batches:
         if engine is not None:
             engine.forget()
@@ -152,7 +152,7 @@ def _forget_between(batches: Iterator[Rollouts], engine: Engine | None) -> Itera
 
 
 def _tally_of(kept: RolloutFile) -> dict[str, int]:
-    """What the strategy counted of the kept part."""
+    """What the strategy counted for the part that was kept."""
     counts = kept.provenance.history[-1].counts
     return {name: count for name, count in counts.items() if name not in ("rollouts", "groups", "tokens")}
 
@@ -161,7 +161,7 @@ def _write(
     context: SamplingContext, chosen: Strategy, options: Mapping[str, Any], provenance: Provenance, out: Path, *,
     force: bool, resume: bool,
 ) -> Written:  # fmt: skip
-    """What was kept, and the batches that the strategy makes, as a file; as far as it comes, where it is stopped."""
+    """Write what was kept and the strategy's batches as a file; if stopped, as far as they came."""
     kept = () if context.kept is None else context.kept.batches()
     with Stopping() as stopping:
         batches = _forget_between(chosen.function(context, **options), context.opened)

@@ -1,4 +1,4 @@
-"""The rollouts that `--from` names: their task and problems, and rows added to their groups."""
+"""The rollouts named by `--from`: their task and problems, and rows added to their groups."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -19,7 +19,7 @@ from ..tasks import Message, Problem, Task, open_task
 from ._solutions import row_of
 from .kind import CONTINUES, Strategy
 
-ADDED = ("parent_id", "fork", "finish_reason", "text", "flags", "purpose")  # columns that rows added to a group have
+ADDED = ("parent_id", "fork", "finish_reason", "text", "flags", "purpose")  # columns of rows added to a group
 OF_THE_PROBLEM = ("task", "task_options", "task_row", "problem_id", "prompt", "reference")
 
 
@@ -32,7 +32,7 @@ def open_source(path: Path | None, chosen: Strategy) -> RolloutFile | None:
     if CONTINUES not in chosen.needs:
         raise UsageError(f"--strategy {chosen.name} starts at the prompt; leave --from {path} out, or choose vine")
     if path.is_dir():
-        raise UsageError(f"--from {path}: a directory; expected one rollout file")
+        raise UsageError(f"--from {path}: is a directory; name one rollout file")
     file = RolloutFile(path)
     for needed in ("prompt_ids", *OF_THE_PROBLEM[-3:]):
         if needed not in paths_of(file.schema):
@@ -41,8 +41,8 @@ def open_source(path: Path | None, chosen: Strategy) -> RolloutFile | None:
 
 
 def problems_of(file: RolloutFile, spec: str, options: Mapping[str, Any] | None) -> tuple[Task, list[Problem]]:
-    """The task of the file's rows, and their problems, one a group. The given spec and options stand in for columns
-    that another tool left out. DataError for rows of two tasks: one verifier is no judge of both."""
+    """The task of the file's rows, and their problems, one per group. The given spec and options replace columns that
+    another tool left out. DataError for rows of two tasks, since one verifier cannot judge both."""
     columns = [path for path in ("rollout_id", "group_id", *OF_THE_PROBLEM) if path in paths_of(file.schema)]
     problems: list[Problem] = []
     task: Task | None = None
@@ -55,8 +55,8 @@ def problems_of(file: RolloutFile, spec: str, options: Mapping[str, Any] | None)
             elif found != opened:
                 one, other = (f"{name} {options or ''}".strip() for name, options in (opened, found))
                 raise DataError(
-                    f"{file.path}: rows of two tasks, {one} and {other}; continue those of one, which "
-                    "`apportion filter --drop --where` leaves"
+                    f"{file.path}: has rows of two tasks, {one} and {other}; keep those of one with "
+                    "`apportion filter --drop --where`"
                 )
         for row in batch.table.take(pa.array(batch.groups.starts)).to_pylist():
             reference = json.loads(row["reference"]) if row["reference"] is not None else None
@@ -66,7 +66,7 @@ def problems_of(file: RolloutFile, spec: str, options: Mapping[str, Any] | None)
 
 
 def _tasks_of(batch: Rollouts) -> list[tuple[str | None, str | None]]:
-    """The tasks of a batch with their options, as they are recorded; none where it does not say."""
+    """The tasks recorded in a batch, with their options; none if it does not say."""
     if "task" not in batch:
         return []
     columns = [batch.strings(path) if path in batch else [None] * len(batch) for path in ("task", "task_options")]
@@ -76,9 +76,10 @@ def _tasks_of(batch: Rollouts) -> list[tuple[str | None, str | None]]:
 def own_rows(
     batch: Rollouts, who: str, *, without: Collection[str], needs: Sequence[str] = (), played: bool = False
 ) -> Array:
-    """[M] the rows a strategy looks at: rollouts to train on, not flagged `without`, and the policy's own.
+    """[M] the rows that a strategy considers: training rollouts, not flagged `without`, written by the policy.
 
-    needs: columns in which they have a value. played: an environment may have written a part. DataError otherwise.
+    needs: columns that must have a value in them. played: whether an environment may have written a part. DataError if
+    a row does not comply.
     """
     names = batch.strings("rollout_id")
     own = batch.for_training & ~np.any([batch.flagged(flag) for flag in without], axis=0)
@@ -86,8 +87,8 @@ def own_rows(
     if foreign.any():
         row = int(np.flatnonzero(foreign)[0])
         raise DataError(
-            f"rollout {names[row]!r}, column 'token.mask': false on a part of it, which the policy did not write; {who} "
-            "needs whole responses of the policy"
+            f"rollout {names[row]!r}, column 'token.mask': false on a part that the policy did not write; {who} "
+            "needs responses written by the policy alone"
         )
     for path in needs:
         column = batch.arrow(path)
@@ -99,7 +100,7 @@ def own_rows(
 
 
 def rewards_of(batch: Rollouts, rows: Array) -> Array:
-    """[M] the rewards of these rows. DataError for one without."""
+    """[M] the rewards of these rows. DataError for a row without one."""
     reward = batch.numbers("reward")[rows]
     missing = rows[np.isnan(reward)]
     if len(missing):
@@ -109,10 +110,10 @@ def rewards_of(batch: Rollouts, rows: Array) -> Array:
 
 
 def with_rows(batch: Rollouts, parents: Any, columns: Mapping[str, pa.Array]) -> Rollouts:
-    """The batch with new rows at the end of their groups, and every column it has.
+    """The batch with new rows at the end of their groups, with all of the batch's columns.
 
-    parents: [M] rows they come from, ascending by group; what says where the problem is from is copied from there.
-    columns: {path: [M]}, those the batch lacks are left out. Whatever else there is becomes missing (null).
+    parents: [M] the rows they come from, ascending by group; what identifies the problem is copied from them.
+    columns: {path: [M]}; those that the batch lacks are left out. All other columns are missing (null) in the new rows.
     """
     copied = batch.table.select([path for path in ("group_id", "prompt_ids", *OF_THE_PROBLEM) if path in batch])
     made = Rollouts(copied.take(pa.array(parents))).with_columns(columns).like(batch)
@@ -123,27 +124,27 @@ def with_rows(batch: Rollouts, parents: Any, columns: Mapping[str, pa.Array]) ->
 
 
 def with_known(batch: Rollouts, name: str, kind: pa.DataType, told: Mapping[int, Any]) -> Rollouts:
-    """The batch with a rollout column that has the values told of its rows, and elsewhere what it had."""
+    """The batch with a rollout column that has the values `told` for its rows, and elsewhere what it had."""
     known: list[Any] = batch.strings(name) if name in batch else [None] * len(batch)
     return batch.with_columns({name: pa.array([told.get(row, each) for row, each in enumerate(known)], kind)})
 
 
 def names_of(texts: Sequence[str | None]) -> pa.Array:
-    """Strings as Arrow has them."""
+    """Strings as an Arrow array."""
     return pa.array(texts, pa.string())
 
 
 def fork_column(forks: Sequence[int]) -> pa.Array:
-    """Forks as Arrow has them."""
+    """Forks as an Arrow array."""
     return pa.array(forks, FIELDS["fork"].type)
 
 
 def of_questions(
     tokenizer: Any, names: Sequence[str], questions: Sequence[Sequence[Message]], opening: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """{path: [M]} of rows that answer questions: each a problem and a group of its own, all with the same name.
+    """{path: [M]} of rows that answer questions: each has a problem and a group of its own, under one name.
 
-    opening: tokens that stand behind every question.
+    opening: tokens that follow every question.
     """
     prompts = [[*render_prompt(tokenizer, list(question)), *opening] for question in questions]
     return {
@@ -156,10 +157,10 @@ def of_questions(
 
 
 def with_groups(batch: Rollouts, of: Sequence[int], columns: Mapping[str, pa.Array]) -> Rollouts:
-    """The batch with new rows that are groups of their own, behind the groups [M] `of` that they are about.
+    """The batch with new rows as groups of their own, after the groups [M] `of` that they are about.
 
-    columns: {path: [M]} with what says which problem they are; the task and the reference are copied, and whatever else
-    there is becomes missing (null).
+    columns: {path: [M]}, including what identifies the problem. Task and reference are copied; all other columns are
+    missing (null).
     """
     copied = batch.table.select([path for path in ("group_id", *OF_THE_PROBLEM) if path in batch])
     groups = np.asarray(of, np.int64)
@@ -170,17 +171,17 @@ def with_groups(batch: Rollouts, of: Sequence[int], columns: Mapping[str, pa.Arr
 
 
 def check_new(batch: Rollouts, made: Rollouts) -> None:
-    """DataError for a row that an earlier run made already."""
+    """Check the new rows. DataError for a row that an earlier run has already made."""
     known = set(batch.strings("rollout_id"))
     twice = next((name for name in made.strings("rollout_id") if name in known), None)
     if twice is not None:
         raise DataError(
-            f"rollout {twice!r} is there already: the same policy, --seed and --round made it; give another --seed or "
-            "--round, or the file before that run"
+            f"rollout {twice!r} already exists: a run with the same policy, --seed and --round made it; choose another "
+            "--seed or --round, or the file from before that run"
         )
 
 
 def groups_of(source: RolloutFile, part: RolloutFile) -> int:
-    """How many groups of the source are in a part of what is made of it."""
+    """How many groups of the source are covered by a part of what is made from it."""
     own = {name for batch in source.row_groups(["group_id"]) for name in batch.strings("group_id")}
     return len({name for batch in part.row_groups(["group_id"]) for name in batch.strings("group_id")} & own)

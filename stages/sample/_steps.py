@@ -1,4 +1,4 @@
-"""Responses made a step at a time: where a step ends, and completions that end with one."""
+"""Responses sampled step by step: where a step ends, and completions that end with one."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ ANSWER = "answer"  # the kind of a step that ends its response
 
 
 class Step(NamedTuple):
-    """[start, end) in response tokens, what it is, and what a judge gave for it, reward units."""
+    """[start, end) in response tokens, the step's kind, and its reward from a judge."""
 
     start: int
     end: int
@@ -27,10 +27,10 @@ class Step(NamedTuple):
 
 
 def generate_steps(context: SamplingContext, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
-    """What the engine makes of the requests, each completion ended by the token that completes a text of
-    `sampling.stop`, whether the engine knows stop texts or not.
+    """The engine's completions, each ended by the token that completes a text of `sampling.stop`, whether or not the engine
+    supports stop texts.
 
-    A completion that is cut is what would have been drawn up to there: no token depends on those after it.
+    A completion that is cut is exactly what would have been drawn up to there: no token depends on later ones.
     """
     if not requests:
         return []
@@ -46,9 +46,9 @@ def generate_steps(context: SamplingContext, requests: Sequence[Request], sampli
 
 
 def step_ends(tokenizer: Any, responses: Sequence[Any], stop: Sequence[str], *, first: bool = False) -> list[list[int]]:
-    """For each list of token ids, one past every token that completes one of the texts since the step began.
+    """For each list of token ids, the index after every token that completes one of the texts since the step began.
 
-    first: only the first of them. The end of the list is none unless a text ends there.
+    first: only the first of them. The end of the list does not count unless a text ends there.
     """
     found: list[list[int]] = [[] for _ in responses]
     texts = StopTexts(tokenizer, tuple(stop))
@@ -73,7 +73,7 @@ def head(completion: Completion, size: int, finish_reason: str) -> Completion:
 
 
 def join(before: Completion, at: int, after: Completion) -> Completion:
-    """The first `at` tokens of one, then the other."""
+    """The first `at` tokens of one completion, followed by the other."""
 
     def both(first: Any, second: Any) -> Any:
         return None if first is None or second is None else np.concatenate((first[:at], second))
@@ -88,9 +88,9 @@ def join(before: Completion, at: int, after: Completion) -> Completion:
 
 
 def is_over(response: Completion, new: int, asked: int | None, budget: float) -> bool:
-    """Nothing can follow: the response ended by itself, or its budget is used up.
+    """Whether nothing can follow: the response ended by itself, or its budget is used up.
 
-    new, asked: tokens of its last step, and the most that were asked for (None: as many as the budget has left).
+    new, asked: tokens of its last step, and the most that were requested (None: as many as the budget has left).
     """
     if response.finish_reason == "length":
         return len(response.ids) >= budget or asked is None or new < asked
@@ -98,14 +98,14 @@ def is_over(response: Completion, new: int, asked: int | None, budget: float) ->
 
 
 def context_length(context: SamplingContext) -> float:
-    """Tokens of prompt and response that leave room for one more: as many as the engine can hold, or else the model."""
+    """Most tokens of prompt and response that leave room for one more in the engine, or else in the model."""
     known = context.engine.context or context.source.context
-    # vLLM keeps the last place for itself where it measures raw log-probabilities.
+    # vLLM reserves the last position when it measures raw log-probabilities.
     return known - 1 if known else math.inf
 
 
 def mark_cut(response: Completion, budget: float) -> Completion:
-    """The response; where a step ends it just when its budget is used up, it was cut."""
+    """The response, marked as cut if a step ends it exactly when its budget is used up."""
     over = response.finish_reason == "stop_text" and len(response.ids) >= budget
     return response._replace(finish_reason="length") if over else response
 

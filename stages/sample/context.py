@@ -31,7 +31,7 @@ class Part(NamedTuple):
 
 @dataclass
 class Meter:
-    """How far a run is. advance(count): so many rollouts more."""
+    """Progress of a run. advance(count): report this many more rollouts."""
 
     advance: Callable[[int], None] = lambda count: None
     done: int = 0
@@ -41,7 +41,7 @@ class Meter:
         self.advance(count)
 
     def reach(self, done: int) -> None:
-        """At least so many rollouts are there."""
+        """Report progress up to at least `done` rollouts."""
         if done > self.done:
             self(done - self.done)
 
@@ -50,10 +50,10 @@ class Meter:
 class SamplingContext:
     """What a strategy works with.
 
-    strategy: its name. opened: the engine, None for a strategy that is registered with engine=False. policy: digest of the
-    weights. rollouts: what `--from` names; then task and problems are those of its rows.
-    kept: what an earlier run wrote before it was stopped, and finished, its problems; `problems` and `batches` are what
-    is left. failures: of this run's rollouts. tally: see `count`.
+    strategy: its name. opened: the engine; None for a strategy registered with engine=False. policy: digest of the
+    weights. rollouts: the file of `--from`, whose rows then decide task and problems. kept: what an earlier run wrote
+    before it was stopped. finished: the problems of that part; `problems` and `batches` give what is left. failures: of
+    this run's rollouts. tally: see `count`.
     """
 
     strategy: str = ""
@@ -77,7 +77,7 @@ class SamplingContext:
 
     @property
     def engine(self) -> Engine:
-        """What makes the completions."""
+        """The engine that samples completions."""
         assert self.opened is not None, "a strategy registered with engine=False asked for one"
         return self.opened
 
@@ -89,39 +89,39 @@ class SamplingContext:
 
     @property
     def salt(self) -> str:
-        """Tells runs apart, by policy, seed and round: it is in every id that a run makes."""
+        """An id of the run, from policy, seed and round; every id that the run makes contains it."""
         return hashlib.blake2b(f"{self.policy}/{self.seed}/{self.round}".encode(), digest_size=4).hexdigest()
 
     def seed_of(self, *parts: object) -> int:
-        """The seed of a sample that the parts name, such as a problem's id and a number."""
+        """The seed of a sample that the parts identify, such as a problem's id and a number."""
         return derived_seed(self.seed, self.round, *parts)
 
     def coin_of(self, who: str, problem: Problem) -> Random:
-        """What `who` leaves to chance about a problem."""
+        """The random generator for what `who` leaves to chance about a problem."""
         return Random(derived_seed(who, self.seed, self.round, problem.problem_id))
 
     def of(self, problems: Sequence[Problem]) -> "SamplingContext":
-        """The same for other problems."""
+        """The same context for other problems."""
         return replace(self, problems=problems)
 
     def count(self, **more: int) -> None:
-        """Add to what the strategy counts of its run, from its beginning, however often it was stopped; the history
-        gets it. To be called right before the rows that it is about are yielded: they are kept together."""
+        """Add to the strategy's counts for the history, which cover the run from its beginning, across all stops. Call it
+        right before yielding the rows that it is about: they are kept together."""
         for name, number in more.items():
             self.tally[name] = self.tally.get(name, 0) + number
 
     def generate(self, requests: Sequence[Request], sampling: Sampling | None = None) -> list[list[Completion]]:
-        """The engine's completions of each request, as the run samples where nothing else is said; none are asked for
+        """The engine's completions of each request, with the run's sampling unless another is given. Does not call the engine
         without requests."""
         return self.engine.generate(requests, sampling or self.sampling) if requests else []
 
     # The loops of a run
 
     def portions(self, rows_at_once: int, rows: int | Sequence[int]) -> Iterator[Sequence[Problem]]:
-        """The problems, as many at once as give `rows_at_once` rollouts or fewer, but at least one.
+        """The problems in portions of at most `rows_at_once` rollouts, but at least one problem each.
 
-        rows: rollouts of a problem, or of each of them. What a strategy yields for a portion is written before the next
-        one begins. Progress is shown.
+        rows: rollouts per problem, or one number for each. What a strategy yields for a portion is written before the
+        next portion begins. Shows progress.
         """
         sizes = np.broadcast_to(np.asarray(rows, np.int64), len(self.problems))
         with self._shown(int(sizes.sum()), "rollouts"):
@@ -142,10 +142,10 @@ class SamplingContext:
     def parts(
         self, rows_at_once: int | None = None, sizes: Callable[[Rollouts], Array] | None = None
     ) -> Iterator[Part]:
-        """The rollouts to continue with their problems, as many groups at once as have `rows_at_once` rows or fewer, but at
-        least one; None takes them as the file has them.
+        """The rollouts to continue with their problems, in parts of at most `rows_at_once` rows, but at least one group; None
+        takes the parts as the file has them.
 
-        sizes: what counts instead of a group's rows, given a batch: [G]. Progress is shown.
+        sizes: a function of a batch that gives [G] what counts in place of a group's rows. Shows progress.
         """
         problems = iter(self.problems)
         with self._shown(self.file.num_rows, "rollouts looked at"):
@@ -158,7 +158,7 @@ class SamplingContext:
                     self.meter(len(part))
 
     def require(self, *needed: str) -> None:
-        """DataError for columns that the file to continue lacks."""
+        """Check that the file to continue has these columns. DataError if it lacks one."""
         require(self.file, needed, f"strategy {self.strategy!r}")
 
     @contextmanager
@@ -169,7 +169,7 @@ class SamplingContext:
 
 
 def split_by_size(sizes: Array, most: int) -> Iterator[tuple[int, int]]:
-    """[first, last) of consecutive items whose sizes [N] sum up to `most` or less, at least one item each.
+    """[first, last) of consecutive items whose sizes [N] add up to at most `most`, at least one item each.
 
     >>> list(split_by_size(np.array([2, 3, 9, 0, 4]), 5))
     [(0, 2), (2, 3), (3, 5)]

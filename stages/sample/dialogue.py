@@ -1,7 +1,7 @@
-"""What a strategy asks the policy about its rollouts: how the question reads, and what a task would answer.
+"""What a strategy asks the policy about its rollouts: how the question reads, and how a task would answer it.
 
-A strategy that asks such a question declares a `Dialogue` of it, in its own file. It asks by it, and `critique` teaches a
-policy to answer by it: the task itself writes the answers.
+A strategy that asks such a question declares it as a `Dialogue`, in its own file. The strategy uses it to ask, and
+`critique` uses it to teach a policy to answer, with answers that the task writes itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,11 +20,11 @@ from ._questions import step_texts
 from ._solutions import solutions_of
 from .context import SamplingContext
 
-DRAWS = 64  # worked solutions with mistakes that are looked through for a problem
+DRAWS = 64  # worked solutions with mistakes that are searched per problem
 
 
 class Lesson(NamedTuple):
-    """An answer and what it answers. group: of the batch. name: of the row to be."""
+    """An answer and its question. group: index in the batch. name: id of the new row."""
 
     group: int
     name: str
@@ -34,10 +34,10 @@ class Lesson(NamedTuple):
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A question that a strategy puts to the policy. Its fields are options of the strategy, which `critique` has, too.
+    """A question that a strategy puts to the policy. Its fields are options of the strategy, and of `critique` too.
 
-    of: its name, as in `critique --set of=NAME`. needs: columns that its answers are made of. reviewed: the task has to know
-    right steps from wrong ones to answer it. who: the strategy that a message names.
+    of: its name, as in `critique --set of=NAME`. needs: columns from which its answers are made. reviewed: whether the
+    task must tell right steps from wrong ones to answer it. who: the strategy that messages name.
     """
 
     of: ClassVar[str]
@@ -48,38 +48,39 @@ class Dialogue:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Columns of texts that answers are made of."""
+        """Columns of texts from which answers are made."""
         return ()
 
     def opening(self, tokenizer: Any) -> Sequence[int]:
-        """Tokens of the answer that stand behind the question already."""
+        """Tokens of the answer that already follow the question."""
         return ()
 
     def teach(self, work: "Work") -> list[Lesson]:
-        """What the task answers about rows of a part of the file."""
+        """The task's answers about rows of a part of the file."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Review:
-    """expected: for every part up to the first wrong one, what the worked solution has there; None for a part that says
-    nothing that can be checked, and for a wrong one where nothing is left to do. wrong: the first wrong part, from 0."""
+    """A check of a response in parts. expected: for every part up to the first wrong one, what the worked solution has
+    there; None for a part that makes no checkable claim, and for a wrong one when nothing is left to do. wrong: index
+    of the first wrong part, from 0."""
 
     expected: Sequence[str | None]
     wrong: int | None
 
     @property
     def right(self) -> str | None:
-        """What belongs where the first wrong part is."""
+        """What belongs in place of the first wrong part."""
         return None if self.wrong is None else self.expected[self.wrong]
 
     @property
     def checked(self) -> bool:
-        """Whether anything could be said."""
+        """Whether anything could be checked."""
         return self.wrong is not None or any(line is not None for line in self.expected)
 
     def log(self, word: str, first: int) -> str:
-        """The parts one after another: what belongs there, and whether it is there.
+        """The parts in order: what belongs there, and whether it is there.
 
         >>> Review(["7+10=17", "17-12=5"], 1).log("Step", 0)
         'Step 0: 7+10=17 is there. Step 1: 17-12=5 is not there.'
@@ -94,7 +95,7 @@ class Review:
 
 
 class Reviewer:
-    """A task that writes worked solutions and knows right steps from wrong ones. UsageError for one that does not."""
+    """A task that writes worked solutions and tells right steps from wrong ones. UsageError if it cannot."""
 
     def __init__(self, task: Task, who: str):
         check, write = getattr(task, "verify_step", None), getattr(task, "demonstrate", None)
@@ -105,7 +106,7 @@ class Reviewer:
         self._write: Callable[..., str] = write
 
     def __call__(self, problem: Problem, solution: str, parts: Sequence[str], between: str = "") -> Review:
-        """The review of a response in parts, up to the first wrong one; between: what stands between two parts."""
+        """The review of a response in parts, up to the first wrong one. between: the text between two parts."""
         before, expected = "", list[str | None]()
         for place, part in enumerate(parts):
             verdict = self._check(problem, before, part)
@@ -116,11 +117,11 @@ class Reviewer:
         return Review(expected, None)
 
     def _next(self, problem: Problem, solution: str, before: str) -> str | None:
-        """The first line of the worked solution that is right behind `before`."""
+        """The first line of the worked solution that is right after `before`."""
         return next((line for line in solution.splitlines() if self._check(problem, before, line)), None)
 
     def slips(self, problem: Problem, solution: str, coin: Random) -> dict[tuple[str, ...], str]:
-        """{right lines: a wrong one behind them} from worked solutions with mistakes in them."""
+        """{right lines: a wrong line after them}, taken from worked solutions with mistakes."""
         found: dict[tuple[str, ...], str] = {}
         for _ in range(DRAWS):
             lines = self._write(problem, coin, mistakes=0.5).splitlines()
@@ -130,14 +131,14 @@ class Reviewer:
         return found
 
     def is_right(self, problem: Problem, before: str, step: str) -> bool:
-        """Whether the step is known to be right behind `before`."""
+        """Whether the step is known to be right after `before`."""
         return self._check(problem, before, step) is True
 
 
 class Work:
-    """Groups with their problems, the rows [M] of them to teach by, their worked solutions and their reviews.
+    """Groups with their problems, the rows [M] of them to teach from, their worked solutions and their reviews.
 
-    correct: reward from which a rollout is right.
+    correct: a rollout is right if its reward is at least this.
     """
 
     def __init__(
@@ -151,11 +152,11 @@ class Work:
     @cached_property
     def solutions(self) -> dict[int, str]:
         """{group: the task's worked solution}."""
-        return solutions_of(self.context, self.batch, self.problems, self.rows, "strategy 'critique' needs some")
+        return solutions_of(self.context, self.batch, self.problems, self.rows, "strategy 'critique' needs them")
 
     @property
     def reviewer(self) -> Reviewer:
-        """The task as one."""
+        """The task as a reviewer."""
         assert self._reviewer is not None, "a dialogue that is not reviewed asked for one"
         return self._reviewer
 
@@ -169,7 +170,7 @@ class Work:
         return self.reviewer(self.problems[group], self.solutions[group], texts, between)
 
     def decide(self) -> tuple[Array, list[Review]]:
-        """The rows of which there is something to say, and what: a wrong step, or none in a right one."""
+        """The rows that can be judged, and their reviews: a wrong step, or none in a right row."""
         reward = self.batch.numbers("reward")
         reviews = {row: self.review(row, self.steps(row)) for row in self.rows.tolist()}
         known = {

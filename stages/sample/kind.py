@@ -1,4 +1,4 @@
-"""What a sampling strategy is: which prefixes are continued, how often, with what."""
+"""The kind of entry that makes a sampling strategy: which prefixes to continue, how often, and with what."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ PLAYED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy(Entry):
-    """`function(context, **options)` yields batches of whole groups.
+    """A registered strategy. `function(context, **options)` yields batches of whole groups.
 
-    needs: "--from" where it continues rollouts. engine: False for one that generates nothing. turns: True for one that
-    plays environment tasks. remark(counts, **options): what to say of a whole run, in a line, given what it counted; None
-    for nothing. dialogue: the question that it puts to the policy about rollouts, where `critique` can teach the answer.
+    needs: "--from" if it continues rollouts. engine: False if it generates nothing. turns: True if it plays environment
+    tasks. remark(counts, **options): a one-line remark on a whole run from its counts; None for no remark. dialogue:
+    the question about rollouts that it puts to the policy, if `critique` can teach the answer.
     """
 
     engine: bool = True
@@ -36,7 +36,7 @@ class Strategy(Entry):
     dialogue: type[Dialogue] | None = None
 
     def usage_of(self, kind: Kind[Any]) -> str:
-        """With --from where it goes on with rollouts."""
+        """The command that uses it, with --from if it continues rollouts."""
         usage = super().usage_of(kind)
         return usage.replace("sample", "sample --from IN") if CONTINUES in self.needs else usage
 
@@ -47,12 +47,10 @@ STRATEGIES: Kind[Strategy] = Kind(
 
 
 def check_turns(chosen: Strategy, task: Task) -> None:
-    """UsageError for a task that is played and a strategy that cannot."""
+    """Check strategy and task. UsageError if the task is played and the strategy cannot play."""
     if is_played(task) and not chosen.turns:
         able = ", ".join(each.name for each in STRATEGIES if each.turns)
-        raise UsageError(
-            f"--strategy {chosen.name} cannot go on in an environment, where {task.spec!r} is played; choose {able}"
-        )
+        raise UsageError(f"--strategy {chosen.name} cannot play the environment of {task.spec!r}; choose {able}")
 
 
 def strategy(
@@ -67,7 +65,7 @@ def strategy(
     dialogue: type[Dialogue] | None = None,
     system: tuple[str, ...] = (),
 ) -> Callable[[Any], Any]:
-    """Register the function under its own name; its keyword-only parameters become `--set` options."""
+    """Register the function under its own name. Its keyword-only parameters become `--set` options."""
 
     def register(function: Callable[..., Iterator[Rollouts]]) -> Callable[..., Iterator[Rollouts]]:
         STRATEGIES.add(
@@ -83,7 +81,7 @@ def strategy(
 
 
 def named_files(options: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
-    """(option/number, file) of every file that an option names, directories opened. UsageError for one not there."""
+    """(option/number, file) of every file that an option names, directories expanded. UsageError if one is missing."""
     for name, value in options.items():
         paths = [value] if isinstance(value, Path) else value if isinstance(value, list | tuple) else []
         files = [file for path in paths if isinstance(path, Path) for file in files_of(path)]

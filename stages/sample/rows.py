@@ -1,4 +1,4 @@
-"""Completions as rows of a rollout file."""
+"""Turn completions into rows of a rollout file."""
 
 import json
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ _FLAGS = {"length": ("truncated",), "error": ("error",)}
 
 
 def row_seeds(context: SamplingContext, problem: Problem, count: int | None = None) -> list[int]:
-    """One seed for each of the problem's samples, of which there are n if not said otherwise."""
+    """One seed for each of the problem's samples; there are n unless `count` is given."""
     rows = range(context.n if count is None else count)
     return [context.seed_of(problem.problem_id, index) for index in rows]
 
 
 def respond(context: SamplingContext, problems: Sequence[Problem], counts: Sequence[int] | None = None) -> Rollouts:
-    """Independent responses to each problem: n, or as many as `counts` says of it. One group a problem."""
+    """Independent responses to each problem: n, or as many as `counts` gives it. One group per problem."""
     prompts = [render_prompt(context.tokenizer, problem.prompt) for problem in problems]
     requests = [
         Request(prefix_ids=prompt, seeds=row_seeds(context, problem, count))
@@ -43,7 +43,7 @@ def to_rollouts(
     *,
     flags: tuple[str, ...] = (),
 ) -> Rollouts:
-    """One group per problem, a row for each of its completions."""
+    """One group per problem, with a row for each of its completions."""
     flat = [completion for group in completions for completion in group]
     sizes = [len(group) for group in completions]
 
@@ -84,9 +84,9 @@ def sampled_columns(
 ) -> dict[str, pa.Array]:
     """{path: [R]} of responses that begin with tokens of another rollout: what was sampled now, and how.
 
-    The mask is true on what was sampled now and false on the prefix, whose log-probabilities are 0. A response cut by
-    the token limit is flagged truncated, one that failed error. What says how tokens were drawn is recorded if a policy
-    drew them, all of them; `token.raw_logprob` where it differs from `token.logprob` and the engine knows it.
+    The mask is true on what was sampled now. It is false on the prefix, whose log-probabilities are 0. A response cut
+    by the token limit is flagged truncated, a failed one error. How tokens were drawn is recorded if a policy drew all
+    of them; `token.raw_logprob` is recorded if it differs from `token.logprob` and the engine knows it.
     """
     rows = len(completions)
     context.failures.count(completions)

@@ -1,10 +1,10 @@
-"""Where problems come from and how an answer is checked.
+"""Tasks: where problems come from, and how an answer is checked.
 
-A family of tasks is one file of this folder, an installed entry point of the group `apportion.tasks`, or a plugin:
-each registers a `TaskFamily`. `open_task` finds the family that a `--task` value names:
+A family of tasks is a file in this folder, an installed entry point of the group `apportion.tasks`, or a plugin. Each
+registers a `TaskFamily`. `open_task` finds the family that a `--task` value names:
 
     arithmetic, env/frozen_lake      the family's own name
-    reasoning_gym/chain_sum          the family's name, a slash, and what only the family understands
+    reasoning_gym/chain_sum          the family's name, a slash, and a name within the family
     problems.jsonl, hf:openai/gsm8k  a form that a family claims with `claims`
 """
 
@@ -28,10 +28,10 @@ __all__ = [
 
 
 def open_task(spec: str, options: Mapping[str, Any] | None = None) -> Task:
-    """The task a `--task` value names. UsageError, with the nearest name, when no family opens it."""
+    """The task that a `--task` value names. UsageError, with the nearest name, if no family opens it."""
     return TASKS[named_by(spec)].open(spec, options or {})
 
 
 def list_tasks() -> list[tuple[str, str]]:
-    """What `--task` takes, with a line about each."""
+    """All values of `--task`, each with a one-line summary."""
     return [(f"{family.name}/NAME" if family.members else family.name, family.summary) for family in TASKS]

@@ -1,4 +1,4 @@
-"""Python values as JSON and back, with the types that JSON has not: tuples and dictionaries with any keys."""
+"""Convert Python values to JSON and back, including types that JSON lacks: tuples, and dictionaries with any keys."""
 
 from enum import Enum
 from typing import Any
@@ -7,7 +7,7 @@ _TUPLE, _ITEMS = "!tuple", "!items"
 
 
 def to_json(value: Any) -> Any:
-    """A JSON-able value from which `from_json` makes an equal one. numpy's scalars become Python's; else it is str().
+    """A JSON-able value that `from_json` turns back. numpy scalars become Python's; other types become their str().
 
     >>> to_json({(1, 2): "a"}), from_json(to_json({"grid": ((1, 0), (0, 1)), 3: None}))
     ({'!items': [[{'!tuple': [1, 2]}, 'a']]}, {'grid': ((1, 0), (0, 1)), 3: None})
@@ -33,7 +33,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """What `to_json` was given."""
+    """The value that `to_json` was given."""
     if isinstance(value, list):
         return [from_json(item) for item in value]
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Which split a question belongs to, by the question alone, so that no run and no seed can mix the two."""
+"""Which split a question belongs to. Only the question decides, so that no run and no seed can mix the two."""
 
 from hashlib import blake2b
 
@@ -9,16 +9,16 @@ TEST_SHARE = 5  # one question in five is a test problem
 
 
 def digest_question(question: str) -> bytes:
-    """8 bytes that stand for the question, the same in every process and on every machine."""
+    """An 8-byte digest of the question, the same in every process and on every machine."""
     return blake2b(question.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def hash_split(question: str) -> str:
-    """ "test" for one question in five, else "train"."""
+    """The question's split: "test" for one question in five, else "train"."""
     return "test" if int.from_bytes(digest_question(question), "big") % TEST_SHARE == 0 else "train"
 
 
 def check_split(split: str) -> None:
-    """UsageError for anything but a split's name."""
+    """Check a split's name. UsageError if it is unknown."""
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)

@@ -11,17 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-# Standard output, warning filters, logging and the global generators belong to the whole process.
+# The whole process shares standard output, warning filters, logging and the global generators.
 _LOCK = threading.RLock()
-AGAIN = 0.25  # seconds between one try to end what takes too long and the next
+AGAIN = 0.25  # seconds between attempts to end a block that takes too long
 
 
 @contextmanager
 def contain(seed: int | None = None) -> Iterator[None]:
-    """Within it, what is printed, warned or logged is dropped; with a seed, the global generators start there.
+    """Drop whatever is printed, warned or logged inside the block; with a seed, start the global generators from it.
 
-    Some of reasoning-gym's generators print, some draw from the global generators, and its verifiers parse a
-    model's text, which makes Python warn. The state of the global generators, Python's and numpy's, is restored.
+    Some of reasoning-gym's generators print, and some draw from the global generators. Its verifiers parse a model's
+    text, which makes Python warn. The state of Python's and numpy's global generators is restored afterwards.
     """
     import numpy as np
 
@@ -42,15 +42,15 @@ def contain(seed: int | None = None) -> Iterator[None]:
 
 
 class _TookTooLong(BaseException):
-    """No Exception, since libraries catch those and go on."""
+    """Not an Exception, since libraries catch those and carry on."""
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """TimeoutError in what takes longer. Without effect off the main thread and where there is no SIGALRM.
+    """Raise TimeoutError if the block takes longer. Has no effect off the main thread, or on a system without SIGALRM.
 
-    The signal comes again and again until the block has ended: what is raised once may fall into a library's bare `except:`,
-    or into a finalizer, where Python drops it.
+    The signal repeats until the block has ended. A single exception might fall into a library's bare `except:`, or into
+    a finalizer, where Python drops it.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
@@ -67,7 +67,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         if fault.exc_type is not _TookTooLong:
             tell(fault)
 
-    sys.unraisablehook = tell_others  # else what a finalizer drops is printed
+    sys.unraisablehook = tell_others  # otherwise Python prints what a finalizer drops
     before = signal.signal(signal.SIGALRM, stop)
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:

@@ -1,4 +1,4 @@
-"""Find the final answer in a response, and check it against a reference answer."""
+"""Find the final answer in a response, and compare it with a reference answer."""
 
 import math
 import re
@@ -10,9 +10,9 @@ _ANNOUNCED = re.compile(r"(?:final\s+answer|answer)\**\s*(?::|\bis\b:?)\**", re.
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _MARKUP = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}")
 _FORMULA = re.compile(r"[0-9\\^+*/=<>√π∞]|^-?\(?[A-Za-z]\)?$")
-MAX_FORMULA = 2_000  # characters; sympy needs minutes for what is longer, and no reference answer is
-MAX_DEPTH = 40  # of brackets in one another
-MAX_EXPONENT = 100_000  # and what a factorial is of
+MAX_FORMULA = 2_000  # characters; sympy needs minutes for longer ones, and no reference answer is longer
+MAX_DEPTH = 40  # of nested brackets
+MAX_EXPONENT = 100_000  # also the largest argument of a factorial
 _POWER = re.compile(r"(?=(?:\^|\*\*)[{( ]*-?(\d+)[) ]*(?:(?:\^|\*\*)[{( ]*(\d+))?)")
 _FACTORIAL = re.compile(r"(?:binom[{ ]*|(?=\d+[}) ]*!))(\d+)()")
 _TOWER = re.compile(r"(?:(?:\^|\*\*)[{( ]*\w+[) ]*){4}")
@@ -22,8 +22,8 @@ VERIFY_SECONDS = 5
 def final_answer(text: str, *, hashes: bool = False) -> str:
     r"""The part of a response that is its final answer; "" if there is none.
 
-    The last <answer>…</answer>; else the last \boxed{…}; else, with `hashes`, what follows the last `####` on its line
-    (GSM8K's form); else what follows the last "Answer:" or "answer is"; else the last line that is not empty.
+    It is the last <answer>…</answer>; without one, the last \boxed{…}; then, with `hashes`, the rest of the line after
+    the last `####` (GSM8K's form); then what follows the last "Answer:" or "answer is"; else the last non-empty line.
 
     >>> final_answer("<answer>4</answer> no, <answer> 5 </answer>")
     '5'
@@ -43,7 +43,7 @@ def final_answer(text: str, *, hashes: bool = False) -> str:
     announced = list(_ANNOUNCED.finditer(text))
     if announced:
         rest = text[announced[-1].end() :]
-        # On the same line: one line. Below it: a grid or a list, which may have several.
+        # An answer on the same line is one line. An answer below it, a grid or a list, may have several.
         first_line = rest.partition("\n")[0].strip()
         if first_line:
             return first_line.removesuffix(".").removesuffix("**").removeprefix("**").removesuffix(".").strip()
@@ -54,7 +54,7 @@ def final_answer(text: str, *, hashes: bool = False) -> str:
 
 
 def last_boxed(text: str, *, whole: bool = False) -> str | None:
-    r"""What is in the last complete \boxed{…}; None if there is none, or, with `whole`, if there is more in `text`.
+    r"""The content of the last complete \boxed{…}. None if there is none or, with `whole`, if `text` has more than it.
 
     >>> last_boxed(r"\boxed{1} then \boxed{\frac{3}{4}} and \boxed{5")
     '\\frac{3}{4}'
@@ -73,7 +73,7 @@ def last_boxed(text: str, *, whole: bool = False) -> str | None:
 
 
 def gold_answer(solution: str) -> str:
-    r"""The final answer of a dataset's reference solution: after `####` (GSM8K), in the last \boxed{…} (MATH), or all.
+    r"""The final answer of a reference solution: after `####` (GSM8K), in the last \boxed{…} (MATH), or all of it.
 
     >>> gold_answer("He has 3+4=7.\n#### 7"), gold_answer(r"Hence $\boxed{x^2}$."), gold_answer(" Paris ")
     ('7', 'x^2', 'Paris')
@@ -85,11 +85,11 @@ def gold_answer(solution: str) -> str:
 
 
 def check(answer: str, accepted: Iterable[str]) -> float:
-    r"""1 if `answer` is equal to one of the accepted ones, as text or as mathematics, else 0.
+    r"""1 if `answer` equals one of the accepted answers, as text or as mathematics, else 0.
 
-    As text: case, spaces, `$`, \text{…}, thousands' commas and a final full stop do not count. As mathematics:
-    math-verify's judgement, where the reference looks like a formula (so that "Pairs" is not p·a·i·r·s = "Paris").
-    Whatever math-verify raises, and what takes it too long, is 0.
+    As text, case, spaces, `$`, \text{…}, thousands' commas and a final full stop do not matter. As mathematics,
+    math-verify decides, but only if the reference looks like a formula (so that "Pairs" is not p·a·i·r·s = "Paris").
+    If math-verify raises or takes too long, the result is 0.
 
     >>> check("1,234.", ["1234"]), check(r"\frac{1}{2}", ["0.5"]), check("Pairs", ["Paris"]), check("", [""])
     (1.0, 1.0, 0.0, 0.0)
@@ -102,14 +102,14 @@ def check(answer: str, accepted: Iterable[str]) -> float:
 
 
 def normalise_answer(answer: str) -> str:
-    r"""An answer without what does not count: case, spaces, `$`, \text{…}, thousands' commas, a final full stop."""
+    r"""An answer stripped of what does not matter: case, spaces, `$`, \text{…}, thousands' commas, a final full stop."""
     bare = _MARKUP.sub(r"\1", answer).replace("$", "").replace(r"\!", "").replace(r"\,", "")
     bare = _THOUSANDS.sub("", bare.strip().removesuffix("."))
     return "".join(bare.split()).casefold()
 
 
 def takes_long(formula: str) -> bool:
-    r"""Whether it is certain from its looks that sympy would compute for minutes, or for ever.
+    r"""Whether a formula's form alone shows that sympy would compute for minutes, or forever.
 
     >>> [takes_long(each) for each in ("10^{10^{10}}", "(9^9)^{999999999}", "99999999!", "{" * 99, "2^{2008}", "x^{n^2}")]
     [True, True, True, True, False, False]
@@ -135,7 +135,7 @@ def _same_formula(answer: str, reference: str) -> bool:
         from math_verify import parse, verify
 
         try:
-            # Not its own limit, which is one signal, and may be lost.
+            # Not math-verify's own limit: that is a single signal, which may be lost.
             with time_limit(VERIFY_SECONDS):
                 gold, given = (
                     parse(f"${one.strip().strip('$')}$", parsing_timeout=None)  # type: ignore[arg-type]  # no limit

@@ -1,6 +1,6 @@
 """Arithmetic in which the order of operations always matters, with worked solutions that can get it wrong.
 
-A problem is a number followed by products: `7+2*5-3*4`. It is worked out from left to right, a line for each sum:
+A problem is a number followed by products: `7+2*5-3*4`. A solution works from left to right, one line per sum:
 
     right      wrong at the first product      wrong at both
     7+10=17    7+2=9                           7+2=9
@@ -8,8 +8,8 @@ A problem is a number followed by products: `7+2*5-3*4`. It is worked out from l
                45-12=33                        45-3=42
                                                42*4=168
 
-So every product is one decision: multiply first, or add first. Problems are kept only if every wrong decision,
-alone or with others, ends in another result, and if every number on every path lies in 0..max_value.
+So every product is one decision: multiply first, or add first. A problem is kept only if every wrong decision, alone or
+with others, changes the result, and if every number on every path lies in 0..max_value.
 """
 
 import re
@@ -25,7 +25,7 @@ from .kind import Problem, task_family
 
 SPLITS = ("train", "test")
 TEST_SHARE = 10  # one expression in ten is a test problem
-MAX_DRAWS = 100_000  # so many draws without a new problem: there are none left, or hardly any
+MAX_DRAWS = 100_000  # draws without a new problem after which hardly any can be left
 _ANSWER = re.compile(r"\s*(-?[0-9]{1,9})\W*")
 _LINE = re.compile(r"\s*([0-9]{1,9})([-+*])([0-9]{1,9})=([0-9]{1,9})\s*")
 _TERM = re.compile(r"([+-])([0-9]+)\*([0-9]+)")
@@ -46,9 +46,9 @@ class Term(NamedTuple):
 class Arithmetic:
     """A source of such problems.
 
-    terms: products after the first number, that is, decisions in a problem.
+    terms: number of products after the first number, that is, of decisions in a problem.
     max_factor: factors are 2..max_factor, the first number is 1..max_factor².
-    max_value: the largest number on any path, right or wrong. `builtin:tiny` reads numbers to 299 as one token.
+    max_value: the largest number on any path, right or wrong. `builtin:tiny` reads numbers up to 299 as one token.
     """
 
     spec: str = "arithmetic"
@@ -61,10 +61,10 @@ class Arithmetic:
         return {"terms": self.terms, "max_factor": self.max_factor, "max_value": self.max_value}
 
     def problems(self, split: str, count: int, seed: int) -> Iterator[Problem]:
-        """`count` distinct problems of `split`. Asking for more with the same seed begins with the same problems."""
+        """`count` distinct problems of `split`. A larger `count` with the same seed begins with the same problems."""
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
-        # A str seed is hashed with SHA-512, so it means the same in every process and on every machine.
+        # A str seed is hashed with SHA-512, so it gives the same problems in every process and on every machine.
         rng = Random(f"arithmetic {split} {seed}")
         seen: set[str] = set()
         for _ in range(count):
@@ -82,9 +82,9 @@ class Arithmetic:
         return float(answer is not None and int(answer[1]) == int(reference))
 
     def demonstrate(self, problem: Problem, rng: Random, mistakes: float = 0.0) -> str:
-        """A worked solution that adds first, where it must multiply first, with probability `mistakes` at each product.
+        """A worked solution that, at each product, adds before it multiplies with probability `mistakes`.
 
-        Everything else is exact: the result is right if and only if no such mistake was made.
+        Everything else is exact: the result is right if and only if there was no such mistake.
         """
         value, terms = parse(problem.prompt[-1]["content"])
         lines: list[str] = []
@@ -100,10 +100,9 @@ class Arithmetic:
         return "\n".join(lines)
 
     def verify_step(self, problem: Problem, before: str, step: str) -> bool | None:
-        """Whether a line is the next one of the worked solution; None where it is no sum.
+        """Whether a line is a right next line of the worked solution; None if it is not a sum.
 
-        Right lines in `before` are behind it; others are passed over, so that a mistake can be taken back.
-
+        Right lines in `before` count as done. Wrong ones are skipped, so that a mistake can be taken back.
         >>> problem = Problem("", [{"role": "user", "content": "7+2*5-3*4"}], 5)
         >>> [Arithmetic().verify_step(problem, "7+10=17\\n", line) for line in ("17-12=5", "17-3=14", "17-12=6", "5")]
         [True, False, False, None]
@@ -158,7 +157,7 @@ def parse(expression: str) -> tuple[int, list[Term]]:
 
 
 def order_matters(first: int, terms: list[Term], max_value: int) -> bool:
-    """Whether every wrong decision, alone or with others, changes the result, within 0..max_value on every path.
+    """Whether every wrong decision, alone or with others, changes the result, with 0..max_value on every path.
 
     >>> order_matters(7, [Term(1, 2, 5), Term(-1, 3, 4)], 299)
     True
@@ -183,15 +182,15 @@ def open_arithmetic(
     max_factor: Annotated[int, Between(3, 99)] = 5,
     max_value: Annotated[int, Between(9, 1_000_000)] = 299,
 ) -> Arithmetic:
-    """Sums of products in which the order of operations decides.
+    """Sums of products in which the order of operations decides the result.
 
-    The task of `--task arithmetic`.
+    Select it with `--task arithmetic`.
 
     Args:
-        terms: products after the first number, that is, decisions in a problem.
+        terms: number of products after the first number, that is, of decisions in a problem.
         max_factor: factors are 2 to max_factor, the first number is 1 to max_factor².
-        max_value: the largest number on any path, right or wrong. `builtin:tiny` reads numbers to 299 as one token.
+        max_value: the largest number on any path, right or wrong. `builtin:tiny` reads numbers up to 299 as one token.
     """
     if spec != "arithmetic":
-        raise UsageError(f"task {spec!r}: arithmetic takes nothing after its name; use its options")
+        raise UsageError(f"task {spec!r}: arithmetic takes nothing after its name; set its options with --task-set")
     return Arithmetic(spec=spec, terms=terms, max_factor=max_factor, max_value=max_value)

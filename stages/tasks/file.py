@@ -1,4 +1,4 @@
-"""Questions with reference answers in one file: JSON, JSON lines, CSV, or Parquet, verl's prompt files among them."""
+"""Questions with reference answers in a file: JSON, JSON lines, CSV or Parquet, including verl's prompt files."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from ...formats.errors import DataError, UsageError
 from .kind import task_family
 from .table import Row, TableTask, given_options, lookup
 
-SPLIT_FIELDS = ("split", "extra_info.split")  # the latter is verl's
+SPLIT_FIELDS = ("split", "extra_info.split")  # the second is verl's
 
 
 @task_family("file", claims=lambda spec: _claims(spec), played=False)
@@ -22,26 +22,26 @@ def open_file(
     instruction: str | None = None,
     columns: str | None = None,
 ) -> TableTask:
-    """Questions and answers in your PATH.jsonl, .json, .csv or .parquet.
+    """Questions and answers from your PATH.jsonl, .json, .csv or .parquet.
 
-    The task of `--task PATH`. UsageError on a kind of file that is not read.
+    Select it with `--task PATH`. UsageError if the kind of file is not supported.
 
-    A row whose column `split` begins with "train" is a train problem, and a test problem if it says anything else.
-    Without that column the question's hash decides: one in five is a test problem. Whatever else a row has goes with its
-    problem into the rollouts (`task_row`), for strategies that take a hint or a solution from a column.
+    If the file has a column `split`, a row whose value begins with "train" is a training problem, and any other row is
+    a test problem. Without the column, the question's hash decides: one in five is a test problem. The other columns of
+    a row go into the rollouts (`task_row`), for strategies that take a hint or a solution from a column.
 
     Args:
-        prompt_field: the column with the question, or a list of chat messages; None is the first of prompt, question and
-            problem. A dot goes into a column of objects.
-        answer_field: the column with the right answer, or a list of them; None is the first of
+        prompt_field: the column with the question, or with a list of chat messages; None is the first of prompt,
+            question and problem. A dot reaches into a column of objects.
+        answer_field: the column with the right answer, or with a list of them; None is the first of
             reward_model.ground_truth, answer, reference, solution, ground_truth and target.
-        instruction: text behind every question; None asks for the final answer in a box where the column is question or
-            problem, and adds nothing to a prompt.
-        columns: those to keep beside question and answer, with commas between; None keeps all.
+        instruction: text appended to every question; None asks for the final answer in a box if the column is question
+            or problem, and adds nothing to a prompt.
+        columns: the columns to keep besides question and answer, separated by commas; None keeps all.
     """
     path = Path(spec)
     if path.suffix.lower() not in READERS:
-        raise UsageError(f"task {spec!r}: expected a file that ends in {', '.join(READERS)}, such as problems.jsonl")
+        raise UsageError(f"task {spec!r}: the file must end in {', '.join(READERS)}, e.g. problems.jsonl")
     options = given_options(
         prompt_field=prompt_field, answer_field=answer_field, instruction=instruction, columns=columns
     )
@@ -49,40 +49,40 @@ def open_file(
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    """Raises UsageError when the file is not there and DataError when its content is not what its name says."""
+    """The rows. UsageError if the file does not exist, DataError if its content does not match its extension."""
     for row in rows_of(path):
         named = next((value for field in SPLIT_FIELDS if (value := lookup(row, field))), None)
         yield row, None if named is None else "train" if str(named).lower().startswith("train") else "test"
 
 
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file that ends in one of READERS, column by name.
+    """The rows of a file that ends in one of READERS, as columns by name.
 
-    UsageError when it is not there, DataError when its content is not what its name says; the file is in the message.
+    UsageError if it does not exist, DataError if its content does not match its extension; the message names the file.
     """
     if not path.is_file():
-        raise UsageError(f"{path}: {'a directory, expected a file' if path.is_dir() else 'no such file'}")
+        raise UsageError(f"{path}: {'is a directory; name a file' if path.is_dir() else 'no such file'}")
     try:
         yield from READERS[path.suffix.lower()](path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except RecursionError as error:
-        raise DataError(f"{path}: lists or objects within one another, too many to read") from error
+        raise DataError(f"{path}: lists or objects are nested too deeply to read") from error
     except (ValueError, csv.Error) as error:  # UnicodeDecodeError and pyarrow's ArrowInvalid are ValueErrors
         raise DataError(f"{path}: {' '.join(str(error).split())}") from error
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """One list of objects, or an object a line."""
+    """The rows of a file with one list of objects, or one object per line."""
     text = path.read_text(encoding="utf-8-sig")
-    halves = "\\ud" in text.lower()  # only an escape can be half a character, which no tokenizer takes
+    halves = "\\ud" in text.lower()  # only an escape can be half a character, which no tokenizer accepts
     if text.lstrip().startswith("["):
         rows = enumerate(json.loads(text), start=1)
     else:
         rows = ((number, _json_line(number, line)) for number, line in enumerate(text.split("\n"), 1) if line.strip())
     for number, row in rows:
         if not isinstance(row, dict):
-            raise ValueError(f"row {number} is {row!r:.60}, expected an object")
+            raise ValueError(f"row {number} must be an object, got {row!r:.60}")
         if halves:
             _check_whole(number, row)
         yield row
@@ -92,7 +92,7 @@ def _check_whole(number: int, row: Any) -> None:
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"row {number}: {error.object[error.start]!r} is half a character") from error
+        raise ValueError(f"row {number}: {error.object[error.start]!r} is only half a character") from error
 
 
 def _json_line(number: int, line: str) -> Any:
@@ -103,7 +103,7 @@ def _json_line(number: int, line: str) -> Any:
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(1 << 30)  # a passage may well be longer than Python's 131,072 characters
+    csv.field_size_limit(1 << 30)  # a passage may exceed Python's limit of 131,072 characters
     with path.open(encoding="utf-8-sig", newline="") as file:
         yield from csv.DictReader(file, strict=True)
 

@@ -1,4 +1,4 @@
-"""Questions with reference answers in a data set of the Hugging Face Hub, or in a folder that `datasets` can read."""
+"""Questions with reference answers from a data set on the Hugging Face Hub, or a folder that `datasets` can read."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from .kind import task_family
 from .table import Row, TableTask, given_options
 
 SPLIT_OPTIONS = {"train": "train_split", "test": "test_split"}
-TEST_NAMES = ("test", "validation")  # what test problems are taken from, the first that there is
+TEST_NAMES = ("test", "validation")  # the first that exists provides the test problems
 
 
 @task_family("hf", claims=lambda spec: spec.startswith("hf:"), played=False)
@@ -27,22 +27,23 @@ def open_hf(
 ) -> TableTask:
     """A data set of the Hugging Face Hub, hf:OWNER/NAME[:CONFIG], or a local hf:FOLDER.
 
-    The task of `--task hf:OWNER/NAME[:CONFIG]` or `--task hf:./FOLDER`.
+    Select it with `--task hf:OWNER/NAME[:CONFIG]` or `--task hf:./FOLDER`.
 
-    Where only one of `train_split` and `test_split` is given, nothing is in the other. Without them it is "train" and
-    "test", else "validation". Of a data set with one split, the question's hash makes one in five a test problem.
+    If only one of `train_split` and `test_split` is given, the other split is empty. Without either, they are "train"
+    and "test" (or "validation" if there is no "test"). If the data set has a single split, the question's hash makes
+    one in five a test problem.
 
     Args:
-        prompt_field: the column with the question, or a list of chat messages; None is the first of prompt, question and
-            problem. A dot goes into a column of objects.
-        answer_field: the column with the right answer, or a list of them; None is the first of
+        prompt_field: the column with the question, or with a list of chat messages; None is the first of prompt,
+            question and problem. A dot reaches into a column of objects.
+        answer_field: the column with the right answer, or with a list of them; None is the first of
             reward_model.ground_truth, answer, reference, solution, ground_truth and target.
-        instruction: text behind every question; None asks for the final answer in a box where the column is question or
-            problem, and adds nothing to a prompt.
-        columns: those to keep beside question and answer, with commas between; None keeps all.
-        config: the data set's configuration, where `--task` does not name it.
-        train_split: the data set's split that train problems come from.
-        test_split: the one that test problems come from.
+        instruction: text appended to every question; None asks for the final answer in a box if the column is question
+            or problem, and adds nothing to a prompt.
+        columns: the columns to keep besides question and answer, separated by commas; None keeps all.
+        config: the data set's configuration, if `--task` does not name it.
+        train_split: the data set's split from which training problems come.
+        test_split: the data set's split from which test problems come.
     """
     checked = given_options(
         prompt_field=prompt_field, answer_field=answer_field, instruction=instruction, columns=columns, config=config,
@@ -50,9 +51,11 @@ def open_hf(
     )  # fmt: skip
     name, _, config = spec.removeprefix("hf:").partition(":")
     if not spec.startswith("hf:") or not name:
-        raise UsageError(f"task {spec!r}: expected a data set, such as hf:openai/gsm8k:main or hf:./folder")
+        raise UsageError(f"task {spec!r}: name a data set after hf:, such as hf:openai/gsm8k:main or hf:./folder")
     if config and checked.get("config", config) != config:
-        raise UsageError(f"task {spec!r}: option config is {checked['config']!r}; give one of the two")
+        raise UsageError(
+            f"task {spec!r}: the option config also names one, {checked['config']!r}; give only one of the two"
+        )
     return TableTask(spec, checked, lambda: _rows(spec, name, config or checked.get("config"), checked))
 
 
@@ -61,13 +64,13 @@ def _rows(spec: str, name: str, config: str | None, options: Mapping[str, str]) 
     named = {split: options[option] for split, option in SPLIT_OPTIONS.items() if option in options}
     for split in named.values():
         if split not in splits:
-            raise UsageError(f"{spec}: no split {split!r}, there are {', '.join(splits)}")
+            raise UsageError(f"{spec}: no split {split!r}; choose from {', '.join(splits)}")
     if not named and len(splits) == 1:
         named = dict.fromkeys(SPLIT_OPTIONS, next(iter(splits)))
     elif not named:
         test = next((split for split in TEST_NAMES if split in splits), None)
         if "train" not in splits or test is None:
-            raise UsageError(f"{spec}: of the splits {', '.join(splits)}, name train_split and test_split")
+            raise UsageError(f"{spec}: set train_split and test_split; choose from {', '.join(splits)}")
         named = {"train": "train", "test": test}
     if named.get("train") == named.get("test"):
         yield from ((row, None) for row in splits[named["train"]])
@@ -77,7 +80,7 @@ def _rows(spec: str, name: str, config: str | None, options: Mapping[str, str]) 
 
 
 def _load(spec: str, name: str, config: str | None) -> Mapping[str, Any]:
-    """The splits of a data set by name. ApportionError, with its first line, for all that `datasets` can raise."""
+    """The splits of a data set by name. ApportionError, with the first line of whatever `datasets` raises."""
     folder = Path(name).expanduser()
     if name.startswith((".", "/", "~")) and not folder.is_dir():
         raise UsageError(f"{spec}: no such folder")
@@ -95,7 +98,7 @@ def _load(spec: str, name: str, config: str | None) -> Mapping[str, Any]:
             raise UsageError(f"{spec}: {_line(error)}") from error
         except datasets.exceptions.DatasetBuildError as error:
             raise DataError(f"{spec}: {_line(error.__cause__ or error)}") from error
-        except Exception as error:  # the network, the disk, the Hub, and what a data set's own files make it raise
+        except Exception as error:  # the network, the disk, the Hub, or whatever the data set's own files trigger
             raise ApportionError(f"{spec}: {_line(error)}") from error
     return {str(split): rows for split, rows in loaded.items()} if isinstance(loaded, dict) else {"train": loaded}
 

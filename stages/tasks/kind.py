@@ -1,4 +1,4 @@
-"""What a task is, and a family of them."""
+"""The kind of entry that makes tasks, and what a task is."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ Opener = TypeVar("Opener", bound="Callable[..., Task]")
 class Problem:
     """One problem of a task.
 
-    `problem_id` is stable: the same problem has the same id in every run. `prompt` is a list of chat messages
-    ({role, content}). `reference` is JSON-able and all that `verify` needs besides the answer's text. `row` is what else
-    the problem's source says of it, such as a hint or a worked solution, by column; None where there is no such row.
+    problem_id: stable; the same problem has the same id in every run. prompt: chat messages ({role, content}).
+    reference: JSON-able; all that `verify` needs besides the answer's text. row: what else the problem's source says
+    about it, by column, such as a hint or a worked solution; None if there is no such row.
     """
 
     problem_id: str
@@ -31,7 +31,7 @@ class Problem:
 
 
 class Task(Protocol):
-    """A source of problems with its verifier. `open_task(task.spec, task.options)` opens the same task again."""
+    """A source of problems with a verifier. `open_task(task.spec, task.options)` opens the same task again."""
 
     @property
     def spec(self) -> str:
@@ -44,9 +44,9 @@ class Task(Protocol):
         ...
 
     def problems(self, split: str, count: int, seed: int) -> Iterator[Problem]:
-        """`count` distinct problems of `split` ("train" or "test"); splits never overlap; same seed, same problems.
+        """`count` distinct problems of `split` ("train" or "test"). Splits never overlap; same seed, same problems.
 
-        Asking for more begins with the same problems. Raises UsageError when there are not that many.
+        A larger `count` begins with the same problems. UsageError if there are not that many.
         """
         ...
 
@@ -56,21 +56,21 @@ class Task(Protocol):
 
 
 class StepTask(Task, Protocol):
-    """A task that can also tell right steps from wrong ones, which a task need not."""
+    """A task that can also tell right steps from wrong ones; this is optional."""
 
     def verify_step(self, problem: Problem, before: str, step: str) -> bool | None:
-        """Whether `step` is right after `before`, the response up to it; None where that cannot be said."""
+        """Whether `step` is right after `before`, the response up to it; None if that cannot be decided."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFamily(Entry):
-    """What `--task NAME…` names: `function(spec, **options)` makes the Task. `spec` is the whole string after `--task`.
+    """A family that `--task NAME…` names. `function(spec, **options)` makes a Task; `spec` is the `--task` value.
 
-    members: the `rest` of every `name/rest` there is, for listings and for did-you-mean; it may import what it needs.
-    claims: whether the family opens a spec that begins with no family's name, such as a path. played: its tasks are
-    environments; None where that depends on the task. A function with a second positional parameter gets the options in
-    it, as a mapping, and checks them itself.
+    members: yields the `rest` of every `name/rest`, for listings and did-you-mean; it may import what it needs. claims:
+    whether the family opens a spec that begins with no family's name, such as a path. played: whether its tasks are
+    environments; None if that depends on the task. A function with a second positional parameter receives the options
+    in it, as a mapping, and checks them itself.
     """
 
     members: Callable[[], Iterable[str]] | None = None
@@ -79,11 +79,11 @@ class TaskFamily(Entry):
 
     @property
     def checks_options(self) -> bool:
-        """Its options are in its signature."""
+        """Whether its options are in its signature."""
         return len(signature(self.function).parameters) - len(self.options) - takes_others(self.function) < 2
 
     def names(self) -> list[str]:
-        """Its members' names; none where it has none, or where the package that knows them is not installed."""
+        """Its members' names; none if it has no members, or if the package that knows them is not installed."""
         try:
             return list(self.members()) if self.members is not None else []
         except ModuleNotFoundError as error:
@@ -92,7 +92,7 @@ class TaskFamily(Entry):
             return []
 
     def open(self, spec: str, given: Mapping[str, Any]) -> Task:
-        """The task. UsageError for an option that is not there, is missing, of another type or out of its range."""
+        """The task. UsageError for an option that is unknown, missing, of the wrong type or out of range."""
         if not self.checks_options:
             return self.function(spec, dict(given))
         return self.function(spec, **typed_options(self.function, given, f"task {spec!r}"))
@@ -109,7 +109,7 @@ TASKS: Kind[TaskFamily] = Kind(
 
 
 def family_of(spec: str) -> TaskFamily | None:
-    """The family that opens a `--task` value; None where none does."""
+    """The family that opens a `--task` value; None if no family does."""
     for name in (spec, spec.partition("/")[0]):
         if name in TASKS:
             return TASKS[name]
@@ -117,11 +117,11 @@ def family_of(spec: str) -> TaskFamily | None:
 
 
 def named_by(spec: str) -> str:
-    """The name of the family that opens a `--task` value. UsageError, with the nearest name, where none does."""
+    """The name of the family that opens a `--task` value. UsageError, with the nearest name, if no family does."""
     family = family_of(spec)
     if family is not None:
         return family.name
-    # A member's bare name is the likeliest slip: `chain_sum` for `reasoning_gym/chain_sum`.
+    # A member's bare name is the likeliest mistake: `chain_sum` for `reasoning_gym/chain_sum`.
     members = {member: f"{family.name}/{member}" for family in TASKS for member in family.names()}
     members |= {family.name.partition("/")[2]: family.name for family in TASKS if "/" in family.name}
     near = get_close_matches(spec, [*members, *members.values(), *(family.name for family in TASKS)], n=1)

@@ -16,20 +16,20 @@ from .answers import final_answer
 from .kind import Problem, task_family
 
 INSTRUCTION = "Put your final answer, and nothing else, between <answer> and </answer>."
-CHUNK = 100  # entries drawn from one instance of a generator; part of what a seed means
-PATIENCE = 1_000  # draws without a new problem: there are none left, or hardly any
-MAX_FAULTS = 20  # draws in a row that raise: the options do not go together
-VERIFY_SECONDS = 10.0  # sympy can take for ever over a model's formula
+CHUNK = 100  # entries drawn from one instance of a generator; changing it changes what a seed means
+PATIENCE = 1_000  # draws without a new problem after which hardly any can be left
+MAX_FAULTS = 20  # consecutive draws that raise, which shows that the options do not go together
+VERIFY_SECONDS = 10.0  # sympy can take forever over a model's formula
 RESERVED = {"seed": "--seed", "size": "--prompts"}
 
 
 def generator_names() -> list[str]:
-    """Every generator's name."""
+    """The name of every generator."""
     return sorted(_generators())
 
 
 def _generators() -> dict[str, tuple[Any, Any]]:
-    """Dataset class and config class of every generator."""
+    """The dataset class and config class of every generator."""
     with contain():
         import reasoning_gym.composite  # noqa: F401  # the package does not import this one itself
         from reasoning_gym.factory import DATASETS
@@ -44,7 +44,7 @@ class ReasoningGym:
 
     spec: `reasoning_gym/NAME`.
     options: fields of the generator's config, and `instruction`, the text appended to every question.
-    config: the former in the types of the config.
+    config: those fields, in the types of the config.
     """
 
     spec: str
@@ -58,9 +58,9 @@ class ReasoningGym:
     def problems(self, split: str, count: int, seed: int) -> Iterator[Problem]:
         """`count` distinct problems of `split`, drawn until found: one draw in five is a test problem.
 
-        Of several right answers, the reference of knight_swap, word_ladder and intermediate_integration may hold
-        another one in another process; the questions and the scores are the same.
-        Raises UsageError when 1,000 draws in a row bring no new one.
+        Where knight_swap, word_ladder and intermediate_integration have several right answers, the reference may hold
+        another one in another process; questions and scores are the same. UsageError if 1,000 draws in a row bring no
+        new problem.
         """
         check_split(split)
         entries = self._entries(seed)
@@ -71,14 +71,14 @@ class ReasoningGym:
             yield problem
 
     def verify(self, text: str, reference: Any) -> float:
-        """The generator's own score of the final answer, in [0, 1]; 0 for no answer and for one it cannot read.
+        """The generator's own score of the final answer, in [0, 1]; 0 if there is no answer or it cannot be read.
 
-        Raises DataError for a reference that is no entry of the generator, or that it would have to evaluate as code.
+        DataError if the reference is not an entry of the generator, or would have to be executed as code.
         """
         try:
             entry = from_json(reference)
         except (AttributeError, TypeError, ValueError, RecursionError) as error:
-            raise DataError(f"the reference is {reference!r:.60}, expected an entry of reasoning-gym") from error
+            raise DataError(f"the reference must be an entry of reasoning-gym, got {reference!r:.60}") from error
         generator, verifier = self._one_for(entry)
         check_reference(generator, entry)
         answer = final_answer(text)
@@ -87,18 +87,18 @@ class ReasoningGym:
         try:
             with contain(seed=0), time_limit(VERIFY_SECONDS):
                 score = float(verifier.score_answer(answer, entry))
-        except Exception:  # a verifier may raise anything on a model's text, and that text is then no answer
+        except Exception:  # a verifier may raise anything on a model's text, which then counts as no answer
             return 0.0
         return min(max(score, 0.0), 1.0) if math.isfinite(score) else 0.0
 
     def _one_for(self, entry: Any) -> tuple[str, Any]:
-        """The generator that verifies, and its name: this task's, or the one of a composite's own that made the entry."""
+        """(name, generator) that verifies the entry: this task's, or the part of a composite that made the entry."""
         if self.name != "composite":
             return self.name, self._verifier
         members = self._verifier.datasets
         member = entry["metadata"].get("source_dataset") if is_entry(entry) else None
         if not isinstance(member, str) or member not in members:
-            raise DataError(f"the reference is of generator {member!r:.60}, which is not in {self.spec}")
+            raise DataError(f"the reference is from generator {member!r:.60}, which is not part of {self.spec}")
         return member, members[member]
 
     @cached_property
@@ -114,7 +114,7 @@ class ReasoningGym:
         return in_fixed_order(dataset_class(config=config))
 
     def _entries(self, seed: int) -> Iterator[dict[str, Any] | Exception]:
-        """All draws of a seed, without end; an exception where the generator raised one."""
+        """All draws of a seed, without end; an exception in place of a draw that raised one."""
         number = 0
         while True:
             chunk_seed = _derive(seed, number)
@@ -148,17 +148,17 @@ class ReasoningGym:
                 return Problem(problem_id, [{"role": "user", "content": content}], self._reference(entry))
         raise UsageError(
             f"task {self.spec!r}: no more {split} problems after {len(seen)} distinct ones ({PATIENCE:,} draws in a row "
-            "brought none); ask for fewer, or set other options"
+            "gave none); ask for fewer, or set other options"
         )
 
     def _reference(self, entry: Mapping[str, Any]) -> Any:
-        """Answer and metadata as JSON. The difficulty is left out: no verifier reads it."""
+        """Answer and metadata as JSON, without the difficulty, which no verifier reads."""
         metadata = {name: value for name, value in entry["metadata"].items() if name != "difficulty"}
         return to_json({"answer": entry["answer"], "metadata": metadata})
 
 
 def _derive(*numbers: int) -> int:
-    """A seed below 2**31 made of others."""
+    """A seed below 2**31 derived from other numbers."""
     return int.from_bytes(blake2b(repr(numbers).encode(), digest_size=4).digest(), "big") >> 1
 
 
@@ -166,17 +166,17 @@ def _derive(*numbers: int) -> int:
 def open_reasoning_gym(spec: str, /, *, instruction: str | None = None, **fields: Any) -> ReasoningGym:
     """A procedural generator of reasoning-gym, with its own verifier.
 
-    The task of `--task reasoning_gym/NAME`. Its other options are the fields of the generator's own configuration.
-    UsageError on an unknown generator, option, or value.
+    Select it with `--task reasoning_gym/NAME`. Its other options are the fields of the generator's own configuration.
+    UsageError for an unknown generator, option, or value.
 
     Args:
-        instruction: text behind every question; None asks for the final answer in a box.
+        instruction: text appended to every question; None asks for the final answer in a box.
     """
     options = fields if instruction is None else {"instruction": instruction, **fields}
     name = spec.partition("/")[2]
     generators = _generators()
     if not name:
-        raise UsageError(f"task {spec!r}: expected a generator, such as reasoning_gym/chain_sum")
+        raise UsageError(f"task {spec!r}: name a generator, such as reasoning_gym/chain_sum")
     if name not in generators:
         raise unknown("reasoning_gym generator", name, generators)
     config_class = generators[name][1]
@@ -184,13 +184,13 @@ def open_reasoning_gym(spec: str, /, *, instruction: str | None = None, **fields
     try:
         with contain(seed=0):
             task._dataset(0)
-    except Exception as error:  # a config says what is wrong with an assert, a ValueError, a TypeError …
+    except Exception as error:  # a config reports what is wrong with an assert, a ValueError, a TypeError …
         raise UsageError(f"task {spec!r} with {dict(options)}: {_line(error)}") from error
     return task
 
 
 def _config(spec: str, config_class: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are fields of the generator's config, in the types of those fields."""
+    """The options that are fields of the generator's config, converted to the fields' types."""
     from pydantic import TypeAdapter, ValidationError
 
     fields = {field.name: field for field in dataclasses.fields(config_class) if field.name not in RESERVED}
@@ -198,13 +198,13 @@ def _config(spec: str, config_class: Any, options: Mapping[str, Any]) -> dict[st
     config: dict[str, Any] = {}
     for option, value in options.items():
         if option in RESERVED:
-            raise UsageError(f"task {spec!r}: {option!r} is no option of a task; use {RESERVED[option]}")
+            raise UsageError(f"task {spec!r}: {option!r} is not an option of a task; use {RESERVED[option]}")
         if option == "instruction":
             continue
         if option not in fields:
             raise unknown(f"option of task {spec!r}:", option, [*fields, "instruction"])
         hint = hints[option]
-        # Some annotations are narrower than what the generator takes.
+        # Some annotations are narrower than what the generator accepts.
         if hint is int and isinstance(fields[option].default, float):
             hint = float
         if hint == tuple[str]:
@@ -213,11 +213,11 @@ def _config(spec: str, config_class: Any, options: Mapping[str, Any]) -> dict[st
             config[option] = TypeAdapter(hint).validate_python(value)
         except ValidationError as error:
             fault = error.errors()[0]["msg"]
-            message = f"task {spec!r}: option {option} is {value!r}: {fault[0].lower()}{fault[1:]}"
+            message = f"task {spec!r}: option {option}: {fault[0].lower()}{fault[1:]}, got {value!r}"
             raise UsageError(message) from error
     return config
 
 
 def _line(error: BaseException) -> str:
-    """An exception as one line."""
+    """An exception on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split()) if str(error) else type(error).__name__

@@ -1,4 +1,4 @@
-"""A task made of rows of questions with reference answers, whatever file or data set they were in."""
+"""A task made of rows of questions with reference answers, from any file or data set."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,21 +15,21 @@ from .kind import Message, Problem
 
 PROMPT_FIELDS = ("prompt", "question", "problem")
 ANSWER_FIELDS = ("reward_model.ground_truth", "answer", "reference", "solution", "ground_truth", "target")
-# A prompt is taken to be written for a model; a question is not, and gets this.
+# A prompt is assumed to be written for a model. A question is not, so it gets this instruction.
 QUESTION_FIELDS = ("question", "problem")
 INSTRUCTION = r"Put your final answer within \boxed{}."
 
-Row = tuple[Mapping[str, Any], str | None]  # and the split it is in, None where nothing says it
+Row = tuple[Mapping[str, Any], str | None]  # a row and its split, None if nothing names the split
 
 
 @dataclass(frozen=True)
 class TableTask:
-    """Problems from rows, shuffled by the seed; the final answer is checked by text and by math-verify.
+    """Problems from rows, shuffled by the seed. The final answer is checked as text and by math-verify.
 
-    spec: the `--task` value, which is also the place that errors name.
-    options: prompt_field, answer_field (a dot goes into a column of structs), instruction, columns (those to keep beside
-        question and answer, with commas; all where it is not given), and the family's own.
-    read: makes the rows, in order. Only `problems` calls it: answers are verified without the file.
+    spec: the `--task` value, which errors also name as the place.
+    options: prompt_field, answer_field (a dot reaches into a column of structs), instruction, columns (those to keep
+        besides question and answer, separated by commas; all if it is not given), and the family's own.
+    read: yields the rows in order. Only `problems` calls it: verifying answers does not need the file.
     """
 
     spec: str
@@ -37,29 +37,29 @@ class TableTask:
     read: Callable[[], Iterable[Row]]
 
     def problems(self, split: str, count: int, seed: int) -> Iterator[Problem]:
-        """`count` problems of `split`, in an order the seed decides. UsageError when there are fewer."""
+        """`count` problems of `split`, in an order that the seed decides. UsageError if there are fewer."""
         check_split(split)
         rows = self._rows[split]
         if count > len(rows):
             others = ", ".join(f"{name} {len(found)}" for name, found in self._rows.items())
             raise UsageError(
-                f"task {self.spec!r}: {count} {split} problems asked for, there are {len(rows)} distinct ones "
+                f"task {self.spec!r}: {count} {split} problems requested, but there are only {len(rows)} distinct ones "
                 f"(by split: {others}); ask for fewer, or for the other split"
             )
-        # A str seed is hashed with SHA-512, so it means the same in every process and on every machine.
+        # A str seed is hashed with SHA-512, so it gives the same order in every process and on every machine.
         order = Random(f"rows {seed}").sample(range(len(rows)), len(rows))
         return (rows[index] for index in order[:count])
 
     def verify(self, text: str, reference: Any) -> float:
-        """1 if the final answer equals the reference, or one of them if it is a list, else 0."""
+        """1 if the final answer equals the reference (or one of them, if it is a list), else 0."""
         accepted = reference if isinstance(reference, list) else [reference]
         return check(final_answer(text, hashes=True), [str(one) for one in accepted])
 
     @cached_property
     def _rows(self) -> dict[str, list[Problem]]:
-        """Problems by split: the one the row is in, else the one its question's hash says.
+        """Problems by split: the split that the row names, or else the one that its question's hash decides.
 
-        Of rows with one question only the first is kept; if any of them is a test row, in the test split.
+        Only the first of several rows with one question is kept. It is a test problem if any of them is.
         """
         columns: TaskColumns | None = None
         found: dict[str, Problem] = {}
@@ -75,13 +75,13 @@ class TableTask:
             if splits.get(problem.problem_id) != "test":
                 splits[problem.problem_id] = split
         if not found:
-            raise DataError(f"{self.spec}: no rows, expected at least one question")
+            raise DataError(f"{self.spec}: no rows; it must have at least one question")
         return {name: [found[key] for key in found if splits[key] == name] for name in ("train", "test")}
 
 
 @dataclass(frozen=True)
 class TaskColumns:
-    """Where in a row the question and the answer are. A dot goes into a column of structs: `reward_model.ground_truth`."""
+    """The columns of a row with the question and the answer. A dot reaches into structs: `reward_model.ground_truth`."""
 
     prompt: str
     answer: str
@@ -90,7 +90,7 @@ class TaskColumns:
 
     @classmethod
     def find(cls, row: Mapping[str, Any], options: Mapping[str, str]) -> "TaskColumns":
-        """The columns that the options name, else the first usual ones. DataError, with the columns there are."""
+        """The columns that the options name, else the first usual ones. DataError, with all columns, if none fits."""
         prompt = _choose(row, options.get("prompt_field"), PROMPT_FIELDS, "prompt")
         answer = _choose(row, options.get("answer_field"), ANSWER_FIELDS, "answer")
         plain = isinstance(lookup(row, prompt), str) and prompt in QUESTION_FIELDS
@@ -101,9 +101,9 @@ class TaskColumns:
         return cls(prompt, answer, options.get("instruction", INSTRUCTION if plain else ""), names)
 
     def problem(self, row: Mapping[str, Any]) -> tuple[str, Problem]:
-        """A row's question and problem. DataError when question or answer is missing or of a kind that has no text.
+        """A row's question and problem. DataError if question or answer is missing, or is not text.
 
-        Two rows with the same question, without the instruction, are the same problem.
+        Two rows with the same question, ignoring the instruction, are the same problem.
         """
         prompt = _messages(lookup(row, self.prompt), self.prompt)
         alone = len(prompt) == 1
@@ -118,7 +118,7 @@ class TaskColumns:
 
 
 def lookup(row: Mapping[str, Any], path: str) -> Any:
-    """The value of a column, or in a column of structs; None where there is none."""
+    """The value of a column or of a field in a column of structs; None if there is none."""
     if path in row:
         return row[path]
     value: Any = row
@@ -139,7 +139,7 @@ def _choose(row: Mapping[str, Any], named: str | None, usual: Iterable[str], wha
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON has it: bytes and numbers that are none are missing, dates and the like are their text."""
+    """The value as JSON allows it: bytes and non-finite numbers become None, dates and the like become text."""
     if isinstance(value, Mapping):
         return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -160,7 +160,7 @@ def _messages(value: Any, column: str) -> list[Message]:
         ]
         if len(messages) == len(value):
             return messages
-    raise DataError(f"column {column!r} is {_short(value)}, expected a text or a list of {{role, content}}")
+    raise DataError(f"column {column!r} must be a text or a list of {{role, content}}, got {_short(value)}")
 
 
 def _reference(value: Any, column: str) -> str | list[str]:
@@ -169,7 +169,7 @@ def _reference(value: Any, column: str) -> str | list[str]:
     values = value if isinstance(value, list) else [value]
     accepted = [gold_answer(str(one)) for one in values if isinstance(one, str | int | float)]
     if not accepted or len(accepted) < len(values) or not all(accepted):
-        raise DataError(f"column {column!r} is {_short(value)}, expected a text, a number, or a list of them")
+        raise DataError(f"column {column!r} must be a text, a number, or a list of them, got {_short(value)}")
     return accepted if isinstance(value, list) else accepted[0]
 
 
@@ -179,5 +179,5 @@ def _short(value: Any) -> str:
 
 
 def given_options(**options: str | None) -> dict[str, str]:
-    """Those of a task's options that are given."""
+    """The options that were given."""
     return {name: value for name, value in options.items() if value is not None}

@@ -147,7 +147,7 @@ FAULTS: dict[str, tuple[str, int, str]] = {
     "reward that is infinite": ("assign-credit infinite.parquet --method grpo -o new", 3, "row 1, column 'reward': inf"),
     "reward that is null": ("assign-credit null.parquet --method grpo -o new", 3, "row 1, column 'reward': nan"),
     "reward that is NaN, evaluated": ("eval rollouts nan.parquet", 3, "row 1, column 'reward': nan"),
-    "k beyond the group": ("eval rollouts scored.parquet --k 9", 2, "--k 9: expected 1 to 4"),
+    "k beyond the group": ("eval rollouts scored.parquet --k 9", 2, "--k must be between 1 and 4, the number of rollouts per problem, got 9"),
     "token lists of two lengths": ("assign-credit unequal.parquet --method grpo -o new", 3, "unequal.parquet (rows from 0): row 0, column 'token.mask': 1 values, but 'token.id' has 2"),
     "token lists of two lengths, looked at": ("inspect unequal.parquet", 3, "unequal.parquet (rows from 0): row 0, column 'token.mask'"),
     "mask with a hole": ("tree-build holes.parquet -o new", 3, "holes.parquet (rows from 0): row 1, column 'token.mask': a missing (null) value"),
@@ -165,7 +165,7 @@ FAULTS: dict[str, tuple[str, int, str]] = {
     # models
     "model that is not there": ("sample --model ./nope -o new", 2, "model './nope': no such directory"),
     "builtin model": ("sample --model builtin:tny -o new", 2, "unknown model 'builtin:tny'; did you mean 'builtin:tiny'?"),
-    "directory that is no model": ("sample --model ./bare -o new", 2, "model './bare': a directory without config.json"),
+    "directory that is no model": ("sample --model ./bare -o new", 2, "model './bare': the directory has no config.json"),
     "dtype": ("sample --dtype float8 -o new", 2, "--dtype float8: choose from auto, float32"),
     "device": ("sample --device cpuu -o new", 2, "--device cpuu"),
     # outputs

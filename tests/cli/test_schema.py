@@ -181,7 +181,7 @@ def test_it_completes_with_defaults_help_and_names(validator: Draft202012Validat
     definitions = schema["$defs"]
     sample = definitions["command-sample"]["properties"]
     assert sample["prompts"]["default"] == 64
-    assert sample["prompts"]["description"] == "Distinct problems."
+    assert sample["prompts"]["description"] == "Number of distinct problems."
     assert {"enum": ["train", "test"]} in sample["split"]["anyOf"]
     method = definitions["command-assign-credit"]["properties"]["method"]["anyOf"][0]["enum"]
     assert {"grpo", "rloo", "tempo"} <= set(method)

@@ -124,7 +124,7 @@ task_family("stops")(lambda spec, options: Stops())
     [
         ("run recipe.yaml --dir run", "error: recipe.yaml, step 1 (sample): run/a.parquet: stopped by SIGINT, 2 groups are "
          "in run/a.parquet.partial; the same run goes on with them"),
-        ("eval policy --task stops --prompts 2 -n 1 --device cpu", "error: stopped, nothing kept; an evaluation begins anew"),
+        ("eval policy --task stops --prompts 2 -n 1 --device cpu", "error: stopped, nothing kept; a new evaluation starts over"),
     ],
 )  # fmt: skip
 def test_sampling_within_another_command_is_stopped_in_one_line(words: str, said: str, tmp_path: Path) -> None:
@@ -134,4 +134,4 @@ def test_sampling_within_another_command_is_stopped_in_one_line(words: str, said
     )
     result = process(f"--plugin stops.py {words}", tmp_path)
     assert result.returncode == 128 + signal.SIGINT
-    assert result.stderr.splitlines() == ["SIGINT: stopping after this batch; once more stops at once", said]
+    assert result.stderr.splitlines() == ["SIGINT: stopping after this batch; send it again to stop at once", said]

@@ -1,1 +1,1 @@
-"""The engine on a server that speaks OpenAI's completions API."""
+"""The engine for servers that speak OpenAI's completions API."""

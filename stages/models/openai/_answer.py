@@ -1,4 +1,4 @@
-"""What a server that speaks OpenAI's completions API answers, taken apart."""
+"""Parse the answers of a server that speaks OpenAI's completions API."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,20 +9,20 @@ import numpy as np
 
 from ..engine import Alternatives
 
-LOWEST = -9999.0  # what vLLM says for -inf, which JSON does not have
-ROUNDING = 0.01  # a probability may come out above 1 by so much, as a logarithm, in a server's small floats
-MOST_TOKENS = 2**31 - 1  # nothing holds more
-TOKEN_ID = "token_id:"  # how vLLM writes a token when it is told to
+LOWEST = -9999.0  # vLLM writes this for -inf, which JSON cannot express
+ROUNDING = 0.01  # by how much a log-probability may exceed 0 because of a server's low-precision floats
+MOST_TOKENS = 2**31 - 1  # no context is longer
+TOKEN_ID = "token_id:"  # prefix of a token that vLLM writes as its id on request
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One choice of the server's, taken apart. None: it did not say.
+    """One choice of the server's answer, parsed. None: the server did not say.
 
-    logprobs: [T] of the tokens; top: at each place, the most likely tokens' ids and log-probabilities.
-    stop_reason: what ended it, where that is known: a stop text or a token id. prompt_tokens: that the server read;
-    cached_tokens: those of them that it did not compute; made: that it made. listed: ids are in llama.cpp's list of
-    log-probabilities, which leaves out the tokens of a stop text, and those that end within a character.
+    logprobs: [T] of the tokens. top: ids and log-probabilities of the most likely tokens at each position. stop_reason:
+    what ended it, if known: a stop text or a token id. prompt_tokens: how many the server read. cached_tokens: how many
+    of those it did not compute. made: how many it generated. listed: the ids come from llama.cpp's list of
+    log-probabilities, which leaves out the tokens of a stop text and tokens that end within a character.
     """
 
     text: str
@@ -37,14 +37,14 @@ class Choice:
     listed: bool = False
 
     def cut(self, size: int) -> "Choice":
-        """Its first tokens only."""
+        """The choice with only its first tokens."""
         ids, logprobs, top = (None if each is None else each[:size] for each in (self.ids, self.logprobs, self.top))
         return replace(self, ids=ids, logprobs=logprobs, top=top)  # pyright: ignore[reportArgumentType]
 
 
 def answer_of(content: Any, vocabulary: int) -> Choice:
-    """The first choice. It raises whatever a wrong shape makes it raise, and ValueError for values that cannot be: token
-    ids that are not whole numbers below `vocabulary`, log-probabilities that are not finite or above 0."""
+    """The first choice. A malformed answer raises any exception, impossible values a ValueError: token ids that are not
+    whole numbers below `vocabulary`, log-probabilities that are not finite or are above 0."""
     if "choices" not in content and "error" in content:
         raise ValueError(str(content["error"]))
     choice = content["choices"][0]
@@ -53,10 +53,10 @@ def answer_of(content: Any, vocabulary: int) -> Choice:
     ids = choice.get("token_ids")
     ids = tokens if ids is None else [_token(token, vocabulary) for token in ids]
     if ids is not None and logprobs is not None and len(ids) != len(logprobs):
-        raise ValueError(f"{len(ids)} token ids but {len(logprobs)} log-probabilities")
+        raise ValueError(f"got {len(ids)} token ids but {len(logprobs)} log-probabilities")
     text = choice.get("text")
     if not isinstance(text, str | None):
-        raise ValueError(f"a text of kind {type(text).__name__}")
+        raise ValueError(f"text must be a string, got {type(text).__name__}")
     reason = choice.get("stop_reason", choice.get("matched_stop"))
     usage = content.get("usage") or {}
     return Choice(
@@ -73,7 +73,7 @@ def answer_of(content: Any, vocabulary: int) -> Choice:
 def _per_token(
     said: Mapping[str, Any], vocabulary: int
 ) -> tuple[list[int] | None, list[float] | None, list[dict[int, float]] | None]:
-    """Ids, log-probabilities and most likely tokens, in OpenAI's form or in llama.cpp's. None for what is not there."""
+    """Ids, log-probabilities and most likely tokens, in OpenAI's form or llama.cpp's. None for what is missing."""
     if "content" in said:
         places = said["content"]
         if not all("id" in place and "logprob" in place for place in places):
@@ -98,44 +98,44 @@ def _per_token(
 
 
 def _token(value: Any, vocabulary: int) -> int:
-    """A token id. 1.9, true and "7" are none."""
+    """A token id. Rejects 1.9, true and "7"."""
     if type(value) is not int or not 0 <= value < vocabulary:
-        raise ValueError(f"a token id of {str(value)[:40]}, expected a whole number below {vocabulary:,}")
+        raise ValueError(f"a token id must be a whole number below {vocabulary:,}, got {str(value)[:40]}")
     return value
 
 
 def _id_named(token: str, vocabulary: int) -> int:
     digits = token.removeprefix(TOKEN_ID)
     if not (digits.isascii() and digits.isdecimal()):
-        raise ValueError(f"a token id of {digits[:40]!r}")
+        raise ValueError(f"a token id must be a whole number, got {digits[:40]!r}")
     return _token(int(digits), vocabulary)
 
 
 def _logprob(value: Any) -> float:
     number = _likely(value)
     if not math.isfinite(number):
-        raise ValueError("a log-probability that is no finite number")
+        raise ValueError("a log-probability is not a finite number")
     return number
 
 
 def _likely(value: Any) -> float:
-    """A number; -inf, which some servers write for a token that cannot come, is one."""
+    """A log-probability of a likely token. May be -inf: some servers write it for a token that cannot occur."""
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-        raise ValueError("a log-probability that is no number")
+        raise ValueError("a log-probability is not a number")
     if value > ROUNDING:
-        raise ValueError(f"a log-probability of {value:g}")
+        raise ValueError(f"a log-probability must be at most 0, got {value:g}")
     return float(value)
 
 
 def _count(value: Any) -> int | None:
-    """How many tokens; None where the server does not say."""
+    """A number of tokens; None if the server does not say."""
     if value is not None and (type(value) is not int or not 0 <= value <= MOST_TOKENS):
-        raise ValueError(f"a number of tokens of {str(value)[:40]}")
+        raise ValueError(f"a number of tokens must be a whole number, got {str(value)[:40]}")
     return value
 
 
 def alternatives_of(top: Sequence[Mapping[int, float]], count: int) -> Alternatives:
-    """The `count` most likely tokens of each place; equally likely ones by their number."""
+    """The `count` most likely tokens of each position; ties in the order of their ids."""
     ids = np.full((len(top), count), -1, np.int32)
     logprobs = np.full((len(top), count), -np.inf, np.float32)
     for place, likely in enumerate(top):

@@ -1,4 +1,4 @@
-"""Asking a server that speaks OpenAI's API, again where it fails."""
+"""Send requests to a server that speaks OpenAI's API, and retry those that fail."""
 
 import asyncio
 import json
@@ -14,9 +14,9 @@ from ..engine import Sampling
 if TYPE_CHECKING:
     from openai import APIError, AsyncOpenAI
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds before an answer that could not be read is asked for again
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds before asking again after an unreadable answer
 CONNECT_S = 10.0
-NO_KEY = "none"  # the client wants one
+NO_KEY = "none"  # the client insists on a key
 
 BEYOND_OPENAI = {
     "return_token_ids": True,
@@ -31,9 +31,10 @@ _Read = TypeVar("_Read")
 
 @dataclass(frozen=True)
 class Server:
-    """Where it is and how it is asked. extras: it knows more parameters than OpenAI's own. text: it takes no token ids.
+    """Where the server is and how to talk to it. extras: it accepts more parameters than OpenAI's own. text: it accepts
+    no token ids.
 
-    vocabulary: the model's token ids are below it.
+    vocabulary: upper bound (exclusive) of the model's token ids.
     """
 
     base_url: str
@@ -51,7 +52,8 @@ class Server:
         limit = self.timeout_s
 
         class Bounded(DefaultAsyncHttpxClient):
-            """The client's own time limit is one between bytes, which an answer that trickles in never exceeds."""
+            """Enforces a limit on the whole answer. The client's own limits the time between bytes, which a slow
+            trickle never exceeds."""
 
             async def send(self, request: Any, **named: Any) -> Any:
                 try:
@@ -68,10 +70,10 @@ class Server:
         )  # fmt: skip
 
     def line(self, words: object) -> str:
-        """What it said, or a fault, on one line and without the key."""
+        """A server's words or an exception, on one line and without the key."""
         try:
             said = " ".join(str(words).encode("utf-8", "replace").decode().split())
-        except Exception:  # too deep to be written
+        except Exception:  # too deep to print
             return type(words).__name__
         if self.api_key != NO_KEY:
             said = said.replace(self.api_key, "***")
@@ -79,15 +81,15 @@ class Server:
 
 
 class Refused(UsageError):
-    """The server will not do what it was asked: asking again does not help."""
+    """The server refuses the request, so asking again does not help."""
 
 
 class Unanswered(Exception):
-    """One request that got no usable answer, all retries used up; the message says what was seen last."""
+    """A request got no usable answer and its retries are used up; the message has the last thing seen."""
 
 
 async def models_of(client: "AsyncOpenAI", server: Server) -> list[dict[str, Any]]:
-    """The models that the server lists; none where it has no such list."""
+    """The models that the server lists; empty if it has no such list."""
     import openai
 
     try:
@@ -100,21 +102,21 @@ async def models_of(client: "AsyncOpenAI", server: Server) -> list[dict[str, Any
         fault = _fault(error, server)
         if isinstance(error, openai.APIConnectionError):
             raise ApportionError(
-                f"{server.base_url}: no server answers ({fault}); start one, e.g. `vllm serve MODEL`, or say where it is "
+                f"{server.base_url}: no server answers ({fault}); start one, e.g. `vllm serve MODEL`, or give its address "
                 "with --engine-set base_url=URL"
             ) from error
         raise (ApportionError(f"{server.base_url}: {fault}") if isinstance(fault, Unanswered) else fault) from error
-    except Exception as error:  # whatever its answer makes of it
+    except Exception as error:  # whatever the client makes of the answer
         raise UsageError(
-            f"{server.base_url}: what is there does not speak OpenAI's API; the address mostly ends with /v1"
+            f"{server.base_url}: the server there does not speak OpenAI's API; the address usually ends with /v1"
         ) from error
 
 
 async def asked(client: "AsyncOpenAI", server: Server, body: Mapping[str, Any], read: Callable[[Any], _Read]) -> _Read:
-    """What `read` makes of the answer. Unanswered when the retries are used up, UsageError for what is refused.
+    """What `read` returns for the answer. Unanswered if the retries are used up, UsageError if the server refuses.
 
-    The client asks again after 408, 409, 429, 5xx, timeouts and lost connections, and waits as long as Retry-After says;
-    an answer that `read` can make nothing of (it raises anything but an ApportionError) is asked for again here.
+    The client itself asks again after 408, 409, 429, 5xx, timeouts and lost connections, and obeys Retry-After. If `read`
+    raises anything but an ApportionError, the answer was unreadable, and the request is sent again here.
     """
     import openai
 
@@ -124,7 +126,7 @@ async def asked(client: "AsyncOpenAI", server: Server, body: Mapping[str, Any], 
             raw = await client.with_options(max_retries=left).completions.with_raw_response.create(**body)
         except openai.APIError as error:
             raise _fault(error, server) from error
-        except Exception as error:  # what the client makes of headers and bytes that it cannot read
+        except Exception as error:  # what the client makes of headers and bytes it cannot read
             raise Unanswered(server.line(error)) from error
         left -= raw.retries_taken
         try:
@@ -133,14 +135,14 @@ async def asked(client: "AsyncOpenAI", server: Server, body: Mapping[str, Any], 
             raise
         except Exception as error:
             if left <= 0:
-                raise Unanswered(f"an answer that cannot be read: {server.line(error)}") from error
+                raise Unanswered(f"unreadable answer: {server.line(error)}") from error
         left -= 1
         await asyncio.sleep(wait * random.uniform(0.75, 1.0))
         wait = min(2 * wait, LONGEST_WAIT)
 
 
 def _fault(error: "APIError", server: Server) -> Exception:
-    """What the user is told."""
+    """The exception that tells the user."""
     import openai
 
     if isinstance(error, openai.APITimeoutError):
@@ -155,11 +157,11 @@ def _fault(error: "APIError", server: Server) -> Exception:
     remedy = ""
     if status in (401, 403):
         remedy = "; name the environment variable that holds the key with --engine-set api_key_env=NAME"
-    return Refused(f"{server.base_url}: the server refuses a request, {seen}{remedy}")
+    return Refused(f"{server.base_url}: the server refused a request, {seen}{remedy}")
 
 
 def body_of(server: Server, sampling: Sampling, prompt: list[int] | str, limit: int) -> dict[str, Any]:
-    """A request's parameters, nothing left to the server's defaults that changes the distribution."""
+    """A request's parameters, with no default that changes the distribution left to the server."""
     extras = BEYOND_OPENAI if server.extras else {}
     if server.extras or sampling.top_k:
         extras = extras | {"top_k": sampling.top_k or -1}

@@ -1,4 +1,4 @@
-"""The first words with a server that speaks OpenAI's API: what it is, what it takes, and what it answers."""
+"""The handshake with a server that speaks OpenAI's API: what it is, what it accepts, and what it answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,9 +17,9 @@ PROBE = "7+2*(5-3) = 11, or is it?\n"
 
 @dataclass(frozen=True)
 class Met:
-    """What the server said of itself when it was asked for one token. kind: who made it, in its own words.
+    """What a server reveals when it is asked for one token. kind: the software, in its own words.
 
-    begins: it puts the beginning of a sequence before a text itself.
+    begins: the server itself puts the beginning-of-sequence token before a text.
     """
 
     server: Server
@@ -31,7 +31,7 @@ class Met:
 
 
 async def meet(server: Server, served_model: str | None, tokenizer: Any) -> Met:
-    """The first words with a server: is it there, which model, does it take token ids, and what does it answer?"""
+    """Probe a server: is it there, which model has it, does it accept token ids, and what does it answer?"""
     async with server.client() as client:
         cards = await models_of(client, server)
         card = _choose_model(cards, served_model, server)
@@ -42,7 +42,9 @@ async def meet(server: Server, served_model: str | None, tokenizer: Any) -> Met:
         try:
             said, begins = await _probed(client, _hasty(server), prompt), False
             if _read_count(said) not in (None, len(prompt)):
-                raise Refused(f"{server.base_url}: of {len(prompt)} token ids it read {_read_count(said)} tokens")
+                raise Refused(
+                    f"{server.base_url}: the server read {len(prompt)} token ids as {_read_count(said)} tokens"
+                )
         except (Refused, ApportionError):
             server = replace(server, text=True)
             said, begins = await _by_text(client, server, prompt, tokenizer)
@@ -54,24 +56,24 @@ async def meet(server: Server, served_model: str | None, tokenizer: Any) -> Met:
 
 
 def _name(said: Any) -> str:
-    """What a server calls itself; every row of a file repeats it."""
+    """What a server calls itself, shortened, since every row of a file repeats it."""
     return "".join(filter(str.isprintable, said))[:80] if isinstance(said, str) else ""
 
 
 def _hasty(server: Server) -> Server:
-    """The same, asked again once at most: it is known to be there, and what it does not know it will not learn."""
+    """The same server with one retry at most: it is known to be there, and retrying does not teach it parameters."""
     return replace(server, retries=min(1, server.retries))
 
 
 async def _with_extras(client: "AsyncOpenAI", server: Server) -> tuple[Server, dict[str, Any]]:
-    """Whether the server knows more than OpenAI's own parameters, and its answer to a text. Some refuse what they do not
-    know, others break."""
+    """The server, knowing whether it accepts more than OpenAI's own parameters, and its answer to a text. Of servers that
+    do not accept them, some refuse and others break."""
     try:
         return server, await _probed(client, _hasty(server), PROBE)
     except (Refused, ApportionError):
         plain = replace(server, extras=False)
         said = await _probed(client, plain, PROBE)
-    try:  # it may have been busy
+    try:  # the server may just have been busy
         return server, await _probed(client, _hasty(server), PROBE)
     except (Refused, ApportionError):
         return plain, said
@@ -80,8 +82,8 @@ async def _with_extras(client: "AsyncOpenAI", server: Server) -> tuple[Server, d
 async def _by_text(
     client: "AsyncOpenAI", server: Server, prompt: list[int], tokenizer: Any
 ) -> tuple[dict[str, Any], bool]:
-    """The answer to a prompt written out, and whether the server puts the beginning of a sequence before it. UsageError
-    where it reads other tokens."""
+    """The answer to a prompt sent as text, and whether the server puts the beginning-of-sequence token before it.
+    UsageError if it reads other tokens."""
     bos = tokenizer.bos_token_id
     prompt = prompt[1:] if prompt[0] == bos else prompt
     said = await _probed(client, server, to_text(tokenizer, prompt))
@@ -89,18 +91,18 @@ async def _by_text(
     if more == 0 or (more == 1 and bos is not None):
         return said, more == 1
     raise UsageError(
-        f"{server.base_url}: the server takes no token ids as prompt, and of {len(prompt)} tokens written out it reads "
-        f"{_read_count(said)}; expected one that takes ids, or the tokenizer of --model"
+        f"{server.base_url}: the server accepts no token ids, and reads {len(prompt)} tokens sent as text as "
+        f"{_read_count(said)}; use a server that accepts ids, or name the served model's tokenizer with --model"
     )
 
 
 def to_text(tokenizer: Any, ids: list[int]) -> str:
-    """Tokens as text, special ones too."""
+    """Tokens as text, including special ones."""
     return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 def _read_count(said: Mapping[str, Any]) -> int | None:
-    """How many tokens of a prompt the server read."""
+    """How many tokens of the prompt the server read."""
     return (said.get("usage") or {}).get("prompt_tokens")
 
 
@@ -117,7 +119,7 @@ def _choose_model(cards: Sequence[dict[str, Any]], served_model: str | None, ser
 
 
 async def _probed(client: "AsyncOpenAI", server: Server, prompt: str | list[int]) -> dict[str, Any]:
-    """One token after the prompt: the whole answer, which can be read."""
+    """The whole answer to a request for one token after the prompt, checked to be readable."""
 
     def read(content: Any) -> dict[str, Any]:
         answer_of(content, server.vocabulary)
@@ -130,12 +132,12 @@ async def _probed(client: "AsyncOpenAI", server: Server, prompt: str | list[int]
 
 
 def _check_tokenizer(said: Mapping[str, Any], ours: list[int], server: Server) -> None:
-    """UsageError where the server makes other tokens of the same text, as far as it says which, or how many."""
+    """UsageError if the server splits the same text into other tokens, as far as it says which or how many."""
     theirs = said["choices"][0].get("prompt_token_ids")
     count = _read_count(said)
     differs = theirs != ours if theirs is not None else count is not None and abs(count - len(ours)) > 1
     if differs:
         raise UsageError(
-            f"{server.base_url}: model {server.model!r} makes other tokens of a text than the tokenizer of --model does; "
-            "name the model that is served with --model"
+            f"{server.base_url}: model {server.model!r} splits a text into other tokens than the tokenizer of --model does; "
+            "name the served model with --model"
         )

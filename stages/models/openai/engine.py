@@ -1,11 +1,13 @@
-"""Sampling with a server that speaks OpenAI's completions API: vLLM, SGLang, llama.cpp and others.
+"""Sample with a server that speaks OpenAI's completions API: vLLM, SGLang, llama.cpp and others.
 
-Prompts are sent as token ids, every sample as a request of its own; as text to a server that takes no ids, and then it has
-to read as many tokens as there are. Token ids come back where the server can say them (vLLM and SGLang with
-`return_token_ids`, llama.cpp with its log-probabilities); elsewhere the text is encoded again with the tokenizer of
---model. llama.cpp's list of log-probabilities leaves out the tokens of a stop text, and those that end within a
-character: it is not told of stop texts, its answers are cut here, and one that lacks tokens is an error. Which weights a
-server has is its own word: nothing here verifies it.
+Each sample is a request of its own. Prompts are sent as token ids. A server that accepts no ids gets text, and must
+then read the same number of tokens. Token ids come back if the server can report them (vLLM and SGLang with
+`return_token_ids`, llama.cpp with its log-probabilities). Otherwise the tokenizer of --model encodes the text again.
+
+llama.cpp's list of log-probabilities leaves out the tokens of a stop text and tokens that end within a character. So it
+is not told of stop texts, its answers are cut here, and an answer that lacks tokens is an error.
+
+The server's word for its weights is all there is: nothing here verifies it.
 """
 
 import asyncio
@@ -35,10 +37,11 @@ Reported = Literal["raw", "tempered", "sampling"]
 
 
 class OpenAIEngine:
-    """Asks a server for each sample, up to `concurrency` at a time.
+    """Asks a server for each sample, with up to `concurrency` requests at a time.
 
     A rollout that gets no answer is a completion with the finish reason "error"; the others go on. The server counts as
-    lost when `concurrency` requests in a row (8 at least) got none, or the last ones and then one for a single token.
+    lost if `concurrency` requests in a row (at least 8) get no answer, or if the last ones get none and neither does a
+    final request for a single token.
     """
 
     name = "openai"
@@ -54,21 +57,21 @@ class OpenAIEngine:
         self.row_seeds = seeds
         self.tokens_exact = first.ids is not None and not server.text
         self._stops_here = first.listed  # such a server would leave out the tokens of a stop text
-        self._begins = begins  # it puts the beginning of a sequence before a text itself
+        self._begins = begins  # the server itself puts the beginning-of-sequence token before a text
         self.context = context
         self._server, self._tokenizer, self._concurrency, self._reported = server, tokenizer, concurrency, reported
         self._has_logprobs = self.tokens_exact and first.logprobs is not None
         self._lost_after = max(8, concurrency)
-        self._unanswered = 0  # in a row
+        self._unanswered = 0  # consecutive
         self._usage = Usage()
         self._says_cached = False
 
     def forget(self) -> None:
-        """The server keeps what it likes."""
+        """Do nothing: the server manages its own cache."""
 
     @property
     def usage(self) -> Usage:
-        """Of the answers so far. What was cached is known where the server said so once: of none, many say nothing."""
+        """Counts of the answers so far. Cached tokens are known once the server reports any: many omit a zero."""
         return self._usage if self._says_cached else replace(self._usage, cached_tokens=None)
 
     def generate(
@@ -77,13 +80,13 @@ class OpenAIEngine:
         sampling: Sampling,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
-        """See `Engine.generate`. UsageError for what the server refuses, EngineLost when it does not answer any more."""
+        """See `Engine.generate`. UsageError if the server refuses, EngineLost if it no longer answers."""
         for request in requests:
             self._limit(request, sampling)
         found: list[list[Completion | None]] = [[None] * len(request.seeds) for request in requests]
         try:
             asyncio.run(self._generate(requests, sampling, found, on_progress or (lambda _: None)))
-        except BaseExceptionGroup as group:  # the others in it were cancelled, or saw the same
+        except BaseExceptionGroup as group:  # the others were cancelled, or saw the same
             raise group.exceptions[0] from group
         return [[each for each in group if each is not None] for group in found]
 
@@ -94,14 +97,14 @@ class OpenAIEngine:
         rows = iter([(index, row) for index, request in enumerate(requests) for row in range(len(request.seeds))])
 
         async def work(client: "AsyncOpenAI") -> None:
-            for index, row in rows:  # one iterator for all workers
+            for index, row in rows:  # all workers share one iterator
                 found[index][row] = await self._complete(client, requests[index], row, sampling)
                 on_progress(1)
 
         async with self._server.client() as client, asyncio.TaskGroup() as workers:
             for _ in range(min(self._concurrency, sum(map(len, found)))):
                 workers.create_task(work(client))
-        if self._unanswered:  # the last rows failed: by themselves, or is the server gone?
+        if self._unanswered:  # did only the last rows fail, or is the server gone?
             await self._check_there(requests)
 
     async def _check_there(self, requests: Sequence[Request]) -> None:
@@ -115,7 +118,7 @@ class OpenAIEngine:
         self._unanswered = 0
 
     def _lost(self, error: Unanswered) -> EngineLost:
-        return EngineLost(f"{self._server.base_url}: no answer to {self._unanswered} requests in a row ({error})")
+        return EngineLost(f"{self._server.base_url}: {self._unanswered} requests in a row got no answer ({error})")
 
     async def _complete(self, client: "AsyncOpenAI", request: Request, row: int, sampling: Sampling) -> Completion:
         limit = self._limit(request, sampling)
@@ -130,7 +133,7 @@ class OpenAIEngine:
         def read(content: Any) -> tuple[Completion, Choice]:
             answer = answer_of(content, self._server.vocabulary)
             if len(answer.ids or ()) > limit:
-                raise ValueError(f"{len(answer.ids or ())} tokens where {limit} were asked for")
+                raise ValueError(f"got {len(answer.ids or ())} tokens but asked for {limit}")
             return self._completion(answer, sampling), answer
 
         try:
@@ -144,13 +147,13 @@ class OpenAIEngine:
         if self._server.text and answer.prompt_tokens not in (None, len(prefix)):
             return self._empty("error", sampling, f"it read {answer.prompt_tokens} tokens of a prefix of {len(prefix)}")
         if self.tokens_exact and answer.made not in (None, len(answer.ids or ())):
-            return self._empty("error", sampling, f"it made {answer.made} tokens and names {len(answer.ids or ())}")
+            return self._empty("error", sampling, f"it made {answer.made} tokens but lists {len(answer.ids or ())}")
         self._says_cached |= answer.cached_tokens is not None
         self._usage += Usage(len(prefix), min(answer.cached_tokens or 0, len(prefix)), len(completion.ids))
         return completion
 
     def _prompt(self, prefix: list[int]) -> list[int] | str:
-        """As the server takes it."""
+        """The prompt in the form that the server accepts."""
         if not self._server.text:
             return prefix
         begun = self._begins and prefix[0] == self._tokenizer.bos_token_id
@@ -168,9 +171,9 @@ class OpenAIEngine:
         return min(limit, self.context - size)
 
     def _completion(self, answer: Choice, sampling: Sampling) -> Completion:
-        """ValueError for an answer that says less than the server's first one did."""
+        """The completion. ValueError for an answer that reports less than the server's first one did."""
         if answer.finish_reason not in ("stop", "length"):
-            raise ValueError(f"it ended with finish_reason {answer.finish_reason!r}")
+            raise ValueError(f"unknown finish_reason {answer.finish_reason!r}")
         if self._stops_here:
             answer = self._stopped(answer, sampling.stop)
         by_text = answer.finish_reason == "stop" and self._ended_by_text(answer, sampling)
@@ -189,8 +192,8 @@ class OpenAIEngine:
         return Completion(np.array(answer.ids, np.int32), logprobs, reason, raw, others)
 
     def _stopped(self, answer: Choice, stop: tuple[str, ...]) -> Choice:
-        """The answer as far as the token that completes one of the stop texts."""
-        if answer.ids is None and answer.made:  # it leaves the list out where nothing is in it
+        """The answer up to the token that completes one of the stop texts."""
+        if answer.ids is None and answer.made:  # the server omits an empty list
             return replace(answer, ids=[], logprobs=[], top=[])
         texts = StopTexts(self._tokenizer, stop)
         for size, token in enumerate(answer.ids or (), 1):
@@ -203,7 +206,7 @@ class OpenAIEngine:
             return answer.stop_reason in sampling.stop
         if answer.stop_reason is not None or not sampling.stop:
             return False
-        if answer.ids is None:  # the text does not show it: the server may have cut the stop text off
+        if answer.ids is None:  # the text cannot tell: the server may have cut the stop text off
             return True
         text = self._tokenizer.decode(answer.ids, skip_special_tokens=True)
         return any(stop in text for stop in sampling.stop)
@@ -211,7 +214,8 @@ class OpenAIEngine:
     def _known(self, values: list[float] | None, sampling: Sampling) -> tuple[Floats | None, Floats | None]:
         """The reported log-probabilities as those of the sampling distribution, and of the policy at temperature 1.
 
-        None where the distribution is another one. With temperature 0 the first are the policy's own, as everywhere.
+        None if the reported distribution is a different one. At temperature 0 the first are the policy's own, as in
+        every engine.
         """
         if values is None:
             return None, None
@@ -225,7 +229,7 @@ class OpenAIEngine:
         return floats, (floats if sampling.is_raw else None)
 
     def _empty(self, reason: str, sampling: Sampling, error: str | None = None) -> Completion:
-        """No tokens, and no log-probabilities exactly where the others have none."""
+        """A completion without tokens, with no log-probabilities exactly where the others have none."""
         logprobs, raw = self._known([] if self._has_logprobs else None, sampling)
         others = alternatives_of([], sampling.alternatives) if sampling.alternatives else None
         return Completion(np.empty(0, np.int32), logprobs, reason, raw, others, error)
@@ -247,35 +251,37 @@ def _open(
 ) -> OpenAIEngine:
     """A server with OpenAI's completions API: vLLM, SGLang, llama.cpp and others.
 
-    A server, asked for one token to see what it answers. --model names the tokenizer that fits it.
+    Connects to the server, and asks for one token to see what it answers. --model names the tokenizer that fits it.
 
     Args:
-        base_url: where the API is, /v1 included.
-        served_model: the model's name on the server; None is the only one there.
+        base_url: address of the API, including /v1.
+        served_model: the model's name on the server; None takes the only one there.
         api_key_env: environment variable that holds the key; None sends none.
-        concurrency: requests under way at a time.
+        concurrency: how many requests run at a time.
         timeout_s: seconds until a request counts as lost.
-        retries: times that a request is made again.
-        seeds: send every row's seed, which servers may use or not; off, rows have none.
-        logprobs: of which distribution the server's are: "raw", of the policy at temperature 1 (vLLM, llama.cpp);
-            "tempered", at the temperature asked for, all tokens kept (SGLang); "sampling", what was sampled from (vLLM
-            with --logprobs-mode processed_logprobs). "auto" goes by who made the server.
+        retries: how often a failed request is sent again.
+        seeds: send every row's seed, which servers may honour or ignore; off sends none.
+        logprobs: which distribution the server's log-probabilities belong to. "raw": the policy at temperature 1 (vLLM,
+            llama.cpp). "tempered": the requested temperature with all tokens kept (SGLang). "sampling": the sampling
+            distribution (vLLM with --logprobs-mode processed_logprobs). "auto": decided by the server's software.
     """
     if find_spec("openai") is None:
         raise UsageError("engine 'openai' needs the 'openai' extra; run: pip install 'apportion[openai]'")
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"engine openai: base_url {base_url!r}, expected http://HOST:PORT/v1")
+        raise UsageError(f"engine openai: base_url must look like http://HOST:PORT/v1, got {base_url!r}")
     if parts.username or parts.password or parts.query:
-        raise UsageError("engine openai: base_url: a key does not belong there; see api_key_env")
+        raise UsageError(
+            "engine openai: base_url must not contain a key; name its environment variable with api_key_env"
+        )
     key = NO_KEY
     if api_key_env is not None:
         key = os.environ.get(api_key_env, "").strip()
         if not key:
-            raise UsageError(f"engine openai: api_key_env: no environment variable {api_key_env!r} is set")
+            raise UsageError(f"engine openai: api_key_env: the environment variable {api_key_env!r} is not set")
         if not (key.isascii() and key.isprintable()):
             raise UsageError(
-                f"engine openai: api_key_env: what {api_key_env!r} holds has characters that no header can have"
+                f"engine openai: api_key_env: the value of {api_key_env!r} has characters that an HTTP header cannot hold"
             )
     server = Server(base_url, source.config.vocab_size, api_key=key, timeout_s=timeout_s, retries=retries)
     met = asyncio.run(meet(server, served_model, source.tokenizer))

@@ -1,4 +1,4 @@
-"""The tokenizer of `builtin:tiny`, and its model before any training."""
+"""The tokenizer of `builtin:tiny`, and its untrained model."""
 
 from typing import TYPE_CHECKING
 
@@ -6,9 +6,9 @@ if TYPE_CHECKING:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 PAD, BOS, EOS, ANSWER = "<pad>", "<bos>", "<eos>", "<answer>"
-LARGEST_NUMBER = 299  # numbers up to this one are one token each, so a step of arithmetic is one lookup
+LARGEST_NUMBER = 299  # numbers up to this one are single tokens, so a step of arithmetic is one lookup
 
-# A conversation is `<bos>`, then what the user said, `<answer>`, what the assistant said, `<eos>`, and so on.
+# A conversation is `<bos>`, the user's text, `<answer>`, the assistant's text, `<eos>`, and so on.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message.role == 'assistant' %}"
@@ -19,9 +19,9 @@ CHAT_TEMPLATE = (
 
 
 def blank_tokenizer() -> "PreTrainedTokenizerFast":
-    """Bytes, and the numbers 10..LARGEST_NUMBER as one token each: any text survives encoding and decoding.
+    """A tokenizer of bytes, with the numbers 10..LARGEST_NUMBER as single tokens; any text survives a round trip.
 
-    A longer run of digits is cut from the left, 2991 into 299 and 1; 007 stays 0, 0, 7.
+    A longer run of digits is split from the left: 2991 becomes 299 and 1; 007 stays 0, 0, 7.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -30,7 +30,7 @@ def blank_tokenizer() -> "PreTrainedTokenizerFast":
     numbers = [str(number) for number in range(10, LARGEST_NUMBER + 1)]
     vocabulary = {name: index for index, name in enumerate(names + numbers)}
     merges = [(number[:-1], number[-1]) for number in numbers]
-    # Without ignore_merges, 110 would be 1 and 10: the merge to 10 comes first.
+    # Without ignore_merges, 110 would become 1 and 10: the merge to 10 comes first.
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -74,7 +74,7 @@ def blank_config() -> "LlamaConfig":
 
 
 def blank_model(seed: int) -> tuple["LlamaForCausalLM", "PreTrainedTokenizerFast"]:
-    """The model with random weights, the same for the same seed, and its tokenizer."""
+    """The model with random weights (the same for the same seed), and its tokenizer."""
     import torch
     from transformers import LlamaForCausalLM
 

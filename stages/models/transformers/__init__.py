@@ -1,1 +1,1 @@
-"""The engine on a `transformers` model."""
+"""The engine for a `transformers` model."""

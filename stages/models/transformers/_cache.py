@@ -12,13 +12,13 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ....formats.errors import UsageError
 
-States = list[tuple[Tensor, Tensor]]  # of one row: keys and values [heads, tokens, head_dim] of every layer
+States = list[tuple[Tensor, Tensor]]  # one row's keys and values [heads, tokens, head_dim] of every layer
 
 
 class GrowingLayer(DynamicLayer):
     """A layer's keys and values [rows, heads, tokens, head_dim]: a window of buffers with room to grow at the end.
 
-    The stock layer copies everything at every token; this one does when the buffer is full.
+    The stock layer copies everything at every token; this one copies only when the buffer is full.
     """
 
     _buffers: tuple[Tensor, Tensor] | None = None
@@ -34,7 +34,7 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values  # pyright: ignore[reportReturnType]
 
     def put(self, rows: Tensor | slice, states: tuple[Tensor, Tensor], count: int, window: int) -> None:
-        """These of `count` rows end with the keys and values [heads, tokens, head_dim]; `window` columns are needed."""
+        """Give `count` rows the keys and values [heads, tokens, head_dim] at their end; they need `window` columns."""
         end = self._reserve(states, count, window, 0)
         for buffer, each in zip(self._held, states, strict=True):
             buffer[rows, :, end - each.shape[-2] : end] = each
@@ -49,7 +49,7 @@ class GrowingLayer(DynamicLayer):
             self.show(window)
 
     def show(self, window: int) -> None:
-        """Let the model see the last so many columns."""
+        """Let the model see the last `window` columns."""
         if self._buffers is not None:
             self.keys, self.values = (buffer[:, :, self._end - window : self._end] for buffer in self._held)
 
@@ -59,7 +59,7 @@ class GrowingLayer(DynamicLayer):
         return self._buffers
 
     def _reserve(self, like: tuple[Tensor, Tensor], rows: int, window: int, room: int) -> int:
-        """Make buffers for so many rows, with `window` columns before the end and `room` after it. Returns the end."""
+        """Allocate buffers for `rows` rows: `window` columns before the end, `room` after it. Returns the end."""
         if not self.is_initialized:
             self.lazy_initialization(*like)
         old = self._buffers
@@ -70,7 +70,7 @@ class GrowingLayer(DynamicLayer):
         grown: list[Tensor] = []
         for index, states in enumerate(like):
             heads, _, width = states.shape[-3:]
-            # Zeros, since the model multiplies hidden columns by 0, and 0 times what was in the memory may be NaN.
+            # Zeros: the model multiplies hidden columns by 0, and 0 times uninitialised memory may be NaN.
             buffer = states.new_zeros(rows, heads, end + max(room, 32, end // 2), width)
             if old and shown:
                 buffer[: old[index].shape[0], :, end - shown : end] = old[index][:, :, self._end - shown : self._end]
@@ -81,10 +81,10 @@ class GrowingLayer(DynamicLayer):
 
 
 class RowCache:
-    """The cache of a batch, aligned on the right: all rows go on at one column, each at its own position.
+    """The cache of a batch, aligned on the right: all rows continue at one column, each at its own position.
 
-    lengths: [rows] tokens of each row. Columns that no row needs any more are left out of the computation at once, and
-    of the memory when the buffers are next copied.
+    lengths: [rows] tokens of each row. Columns that no row needs any longer leave the computation at once, and leave
+    the memory when the buffers are next copied.
     """
 
     def __init__(self, model: Any):
@@ -94,8 +94,8 @@ class RowCache:
         self.lengths = np.zeros(0, np.int64)
 
     def put(self, rows: Sequence[Sequence[int]], states: Sequence[States], lengths: Sequence[int]) -> None:
-        """The `rows` begin anew: rows[i] with states[i], of lengths[i] tokens. Rows beyond those there are added."""
-        self._narrow()  # rows that are added make new buffers, which need no more columns than that
+        """Start the `rows` afresh: rows[i] with states[i], of lengths[i] tokens. Adds rows that do not exist yet."""
+        self._narrow()  # adding rows makes new buffers, which should have no more columns than needed
         count = max(len(self.lengths), 1 + max(max(each) for each in rows))
         self.lengths = np.pad(self.lengths, (0, count - len(self.lengths)))
         for each, length in zip(rows, lengths, strict=True):
@@ -108,25 +108,25 @@ class RowCache:
                     layer.put(index, layer_states, count, window)
 
     def forget(self, rows: Any) -> None:
-        """The rows have ended: no column is kept for them. They stay in the batch until they begin anew or leave."""
+        """Mark rows as ended: no column is kept for them. They stay in the batch until they are reused or dropped."""
         self.lengths[rows] = 0
 
     def keep(self, rows: Any) -> None:
-        """Only these rows stay."""
+        """Drop all rows but these."""
         self.lengths = self.lengths[rows]
         self._narrow()
         self._cache.batch_select_indices(torch.as_tensor(rows, device=self._model.device))
 
     def states(self, row: int, tokens: int, padding: int) -> States:
-        """The keys and values of a row's last tokens, those before `padding` columns at the end."""
+        """The keys and values of a row's last tokens, which end `padding` columns before the window's end."""
         window = self._layers[0].get_seq_length()
         columns = slice(window - padding - tokens, window - padding)
         return [(layer.keys[row, :, columns], layer.values[row, :, columns]) for layer in self._layers]  # pyright: ignore
 
     def forward(self, ids: Tensor, positions_below: Any = None) -> Tensor:
-        """[rows, V] float32 logits after the last of `ids` [rows, Q], which the cache holds from now on.
+        """[rows, V] float32 logits after the last of `ids` [rows, Q]; the cache holds the ids from now on.
 
-        positions_below: [rows], where ids are padded on the right: what no position may reach.
+        positions_below: [rows], for ids padded on the right: an exclusive bound on the positions.
         """
         window, added, device = self._narrow(), ids.shape[1], ids.device
         positions = self.lengths[:, None] + np.arange(added)
@@ -144,7 +144,7 @@ class RowCache:
         return output.logits[:, -1].float()
 
     def _narrow(self) -> int:
-        """Let the model see no more columns than the longest row needs. Returns how many these are."""
+        """Let the model see no more columns than the longest row needs. Returns their number."""
         window = int(self.lengths.max(initial=0))
         if self._layers[0].get_seq_length() != window:
             for layer in self._layers:
@@ -157,14 +157,14 @@ class RowCache:
 
 
 def _index_of(rows: Sequence[int], device: torch.device) -> Tensor | slice:
-    """What names the rows; a slice, which is many times as fast, where they stand side by side."""
+    """An index of the rows; a slice if they are adjacent, which is many times as fast."""
     if list(rows) == list(range(rows[0], rows[0] + len(rows))):
         return slice(rows[0], rows[0] + len(rows))
     return torch.tensor(rows, device=device)
 
 
 def cache_argument(model: Any) -> str:
-    """What the model's forward pass calls its cache: `cache` since transformers 5.24, `past_key_values` before it."""
+    """Name of the forward pass's cache argument: `cache` since transformers 5.24, `past_key_values` before it."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
@@ -174,9 +174,9 @@ def empty_cache(model: Any) -> DynamicCache:
     for layer in cache.layers:
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
             raise UsageError(
-                f"engine 'transformers': a model with layers of kind {type(layer).__name__}, whose state cannot be "
-                "batched here; use --engine vllm"
+                f"engine 'transformers': cannot batch the state of the model's {type(layer).__name__} layers; "
+                "use --engine vllm"
             )
-    # In a sliding layer's place too: the mask hides what is beyond its window.
+    # Sliding layers too: the mask hides what is outside their window.
     cache.layers = [GrowingLayer() for _ in cache.layers]  # pyright: ignore[reportAttributeAccessIssue]
     return cache

@@ -1,4 +1,4 @@
-"""Rows decoded side by side; where one has ended, the next of the queue takes its place."""
+"""Decode rows side by side. When one ends, the next in the queue takes its place."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,14 +17,14 @@ from ._cache import RowCache, States
 from ._prefixes import Tokens, Trunk, compute
 from ._record import Samples
 
-REFILL_ABOVE = 1 / 8  # share of the rows that fit which has to be missing when new ones come in
-SHRINK_BELOW = 0.75  # places leave when fewer than this share of them is live
+REFILL_ABOVE = 1 / 8  # refill when more than this share of the rows that fit is missing
+SHRINK_BELOW = 0.75  # drop ended places when less than this share is live
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One sample to make. last: the prefix's last token; trunk: what begins with all before it. limit: tokens it may
-    have. continued: see `Request`.
+    """One sample to generate. last: the prefix's last token. trunk: a trunk that begins with everything before it. limit:
+    the most tokens to generate. continued: see `Request`.
     """
 
     request: int
@@ -38,15 +38,15 @@ class Row:
 
     @property
     def width(self) -> int:
-        """Columns of the cache that it may come to need."""
+        """The most columns of the cache that it may need."""
         return max(self.length + self.limit, len(self.trunk.tokens))
 
 
 @dataclass(frozen=True)
 class Room:
-    """What a batch may take up: rows, and bytes. All of its rows take up as much as the largest.
+    """How much a batch may take up: rows, and bytes. Every row takes up as much as the largest.
 
-    per_column: bytes of a token's keys and values. per_token: bytes of what is kept of a token made.
+    per_column: bytes of one token's keys and values. per_token: bytes recorded for one generated token.
     """
 
     rows: int
@@ -55,12 +55,12 @@ class Room:
     per_token: int
 
     def rows_of(self, width: int, limit: int) -> int:
-        """How many rows fit, where the widest may need so many columns and the longest have so many tokens. One always
-        does."""
+        """How many rows fit if the widest may need `width` columns and the longest generates `limit` tokens; at least
+        one."""
         return max(1, min(self.rows, self.bytes // max(1, self._bytes_of(width, limit))))
 
     def halved(self, rows: int, width: int, limit: int) -> "Room":
-        """Half of what a batch of so many such rows took; smaller rows may be more than they were."""
+        """Half of the memory that a batch of `rows` such rows took; of smaller rows, more than before may fit."""
         return replace(self, bytes=min(self.bytes, rows * self._bytes_of(width, limit)) // 2)
 
     def _bytes_of(self, width: int, limit: int) -> int:
@@ -68,10 +68,10 @@ class Room:
 
 
 class Places:
-    """The places of a batch, what is sampled in them, and the queue they are filled from.
+    """The places of a batch, what is sampled in them, and the queue that fills them.
 
-    There are as many as the rows in them leave room for: few while a long row is there, more when it has ended.
-    keep: gets tokens and states of continued rows as they end. computed: tokens of prefixes that were put through the model so far.
+    The size of the rows decides how many places there are: few while a long row is in, more once it has ended. keep:
+    receives tokens and states of continued rows as they end. computed: prefix tokens put through the model so far.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class Places:
         self._cache = RowCache(model)
         self._record = Samples(sampling, is_end.device)
         self._rows: list[Row | None] = []
-        self._made = np.zeros(0, np.int64)  # tokens of each place so far
+        self._made = np.zeros(0, np.int64)  # tokens generated in each place so far
         self._next = torch.zeros(0, dtype=torch.int64, device=is_end.device)
-        self._width = self._limit = 0  # the largest of the rows that are in, or about to come in
+        self._width = self._limit = 0  # the largest of the rows that are in or about to enter
         self.computed = 0
 
     def run(self) -> Iterator[tuple[Row, Completion]]:
-        """Every row with its completion, as they end."""
+        """Yield every row with its completion as it ends."""
         while True:
             self._fill()
             live = self._live()
@@ -101,7 +101,7 @@ class Places:
                 live = self._live()
             logits = self._cache.forward(self._next[:, None])
             if not bool(torch.isfinite(logits.amax(-1))[torch.from_numpy(live).to(logits.device)].all()):
-                raise ApportionError("the model's logits are not finite: its weights or its dtype are broken")
+                raise ApportionError("the model's logits are not finite; its weights or its dtype are broken")
             self._next = self._record.draw(logits, self._made)
             self._made += 1
             yield from self._ended(live)
@@ -114,7 +114,7 @@ class Places:
         return np.array([row is not None for row in self._rows], bool)
 
     def _coming(self) -> list[Row]:
-        """Rows of the queue for which there is room; none as long as there is little."""
+        """The rows of the queue that fit now; none while too little room is free."""
         if not self._queue:
             return []
         live = [row for row in self._rows if row is not None]
@@ -134,7 +134,7 @@ class Places:
         return coming
 
     def _fill(self) -> None:
-        """Rows of the queue come in."""
+        """Bring in rows from the queue."""
         rows = self._coming()
         if not rows:
             return
@@ -168,7 +168,7 @@ class Places:
             self._record.begin(place, row.seed, row.limit)
 
     def _keep(self, places: np.ndarray) -> None:
-        """Only these stay."""
+        """Drop all places but these."""
         self._cache.keep(places)
         self._texts.keep(places.tolist())
         index = torch.from_numpy(places).to(self._next.device)

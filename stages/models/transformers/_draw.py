@@ -1,4 +1,4 @@
-"""Tokens drawn from logits, and what is known of them."""
+"""Draw tokens from logits."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..engine import Sampling
 def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """One token per row, by inverting the distribution function, and its log-probability under that distribution.
 
-    With temperature 0 it is the most likely token, and the log-probability is the policy's at temperature 1.
+    At temperature 0 it is the most likely token, and the log-probability is the policy's at temperature 1.
 
     Args:
         logits: [B, V] float32.
@@ -28,7 +28,7 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
         logprobs = torch.log_softmax(_truncate(logits / sampling.temperature, sampling), -1)
         cumulative = torch.cumsum(logprobs.exp(), -1, dtype=torch.float64)
         total = cumulative[:, -1:]
-        # Strictly below the total: rounding must not reach for a token of probability 0 at the end.
+        # Strictly below the total: rounding must not select a token of probability 0 at the end.
         target = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
         drawn = torch.searchsorted(cumulative, target, right=True)
     return drawn[:, 0], logprobs.gather(1, drawn)[:, 0]
@@ -52,12 +52,12 @@ def most_likely(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def uniforms_of(seed: int, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """[count] uniform numbers of one row; asking for more begins with the same ones."""
+    """[count] uniform numbers of one row; a longer sequence begins with the same numbers."""
     return np.random.Generator(np.random.Philox(seed)).random(count)
 
 
 def _truncate(logits: Tensor, sampling: Sampling) -> Tensor:
-    """-inf for all but the top_k most likely, then for all beyond the smallest set that holds top_p of what is left."""
+    """Set to -inf all but the top_k most likely, then all outside the smallest set that holds top_p of what is left."""
     if 0 < sampling.top_k < logits.shape[-1]:
         kept = logits.topk(sampling.top_k, -1)
         logits = torch.full_like(logits, -torch.inf).scatter(1, kept.indices, kept.values)

@@ -1,4 +1,4 @@
-"""Sampling with a `transformers` model, on CPU or CUDA."""
+"""Sample with a `transformers` model, on CPU or CUDA."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,27 +18,27 @@ from ._kept import KeptStates
 from ._prefixes import CHUNK, Tokens, Trunk, trunks_of
 from ._record import bytes_kept, nothing
 
-CACHE_BYTES = 2 << 30  # keys and values of one batch, on the CPU; on CUDA it is a share of the free memory
-KEPT_BYTES = 1 << 30  # those of continued rows that ended, on the CPU; on CUDA as above
+CACHE_BYTES = 2 << 30  # keys and values of one batch on the CPU; on CUDA, a share of the free memory
+KEPT_BYTES = 1 << 30  # keys and values kept of continued rows that ended, on the CPU; on CUDA as above
 LOGIT_BYTES = 1 << 30  # logits of one step and what is computed from them
 PREFILL_TOKENS = 16_384
 MAX_ROWS = 1024
-# On the CPU more rows at once are slower, once a step's numbers no longer stay in the processor's caches: all 1,024 rows
-# of a queue at once made 0.8 times the tokens/s of 256 (builtin:tiny), all 128 made 0.8 times those of 64 (SmolLM2-135M).
+# On the CPU more rows at once are slower once a step's numbers no longer fit the processor's caches. All 1,024 rows of a
+# queue at once reached 0.8 times the tokens/s of 256 (builtin:tiny); all 128 reached 0.8 times those of 64 (SmolLM2-135M).
 CPU_LOGIT_BYTES = 50 << 20
 CPU_MAX_ROWS = 256
-COLDEST = 1e-6  # below it logits may exceed what float32 holds
+COLDEST = 1e-6  # below this, logits may exceed the range of float32
 MEMORY_FAULTS = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
 class TransformersEngine:
-    """Samples many rows side by side; where one has ended, the next one takes its place.
+    """Samples many rows side by side. When one ends, the next takes its place.
 
-    How many there are depends on those that are in: the longest come first, a few at a time where the memory holds no
-    more, and shorter ones are more. What prefixes begin with in common is computed once, long ones in chunks, and what
-    continued requests computed is kept for those that begin with it, as far as there is room. A row's
-    uniform numbers come from its own seed (Philox), so what else is in the batch changes a sample only where
-    floating-point rounding does. Where memory runs out, what is not finished is made again in half of it.
+    The longest rows come first. If memory allows only a few of them at a time, more run at once when shorter ones
+    follow. Common beginnings of prefixes are computed once, long ones in chunks. What continued requests computed is
+    kept, as far as there is room, for requests that begin with it. A row draws its uniform numbers from its own seed
+    (Philox), so the rest of the batch changes a sample only through floating-point rounding. If memory runs out, the
+    unfinished rows start over with half of it.
     """
 
     name = "transformers"
@@ -59,7 +59,7 @@ class TransformersEngine:
         self.usage = Usage()
 
     def forget(self) -> None:
-        """Nothing is kept of earlier requests."""
+        """Drop what is kept of earlier requests."""
         self._kept.clear()
 
     def generate(
@@ -70,12 +70,10 @@ class TransformersEngine:
     ) -> list[list[Completion]]:
         """See `Engine.generate`. UsageError for a prefix beyond the model's context, ApportionError for NaN logits.
 
-        A response ends with "length" where the model's context does, too.
+        A response that reaches the end of the model's context also finishes with "length".
         """
         if 0 < sampling.temperature < COLDEST:
-            raise UsageError(
-                f"--temperature {sampling.temperature}: expected {COLDEST:g} or more, or 0, which is greedy"
-            )
+            raise UsageError(f"--temperature must be 0 (greedy) or at least {COLDEST:g}, got {sampling.temperature}")
         prefixes = [np.asarray(request.prefix_ids, np.int64) for request in requests]
         limits = [self._limit(request, sampling) for request in requests]
         found = {
@@ -99,7 +97,7 @@ class TransformersEngine:
             room = replace(room, rows=min(room.rows, len(missing)))
             tokens, room = self._decode(self._rows(missing, requests, prefixes, limits), room, sampling, note)
             computed += tokens
-            if self._device.type == "cuda":  # out here, where neither a frame nor the fault holds on to the batch
+            if self._device.type == "cuda":  # here no frame and no exception holds on to the batch
                 torch.cuda.empty_cache()
         given = sum(len(prefixes[index]) for index, _ in wanted if limits[index] > 0)
         self.usage += Usage(given, max(0, given - computed), sum(len(completion.ids) for completion in found.values()))
@@ -111,9 +109,9 @@ class TransformersEngine:
     def _decode(
         self, rows: Sequence[Row], room: Room, sampling: Sampling, note: Callable[[Row, Completion], None]
     ) -> tuple[int, Room]:
-        """Make the rows, as far as the memory allows, and `note` each as it ends.
+        """Generate as many rows as the memory allows, and `note` each as it ends.
 
-        Returns the tokens of prefixes that were computed for them, and the room for those that are left.
+        Returns the number of prefix tokens computed for them, and the room for the rows that remain.
         """
         places = Places(
             self._model, self._is_end, lambda: StopTexts(self._tokenizer, sampling.stop), sampling, rows, room,
@@ -134,7 +132,7 @@ class TransformersEngine:
                 ) from error
             self._kept.clear()
             room = half or room
-        return places.computed + ended, room  # with every row's last token, from which it goes on
+        return places.computed + ended, room  # including every row's last token, from which it continues
 
     def _rows(
         self,
@@ -143,7 +141,7 @@ class TransformersEngine:
         prefixes: Sequence[Tokens],
         limits: Sequence[int],
     ) -> list[Row]:
-        """The rows in the order they come in: those of one trunk together, the widest trunk first."""
+        """The rows in the order in which they enter: rows of one trunk together, the widest trunk first."""
         counts = Counter(index for index, _ in wanted)
         indices = sorted(counts)
         trunks = dict(
@@ -186,7 +184,7 @@ class TransformersEngine:
         return Room(max(1, min(most, by_logits)), self._cache_bytes(), self._bytes_per_token(), bytes_kept(sampling))
 
     def _tokens_at_once(self) -> int:
-        """Tokens of prefixes computed in one pass."""
+        """Prefix tokens to compute in one pass."""
         return max(CHUNK, min(PREFILL_TOKENS, self._cache_bytes() // (4 * self._bytes_per_token())))
 
     def _keep(self, tokens: Tokens, states: States) -> None:
@@ -213,8 +211,8 @@ class TransformersEngine:
 
 
 def end_ids(policy: Policy) -> list[int]:
-    """The tokens that end a response: those that the generation config, the model's config or the tokenizer name, as far
-    as the model has them."""
+    """The tokens that end a response: those named by the generation config, the model's config or the tokenizer, if the
+    model's vocabulary has them."""
     found: set[int] = set()
     for owner in (getattr(policy.model, "generation_config", None), policy.model.config, policy.tokenizer):
         ids = getattr(owner, "eos_token_id", None)
@@ -222,12 +220,14 @@ def end_ids(policy: Policy) -> list[int]:
     size = policy.model.config.get_text_config(decoder=True).vocab_size
     found = {token for token in found if 0 <= token < size}
     if not found:
-        raise UsageError(f"model {policy.spec!r} names no end-of-sequence token that it has, in config or tokenizer")
+        raise UsageError(
+            f"model {policy.spec!r}: no end-of-sequence token; name one of its vocabulary in its config or tokenizer"
+        )
     return sorted(found)
 
 
 def _share(kept: int, free: int) -> int:
-    """Bytes that may be kept of earlier requests: a third of what there would be if none were."""
+    """Bytes that may be kept of earlier requests: a third of what would be free if none were kept."""
     return (kept + free) // 3
 
 

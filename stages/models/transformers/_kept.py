@@ -1,4 +1,4 @@
-"""Keys and values of what earlier calls computed, for prefixes of later calls that begin with it."""
+"""Keys and values of earlier calls, kept for later prefixes that begin with the same tokens."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -16,31 +16,31 @@ class _Entry:
     tokens: Tokens
     states: States
     bytes: int
-    used: int  # the latest call that found or added it
+    used: int  # the latest call that found or added this
 
 
 class KeptStates:
-    """Sequences of tokens with their keys and values, none of which begins another one.
+    """Sequences of tokens with their keys and values; none begins with another.
 
-    Where there is no room for more, those go first that were not used for longest; what the present call used stays,
-    since the next one will ask for it, too. Where that is all there is, nothing more comes in.
+    When room runs out, the least recently used go first. What the present call used stays, since the next one will need
+    it too. If nothing else is left to drop, nothing more is added.
     """
 
     def __init__(self) -> None:
         self.bytes = 0
-        self._keys: list[bytes] = []  # sorted: what begins alike stands side by side
-        self._entries: dict[bytes, _Entry] = {}  # the one used last stands last
+        self._keys: list[bytes] = []  # sorted: sequences with the same beginning are adjacent
+        self._entries: dict[bytes, _Entry] = {}  # the most recently used comes last
         self._call = 0
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def begin(self) -> None:
-        """A call begins."""
+        """Start a new call."""
         self._call += 1
 
     def begin_trunks(self, trunks: Sequence[Trunk]) -> None:
-        """The trunks, or their stems, begin with what is kept, where that is more than they have in common."""
+        """Start the trunks, or their stems, from kept states if those reach further than what they have in common."""
         trunks = list(dict.fromkeys(trunks))
         for trunk in trunks:
             self._begin_trunk(trunk)
@@ -59,7 +59,7 @@ class KeptStates:
             trunk.states = found.states
 
     def find(self, tokens: Tokens) -> Trunk | None:
-        """The longest part that the tokens begin with, with its states; None where it is short."""
+        """The longest kept beginning of the tokens, with its states; None if it is short."""
         place = bisect_left(self._keys, _key(tokens))
         near = [self._entries[key] for key in self._keys[max(0, place - 1) : place + 1]]
         shared = [common(each.tokens, tokens) for each in near]
@@ -71,7 +71,7 @@ class KeptStates:
         return Trunk(entry.tokens[:size], waiting=1, states=states)
 
     def add(self, tokens: Tokens, states: States, room: int) -> None:
-        """Copy the states [heads, T, head_dim] of T tokens, if there is room for them in so many bytes."""
+        """Copy the states [heads, T, head_dim] of T tokens, if they fit into `room` bytes."""
         if len(tokens) < SHARED_AT_LEAST:
             return
         key = _key(tokens)
@@ -95,13 +95,13 @@ class KeptStates:
         self.bytes += size
 
     def clear(self) -> None:
-        """Keep nothing."""
+        """Drop everything."""
         self._keys.clear()
         self._entries.clear()
         self.bytes = 0
 
     def _make_room(self, bytes_left: int) -> bool:
-        """Whether no more than so many are held, once what can go is gone."""
+        """Drop what can be dropped until at most `bytes_left` are held; returns whether that succeeded."""
         while self.bytes > bytes_left:
             oldest = next(iter(self._entries), None)
             if oldest is None or self._entries[oldest].used == self._call:
@@ -120,5 +120,5 @@ class KeptStates:
 
 
 def _key(tokens: Tokens) -> bytes:
-    """Bytes whose order is that of the tokens, and that begin another one's where the tokens do."""
+    """Bytes that sort like the tokens; a key begins with another key exactly if its tokens begin with the other's."""
     return np.asarray(tokens, ">u4").tobytes()

@@ -1,4 +1,4 @@
-"""The keys and values of what rows begin with, computed once for all that begin alike."""
+"""The keys and values of common beginnings of rows, computed once for all rows that share them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ import torch
 from ._cache import RowCache, States
 
 Tokens = np.ndarray[Any, np.dtype[np.int64]]
-CHUNK = 512  # columns of one pass over a long prefix
-SHARED_AT_LEAST = 32  # tokens that two prefixes begin with, for these to be computed apart
+CHUNK = 512  # columns per pass over a long prefix
+SHARED_AT_LEAST = 32  # common leading tokens of two prefixes from which these are computed separately
 
 
 @dataclass(eq=False)
 class Trunk:
-    """A prefix that is not the beginning of another one; those that are its beginning need no computation.
+    """A prefix that no other prefix extends. Prefixes it begins with need no computation of their own.
 
-    stem: what it begins with and others do too, computed before it. waiting: rows or trunks that will still need it.
+    stem: its beginning that it shares with others, computed before it. waiting: rows or trunks that still need it.
     """
 
     tokens: Tokens
@@ -32,18 +32,18 @@ class Trunk:
         return 0 if self.stem is None else len(self.stem.tokens)
 
     def release(self, count: int = 1) -> None:
-        """So many need it no more."""
+        """Record that `count` rows or trunks no longer need it."""
         self.waiting -= count
         if self.waiting == 0:
             self.states = None
 
 
 def trunks_of(prefixes: Sequence[Tokens], rows: Sequence[int]) -> list[Trunk]:
-    """For each prefix, from which so many rows go on, the trunk that begins with it. Trunks that begin alike have one
+    """The trunk that begins with each prefix; rows[i] rows continue from prefix i. Trunks with a common beginning share a
     stem."""
     order = sorted(range(len(prefixes)), key=lambda index: prefixes[index].tolist())
     found: list[Trunk] = [Trunk(np.zeros(0, np.int64))] * len(prefixes)
-    # Sorted, what begins with a prefix stands right behind it.
+    # In sorted order, prefixes that begin with another one come right after it.
     for index, behind in pairwise([*order[::-1], -1]):
         trunk = found[index] if found[index].waiting else Trunk(prefixes[index])
         trunk.waiting += rows[index]
@@ -55,7 +55,7 @@ def trunks_of(prefixes: Sequence[Tokens], rows: Sequence[int]) -> list[Trunk]:
 
 
 def _find_stems(trunks: Sequence[Trunk]) -> None:
-    """Neighbours in sorted order that share a good part of their tokens get a stem of what they share."""
+    """Give neighbours in sorted order that share many of their tokens a stem of what they share."""
     family, shared = [trunks[0]], len(trunks[0].tokens)
     for trunk in [*trunks[1:], None]:
         still = 0 if trunk is None else min(shared, common(family[-1].tokens, trunk.tokens))
@@ -71,14 +71,14 @@ def _find_stems(trunks: Sequence[Trunk]) -> None:
 
 
 def common(first: Tokens, second: Tokens) -> int:
-    """How many tokens both begin with."""
+    """The number of leading tokens that both share."""
     size = min(len(first), len(second))
     differ = np.flatnonzero(first[:size] != second[:size])
     return int(differ[0]) if len(differ) else size
 
 
 def compute(model: Any, trunks: Sequence[Trunk], *, tokens_at_once: int, rows_at_once: int) -> int:
-    """Fill in the states of the trunks that have none, and of their stems before. Returns how many tokens that took."""
+    """Fill in the missing states of the trunks, after those of their stems. Returns the number of tokens computed."""
     trunks = [trunk for trunk in dict.fromkeys(trunks) if trunk.states is None and len(trunk.tokens)]
     stems = [trunk.stem for trunk in trunks if trunk.stem is not None]
     computed = sum(len(trunk.tokens) - trunk.computed_before for trunk in trunks)

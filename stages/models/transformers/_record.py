@@ -1,4 +1,4 @@
-"""What is kept of every place of a batch while its row is made."""
+"""What is recorded of each place of a batch while its row is generated."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from ._draw import draw, most_likely, uniforms_of
 
 
 class Kept(NamedTuple):
-    """One array: what it holds of a token, and its name."""
+    """One recorded array: its name, and what it holds per token."""
 
     name: str
     dtype: torch.dtype
@@ -19,9 +19,9 @@ class Kept(NamedTuple):
 
 
 class Samples:
-    """Uniform numbers, ids and log-probabilities [places, columns], and the most likely tokens where they are asked for.
+    """Uniform numbers, ids and log-probabilities [places, columns], and the most likely tokens if they are asked for.
 
-    columns: as many as the row of the batch with the largest budget may have tokens.
+    columns: the largest token budget among the rows of the batch.
     """
 
     def __init__(self, sampling: Sampling, device: torch.device):
@@ -32,7 +32,7 @@ class Samples:
         }
 
     def fit(self, places: int, columns: int) -> None:
-        """Room for so many places of so many tokens; what the first ones hold stays. Much more than that is given back."""
+        """Make room for `places` of `columns` tokens, and keep what the first ones hold. Frees much larger arrays."""
         rows, held = self._held["ids"].shape[:2]
         if rows >= places and columns <= held <= 2 * columns:
             return
@@ -42,15 +42,15 @@ class Samples:
             self._held[name][:rows, :kept] = old[:rows, :kept]
 
     def keep(self, places: Tensor) -> None:
-        """Only these stay, in this order."""
+        """Drop all places but these, and put them in this order."""
         self._held = {name: held[places] for name, held in self._held.items()}
 
     def begin(self, place: int, seed: int, limit: int) -> None:
-        """A row begins here."""
+        """Start a row in this place."""
         self._held["uniforms"][place, :limit] = torch.from_numpy(uniforms_of(seed, limit))
 
     def draw(self, logits: Tensor, made: np.ndarray) -> Tensor:
-        """[B] int64: the next token of every place, from logits [B, V], kept as the one after `made` [B]."""
+        """[B] int64: the next token of each place, drawn from logits [B, V] and recorded at index `made` [B]."""
         held, device = self._held, logits.device
         at = torch.from_numpy(np.minimum(made, held["ids"].shape[1] - 1)).to(device)
         every = torch.arange(len(at), device=device)
@@ -64,7 +64,7 @@ class Samples:
         return drawn
 
     def completions(self, places: np.ndarray, sizes: np.ndarray, reasons: list[str]) -> list[Completion]:
-        """The rows of these places, of so many tokens, that ended so."""
+        """The completions of the rows in these places, with their sizes and finish reasons."""
         index = torch.from_numpy(places).to(self._held["ids"].device)
         held = {
             name: values[index, : int(sizes.max())].cpu().numpy()
@@ -80,7 +80,7 @@ class Samples:
 
 
 def kept_numbers(sampling: Sampling) -> list[Kept]:
-    """The arrays that such a sampling needs."""
+    """The arrays that a sampling needs."""
     found = [Kept("uniforms", torch.float64), Kept("ids", torch.int32), Kept("logprobs", torch.float32)]
     if not sampling.is_raw:
         found.append(Kept("raw", torch.float32))
@@ -91,12 +91,12 @@ def kept_numbers(sampling: Sampling) -> list[Kept]:
 
 
 def bytes_kept(sampling: Sampling) -> int:
-    """Bytes of all of them for one token."""
+    """Bytes of all recorded arrays per token."""
     return sum(kept.dtype.itemsize * int(np.prod(kept.shape)) for kept in kept_numbers(sampling))
 
 
 def nothing(sampling: Sampling) -> Completion:
-    """What a request without a budget gets."""
+    """The completion of a request without a budget."""
     record = Samples(sampling, torch.device("cpu"))
     record.fit(1, 1)
     return record.completions(np.zeros(1, np.int64), np.zeros(1, np.int64), ["length"])[0]

@@ -1,4 +1,4 @@
-"""The transformers engine as an entry; the engine itself is in _engine.py, which needs torch."""
+"""Registers the transformers engine; the engine itself is in _engine.py, which needs torch."""
 
 from typing import TYPE_CHECKING
 

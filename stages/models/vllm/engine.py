@@ -1,10 +1,9 @@
-"""Sampling with vLLM in this process: prefixes that requests share are computed once, token ids in and out.
+"""Sample with vLLM in this process: token ids in and out, shared prefixes computed once.
 
-vLLM is imported when an engine is opened. One engine is held at a time; opening for the same weights with the same
-options gives the one that is loaded, anything else closes it first (`close_loaded` does so at once, for a stage that
-needs its memory). On a GPU the model lives in a process of vLLM's own, on the CPU in this one, unless the environment
-variable VLLM_ENABLE_V1_MULTIPROCESSING says otherwise. vLLM's own words are kept off our output, unless
-VLLM_LOGGING_LEVEL is set.
+vLLM is imported when an engine is opened. One engine is held at a time. Opening the same weights with the same options
+returns the loaded engine; anything else closes it first. `close_loaded` closes it at once, for a stage that needs its
+memory. On a GPU the model lives in a process of vLLM's own, on the CPU in this one, unless the environment variable
+VLLM_ENABLE_V1_MULTIPROCESSING says otherwise. vLLM's messages are kept off our output unless VLLM_LOGGING_LEVEL is set.
 """
 
 import atexit
@@ -29,15 +28,15 @@ from ..kind import engine
 from ..policy import ModelSource, Policy
 from ._guest import Random, fault, first_line, package, quiet, words
 
-CPU_CACHE_GIB = 2.0  # keys and values; by itself vLLM would take nearly all of the machine's memory
-CPU_BLOCK = 32  # tokens: the unit in which a prefix is shared; vLLM's own on the CPU, 128, is longer than most prompts
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM can make room for
-COLDEST = 0.01  # vLLM silently raises a temperature below it
+CPU_CACHE_GIB = 2.0  # keys and values; left alone, vLLM would take nearly all of the machine's memory
+CPU_BLOCK = 32  # tokens, the unit of prefix sharing; vLLM's default on the CPU, 128, is longer than most prompts
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM can make room for
+COLDEST = 0.01  # vLLM silently raises a temperature below this
 
 
 @dataclass
 class _Loaded:
-    """vLLM with a policy's weights. random: its state of the process-wide generators. folder: of weights made here."""
+    """vLLM with a policy's weights. random: its state of the process-wide generators. folder: weights made here."""
 
     key: tuple[Any, ...]
     llm: Any
@@ -60,17 +59,17 @@ class _Loaded:
             self.folder.cleanup()
 
 
-_held: list[_Loaded] = []  # one, or none
+_held: list[_Loaded] = []  # at most one
 
 
 def close_loaded() -> None:
-    """Free the loaded engine's memory. Engines that were opened with it cannot generate any more."""
+    """Free the loaded engine's memory. Engines that were opened on it can no longer generate."""
     while _held:
         _held.pop().close()
 
 
 class VllmEngine:
-    """Each sample is a request of its own, with its own seed where the backend takes one (tried when it is opened)."""
+    """Each sample is a request of its own, with its own seed if the backend takes one (tested when it is opened)."""
 
     name = "vllm"
     tokens_exact = True
@@ -85,7 +84,7 @@ class VllmEngine:
         self._loaded, self._raw = loaded, raw
 
     def forget(self) -> None:
-        """vLLM evicts what it keeps by itself."""
+        """Do nothing: vLLM evicts what it caches by itself."""
 
     def generate(
         self,
@@ -95,11 +94,13 @@ class VllmEngine:
     ) -> list[list[Completion]]:
         """See `Engine.generate`. UsageError for a prefix beyond the context and for what vLLM cannot sample.
 
-        Raw log-probabilities of a distribution that is not the policy's own come from a second pass over the finished
-        rows, unless the option `raw` is off; then the context's last place is not used.
+        If the sampling distribution is not the policy's own, raw log-probabilities come from a second pass over the
+        finished rows, unless the option `raw` is off. The last position of the context then stays unused.
         """
         if self._loaded.closed:
-            raise ApportionError("this vllm engine is closed: another was opened, or its memory was needed")
+            raise ApportionError(
+                "this vllm engine is closed, since another was opened or its memory was needed; open it again"
+            )
         twice = self._raw and not sampling.is_raw and sampling.temperature > 0
         limits = [self._limit(request, sampling, spare=int(twice)) for request in requests]
         wanted = [
@@ -141,7 +142,7 @@ class VllmEngine:
     def _run(
         self, prompts: Sequence[list[int]], params: Sequence[Any], on_progress: Callable[[int], None] | None = None
     ) -> list[Any]:
-        """vLLM's outputs, in the order of the prompts."""
+        """vLLM's outputs in the order of the prompts."""
         if not prompts:
             return []
         try:
@@ -150,12 +151,12 @@ class VllmEngine:
             if "EngineDead" not in type(error).__name__ and "memory" not in str(error).lower():
                 raise
             close_loaded()
-            raise fault("while it sampled", error, 0) from error
+            raise fault("failed while sampling", error, 0) from error
 
     def _with_raw(
         self, prompts: Sequence[list[int]], made: Sequence[Completion], alternatives: int
     ) -> list[Completion]:
-        """The completions with what the policy itself says of their tokens, at temperature 1 and with all tokens kept."""
+        """The completions with the policy's own log-probabilities, at temperature 1 and with all tokens kept."""
         whole = [prompt + completion.ids.tolist() for prompt, completion in zip(prompts, made, strict=True)]
         score = import_module("vllm").SamplingParams(
             max_tokens=1, temperature=0.0, prompt_logprobs=alternatives, flat_logprobs=True, detokenize=False
@@ -183,16 +184,18 @@ def _run(
 
 
 def _params(sampling: Sampling, limit: int, seed: int | None, ends: list[int]) -> Any:
-    """vLLM's sampling parameters, nothing left to its defaults that changes the distribution."""
+    """vLLM's sampling parameters, with no default that changes the distribution left to vLLM."""
     if 0 < sampling.temperature < COLDEST:
-        raise UsageError(f"--temperature {sampling.temperature}: vllm samples from {COLDEST} on; 0 is greedy")
+        raise UsageError(
+            f"--temperature must be 0 (greedy) or at least {COLDEST} with vllm, got {sampling.temperature}"
+        )
     try:
         return import_module("vllm").SamplingParams(
             max_tokens=limit, temperature=sampling.temperature, top_p=max(sampling.top_p, 1e-9), top_k=sampling.top_k,
             seed=None if sampling.temperature == 0 else seed, stop=list(sampling.stop) or None, stop_token_ids=ends,
             logprobs=sampling.alternatives, flat_logprobs=True, detokenize=bool(sampling.stop),
         )  # fmt: skip
-    except Exception as error:  # nothing is computed yet: it can only object to what was asked for
+    except Exception as error:  # nothing has been computed yet, so it can only object to the request
         raise UsageError(f"vllm: {first_line(str(error))}") from error
 
 
@@ -207,7 +210,7 @@ def _completion(output: Any, sampling: Sampling) -> Completion:
 
 
 def _nothing(sampling: Sampling, *, with_raw: bool) -> Completion:
-    """What a request without a budget gets: vLLM refuses to make no token."""
+    """The completion of a request without a budget, since vLLM refuses to generate zero tokens."""
     none = np.empty(0, np.float32)
     shape = (0, sampling.alternatives)
     likely = Alternatives(np.empty(shape, np.int32), np.empty(shape, np.float32)) if sampling.alternatives else None
@@ -217,9 +220,9 @@ def _nothing(sampling: Sampling, *, with_raw: bool) -> Completion:
 def _report(
     flat: Any, first: int, count: int, alternatives: int
 ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], Alternatives | None]:
-    """Of `count` places from `first` on: each token's own log-probability, and those of the most likely ones.
+    """For `count` positions starting at `first`: each token's own log-probability, and those of the most likely tokens.
 
-    vLLM lists at every place the token that is there, then the most likely.
+    At every position vLLM lists the token that is there, then the most likely ones.
     """
     starts = np.asarray(flat.start_indices[first : first + count], np.int64)
     values = np.asarray(flat.logprobs, np.float32)
@@ -232,7 +235,7 @@ def _report(
 
 
 class _Bar:
-    """What `LLM.generate` asks of a tqdm bar, without the bar."""
+    """The part of a tqdm bar that `LLM.generate` uses, without the bar."""
 
     def __init__(self, report: Callable[[int], None], iterable: Any = None, **_: Any):
         self.n, self.postfix, self.format_dict = 0, "", {"elapsed": 1.0}
@@ -266,19 +269,20 @@ def _open(
     lora: Path | None = None,
     raw: bool = True,
 ) -> VllmEngine:
-    """vLLM in this process, on CUDA or CPU: shared prefixes cached.
+    """A vLLM engine in this process, on CUDA or CPU, with shared prefixes cached.
 
-    vLLM for a policy.
+    Opens vLLM with the weights of a policy.
 
     Args:
-        tensor_parallel_size: GPUs that share the model.
+        tensor_parallel_size: number of GPUs that share the model.
         gpu_memory_utilization: share of each GPU's memory for weights and cache.
-        kv_cache_gib: cache of keys and values, GiB, instead of what that share leaves; None is 2 on the CPU.
+        kv_cache_gib: size of the cache of keys and values, GiB, in place of what that share leaves; None is 2 on the
+            CPU.
         max_model_len: longest prefix and response together, tokens; None is the model's context.
-        enforce_eager: without compilation; None is true on the CPU, where that takes a minute.
-        quantization: vLLM's name of a method, e.g. fp8; None is what the weights say.
-        lora: directory of an adapter (PEFT) put on the weights.
-        raw: also the log-probabilities of the policy at temperature 1, where another distribution is sampled. Costs a
+        enforce_eager: skip compilation; None is true on the CPU, where compiling takes a minute.
+        quantization: vLLM's name of a quantisation method, e.g. fp8; None is what the weights say.
+        lora: directory of an adapter (PEFT) applied to the weights.
+        raw: also report log-probabilities of the policy at temperature 1 if another distribution is sampled. Costs a
             second pass over the finished rows.
     """
     vllm = package()
@@ -298,7 +302,7 @@ def _open(
         "trust_remote_code": remote_code_is_trusted(),
     }
     if on_cpu:
-        # Off: to put a seeded row's prompt into a step in parts, vLLM winds its generator back, which fails on the CPU.
+        # Off: to split a seeded row's prompt over steps, vLLM rewinds its generator, which fails on the CPU.
         arguments |= {"block_size": CPU_BLOCK, "enable_chunked_prefill": False}
         if kv_cache_gib is None and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             kv_cache_gib = CPU_CACHE_GIB
@@ -331,15 +335,15 @@ def _load(
     state, start = Random(), words().tell()
     try:
         with quiet(), state.inside():
-            # Not its generation_config.json: vLLM would sample with that file's temperature and top_p.
+            # Not the weights' generation_config.json: vLLM would sample with that file's temperature and top_p.
             llm = vllm.LLM(
                 model=path, seed=seed, generation_config="vllm", logprobs_mode="processed_logprobs", max_logprobs=-1,
                 enable_prefix_caching=True, use_tqdm_on_load=False, disable_log_stats=True, **arguments,
             )  # fmt: skip
     except Exception as error:
-        raise fault(f"cannot open {source.spec!r}", error, start) from error
+        raise fault(f"could not open {source.spec!r}", error, start) from error
     finally:
-        torch.set_num_threads = set_threads  # on the CPU vLLM makes it do nothing, for the whole process
+        torch.set_num_threads = set_threads  # on the CPU vLLM turns it into a no-op for the whole process
         torch.set_num_threads(threads)
     loaded = _Loaded(key, llm, adapter, _ends(llm, source), True, state, folder)
     loaded.row_seeds = _takes_seeds(vllm, loaded)
@@ -347,7 +351,7 @@ def _load(
 
 
 def _takes_seeds(vllm: Any, loaded: _Loaded) -> bool:
-    """Four requests with one seed, at a temperature at which they would hardly agree without it."""
+    """Whether four requests with one seed agree, at a temperature where they would hardly agree without it."""
     try:
         params = vllm.SamplingParams(
             max_tokens=8, temperature=2.0, seed=2**62 + 1, stop_token_ids=loaded.ends, detokenize=False
@@ -360,7 +364,7 @@ def _takes_seeds(vllm: Any, loaded: _Loaded) -> bool:
 
 
 def _ends(llm: Any, source: ModelSource) -> list[int]:
-    """The tokens that end a response, by the rule of the transformers engine."""
+    """The tokens that end a response, by the same rule as in the transformers engine."""
     from ..transformers._engine import end_ids
 
     config = llm.model_config
@@ -371,7 +375,7 @@ def _ends(llm: Any, source: ModelSource) -> list[int]:
 
 
 def _identity(source: ModelSource, quantization: str | None, lora: Path | None) -> tuple[str, int]:
-    """Digest of the policy as it samples, and the rank that vLLM has to make room for."""
+    """Digest of the policy as it samples, and the rank that vLLM must make room for."""
     parts: list[Any] = [source.identity]
     if quantization is not None:
         parts.append(f"quantization={quantization}")
@@ -380,14 +384,14 @@ def _identity(source: ModelSource, quantization: str | None, lora: Path | None) 
         weights = sorted(lora.glob("adapter_model.*"))
         if not (lora / "adapter_config.json").is_file() or not weights:
             raise UsageError(
-                f"lora {lora}: no adapter_config.json with adapter_model.safetensors, expected a PEFT adapter"
+                f"lora {lora}: no adapter_config.json with adapter_model.safetensors; name the directory of a PEFT adapter"
             )
         import json
 
         config = lora / "adapter_config.json"
         wanted = int(json.loads(config.read_text())["r"])
         if wanted > LORA_RANKS[-1]:
-            raise UsageError(f"lora {lora}: rank {wanted}, vllm takes up to {LORA_RANKS[-1]}")
+            raise UsageError(f"lora {lora}: rank must be at most {LORA_RANKS[-1]} for vllm, got {wanted}")
         rank = next(each for each in LORA_RANKS if each >= wanted)
         parts.append([digest_of_file(path) for path in (config, *weights)])
     return (source.identity if len(parts) == 1 else digest_of(parts)), rank
@@ -396,7 +400,7 @@ def _identity(source: ModelSource, quantization: str | None, lora: Path | None) 
 def _check_device(asked: str, own: str) -> None:
     if asked not in ("auto", own):
         hint = "; choose the GPU with CUDA_VISIBLE_DEVICES" if asked.startswith(f"{own}:") else ""
-        raise UsageError(f"--device {asked}: this vllm computes on {own}{hint}")
+        raise UsageError(f"--device {asked}: this vllm runs on {own}{hint}")
 
 
 atexit.register(close_loaded)

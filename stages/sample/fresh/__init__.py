@@ -1,1 +1,1 @@
-"""Rollouts that begin at the prompt."""
+"""Strategies whose rollouts begin at the prompt."""

@@ -12,14 +12,14 @@ from ....formats.segments import Array
 Mode = Literal["paper", "released"]
 Cost = Literal["probability", "expectation"]
 Unknown = Literal["exclude", "as_zero"]
-LATEST = 16  # outcomes that an estimate is made of, at least
-ENOUGH = 8  # outcomes below which there is none
+LATEST = 16  # an estimate uses at least this many outcomes, if there are as many
+ENOUGH = 8  # with fewer outcomes there is no estimate
 
 
 def success_rate(epochs: Sequence[Sequence[float]]) -> float | None:
-    """Estimated chance of success of a prompt from its rewards, epoch by epoch, the oldest first; above 0 is a success.
+    """A prompt's estimated probability of success (a reward above 0) from its rewards by epoch, the oldest first.
 
-    The mean of the last epoch or, where that has fewer than 16, of the latest 16 there are. None with fewer than 8.
+    The mean of the last epoch or, if it has fewer than 16 rewards, of the latest 16. None with fewer than 8 rewards.
 
     >>> success_rate([[0, 0, 1, 0, 0, 0, 0, 0], [1, 1]])
     0.3
@@ -35,7 +35,7 @@ def success_rate(epochs: Sequence[Sequence[float]]) -> float | None:
 
 
 def value(rollouts: Array, p: float) -> Array:
-    """[N] what that many rollouts of a prompt are worth: chance of a group that is not all equal, times p (1 - p)².
+    """[N] value of that many rollouts of a prompt: the probability that they are not all equal, times p (1 - p)².
 
     >>> value(np.array([8]), 0.25).round(6).tolist()
     [0.126544]
@@ -44,7 +44,7 @@ def value(rollouts: Array, p: float) -> Array:
 
 
 def rollouts_needed(p: float, confidence: float, cost: Cost = "probability") -> float:
-    """Rollouts until a group is not all equal, with that confidence or ("expectation") on average; infinite for p = 0 and 1.
+    """Rollouts until a group is mixed, with this confidence or on average ("expectation"); infinite for p = 0 and 1.
 
     >>> round(rollouts_needed(0.1, 0.9), 4), round(rollouts_needed(0.1, 0.9, "expectation"), 4)
     (21.8543, 10.1111)
@@ -67,22 +67,22 @@ def allocation(
     mode: Mode = "paper",
     unknown: Unknown = "exclude",
 ) -> list[int]:
-    """Rollouts of every prompt; they sum to n times their number.
+    """Rollouts of every prompt; they add up to n times the number of prompts.
 
-    Prompts with 0 < p < 1 begin with `least`, those with p = 0 with `failing`, with p = 1 with `solved`, unknown ones
-    with n. What remains goes to the first kind such that the sum of `value` is largest, up to `most` each; what they
-    need not take (`needed`) to those with p = 0 (and unknown ones with unknown="as_zero"), or, if there are none, to all
-    the others.
+    Prompts with 0 < p < 1 start with `least`, those with p = 0 with `failing`, those with p = 1 with `solved`, unknown
+    ones with n. The rest goes to prompts with 0 < p < 1 so that the sum of `value` is largest, up to `most` each. What
+    they do not need (`needed`) goes to those with p = 0 (and unknown ones with unknown="as_zero") or, if there are
+    none, to all others.
 
     Raises:
-        UsageError: the beginning alone takes more than there is.
+        UsageError: the starting numbers alone exceed the total.
     """
     counts = np.array([_begin(p, n, least, failing, solved) for p in rates], np.int64)
     left = n * len(rates) - int(counts.sum())
     if left < 0:
         raise UsageError(
-            f"strategy budget: {counts.sum()} rollouts to begin with, but {n * len(rates)} in all; raise -n, or lower "
-            "min_n, negative_n or positive_n"
+            f"strategy budget: the starting numbers add up to {counts.sum()} rollouts, but there are only {n * len(rates)}; "
+            "raise -n, or lower min_n, negative_n or positive_n"
         )
     open_ = [index for index, p in enumerate(rates) if p is not None and 0 < p < 1]
     hopeless = [index for index, p in enumerate(rates) if p == 0 or (p is None and unknown == "as_zero")]
@@ -109,21 +109,21 @@ def _begin(p: float | None, n: int, least: int, failing: int, solved: int) -> in
 
 
 def _even(total: int, count: int) -> Array:
-    """[count] that sum to total and differ by at most 1, the larger ones first."""
+    """[count] numbers that add up to total and differ by at most 1, the larger ones first."""
     return total // count + (np.arange(count) < total % count)
 
 
 def _best(rates: Sequence[float], total: int, least: int, room: int, mode: Mode) -> Array:
-    """[P] extra rollouts, 0 to room each, that sum to total and have the largest value; of equal ones the smallest,
-    the last prompt's first.
+    """[P] extra rollouts, 0 to room each, that add up to total and have the largest value. Of several solutions, it
+    is the one that gives the last prompts least.
 
-    Each further rollout of a prompt is worth less than the one before it, so taking the most valuable ones of all prompts
-    is exact. Prompts of equal rate have equal gains, which are computed once.
+    Each further rollout of a prompt is worth less than the one before, so greedily taking the most valuable ones is
+    exact. Prompts of equal rate have equal gains, which are computed once.
     """
     distinct, which = np.unique(np.array(rates), return_inverse=True)
     worth = np.stack([value(least + np.arange(room + 1), p) for p in distinct.tolist()])
-    if mode == "released":  # its table has 0 where nothing is added
+    if mode == "released":  # the released code's table has 0 where nothing is added
         worth[:, 0] = 0.0
-    gains = np.minimum.accumulate(np.diff(worth), axis=1)[which]  # rounding alone could make a later one larger
+    gains = np.minimum.accumulate(np.diff(worth), axis=1)[which]  # rounding alone could make a later gain larger
     order = np.argsort(-gains, axis=None, kind="stable")[:total]
     return np.bincount(order // max(room, 1), minlength=len(rates))

@@ -1,4 +1,4 @@
-"""Budget: more rollouts for the prompts on which they are worth most."""
+"""Budget: more rollouts for the prompts where they are worth most."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -37,34 +37,36 @@ def budget(
     unknown: Unknown = "exclude",
     rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
-    """Independent rollouts, -n a prompt on average, divided by what earlier ones say of the chance of success p.
+    """Independent rollouts, -n per prompt on average, allocated by each prompt's past probability of success p.
 
         V(N, p) = (1 - p^N - (1 - p)^N) · p · (1 - p)²
 
-    A prompt with 0 < p < 1 gets min_n to max_n rollouts, such that Σ V over those prompts is largest (exactly: V
-    gains less with every rollout, so the most valuable ones are taken). Prompts of p = 0 and p = 1 get negative_n and positive_n, prompts without a
-    history n. Where the first kind needs less than what is left, those of p = 0 share the rest.
-    The release trains GRPO on these groups with credit cut off at ±5: `assign-credit --clip 5`.
+    A prompt with 0 < p < 1 gets min_n to max_n rollouts, so that Σ V over those prompts is largest. The result is
+    exact: V gains less with every rollout, so taking the most valuable ones is optimal. Prompts with p = 0 get
+    negative_n, prompts with p = 1 get positive_n, and prompts without a history get n. If the first kind needs less
+    than what is left, those with p = 0 share the rest. The released code trains GRPO on these groups with credit
+    clipped to ±5: `assign-credit --clip 5`.
 
     Args:
-        history: scored rollout files or directories, the oldest first, one an epoch, or the last memory that `remember
-            --what problems` made of them; matched by `problem_id`. p is the mean success (reward above 0) of the last
-            epoch, or of the latest 16 where that has fewer; none below 8. What was not made of the prompt alone (probes,
-            hinted, retried …) or failed does not count.
-        min_n: rollouts of a prompt that is sometimes solved, at least.
-        max_n: at most.
-        negative_n: of a prompt that never was; with 0 it is left out, unless rollouts are left over.
-        positive_n: of one that always was; with 0 it is left out.
-        confidence: of a group that is not all equal, by which cost="probability" tells how many rollouts prompts need.
+        history: scored rollout files or directories, one per epoch, the oldest first; or the latest memory of `remember
+            --what problems`. Matched by `problem_id`. p is the mean success (reward above 0) of the last epoch, or of
+            the latest 16 rollouts if it has fewer; with fewer than 8 there is no p. Only rollouts made from the prompt
+            alone count: no probes, no hinted or retried ones and the like, and no failed ones.
+        min_n: least number of rollouts of a prompt that is sometimes solved.
+        max_n: greatest number of rollouts of such a prompt.
+        negative_n: rollouts of a prompt that was never solved; with 0 it is left out, unless rollouts are left over.
+        positive_n: rollouts of a prompt that was always solved; with 0 it is left out.
+        confidence: probability with which a group must not be all equal; cost="probability" derives from it how many
+            rollouts a prompt needs.
         cost: how many rollouts a prompt needs: until its group is not all equal with that confidence ("probability",
             ln(1 - confidence) / ln(max(p, 1 - p))), or on average ("expectation", 1 / (p (1 - p)) - 1).
-        mode: "paper", or "released": in its code the first min_n rollouts are worth nothing in the sum.
-        unknown: whether prompts without a history share what is left over with those of p = 0 ("as_zero", the released code)
-            or not ("exclude").
-        rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
+        mode: "paper", or "released": in the released code the first min_n rollouts are worth nothing in the sum.
+        unknown: whether prompts without a history share what is left over with those of p = 0 ("as_zero", the released
+            code) or not ("exclude").
+        rows_at_once: rollouts to generate before a part of the file is written; bounds the memory.
 
-    Departures: the released code takes prompts without a history for prompts that never succeed when it divides what is
-        left; here they stay apart, unless unknown="as_zero".
+    Departures: when the released code allocates what is left, it treats prompts without a history as prompts that never
+        succeed. Here they are kept apart, unless unknown="as_zero".
     """
     if max_n < min_n:
         raise UsageError(f"strategy budget: max_n must be at least min_n ({min_n}), got {max_n}")
@@ -74,7 +76,7 @@ def budget(
         [rates.get(problem.problem_id) for problem in everything], context.n, least=min_n, most=max_n, failing=negative_n,
         solved=positive_n, confidence=confidence, cost=cost, mode=mode, unknown=unknown,
     )  # fmt: skip
-    # What is kept of a run that was stopped is counted in groups, and a prompt without rollouts has none.
+    # A stopped run is counted in groups, and a prompt without rollouts has none.
     given = [place for place, count in enumerate(divided) if count][len(context.finished) :]
     counts = [divided[place] for place in given]
     rest = iter(counts)
@@ -83,7 +85,7 @@ def budget(
 
 
 def _rates(history: Sequence[Path]) -> dict[str, float | None]:
-    """Estimated chance of success by problem."""
+    """The estimated probability of success of each problem."""
     epochs: dict[str, list[list[float]]] = defaultdict(list)
     for path in history:
         for of_epoch in _read_memory(path) if is_memory(path) else [_read_epoch(path)]:
@@ -93,7 +95,7 @@ def _rates(history: Sequence[Path]) -> dict[str, float | None]:
 
 
 def _read_epoch(path: Path) -> Epoch:
-    """The rewards of rollout files, of what the policy made of the prompt alone, as the memory of problems has them."""
+    """The rewards in rollout files, from rollouts made from the prompt alone, like the memory of problems."""
     found: Epoch = defaultdict(list)
     for name in files_of(path):
         file = RolloutFile(name)
@@ -107,7 +109,7 @@ def _read_epoch(path: Path) -> Epoch:
 
 
 def _read_memory(path: Path) -> list[Epoch]:
-    """The rewards of a memory, iteration by iteration."""
+    """The rewards in a memory, by iteration."""
     table = MEMORIES["problems"].read(path)
     epochs: defaultdict[int, Epoch] = defaultdict(lambda: defaultdict(list))
     for problem, iteration, reward in zip(

@@ -1,4 +1,4 @@
-"""Demonstrations: worked solutions the task writes itself, to train a first policy on."""
+"""Demonstrations: worked solutions written by the task itself, to train a first policy on."""
 
 from collections.abc import Iterator
 from random import Random
@@ -22,15 +22,15 @@ def demonstrate(
     mistakes: Annotated[float, Between(0, 1)] = 0.0,
     rows_at_once: Annotated[int, AtLeast(1)] = 8192,
 ) -> Iterator[Rollouts]:
-    """n worked solutions of every prompt, written by the task instead of a model; flagged `demonstration`.
+    """Worked solutions, n of every prompt, written by the task instead of a model and flagged `demonstration`.
 
     No policy drew their tokens, so there are no log-probabilities.
 
     Args:
         mistakes: probability of the wrong choice at each step that offers one, 0 to 1.
-        rows_at_once: solutions written before a part of the file is; bounds the memory.
+        rows_at_once: solutions to write before a part of the file is written; bounds the memory.
     """
-    write = demonstrator(context.task, "--strategy demonstrate needs some")
+    write = demonstrator(context.task, "--strategy demonstrate needs them")
     end = context.tokenizer.eos_token_id
     for problems in context.portions(rows_at_once, context.n):
         prompts = [render_prompt(context.tokenizer, problem.prompt) for problem in problems]

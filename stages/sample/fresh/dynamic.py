@@ -1,4 +1,4 @@
-"""Dynamic sampling: go on until enough prompts have rollouts that differ."""
+"""Dynamic sampling: sample prompts until enough of them have rollouts that differ."""
 
 from collections.abc import Iterator, Mapping
 from math import ceil
@@ -15,29 +15,29 @@ from ...score.outcome.verify import verify
 from ..kind import SamplingContext, strategy
 from ..rows import respond
 
-MARGIN = 1.1  # problems tried over what the live share so far asks for
+MARGIN = 1.1  # safety factor on the number of problems that the live share so far suggests
 
 
 def _remark(counts: Mapping[str, int], *, live: int, **_: Any) -> str | None:
     found, tried = counts.get("live", 0), counts.get("tried", 0)
     if found >= live:
         return None
-    return f"{found:,} of {live:,} groups are live after all {tried:,} prompts; more with --prompts"
+    return f"{found:,} of {live:,} groups are live after all {tried:,} prompts; raise --prompts for more"
 
 
 @strategy(source="arXiv:2503.14476, §3.2 (DAPO)", evidence="code", makes=("reward",), remark=_remark)
 def dynamic(
     context: SamplingContext, *, live: Annotated[int, AtLeast(1)], rows_at_once: Annotated[int, AtLeast(1)] = 2048
 ) -> Iterator[Rollouts]:
-    """Independent rollouts of one prompt after the other until `live` groups have different rewards (DAPO).
+    """Independent rollouts, prompt after prompt, until `live` groups have different rewards (DAPO).
 
-    --prompts is how many there are at most. Rewards are the task's own, and are written as `reward`. Nothing is thrown
-    away: a group of equal rewards stays, flagged `dead_group`, and so do live groups beyond the number asked for, which
-    the last batch may bring. Where the prompts do not suffice, a line on standard error says so.
+    --prompts limits the number of prompts. The task's own verifier gives the rewards, written as `reward`. Nothing is
+    thrown away: a group of equal rewards stays, flagged `dead_group`, and so do live groups in excess, which the last
+    batch may bring. If the prompts do not suffice, a line on standard error says so.
 
     Args:
-        live: groups wanted in which not all rewards are equal.
-        rows_at_once: rollouts generated before a part of the file is written, at most; fewer where fewer are missing.
+        live: how many groups must have rewards that are not all equal.
+        rows_at_once: most rollouts to generate before a part of the file is written; fewer if fewer are missing.
     """
     at_once = max(1, rows_at_once // context.n)
     tried, found = (context.tally.get(name, 0) for name in ("tried", "live"))
@@ -59,7 +59,7 @@ def dynamic(
 
 
 def _dead(batch: Rollouts) -> Array:
-    """[G] whether there is nothing to compare in a group: all that did not fail earned the same."""
+    """[G] whether a group has nothing to compare: all rollouts that did not fail earned the same."""
     rows = np.flatnonzero(~batch.flagged(ERROR))
     reward, groups = batch.numbers("reward")[rows], Segments.of_runs(batch.groups.ids[rows])
     dead = np.ones(len(batch.groups), bool)

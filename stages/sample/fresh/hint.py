@@ -1,4 +1,4 @@
-"""Hints for the prompts that nothing else solved."""
+"""Hints for the prompts that were never solved."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ class Hints(Dialogue):
         return tuple(each for each in map(column_of, (self.hint_from, self.solution_from)) if each is not None)
 
     def ask(self, problem: Problem, hint: str) -> list[Message]:
-        """The question."""
+        """The problem's messages with the hint."""
         return with_template(problem, self.template, hint=hint)
 
     def teach(self, work: Work) -> list[Lesson]:
@@ -83,7 +83,7 @@ class Hints(Dialogue):
 
 def _remark(counts: Mapping[str, int], **_: Any) -> str:
     hinted, live = counts.get("hinted", 0), counts.get("live", 0)
-    return f"{hinted:,} groups failed and were sampled again with a hint, {live:,} of them are left to learn from"
+    return f"{hinted:,} groups failed and were sampled again with a hint; {live:,} of them can be learnt from"
 
 
 @strategy(
@@ -106,34 +106,34 @@ def hint(
 ) -> Iterator[Rollouts]:
     """New rollouts, with a hint in the prompt, for the prompts whose rollouts in --from all failed (Guide).
 
-    A group whose mean reward is `failed` or less gets a second group of n rollouts, which read the hint. Their `prompt`
-    and `prompt_ids` are those without it, which is what is trained; `behaviour_prompt_ids` is what they read, and their
-    `token.logprob` is under that, so that a ratio of the two corrects for the hint. They have their own baseline, are
-    scored here by the task's verifier (`reward`), and flagged `hinted`. Groups that nothing is to be learnt from are
-    flagged `filtered`, which is never trained on: the failed ones and those above `solved`, as they are and with a hint.
+    A group whose mean reward is at most `failed` gets a second group of n rollouts that read the hint. Their `prompt`
+    and `prompt_ids` omit the hint, and training uses these. `behaviour_prompt_ids` is what they read, and
+    `token.logprob` is under that prompt, so the ratio of the two corrects for the hint. The new group has its own
+    baseline, the task's verifier scores it here (`reward`), and it is flagged `hinted`. Groups with nothing to learn
+    from are flagged `filtered` and never trained on: the failed ones and those above `solved`, with and without a hint.
 
-    A group's mean is that of what the policy wrote from its prompt alone: probes, evals, and rows flagged error, hinted,
-    retried, reflection, guided, refined, intervention, edited, partial or demonstration do not count, and groups of such rows
-    alone are left as they are.
+    A group's mean covers only what the policy wrote from its prompt alone. Probes, evaluations, and rows flagged error,
+    hinted, retried, reflection, guided, refined, intervention, edited, partial or demonstration do not count. Groups
+    that consist of such rows are left as they are.
 
-    A policy that makes nothing of a hint fails with it, too, and then no hinted row is trained on: how many groups failed,
-    were hinted and are left to learn from is said on standard error. `sample --strategy critique --set of=hint` writes
-    what a policy learns to read hints from.
+    A policy that cannot use a hint fails again, and then no hinted row is trained on. A line on standard error reports
+    how many groups failed and got a hint, and how many can be learnt from. To teach a policy to use hints, train on the
+    output of `sample --strategy critique --set of=hint`.
 
     Args:
-        hint_from: where hints come from. "column:NAME" is a text column of the file, the same in all rows of a group, or
-            of the file that the task is; "demonstration:N" the first N lines of the task's own worked solution.
+        hint_from: where hints come from. "column:NAME" is a text column of the file, equal in all rows of a group, or
+            of the task's own file. "demonstration:N" is the first N lines of the task's own worked solution.
         template: the last message with the hint; {question} and {hint} are replaced.
-        failed: mean reward up to which a group has failed.
+        failed: mean reward up to which a group counts as failed.
         solved: mean reward above which there is nothing to learn.
         replaced: "flag" those groups, or "keep" them as they are.
 
     Raises:
-        UsageError: a template without {hint}; a task without worked solutions. DataError: no rewards; a group that failed
-            and has no hint; a file that has these rollouts already.
+        UsageError: a template that lacks {hint}; a task without worked solutions. DataError: no rewards; a failed group
+            without a hint; a file that already has these rollouts.
 
-    Departures: 1. The paper throws flagged groups away. 2. Its released code hints only where enough groups failed to
-        fill its workers. 3. Its `mixin`, plain failures in place of hinted ones, is not there.
+    Departures: 1. The paper throws flagged groups away. 2. Its released code hints only if enough groups failed to fill
+        its workers. 3. We leave out its `mixin`, which replaces hinted failures by plain ones.
     """
     dialogue = Hints("hint", hint_from, template)
     column, lines = hint_source(hint_from, "strategy hint")
@@ -157,12 +157,12 @@ def hint(
 
 
 def _read_hints(batch: Rollouts, column: str, groups: Array) -> list[str]:
-    """The hints that a column has for these groups. DataError for one without."""
+    """The hints in a column for these groups. DataError for a group without one."""
     hints: list[str] = []
     for group, text in zip(groups.tolist(), read_texts(batch, column, groups), strict=True):
         if not text:
             row = int(batch.groups.starts[group])
-            raise DataError(f"row {row}, column {column!r}: no hint for a prompt that failed")
+            raise DataError(f"row {row}, column {column!r}: missing; a group that failed needs a hint")
         hints.append(text)
     return hints
 
@@ -171,7 +171,7 @@ def _sample_hinted(
     context: SamplingContext, problems: Sequence[Problem], groups: Sequence[str], hints: Sequence[str], dialogue: Hints,
     failed: float, solved: float, replaced: str,
 ) -> Rollouts | None:  # fmt: skip
-    """A group of its own for each problem."""
+    """A hinted group for each problem."""
     if not problems:
         return None
     tokenizer = context.tokenizer
@@ -205,7 +205,7 @@ def _sample_hinted(
 
 
 def _count_live(hinted: Rollouts | None, failed: float, solved: float) -> int:
-    """How many hinted groups there is something to learn from."""
+    """How many hinted groups can be learnt from."""
     if hinted is None:
         return 0
     mean = _own_means(hinted)
@@ -213,12 +213,12 @@ def _count_live(hinted: Rollouts | None, failed: float, solved: float) -> int:
 
 
 def _own_means(hinted: Rollouts) -> Array:
-    """[G] mean reward of what did not fail in hinted groups."""
+    """[G] mean reward of the rollouts that did not fail in each hinted group."""
     return _means(hinted, np.flatnonzero(~hinted.flagged(ERROR)))
 
 
 def _means(batch: Rollouts, rows: Array) -> Array:
-    """[G] mean reward of those rows [M] in each group; NaN where there is none."""
+    """[G] mean reward of the rows [M] in each group; NaN for a group without any."""
     groups, size = batch.groups.ids[rows], len(batch.groups)
     count = np.bincount(groups, minlength=size)
     total = np.bincount(groups, weights=rewards_of(batch, rows), minlength=size)
@@ -226,7 +226,7 @@ def _means(batch: Rollouts, rows: Array) -> Array:
 
 
 def _interleave(plain: Rollouts, lost: Array, hinted: Rollouts | None) -> Rollouts:
-    """Each hinted group behind the group that it is for. Other columns of the file are missing (null) in it."""
+    """Put each hinted group after the group that it is for. Other columns of the file are missing (null) in it."""
     if hinted is None:
         return plain
     check_new(plain, hinted)

@@ -13,10 +13,10 @@ from ..rows import respond
 
 @strategy(source="ours", turns=True)
 def independent(context: SamplingContext, *, rows_at_once: Annotated[int, AtLeast(1)] = 2048) -> Iterator[Rollouts]:
-    """n independent rollouts of every prompt; of an environment task, each is played to its end.
+    """Independent rollouts, n of every prompt; those of an environment task are played to their end.
 
     Args:
-        rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
+        rows_at_once: rollouts to generate before a part of the file is written; bounds the memory.
     """
     if is_played(context.task):
         yield from play_problems(context, context.task, rows_at_once=rows_at_once)

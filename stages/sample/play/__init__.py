@@ -1,1 +1,1 @@
-"""Rollouts of agents: in an environment, or in a team."""
+"""Strategies for agents: in an environment, or in a team."""

@@ -1,4 +1,4 @@
-"""Rollouts of environment tasks: the policy and an environment take turns, many rollouts at once."""
+"""Rollouts of environment tasks: the policy and an environment take turns, for many rollouts at once."""
 
 import hashlib
 import math
@@ -21,27 +21,28 @@ from .._steps import context_length
 from ..kind import SamplingContext
 from ..rows import row_seeds, to_rollouts
 
-CUT = Outcome(observation="", valid=False)  # of a turn that was never played
+CUT = Outcome(observation="", valid=False)  # the outcome of a turn that was never played
 
 
 class Advice(NamedTuple):
-    """What the policy is told before it reads an observation. text: "" for nothing. names: as `step.advice` has them."""
+    """What the policy is told before it reads an observation. text: "" for nothing. names: for `step.advice`."""
 
     text: str = ""
     names: str | None = None
 
 
 UNTOLD = Advice()
-Advise = Callable[[str], Advice]  # from the key of the state that was observed
+Advise = Callable[[str], Advice]  # from the key of the observed state
 
 
 @dataclass
 class Rollout:
-    """One rollout while it is played. logprobs, raw: one a token, 0 for what the environment wrote; None if not known.
+    """One rollout while it is played. logprobs, raw: one per token, 0 for the environment's tokens; None if unknown.
 
-    problem: the place of its prompt among those played together. seed: of its samples. begun: what its world was reset with.
-    starts, ends, states, outcomes: of its turns, in response tokens. finish: "" while it goes on. told: what it was
-    told before the turn that comes, and advice, of its turns. trace: a digest of ids as they were written.
+    problem: index of its prompt among those played together. seed: of its samples. begun: the seed that its world was
+    reset with. starts, ends, states, outcomes: one per turn, in response tokens. finish: "" while it goes on. told:
+    what it was told before the coming turn. advice: the same, per turn. trace: a digest of the ids as they were
+    written.
     """
 
     problem: int
@@ -68,7 +69,7 @@ class Rollout:
         self.state = self.guarded(lambda: _key(self.world.reset(self.begun))) or ""
 
     def write(self, ids: Sequence[int], *, own: bool, logprobs: Any = None, raw: Any = None) -> None:
-        """More tokens. What the environment writes has log-probability 0."""
+        """Append tokens. Those of the environment have log-probability 0."""
         self.ids += ids
         self.trace.update(np.asarray(ids, np.int32).tobytes())
         self.mask += [own] * len(ids)
@@ -80,7 +81,7 @@ class Rollout:
                 setattr(self, name, None)
 
     def turn(self, start: int, state: str, outcome: Outcome) -> None:
-        """The turn that ends with the last token."""
+        """Record the turn that ends with the last token."""
         self.starts.append(start)
         self.ends.append(len(self.ids))
         self.states.append(state)
@@ -88,22 +89,22 @@ class Rollout:
         self.advice.append(self.told.names)
 
     def guarded(self, act: Callable[[], Any]) -> Any:
-        """What the environment answers; None, and the rollout is over, where it raises."""
+        """What the environment answers; None if it raises, which ends the rollout."""
         try:
             return act()
-        except Exception as error:  # an environment may raise anything, and the other rollouts go on
+        except Exception as error:  # an environment may raise anything; the other rollouts go on
             self.finish = "error"
             said = " ".join(f"{type(error).__name__}: {error}".split())[:500]
             self.error = said.encode("utf-8", "backslashreplace").decode()
             return None
 
     def act(self, action: Action) -> Outcome | None:
-        """What the environment makes of a turn; None, and the rollout is over, where it raises or answers nonsense."""
+        """The outcome of a turn; None if the environment raises or answers nonsense, which ends the rollout."""
         return self.guarded(lambda: _check_outcome(self.world.step(action)))
 
     @property
     def completion(self) -> Completion:
-        """The response, environment's tokens included."""
+        """The response, including the environment's tokens."""
         logprobs, raw = (
             None if values is None else np.array(values, np.float32) for values in (self.logprobs, self.raw)
         )
@@ -113,14 +114,14 @@ class Rollout:
 def play_problems(
     context: SamplingContext, task: EnvironmentTask, *, rows_at_once: int, advise: Advise | None = None
 ) -> Iterator[Rollouts]:
-    """n rollouts of every problem, each played until the environment is done.
+    """n rollouts of every problem, each played until its environment is done.
 
-    A rollout is truncated where its task's turns or the tokens of --max-tokens, observations included, are used up: a
-    turn cut off by that is not played and earns nothing, an observation that would leave no token to answer it is left
-    out. A turn of the task's `turn_tokens` is ended for the policy and played.
+    A rollout is truncated when it has used up its task's turns or the tokens of --max-tokens, which include
+    observations. A turn cut off in this way is not played and earns nothing. An observation that would leave no token
+    for an answer is left out. A turn that reaches the task's `turn_tokens` is ended for the policy and played.
 
-    advise: what the policy is told of each state; that is not done where there is no room for it. Rows then have
-    `step.advice`, and in their prompt what they were told before the first turn.
+    advise: what to tell the policy about each state; skipped if there is no room for it. The rows then have
+    `step.advice`, and their prompt includes what they were told before the first turn.
     """
     chat = Chat(context.tokenizer, task.role, task.tools)
     for problems in context.portions(rows_at_once, context.n):
@@ -130,7 +131,7 @@ def play_problems(
 def _play_portion(
     context: SamplingContext, task: EnvironmentTask, chat: Chat, problems: Sequence[Problem], advise: Advise | None
 ) -> Rollouts:
-    """One group a problem, with steps, rewards and what went wrong."""
+    """One group per problem, with steps, rewards and errors."""
     asked = [chat.prompt(problem.prompt) for problem in problems]
     rows: list[Rollout] = []
     for index, problem in enumerate(problems):
@@ -156,14 +157,14 @@ def _play_portion(
     return made.with_flag("error", failed) if failed.any() else made
 
 
-Asked = tuple[list[Message], list[int]]  # a prompt as messages and as ids
+Asked = tuple[list[Message], list[int]]  # a prompt, as messages and as ids
 
 
 def _advise_first(
     chat: Chat, problems: Sequence[Problem], asked: Sequence[Asked], rows: Sequence[Rollout], advise: Advise,
     context: float,
 ) -> list[Asked]:  # fmt: skip
-    """The distinct prompts with what the rows are told in them; each row's `problem` becomes the place of its own."""
+    """The distinct prompts with what the rows are told; each row's `problem` becomes the index of its own prompt."""
     places: dict[tuple[int, str], int] = {}
     found: list[Asked] = []
     for rollout in rows:
@@ -181,7 +182,7 @@ def _advise_first(
 
 
 class Play:
-    """Rollouts side by side. prompts: what the policy reads first, one a problem."""
+    """Plays rollouts side by side. prompts: what the policy reads first, one per problem."""
 
     def __init__(
         self, context: SamplingContext, task: EnvironmentTask, chat: Chat, prompts: Sequence[Sequence[int]],
@@ -192,7 +193,7 @@ class Play:
         self._prompts, self._rows, self._advise = prompts, rows, advise
 
     def play(self, advance: Callable[[int], None]) -> None:
-        """Turn by turn, one call of the engine for all rollouts that go on."""
+        """Play turn by turn, with one engine call for all rollouts that go on."""
         live = [rollout for rollout in self._rows if not rollout.finish]
         advance(len(self._rows) - len(live))
         while live:
@@ -203,7 +204,7 @@ class Play:
             live = rest
 
     def _generated(self, live: Sequence[Rollout]) -> list[Completion]:
-        """The next turn of each. Equal prefixes, such as the prompt of a group, are one request."""
+        """The next turn of each rollout. Equal prefixes, such as a group's prompt, share one request."""
         budget = self._context.sampling.max_tokens
         places: dict[tuple[int, bytes], list[int]] = {}
         for place, rollout in enumerate(live):
@@ -254,7 +255,7 @@ class Play:
             self._answer(rollout, outcome.observation, closed=closed)
 
     def _answer(self, rollout: Rollout, observation: str, *, closed: bool) -> None:
-        """What the policy reads next; without advice where there is no room for it."""
+        """Append what the policy reads next, without advice if there is no room for it."""
         prompt = len(self._prompts[rollout.problem])
         advice = UNTOLD if self._advise is None else self._advise(rollout.state)
         for told in (advice, UNTOLD):
@@ -268,7 +269,7 @@ class Play:
 
 
 def columns_of(rows: Sequence[Rollout]) -> dict[str, Any]:
-    """{path: [R]} what is known of rollouts that were played, beside their samples."""
+    """{path: [R]} what is known of played rollouts besides their samples."""
 
     def steps(values: Callable[[Rollout], Sequence[Any]], kind: pa.DataType) -> pa.Array:
         return pa.array([list(values(rollout)) for rollout in rows], pa.list_(kind))
@@ -290,7 +291,7 @@ def columns_of(rows: Sequence[Rollout]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class NoWorld:
-    """Stands where an environment could not be had: to begin raises what that raised."""
+    """Stands in for an environment that could not be made: reset raises the error again."""
 
     why: Exception
 
@@ -304,26 +305,26 @@ class NoWorld:
 def _world(task: EnvironmentTask, problem: Problem) -> Environment:
     try:
         return task.environment(problem)
-    except Exception as error:  # as in `guarded`: the other rollouts go on
+    except Exception as error:  # as in `guarded`, the other rollouts go on
         return NoWorld(error)
 
 
 def _key(state: Any) -> str:
     if not isinstance(state, str):
-        raise TypeError(f"reset gave {state!r:.60}, expected the key of a state, a text")
+        raise TypeError(f"reset must return the key of a state, a string, got {state!r:.60}")
     state.encode()
     return state
 
 
 def _check_outcome(outcome: Any) -> Outcome:
-    """The outcome in plain Python's types. TypeError, ValueError (UnicodeEncodeError is one) for what cannot be kept."""
+    """The outcome in plain Python types. TypeError, ValueError (e.g. UnicodeEncodeError) if it cannot be stored."""
     if not isinstance(outcome, Outcome):
-        raise TypeError(f"step gave {outcome!r:.60}, expected an Outcome")
+        raise TypeError(f"step must return an Outcome, got {outcome!r:.60}")
     for text in (outcome.observation, outcome.state, outcome.kind):
         if not isinstance(text, str):
-            raise TypeError("step gave an observation, a state or a kind that is no text")
+            raise TypeError("step must return an observation, a state and a kind that are strings")
         text.encode()
     reward = float(outcome.reward)
     if not math.isfinite(reward):
-        raise ValueError(f"step gave the reward {reward}")
+        raise ValueError(f"step must return a finite reward, got {reward}")
     return replace(outcome, reward=reward, done=bool(outcome.done), valid=bool(outcome.valid))

@@ -1,4 +1,4 @@
-"""Rollouts of --from that an environment took part in, played on from one of their turns."""
+"""Play rollouts of --from on from one of their turns, in a restored environment."""
 
 import math
 from collections.abc import Sequence
@@ -21,16 +21,16 @@ NEEDS = ("environment_seed", "step.start", "step.end")
 
 
 class Replay:
-    """Brings the worlds of a batch's rollouts back to where one of their turns begins, and plays on.
+    """Restores the environments of a batch's rollouts to the start of a turn, and plays on from there.
 
-    A world begins as it did and is told again what the policy said. It has to answer what stands in the rollout, token by
-    token; what it draws by chance later on is what it would have drawn then.
+    An environment begins as it did the first time, and receives the policy's turns again. It must answer, token for
+    token, what is in the rollout. What it later draws by chance is what it would have drawn then.
     """
 
     def __init__(self, context: SamplingContext, task: EnvironmentTask, batch: Rollouts):
         for path in NEEDS:
             if path not in batch:
-                raise DataError(f"no column {path!r}, without which an environment cannot be brought back; sample anew")
+                raise DataError(f"no column {path!r}, which is needed to restore an environment; sample again")
         self._context, self._task, self._batch = context, task, batch
         self._chat = Chat(context.tokenizer, task.role, task.tools)
         self._names = batch.strings("rollout_id")
@@ -45,10 +45,10 @@ class Replay:
         self, rows: Sequence[int], forks: Sequence[int], seeds: Sequence[int], problems: Sequence[Problem],
         prompts: Sequence[Sequence[int]],
     ) -> list[Rollout]:  # fmt: skip
-        """[M] each row's rollout up to its token `fork`, where a turn begins, and from there on as the policy plays it now.
+        """[M] each row's rollout up to its token `fork`, where a turn begins, continued as the policy plays it now.
 
-        problems, prompts: [M] the row's problem, and what the policy reads before the response. DataError where an
-        environment answers otherwise than it did.
+        problems, prompts: [M] the row's problem, and what the policy reads before the response. DataError if an
+        environment answers differently than before.
         """
         found = [
             self._at(row, fork, place, seed, problem)
@@ -58,18 +58,18 @@ class Replay:
         return found
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The ids of other messages that the policy reads first."""
+        """The ids of other messages for the policy to read first."""
         return self._chat.prompt(messages)[1]
 
     def _at(self, row: int, fork: int, place: int, seed: int, problem: Problem) -> Rollout:
         begun, name = self._begun[row], self._names[row]
         if begun is None:
-            raise DataError(f"rollout {name!r}, column 'environment_seed': missing; sample it anew")
+            raise DataError(f"rollout {name!r}, column 'environment_seed': missing; sample the rollout again")
         ids = self._batch.token_ids[row].tolist()
         starts, ends = self._starts[row].tolist(), self._ends[row].tolist()
         if fork not in starts:
             raise DataError(
-                f"rollout {name!r}: no turn begins at token {fork}, and an environment is left between turns only"
+                f"rollout {name!r}: no turn begins at token {fork}, and an environment can be left only between turns"
             )
         found = Rollout(place, seed, self._task.environment(problem), int(begun))
         found.reset()
@@ -79,8 +79,8 @@ class Replay:
             outcome = found.act(self._chat.action(said, closed=closed))
             seen = [] if outcome is None else self._chat.added(outcome.observation, closed=True)
             if outcome is None or outcome.done or answered[len(answered) - len(seen) :] != seen:
-                why = found.error or "it answers otherwise than in the file"
-                raise DataError(f"rollout {name!r}: its environment cannot be brought back to turn {turn + 1} ({why})")
+                why = found.error or "it answers differently than in the file"
+                raise DataError(f"rollout {name!r}: its environment cannot be restored to turn {turn + 1} ({why})")
             found.ids = ids[: ends[turn]]
             found.turn(starts[turn], found.state, outcome)
             found.state = outcome.state
@@ -94,21 +94,21 @@ class Replay:
 
 
 def reward_of(rollout: Rollout) -> float:
-    """What its turns earned, those before the fork too."""
+    """The total reward of its turns, including those before the fork."""
     return math.fsum(outcome.reward for outcome in rollout.outcomes)
 
 
 def completion_after(rollout: Rollout, fork: int) -> Completion:
-    """The response from its token `fork` on, what the environment wrote included."""
+    """The response from its token `fork` on, including what the environment wrote."""
     whole = rollout.completion
     logprobs, raw = (None if each is None else each[fork:] for each in (whole.logprobs, whole.raw_logprobs))
     return Completion(whole.ids[fork:], logprobs, whole.finish_reason, raw, error=whole.error)
 
 
 def observed_after(played: Sequence[Rollout], forks: Sequence[int]) -> dict[str, pa.Array]:
-    """{path: [M]} what is known of rollouts that were played on, beside their samples: steps, rewards, what went wrong.
+    """{path: [M]} what is known of continued rollouts besides their samples: steps, rewards, errors.
 
-    The mask is false before the fork and on what the environment wrote.
+    The mask is false before the fork and on the environment's tokens.
     """
     columns = columns_of(played)
     mask = Ragged.from_arrow(columns["token.mask"])
@@ -124,8 +124,8 @@ def columns_after(
     purpose: str,
     flags: tuple[str, ...] = (),
 ) -> dict[str, pa.Array]:
-    """{path: [M]} of rollouts that were played on. What is before the fork has no part in them: the mask is false there,
-    and log-probabilities are 0. With forks of 0, all of it has."""
+    """{path: [M]} of continued rollouts. Before the fork, the mask is false and log-probabilities are 0. A fork of 0 leaves
+    nothing out."""
     made = [completion_after(rollout, fork) for rollout, fork in zip(played, forks, strict=True)]
     prefixes = [rollout.ids[:fork] for rollout, fork in zip(played, forks, strict=True)]
     seeds = [rollout.seed for rollout in played]

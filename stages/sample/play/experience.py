@@ -1,4 +1,4 @@
-"""Experience: the policy reads what earlier rollouts taught about what it sees, turn by turn."""
+"""Experience: at every turn, the policy reads what earlier rollouts taught about such an observation."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -42,44 +42,45 @@ def experience(
     characters: Annotated[int, AtLeast(0)] = 800,
     rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
-    """n rollouts of every problem of an environment task, told before each turn what a library knows of such a moment.
+    """Rollouts of an environment task, n per problem; before each turn the policy reads advice from a library.
 
-    The library is a memory of `remember --what experience`. An observation (`step.state`) finds its cluster as it was
-    made there; shown are the entries of that cluster with the highest scores, or where it has none of a zone, those of
-    the whole library. Before the first turn they are a system message of the prompt, and so in `prompt` and `prompt_ids`;
-    later a system message of the environment's part, before the observation, under a false mask. They use up
-    --max-tokens like observations; where they leave no room, the observation stands alone.
+    The library is a memory made by `remember --what experience`. An observation (`step.state`) finds its cluster as it
+    did there. The policy is shown the entries of that cluster with the highest scores. If the cluster has none of a
+    zone, it is shown the best of the whole library. Before the first turn, the advice is a system message of the
+    prompt, so it is in `prompt` and `prompt_ids`. Later it is a system message in the environment's part, before the
+    observation and with a false mask. Advice uses up --max-tokens like observations. If it leaves no room, only the
+    observation is shown.
 
-    Nothing is changed in the library: `step.advice` has the ids of what was shown before each step (null for nothing), which
-    `remember --what experience --earlier LIBRARY` counts. Training keeps the advice in the context. `step.state` knows
-    nothing of it.
+    Sampling does not modify the library. `step.advice` has the ids of what was shown before each step (null for
+    nothing), and `remember --what experience --earlier LIBRARY` counts them. Training keeps the advice in the context.
+    `step.state` does not include it.
 
     Args:
         library: the memory; none for rollouts without advice, as in the first round of a recipe.
-        strategies: shown at most.
-        warnings: shown at most.
-        warmup: rounds (--round, from 0) in which nothing is shown.
-        min_entries: a library with fewer is not used.
-        template: the message; {advice} is replaced by a line an entry.
-        strategy: such a line; {text} is replaced.
-        warning: such a line; {text} is replaced.
-        strategy_characters: of a strategy's text that are kept.
-        warning_characters: of a warning's.
-        characters: of the advice; lines that do not fit any more are left out.
-        rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
+        strategies: how many strategies to show at most.
+        warnings: how many warnings to show at most.
+        warmup: number of rounds (--round, from 0) in which nothing is shown.
+        min_entries: a library with fewer entries is not used.
+        template: the message; {advice} is replaced by one line per entry.
+        strategy: the line of a strategy; {text} is replaced.
+        warning: the line of a warning; {text} is replaced.
+        strategy_characters: length to which a strategy's text is cut.
+        warning_characters: length to which a warning's text is cut.
+        characters: length of the advice; lines that no longer fit are left out.
+        rows_at_once: rollouts to generate before a part of the file is written; bounds the memory.
 
     Raises:
-        UsageError: a task that is not played; a template without its name; an option out of range; no such file.
-            DataError: a file that is no such memory.
+        UsageError: a task that is not played; a template that lacks its placeholder; an option out of range; no such
+            file. DataError: a file that is not such a memory.
 
-    Departures: 1. In the paper every step has a prompt of its own, whose system message changes; here a rollout is one
-        sequence, in which earlier advice remains readable. 2. Where the chat template has no system message in
-        the middle, the advice opens the environment's message. 3. Zones are looked up apart, so that a cluster that has
-        strategies only is still shown the library's best warning. 4. The paper's budget is 200 tokens; here it is
-        characters, as in the released code.
+    Departures: 1. In the paper every step has a prompt of its own, whose system message changes. Here a rollout is one
+        sequence, in which earlier advice remains readable. 2. If the chat template allows no system message in the
+        middle, the advice opens the environment's message. 3. Zones are looked up separately, so that a cluster that
+        has only strategies is still shown the library's best warning. 4. The paper's budget is 200 tokens. Here it is
+        in characters, as in the released code.
     """
     if not is_played(context.task):
-        raise UsageError(f"--strategy experience plays environment tasks, which {context.task.spec!r} is not")
+        raise UsageError(f"--strategy experience plays environment tasks only; {context.task.spec!r} is not one")
     for option, text, name in (
         ("template", template, "advice"), ("strategy", strategy, "text"), ("warning", warning, "text"),
     ):  # fmt: skip
@@ -107,7 +108,7 @@ def experience(
 
 
 def open_library(path: Path) -> Library:
-    """The library in a file, whose clusters take up observations as they did when it was made."""
+    """The library in a file; its clusters take in observations as they did when it was made."""
     table = MEMORIES["experience"].read(path)
     history = MemoryFile(path).provenance.history
     settings = history[-1].parameters.get("settings") if history else None

@@ -30,14 +30,14 @@ TOLD = "\n\nAgent {agent}, the {role}, says:\n{text}"
 
 @dataclass(frozen=True)
 class Wording:
-    """How agents are spoken to."""
+    """The wording of the agents' prompts."""
 
     roles: tuple[str, ...]
     template: str
     told: str
 
     def prompt(self, problem: Problem, agent: int, heard: Sequence[tuple[int, str]]) -> list[Message]:
-        """The problem's messages; the last of them by the template."""
+        """The problem's messages, the last one rewritten by the template."""
         said = [fill(self.told, agent=str(i + 1), role=self.roles[i], text=text) for i, text in heard]
         last = agent == len(self.roles) - 1
         return with_template(
@@ -67,30 +67,30 @@ def team(
     told: str = TOLD,
     rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
-    """n teams of every prompt, each with a communication graph of its own.
+    """Teams of agents, n per prompt, each team with a communication graph of its own.
 
-    The agents are one policy in several roles and speak in a fixed order. Agent j reads the problem and what those
-    agents i < j said from which an edge leads to it; every edge is there with its own probability, independently. The
-    last agent answers: its prompt and tokens are the row, so that the answer can be verified and trained on like any
-    other. What the others said is in the column `team`, and not trained on. The rows of a group have one problem, but
-    prompts that differ by what was read. The ruler `edge` has every pair i < j: `src`, `dst`, its `probability`, and
+    The agents are one policy in several roles, and speak in a fixed order. Agent j reads the problem and the words of
+    every agent i < j from which an edge leads to j. Each edge exists with its own probability, independently. The last
+    agent answers. Its prompt and tokens form the row, so the answer can be verified and trained on like any other. What
+    the others said is in the column `team`, and is not trained on. The rows of a group share the problem, but their
+    prompts differ by what the agent read. The ruler `edge` has every pair i < j: `src`, `dst`, its `probability`, and
     whether it was `kept`.
 
     Args:
-        roles: of the agents, in the order in which they speak; at least two.
+        roles: roles of the agents, in the order in which they speak; at least two.
         edge: probability of an edge.
-        edges: probabilities of some edges, such as {"0-3": 0.9}; agents are counted from 0.
-        graph: memory of `remember --what graph`, whose probabilities stand in for both.
-        threshold: keep the edges that are more likely than this, and no others, instead of drawing them; 0.5 is how a
-            graph that was learnt is used.
+        edges: probabilities of particular edges, such as {"0-3": 0.9}; agents are counted from 0.
+        graph: a memory made by `remember --what graph`, whose probabilities replace both.
+        threshold: keep exactly the edges that are more likely than this, instead of drawing them; 0.5 is how a graph is
+            used once it has been learnt.
         template: the last message of an agent's prompt; {question}, {agent} (from 1), {agents}, {role}, {heard} and {ask}
             (help, or give the answer) are replaced.
-        told: what {heard} is made of, once for each agent that was read; {agent}, {role} and {text} are replaced.
-        rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
+        told: the text that {heard} repeats for each agent that was read; {agent}, {role} and {text} are replaced.
+        rows_at_once: rollouts to generate before a part of the file is written; bounds the memory.
 
     Raises:
-        UsageError: fewer than two roles; a probability or threshold outside 0 to 1; a template without its names; a graph
-            of another number of agents. DataError: a file that is no graph.
+        UsageError: fewer than two roles; a probability or threshold outside 0 to 1; a template that lacks a
+            placeholder; a graph with another number of agents. DataError: a file that is not a graph.
     """
     for option, text, needed in (
         ("template", template, "question"),
@@ -110,14 +110,14 @@ def team(
 
 
 def _probabilities(pairs: Sequence[tuple[int, int]], count: int, edge: float, edges: Mapping[str, float]) -> np.ndarray:
-    """[E] float64 of the pairs. UsageError for a pair that is none and for what is no probability."""
+    """[E] float64 probabilities of the pairs. UsageError for an unknown pair, or a value that is no probability."""
     if not pairs:
         raise UsageError(f"strategy team: roles must name two or more agents, got {count}")
     found = dict.fromkeys((f"{i}-{j}" for i, j in pairs), edge)
     for name in edges:
         if name not in found:
             raise UsageError(
-                f"strategy team: edges names {name!r}, which is not a pair of agents; choose of {', '.join(found)}"
+                f"strategy team: edges names {name!r}, which is not a pair of agents; choose from {', '.join(found)}"
             )
     found.update(edges)
     for name, value in found.items():
@@ -127,14 +127,14 @@ def _probabilities(pairs: Sequence[tuple[int, int]], count: int, edge: float, ed
 
 
 def _read_graph(pairs: Sequence[tuple[int, int]], count: int, graph: Path, edges: Mapping[str, float]) -> np.ndarray:
-    """[E] float64 of the pairs, as a memory has them."""
+    """[E] float64 probabilities of the pairs, from a memory."""
     if edges:
-        raise UsageError("strategy team: graph and edges both say how likely edges are; give one of them")
+        raise UsageError("strategy team: graph and edges both set the probabilities of edges; give only one")
     table = MEMORIES["graph"].read(graph).to_pydict()
     found = dict(zip(zip(table["src"], table["dst"], strict=True), table["probability"], strict=True))
     if set(found) != set(pairs):
         raise UsageError(
-            f"{graph}: a graph of {1 + max(table['dst'])} agents, but strategy team has {count}; give as many roles"
+            f"{graph}: the graph has {1 + max(table['dst'])} agents, but strategy team has {count}; give as many roles"
         )
     return np.array([found[pair] for pair in pairs], np.float64)
 
@@ -203,6 +203,6 @@ def _answer_together(
 
 
 def _lost(completion: Completion, why: str) -> Completion:
-    """No completion: the agent before had none."""
+    """An empty completion, since the agent before had none."""
     nothing = np.zeros(0, np.float32)
     return Completion(np.zeros(0, np.int32), nothing, "error", nothing, error=why)

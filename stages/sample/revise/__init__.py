@@ -1,1 +1,1 @@
-"""Rollouts that mend, retry or corrupt earlier ones."""
+"""Strategies that mend, retry or corrupt earlier rollouts."""

@@ -1,4 +1,4 @@
-"""Small errors in a step of text: which kinds it allows, how far an edit is from it, and what gives one away."""
+"""Small errors in a step of text: which kinds it allows, how far an edit is from it, and what gives an edit away."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 FENCE = "```"
-SENTENCES = 4  # the most that are edited of a step, its last ones
+SENTENCES = 4  # how many of a step's last sentences are edited at most
 HEDGES = (
     "a mistake", "an error", "misinterpreted", "misread", "let's correct", "let me correct", "on second thought",
     "python",
@@ -31,8 +31,8 @@ def edit_kinds(step: str) -> list[str]:
 
 
 def last_sentences(step: str, count: int = SENTENCES) -> int:
-    """The character at which the step's last sentences begin; lines, and what ends with a full stop and a space, are
-    such.
+    """The character at which the step's last sentences begin. A line is a sentence, and so is what ends with a full stop
+    and a space.
 
     >>> last_sentences("One. Two. Three."), last_sentences("One. Two. Three.\\nFour. Five.")
     (0, 5)
@@ -43,7 +43,7 @@ def last_sentences(step: str, count: int = SENTENCES) -> int:
 
 
 def edit_of(text: str) -> str | None:
-    """What stands in the first fenced block of an editor's answer.
+    """The content of the first fenced block in an editor's answer.
 
     >>> edit_of("```\\n2 + 3 = 6\\n``` or ```\\n7\\n```"), edit_of("```\\n2 + 3")
     ('2 + 3 = 6', None)
@@ -53,7 +53,7 @@ def edit_of(text: str) -> str | None:
 
 
 def speaks_of_errors(text: str, phrases: Sequence[str] = ANNOUNCEMENTS) -> bool:
-    """Whether one of the phrases stands in it, without regard to case.
+    """Whether one of the phrases occurs in the text, ignoring case.
 
     >>> speaks_of_errors("So, Mistakenly, 2 + 3 = 6"), speaks_of_errors("2 + 3 = 6")
     (True, False)
@@ -63,7 +63,7 @@ def speaks_of_errors(text: str, phrases: Sequence[str] = ANNOUNCEMENTS) -> bool:
 
 
 def levenshtein(one: str, other: str) -> int:
-    """The fewest characters to insert, delete or replace that make one of the other.
+    """The least number of characters to insert, delete or replace to turn one text into the other.
 
     >>> levenshtein("kitten", "sitting")
     3
@@ -73,12 +73,12 @@ def levenshtein(one: str, other: str) -> int:
     places = np.arange(len(other) + 1)
     for number, letter in enumerate(one, 1):
         best = np.concatenate(([number], np.minimum(row[1:] + 1, row[:-1] + (letters != letter))))
-        row = np.minimum.accumulate(best - places) + places  # insertions, one after another
+        row = np.minimum.accumulate(best - places) + places  # insertions, one after the other
     return int(row[-1])
 
 
 def edit_ratio(step: str, edit: str) -> float:
-    """Their distance in lengths of the longer one.
+    """The Levenshtein distance of two texts as a share of the longer one's length.
 
     >>> round(edit_ratio("12 * 3 = 36, so he pays 36 dollars.", "12 * 3 = 38, so he pays 38 dollars."), 6)
     0.057143
@@ -87,7 +87,7 @@ def edit_ratio(step: str, edit: str) -> float:
 
 
 def open_boxes(text: str) -> str:
-    """Each \\boxed{…} replaced by what is in it; one that does not end stays.
+    """The text with each \\boxed{…} replaced by its content; a box that does not end stays.
 
     >>> open_boxes(r"so \\boxed{\\frac{1}{2}}.")
     'so \\\\frac{1}{2}.'

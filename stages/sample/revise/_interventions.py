@@ -1,4 +1,4 @@
-"""Interventions: what a critic's answer says, and what a wrong attempt becomes with it."""
+"""Interventions: what a critic's answer says, and how it changes a wrong attempt."""
 
 import ast
 import re
@@ -14,14 +14,14 @@ _DIGITS = re.compile(r"[0-9]+")
 
 @dataclass(frozen=True)
 class Intervention:
-    """content: the new step. location: the block that it stands in place of, from 1."""
+    """content: the new step. location: the block that it replaces, from 1."""
 
     content: str
     location: int
 
 
 def intervention_of(text: str) -> Intervention | None:
-    """The last <intervention> of a critic's answer; None where it is no dictionary with a text and a place from 1.
+    """The last <intervention> of a critic's answer; None unless it is a dictionary with a text and a location from 1.
 
     >>> intervention_of('<intervention>{"content": "new", "location": "Substep 3"}</intervention>')
     Intervention(content='new', location=3)
@@ -33,7 +33,7 @@ def intervention_of(text: str) -> Intervention | None:
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of "\(" and the like
+            warnings.simplefilter("ignore")  # for "\(" and the like
             given = ast.literal_eval(found[-1].strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
@@ -58,7 +58,7 @@ def intervention_of(text: str) -> Intervention | None:
 
 
 def guide(attempt: str, intervention: Intervention, separator: str = BLANK_LINE) -> tuple[str, int]:
-    """The attempt up to the block replaced and the new one, and how many characters of it are the attempt's own.
+    """The attempt up to the replaced block, then the new one; and how many characters of it are the attempt's own.
 
     >>> [guide("A|B|C", Intervention("X", place), "|") for place in (1, 2, 9)]
     [('X', 0), ('A|X', 2), ('A|B|C|X', 5)]
@@ -71,7 +71,7 @@ def guide(attempt: str, intervention: Intervention, separator: str = BLANK_LINE)
 
 
 def leaks(content: str, answer: str) -> bool:
-    """Whether the final answer stands in the content.
+    """Whether the final answer occurs in the content.
 
     >>> leaks("so x = 42", "42"), leaks("so x is even", "42"), leaks("anything", "")
     (True, False, False)
@@ -80,7 +80,7 @@ def leaks(content: str, answer: str) -> bool:
 
 
 def select_verified(right: Sequence[int], k: int, needed: int = 1) -> dict[int, float]:
-    """{index: share} of those with enough right tries of k.
+    """{index: share} of the targets with at least `needed` right tries out of k.
 
     >>> select_verified([0, 3, 0, 32], 32)
     {1: 0.09375, 3: 1.0}
@@ -89,8 +89,8 @@ def select_verified(right: Sequence[int], k: int, needed: int = 1) -> dict[int, 
 
 
 def keep_answer_back(line: str, answer: str) -> str | None:
-    """A line that does not give the final answer away: itself, or what stands before an answer that ends it; None where
-    the answer is elsewhere in it, too.
+    """A line that does not reveal the final answer: the line itself, or what precedes an answer at its end; None if the
+    answer also occurs elsewhere in it.
 
     >>> keep_answer_back("7+10=17", "5"), keep_answer_back("17-12=5", "5"), keep_answer_back("17-7=10", "7")
     ('7+10=17', '17-12=', None)

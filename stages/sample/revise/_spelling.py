@@ -1,4 +1,4 @@
-"""A response's text beside its tokens, and tokens that spell a text."""
+"""Match a response's text with its tokens, and find tokens that spell a text."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from ...models.token_texts import TokenOffsets
 
 
 class Spelling:
-    """A response's text and its tokens' borders. bounds: [T + 1] the character each token begins at, and the end."""
+    """A response's text and token borders. bounds: [T + 1] the character where each token begins, and the end."""
 
     def __init__(self, offsets: TokenOffsets, ids: Sequence[int]):
         self.ids = list(ids)
@@ -17,8 +17,8 @@ class Spelling:
         self.bounds = np.append(starts, len(self.text))
 
     def tokens_before(self, place: int) -> int:
-        """How many tokens hold nothing of the text from the character `place` on: those before the token in which it
-        lies. An end of sequence is not before the end."""
+        """How many tokens contain none of the text from the character `place` on: those before the token that contains it.
+        The end-of-sequence token does not count as before the end."""
         count = int(np.searchsorted(self.bounds, place, side="left"))
         if self.bounds[count] == place:
             return count
@@ -26,9 +26,9 @@ class Spelling:
 
 
 def spell(tokenizer: Any, before: Sequence[int], text: str) -> list[int] | None:
-    """Token ids that read `text` behind the tokens `before`; None where the tokenizer has none that do.
+    """Token ids that spell `text` after the tokens `before`; None if the tokenizer has none.
 
-    A tokenizer that writes a space before the first word is asked behind a newline.
+    With a tokenizer that writes a space before the first word, the text is encoded after a newline.
     """
 
     def encode(text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Critiques that the task writes itself, to train a first policy on: what other strategies ask it about its rollouts."""
+"""Critiques that the task writes itself, as answers to other strategies' questions, to train a first policy on."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -50,50 +50,53 @@ def critique(
     correct: float = 1.0,
     rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
-    """What the task would answer where another strategy asks the policy about the rollouts of --from.
+    """The task's own answers to what another strategy asks the policy about the rollouts of --from.
 
-    A policy that cannot judge its own work learns it from these rows with `train --objective sft`, and strategies `retry`,
-    `refine`, `intervene`, `inject_errors` and `hint` have something to work with. Their questions are rendered as they render
-    them: give the templates that they will be given. Answers are the task's: it verifies the rollout's steps one after
-    another, and where the first is wrong knows the line of the worked solution that belongs there.
+    A policy that cannot judge its own work learns to do so from these rows with `train --objective sft`. The strategies
+    `retry`, `refine`, `intervene`, `inject_errors` and `hint` then have something to work with. The questions are
+    rendered exactly as those strategies render them, so pass the same templates to both. The answers are the task's: it
+    verifies a rollout's steps in order, and for the first wrong one it knows the right line of the worked solution.
 
         of=            asked by       about            answer
         reflection     retry          every rollout    JSON, retry_from_step the first wrong step, or "success"; and, asked
                                                        with it to try again, the steps before, and the solution from there
         verdict        refine         every rollout    ACCEPT, or CUT and the first wrong step
-        intervention   intervene      wrong rollouts   <intervention> with the line that belongs into the first wrong block,
-                                                       cut before the final answer where it ends with that; and, asked
+        intervention   intervene      wrong rollouts   <intervention> with the right line for the first wrong block, cut
+                                                       before the final answer if the line ends with it; and, asked
                                                        to solve the problem with a solution in view, that solution
         edit           inject_errors  a right rollout  for each of its steps a wrong one, as the task itself would go wrong
         hint           hint           every group      asked to solve the problem with a hint in view, the worked solution
 
-    Each is a row flagged `demonstration` in a group of its own behind the rollout's; `prompt` is the question, and nothing
-    is known of how likely it was. Rollouts stay as they are:
-    `apportion filter --drop --where "'demonstration' in flags"` leaves what to train on. No answer is written where the
-    task cannot tell: no wrong step in a wrong rollout, no line that belongs there, an answer that cannot be kept back, no
-    mistake of the task's in that place, or one that the strategy would drop. How many were is said on standard error. The
-    step ruler (`score --with steps`) says what a step is, for intervene the separator. -n and --max-tokens are not used.
+    Each answer is a row flagged `demonstration`, in a group of its own after the rollout's group. `prompt` is the
+    question. The answer has no log-probabilities. The rollouts stay as they are;
+    `apportion filter --drop --where "'demonstration' in flags"` leaves only the rows to train on.
+
+    No answer is written if the task cannot tell: if a wrong rollout has no wrong step, if no line belongs there, if the
+    answer cannot be held back, if the task makes no mistake in that place, or if the strategy would drop the answer. A
+    line on standard error says how many were written. The step ruler (`score --with steps`) defines the steps;
+    intervene uses the separator. -n and --max-tokens are not used.
 
     Args:
-        of: what is asked.
-        reflector: template of `retry`, as there.
+        of: the question to answer.
+        reflector: template of `retry`, as documented there.
         guidance: template of `retry`.
         refiner: template of `refine`.
         solver: template of `intervene`.
         critic: template of `intervene`.
-        separator: of `intervene`'s blocks.
+        separator: block separator of `intervene`.
         editor: template of `inject_errors`. Whatever kind of error it asks for, the mistake is the task's.
-        header: of `inject_errors`.
-        max_edit_ratio: of `inject_errors`; None is its own, 0.5. A mistake beyond it is not written.
-        hint_from: of `hint`; None is demonstration:1, the first line of the worked solution.
-        template: of `hint`.
-        solution_from: the answers where a hint is in view: "column:NAME" as there; None is "demonstration", the task's own.
-        correct: reward from which a rollout is right.
-        rows_at_once: rollouts looked at before a part of the file is written (at least a group's); bounds the memory.
+        header: option of `inject_errors`.
+        max_edit_ratio: option of `inject_errors`; None is its default, 0.5. A mistake beyond it is not written.
+        hint_from: option of `hint`; None is demonstration:1, the first line of the worked solution.
+        template: template of `hint`.
+        solution_from: the answers when a hint is in view: "column:NAME" as in `hint`; None is "demonstration", the
+            task's own.
+        correct: a rollout is right if its reward is at least this.
+        rows_at_once: rollouts to look at before a part of the file is written (at least a group); bounds the memory.
 
     Raises:
         UsageError: a task that cannot verify steps or has no worked solutions; an option of another question; a template
-            without a name. DataError: rows without reward or steps; rows an environment wrote in.
+            that lacks a placeholder. DataError: rows without reward or steps; rows in which an environment wrote.
     """
     dialogue = _dialogue(
         of,
@@ -114,26 +117,26 @@ def critique(
 
 
 def _dialogue(of: Of, **given: Any) -> Dialogue:
-    """The question, with the options that are given. UsageError for those of another question, and for wrong ones."""
+    """The question, with the options given. UsageError for options of another question, and for invalid ones."""
     dialogue = next(each.dialogue for each in STRATEGIES if each.dialogue is not None and each.dialogue.of == of)
     own = {each.name for each in fields(dialogue)}
     options = {name: value for name, value in given.items() if value is not None}
     for name in options:
         if name not in own:
-            raise UsageError(f"strategy critique: {name} is of no use with of={of}; leave it out")
+            raise UsageError(f"strategy critique: {name} has no effect with of={of}; leave it out")
     return dialogue("critique", **options)
 
 
 def _with_lessons(
     context: SamplingContext, batch: Rollouts, lessons: Sequence[Lesson], behind: Sequence[int]
 ) -> Rollouts:
-    """The batch with a row for each, behind the group that it is about. behind: tokens that follow every question."""
+    """The batch with a row for each lesson, after the group it is about. behind: tokens that follow every question."""
     tokenizer, answers = context.tokenizer, [each.answer for each in lessons]
     encoded = tokenizer(answers, add_special_tokens=False)["input_ids"] if answers else []
     made = [Completion(np.array([*ids, tokenizer.eos_token_id], np.int32), None, "stop") for ids in encoded]
     columns = sampled_columns(
         context, [()] * len(made), made, [0] * len(made), purpose=context.purpose, flags=("demonstration",)
     )
-    del columns["seed"]  # nothing was drawn
+    del columns["seed"]  # nothing was sampled
     columns |= of_questions(tokenizer, [each.name for each in lessons], [each.question for each in lessons], behind)
     return with_groups(batch.with_missing(*ADDED), [each.group for each in lessons], columns)

@@ -1,4 +1,4 @@
-"""RISE's sampling: right rollouts in which the policy itself hides a small error, as pairs for preference learning."""
+"""RISE's sampling: right rollouts in which the policy hides a small error, as pairs for preference learning."""
 
 import re
 from collections import defaultdict
@@ -31,7 +31,7 @@ from ._edits import FENCE, HEDGES, edit_kinds, edit_of, edit_ratio, last_sentenc
 from ._spelling import Spelling, spell
 
 WHO = "inject_errors"
-SPOKEN_OF = ("wrong", "correct")  # a question about these may be answered with them
+SPOKEN_OF = ("wrong", "correct")  # if the question uses these words, so may an answer
 HEADER = r"\s*Step \d+:"
 
 EDITOR = """\
@@ -60,7 +60,7 @@ EDITS = {
 
 @dataclass(frozen=True)
 class RightStep:
-    """A step of a right rollout, in tokens [fork, end), and what of it is edited: text[begin:stop], in characters."""
+    """A step of a right rollout, in tokens [fork, end), and the part of it to edit: text[begin:stop], in characters."""
 
     row: int
     number: int
@@ -71,13 +71,13 @@ class RightStep:
     kind: str
 
     def target(self, text: str) -> str:
-        """What is edited of the row's text."""
+        """The part of the row's text to edit."""
         return text[self.begin : self.stop]
 
 
 @dataclass(frozen=True)
 class Edits(Dialogue):
-    """A step of a right rollout, and what stands before it: how does it read with a small error in it?"""
+    """A step of a right rollout, and what precedes it: how does the step read with a small error in it?"""
 
     of: ClassVar[str] = "edit"
 
@@ -90,11 +90,13 @@ class Edits(Dialogue):
         try:
             re.compile(self.header)
         except re.error as error:
-            raise UsageError(f"strategy {self.who}: header {self.header!r}: {error}") from error
+            raise UsageError(
+                f"strategy {self.who}: header must be a regular expression, got {self.header!r}: {error}"
+            ) from error
 
     @cached_property
     def heads(self) -> re.Pattern[str]:
-        """What a step may begin with that is no part of it."""
+        """What a step may begin with that is not part of it."""
         return re.compile(self.header)
 
     def opening(self, tokenizer: Any) -> list[int]:
@@ -108,7 +110,7 @@ class Edits(Dialogue):
         steps: Sequence[RightStep],
         spellings: Mapping[int, Spelling],
     ) -> list[list[Message]]:
-        """What the policy is asked about each of the steps. `opening` stands behind it."""
+        """The question about each of the steps, to be followed by `opening`."""
         groups = batch.groups.ids
         found: list[list[Message]] = []
         for step in steps:
@@ -124,7 +126,7 @@ class Edits(Dialogue):
         return found
 
     def is_usable(self, step: str, edit: str) -> bool:
-        """Whether an edit of the step is near enough to it, and does not give itself away."""
+        """Whether an edit of the step is close enough to it and does not give itself away."""
         return not speaks_of_errors(edit) and edit_ratio(step, edit) <= self.max_edit_ratio
 
     def teach(self, work: Work) -> list[Lesson]:
@@ -155,7 +157,7 @@ class Edits(Dialogue):
 
 @dataclass(frozen=True)
 class _Pair:
-    """Row and step, and the tokens of the chosen and the rejected response."""
+    """Row and step, with the tokens of the chosen and the rejected response."""
 
     step: RightStep
     chosen: list[int]
@@ -196,51 +198,51 @@ def inject_errors(
 ) -> Iterator[Rollouts]:
     """Pairs of a right step of --from and the same step with a small error in it, for preference learning (RISE).
 
-    Of each group with right and wrong rollouts, one of each is drawn; together they are a pair of whole responses.
-    Every step of the right one is edited by the policy itself, which sees the question, what stands before the step,
-    the step, and one of the kinds of error that the step allows, drawn with equal chances:
+    From each group with right and wrong rollouts, one of each is drawn; together they are a pair of whole responses.
+    The policy itself edits every step of the right one. It sees the question, what precedes the step, the step, and one
+    of the kinds of error that the step allows, drawn with equal chances:
 
         value or multi_value (one number, or several)    substitution, delete_term, symbol, swap (an =)    words
         (neither)
 
-    An edit is the first fenced block of the answer. It is dropped if there is none, if it speaks of an error, if it
-    changes nothing, or too much:
+    The edit is the first fenced block of the answer. It is dropped if there is none, if it mentions an error, if it
+    changes nothing, or if it changes too much:
 
         Levenshtein(step, edit) / max(lengths) > max_edit_ratio
 
-    and `edits` of the steps that are left, drawn at random, become pairs of steps: two new rows of the group that end
-    with the step, `fork` where it begins, the mask true on it alone, without an end of sequence, flagged `partial`. The
-    chosen one has tokens and parent of the right rollout. The rejected one is flagged `edited`, its parent is the
-    chosen one, and `edit` says which kind of error it has; tokens before the edit are the rollout's, those of the edit
-    and what follows the tokenizer's.
+    Of the steps that remain, `edits` are drawn at random and become step pairs: two new rows of the group that end with
+    the step, with `fork` where it begins, a mask that is true on the step alone, no end of sequence, and the flag
+    `partial`. The chosen row has the tokens and the parent of the right rollout. The rejected row is flagged `edited`,
+    its parent is the chosen row, and `edit` names its kind of error. Its tokens before the edit are the rollout's;
+    those of the edit and of what follows are the tokenizer's.
 
-    Pairs are told by `pair_id`, which two rows have, one with the `pair_role` "chosen" and one with "rejected"; what is
-    compared is the likelihood of what their masks include. Rollouts stay as they are but for these columns; in whole
-    pairs they are their own rows. Step pairs are targets and no samples: no log-probabilities, no temperature, no
-    reward. `apportion filter --drop --where "'partial' not in flags"` leaves what a verifier and a baseline can use.
-    The step ruler (`score --with steps`) says what a step is. How many edits got how far is said on standard error. -n
-    and --max-tokens are not used.
+    The two rows of a pair share a `pair_id`; one has the `pair_role` "chosen", the other "rejected". Preference
+    learning compares the likelihoods of the tokens that their masks include. The rollouts only gain these columns; in a
+    whole pair, the rows are the rollouts themselves. Step pairs are targets, not samples: they have no
+    log-probabilities, temperature or reward. `apportion filter --drop --where "'partial' not in flags"` leaves what a
+    verifier and a baseline can use. The step ruler (`score --with steps`) defines the steps. A line on standard error
+    says how many edits got how far. -n and --max-tokens are not used.
 
     Args:
-        edits: step pairs of a prompt.
-        need_wrong: nothing is made of groups without a wrong rollout, as in the paper; false makes step pairs of them.
-        correct: reward from which a rollout is right. One that speaks of mistakes of its own is not drawn as right,
-            unless the question does, too.
-        header: in Python's syntax, what a step may begin with that is no part of it.
+        edits: step pairs per prompt.
+        need_wrong: skip groups without a wrong rollout, as in the paper; false makes step pairs of them.
+        correct: a rollout is right if its reward is at least this. A right rollout that mentions mistakes of its own is
+            not drawn, unless the question mentions them, too.
+        header: a Python regular expression for what a step may begin with that is not part of it.
         max_edit_ratio: 0 to 1; 1 keeps all.
-        unbox: \\boxed{…} in a rejected step is replaced by what is in it, as in the released code.
-        editor: what the policy is asked; {question}, {before}, {step} and {instruction} are replaced. None is our
-            wording, in this file.
-        editor_tokens: budget of an edit. A question beyond the policy's context is refused.
-        rows_at_once: rollouts looked at before a part of the file is written (at least a group's); bounds the memory.
+        unbox: replace \\boxed{…} in a rejected step by its content, as in the released code.
+        editor: the question to the policy; {question}, {before}, {step} and {instruction} are replaced. None uses the
+            built-in prompt, `EDITOR` in stages/sample/revise/inject_errors.py.
+        editor_tokens: token budget of an edit. A question beyond the policy's context is refused.
+        rows_at_once: rollouts to look at before a part of the file is written (at least a group); bounds the memory.
 
     Raises:
-        UsageError: an option out of range; a pattern that is none; a question beyond the model's context. DataError:
-            rows without reward or steps; rows an environment wrote in.
+        UsageError: an option out of range; an invalid regular expression; a question beyond the model's context.
+            DataError: rows without reward or steps; rows in which an environment wrote.
 
-    Departures: 1. Boxes stay where they are, in both, so that none tells the two apart; see `unbox`. 2. An edit
-        replaces its step only where that stands. 3. The ratio's limit is ours, and so are some of the words that give
-        an edit away. 4. No edit is checked to be false, as in the released code.
+    Departures: 1. Boxes stay where they are in both rows, so that they do not tell the two apart; see `unbox`. 2. An
+        edit replaces its step only in that one place. 3. The limit on the ratio is ours, and so are some of the words
+        that give an edit away. 4. As in the released code, no edit is checked to be false.
     """
     dialogue = Edits(WHO, editor or EDITOR, header, max_edit_ratio)
     context.require("reward", "step.start", "step.end")
@@ -294,7 +296,7 @@ def find_steps(
             first, last = int(spelling.bounds[start]), int(spelling.bounds[stop])
             head = header.match(spelling.text, first, last)
             fork = max(start, spelling.tokens_before(head.end())) if head else start
-            end = spelling.tokens_before(last)  # without the end of sequence
+            end = spelling.tokens_before(last)  # excluding the end-of-sequence token
             begin = int(spelling.bounds[fork])
             begin += last_sentences(spelling.text[begin:last])
             target = spelling.text[begin:last]
@@ -311,7 +313,7 @@ def _edit(
     context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], steps: Sequence[RightStep], dialogue: Edits,
     max_tokens: int, unbox: bool,
 ) -> list[_Pair]:  # fmt: skip
-    """The steps whose edits can be used, with their tokens."""
+    """The steps whose edits are usable, with their tokens."""
     names, spellings = batch.strings("rollout_id"), spellings_of(context, batch, steps)
     fence = dialogue.opening(context.tokenizer)
     requests = [
@@ -335,13 +337,13 @@ def _edit(
 
 
 def spellings_of(context: SamplingContext, batch: Rollouts, steps: Sequence[RightStep]) -> dict[int, Spelling]:
-    """{row: its text} of the steps' rows."""
+    """{row: its text} for the rows of the steps."""
     offsets = TokenOffsets(context.tokenizer)
     return {row: Spelling(offsets, batch.token_ids[row].tolist()) for row in {step.row: None for step in steps}}
 
 
 def _pair(tokenizer: Any, spelling: Spelling, step: RightStep, edit: str, unbox: bool) -> _Pair | None:
-    """The two responses; None where they are the same, or the edit has no tokens."""
+    """The two responses; None if they are the same, or if the edit has no tokens."""
     text = spelling.text
     if edit == step.target(text):
         return None
@@ -358,7 +360,7 @@ def _pair(tokenizer: Any, spelling: Spelling, step: RightStep, edit: str, unbox:
 
 
 def _draw_pairs(found: Sequence[_Pair], batch: Rollouts, coins: Sequence[Random], edits: int) -> list[_Pair]:
-    """So many of each group's pairs."""
+    """At most `edits` pairs of each group."""
     groups = batch.groups.ids
     by_group: defaultdict[int, list[_Pair]] = defaultdict(list)
     for pair in found:
@@ -372,7 +374,7 @@ def _draw_pairs(found: Sequence[_Pair], batch: Rollouts, coins: Sequence[Random]
 
 
 def _with_pairs(context: SamplingContext, batch: Rollouts, whole: dict[int, int], pairs: Sequence[_Pair]) -> Rollouts:
-    """The batch with the pairs of its rows told, and two new rows for each pair of steps."""
+    """The batch with its rows' pairs recorded, and two new rows for each step pair."""
     names = batch.strings("rollout_id")
     of_pair = {row: f"{names[right]}/pair@{context.salt}" for right, wrong in whole.items() for row in (right, wrong)}
     roles = {row: role for right, wrong in whole.items() for row, role in ((right, CHOSEN), (wrong, REJECTED))}

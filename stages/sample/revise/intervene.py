@@ -1,4 +1,4 @@
-"""InT's sampling: the policy, shown a solution, puts one step in the place of the first that went wrong."""
+"""InT's sampling: the policy, shown a solution, replaces the first step that went wrong."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,8 +58,8 @@ End with a dictionary inside of tags, location being the number of the substep:
 
 @dataclass(frozen=True)
 class Interventions(Dialogue):
-    """The problem with a solution in view; then, behind the policy's own, a wrong attempt in blocks: what belongs where it
-    first goes wrong?"""
+    """The problem with a solution in view; then, after the policy's own solution, a wrong attempt in blocks: what belongs
+    where it first goes wrong?"""
 
     of: ClassVar[str] = "intervention"
     needs: ClassVar[tuple[str, ...]] = ("reward",)
@@ -70,7 +70,7 @@ class Interventions(Dialogue):
 
     def __post_init__(self) -> None:
         if not self.separator:
-            raise UsageError(f"strategy {self.who}: separator must not be empty, which cuts nothing")
+            raise UsageError(f"strategy {self.who}: separator must not be empty, since it would cut nothing")
         check_template(self.who, "solver", self.solver, "solution")
         check_template(self.who, "critic", self.critic, "attempt")
 
@@ -79,7 +79,7 @@ class Interventions(Dialogue):
         return with_template(problem, self.solver, solution=solution)
 
     def ask_again(self, first: Sequence[Message], said: str, blocks: Sequence[str]) -> list[Message]:
-        """The second turn, behind what was asked and said in the first."""
+        """The second turn, after the first question and its answer."""
         attempt = "\n\n".join(f"Substep {number}: {block}" for number, block in enumerate(blocks, 1))
         return [
             *first,
@@ -92,7 +92,7 @@ class Interventions(Dialogue):
         return offsets(batch.token_ids[row].tolist())[0].split(self.separator)
 
     def teach(self, work: Work) -> list[Lesson]:
-        """For a wrong row the line that belongs in its first wrong block, unless that gives the answer away."""
+        """For a wrong row, the right line for its first wrong block, unless that reveals the answer."""
         offsets, found, solved = TokenOffsets(work.context.tokenizer), list[Lesson](), set[int]()
         for row in wrong_rows(work.batch, work.correct).tolist():
             group = int(work.groups[row])
@@ -116,7 +116,7 @@ class Interventions(Dialogue):
 
 @dataclass
 class _Counts:
-    """How far attempts and what was proposed for them got. leaks, tried, kept: of the proposals."""
+    """How far attempts and the proposals for them got. leaks, tried, kept: numbers of proposals."""
 
     attempts: int = 0
     proposals: int = 0
@@ -127,7 +127,7 @@ class _Counts:
 
 @dataclass(frozen=True)
 class _Target:
-    """A row's intervention in tokens; `fork` of them are the row's own."""
+    """A row's intervention in tokens; the first `fork` are the row's own."""
 
     row: int
     ids: list[int]
@@ -170,51 +170,50 @@ def intervene(
     critic_tokens: Annotated[int, AtLeast(1)] = 16384,
     rows_at_once: Annotated[int, AtLeast(1)] = 64,
 ) -> Iterator[Rollouts]:
-    """For wrong rollouts of --from: the part before the first error with one better step behind it, to train on (InT).
+    """For wrong rollouts of --from: the part before the first error, followed by one better step, to train on (InT).
 
     The policy first solves the problem with a given solution in view. In a second turn it checks a wrong rollout, cut
-    into blocks, and answers with <intervention>{"content": …, "location": L}</intervention>, the last of which counts.
+    into blocks, and answers with <intervention>{"content": …, "location": L}</intervention>; the last one counts.
 
         target = block 1 … block L-1, content        separator between them, and for every newline of the content
 
-    An L behind the last block keeps the whole rollout. A proposal that cannot be read is dropped, and so is one whose
-    content has the final answer in it. The first that is left is tried: k responses begin with the target, and if `needed`
-    of them are verified, it becomes a row of the group, flagged `intervention`, with `parent_id`, `fork` and
-    `intervention_rate`, the share that was right. The tries are probes beside it, with their rewards. Rollouts stay
-    as they are. How many proposals got how far is said on standard error.
+    An L beyond the last block keeps the whole rollout. A proposal is dropped if it cannot be read or if its content has
+    the final answer in it. The first that remains is tried: k responses begin with the target. If `needed` of them are
+    verified, the target becomes a row of the group, flagged `intervention`, with `parent_id`, `fork` and
+    `intervention_rate`, the share that was right. The tries are probes next to it, with their rewards. The rollouts
+    stay as they are. A line on standard error says how many proposals got how far.
 
-    An intervention is a target for `train --objective sft` and no sample: it has no log-probabilities and no reward,
-    ends without an end of sequence, and its mask is true on all of it, the part it shares with its parent too. Tokens
-    up to the fork are the parent's; what is behind is cut out of the policy's answer where its tokens allow, or else
-    written by the tokenizer. `apportion filter --drop --where "'intervention' in flags"` leaves the targets, and
-    `not in flags` what can be compared with a baseline.
+    An intervention is a target for `train --objective sft`, not a sample. It has no log-probabilities, no reward and no
+    end of sequence, and its mask is true throughout, including the part shared with its parent. Tokens up to the fork
+    are the parent's. The rest is cut out of the policy's answer if its tokens allow that, and otherwise encoded by the
+    tokenizer. `apportion filter --drop --where "'intervention' in flags"` leaves the targets, and `not in flags` leaves
+    what a baseline can compare.
 
-    Everything is sampled with --temperature, --top-p and --top-k (in the paper 0.7, 0.8 and 20). --max-tokens bounds
+    Everything is sampled with --temperature, --top-p and --top-k (in the paper 0.7, 0.8 and 20). --max-tokens limits
     the whole response of a try; -n is not used.
 
     Args:
-        solution_from: where solutions come from. "column:NAME" is a text column of the file, the same in all rows of a
-            group, or of the file that the task is (groups where it is missing are passed over), "demonstration" the task's
-            own worked solution, "reference" what the verifier compares with.
-        separator: what stands between blocks; None is a blank line, two newlines.
-        proposals: K, interventions asked for, of each wrong rollout. Of equal rollouts of a group the first is asked
-            about.
+        solution_from: where solutions come from. "column:NAME" is a text column of the file, equal in all rows of a
+            group, or of the task's own file (groups without a value are skipped). "demonstration" is the task's own
+            worked solution. "reference" is what the verifier compares with.
+        separator: text between blocks; None is a blank line, two newlines.
+        proposals: K, interventions to ask for per wrong rollout. Of equal rollouts in a group, only the first is used.
         k: tries of an intervention.
-        needed: tries that have to be right.
-        correct: reward from which a rollout or a try is right.
-        solver: the last message of the first turn; {question} and {solution} are replaced. None is our wording, in this
-            file.
-        critic: the second turn; {attempt} is replaced by the numbered blocks. None is our wording.
-        critic_tokens: budget of each turn. A question beyond the policy's context is refused.
-        rows_at_once: rollouts looked at before a part of the file is written (at least a group's); bounds the memory.
+        needed: how many tries must be right.
+        correct: a rollout or a try is right if its reward is at least this.
+        solver: the last message of the first turn; {question} and {solution} are replaced. None uses the built-in
+            prompt, `SOLVER` in stages/sample/revise/intervene.py.
+        critic: the second turn; {attempt} is replaced by the numbered blocks. None uses the built-in prompt, `CRITIC`.
+        critic_tokens: token budget of each turn. A question beyond the policy's context is refused.
+        rows_at_once: rollouts to look at before a part of the file is written (at least a group); bounds the memory.
 
     Raises:
         UsageError: an option out of range; a task without worked solutions; a question beyond the model's context.
-        DataError: rows without reward; rows an environment wrote in.
+        DataError: rows without reward; rows in which an environment wrote.
 
-    Departures: 1. A location below 1 is dropped: our reading. 2. A critic that reads more than the model's context is
-        refused, where the released code cuts the prompt. 3. Where a token has parts of the blocks before and behind L
-        in it, it is written anew with the content.
+    Departures: 1. A location below 1 is dropped; that is our reading. 2. A critic's question beyond the model's context
+        is refused, where the released code cuts the prompt. 3. A token that spans the border before block L is encoded
+        anew, together with the content.
     """
     dialogue = Interventions(
         "intervene", solver or SOLVER, critic or CRITIC, BLANK_LINE if separator is None else separator
@@ -247,7 +246,7 @@ def intervene(
 
 
 def wrong_rows(batch: Rollouts, correct: float) -> Array:
-    """[M] the rows whose first error is looked for: wrong, and unlike those before them in the group."""
+    """[M] the rows whose first error to look for: wrong, and different from those before them in the group."""
     rows = own_rows(batch, "intervene", without=NOT_REVISED, needs=("reward",))
     reward, groups = batch.numbers("reward"), batch.groups.ids
     seen: set[tuple[int, bytes]] = set()
@@ -286,7 +285,7 @@ def _find_targets(
     context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array,
     answers: Sequence[Sequence[Completion]], separator: str, counts: _Counts,
 ) -> list[_Target]:  # fmt: skip
-    """What is tried: for each row the first proposal that can be read and gives nothing away."""
+    """The targets to try: for each row, the first proposal that can be read and reveals nothing."""
     offsets, groups = TokenOffsets(context.tokenizer), batch.groups.ids
     room = context_length(context) - batch.ragged("prompt_ids").segments.sizes
     found: list[_Target] = []
@@ -314,7 +313,7 @@ def _find_targets(
 def _cut(
     context: SamplingContext, offsets: TokenOffsets, completion: Completion, before: Sequence[int], text: str
 ) -> list[int] | None:
-    """The completion's own tokens that read `text` behind `before`, where it has them."""
+    """The completion's own tokens that spell `text` after `before`; None if it has none."""
     answer = Spelling(offsets, completion.ids.tolist())
     begin = answer.text.rfind(text)
     if begin < 0:
@@ -328,7 +327,7 @@ def _with_kept(
     context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], targets: Sequence[_Target], k: int,
     needed: int, correct: float, counts: _Counts,
 ) -> Rollouts:  # fmt: skip
-    """The batch with the interventions that were verified, and their tries."""
+    """The batch with the verified interventions and their tries."""
     batch = batch.with_missing(*ADDED)
     if INTERVENTION_RATE.path not in batch:
         batch = batch.with_columns({INTERVENTION_RATE.path: pa.nulls(len(batch), INTERVENTION_RATE.type)})
@@ -372,7 +371,7 @@ def _with_kept(
 def _rewards(
     context: SamplingContext, begun: Sequence[int], made: Sequence[Completion], problem: Problem
 ) -> list[float]:
-    """What the verifier gives the tries; 0 where the engine made none."""
+    """The verifier's reward of each try; 0 if the engine made none."""
     whole = [[*begun, *each.ids.tolist()] for each in made]
     texts = context.tokenizer.batch_decode(whole, skip_special_tokens=True)
     return [
@@ -385,7 +384,7 @@ def _target_columns(
     context: SamplingContext, kept: Sequence[_Target], names: Sequence[str], parents: Sequence[str],
     rates: Sequence[float],
 ) -> dict[str, Any]:  # fmt: skip
-    """{path: [M]} of the rows to train on. Nothing says how they were sampled: they were not."""
+    """{path: [M]} of the rows to train on. They were not sampled, so nothing says how."""
     ids = Ragged.from_lists([each.ids for each in kept], np.int32)
     texts = context.tokenizer.batch_decode([each.ids for each in kept], skip_special_tokens=True) if kept else []
     return {

@@ -1,4 +1,4 @@
-"""Search-R2's sampling: rollouts that a refiner cuts at their first faulty step, and the policy writes on from there."""
+"""Search-R2's sampling: a refiner cuts rollouts at their first faulty step, and the policy continues from there."""
 
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ _VERDICT = re.compile(r"\baccept\b|\bcut\b\W{0,6}(?:(?:at|before|step|number)\W{
 
 
 class Verdict(NamedTuple):
-    """What the refiner says of a rollout. accept: the share of its votes; cut: how many steps are kept, None for all."""
+    """The refiner's verdict on a rollout. accept: the share of its votes; cut: how many steps to keep, None for all."""
 
     accept: float
     cut: int | None
@@ -47,7 +47,7 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdicts(Dialogue):
-    """A rollout's steps: do they hold, and if not, where is it to be cut?"""
+    """A rollout's steps: do they hold, and if not, where should it be cut?"""
 
     of: ClassVar[str] = "verdict"
 
@@ -57,7 +57,7 @@ class Verdicts(Dialogue):
         check_template(self.who, "refiner", self.refiner, "steps")
 
     def ask(self, context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array) -> list[str]:
-        """What the policy is asked about each of the rows."""
+        """The question to the policy about each of the rows."""
         groups = batch.groups.ids
         return [
             fill(
@@ -69,7 +69,7 @@ class Verdicts(Dialogue):
         ]
 
     def teach(self, work: Work) -> list[Lesson]:
-        """ACCEPT, or CUT and the first wrong step, behind what the task says of each."""
+        """ACCEPT, or CUT and the first wrong step, after what the task says about each step."""
         rows, reviews = work.decide()
         found: list[Lesson] = []
         questions = self.ask(work.context, work.batch, work.problems, rows)
@@ -105,40 +105,42 @@ def refine(
     refiner: str | None = None,
     replaced: Literal["probe", "keep"] = "probe",
 ) -> Iterator[Rollouts]:
-    """Rollouts of --from whose first faulty step, and all after it, is written anew (Search-R2).
+    """Rollouts of --from, sampled again from their first faulty step on (Search-R2).
 
-    The policy, asked as a refiner, accepts a rollout or names its first faulty step. One that is accepted is flagged
-    `accepted`. Of another the steps before that one are kept and the rest is sampled again: a row of the same group,
-    flagged `refined`, with `parent_id` and `fork`, its mask true on all of its response and its kept tokens with the
-    log-probabilities they have. It takes the place of its parent, whether it is better or not; the parent stays in the
-    file as a probe, which is scored and never trained on. -n is not used, and --max-tokens bounds the whole response.
-    Not looked at are rows that are accepted already, so that running it on its own output, split into steps again, is a
-    second revision; and, as nothing that the policy wrote from the prompt alone, probes, evals, and rows flagged
-    filtered, error, retried, reflection, guided, intervention, edited, partial or demonstration.
+    Asked as a refiner, the policy accepts a rollout or names its first faulty step. An accepted rollout is flagged
+    `accepted`. Any other is cut: the steps before the faulty one are kept, and the rest is sampled again. This gives a
+    row of the same group, flagged `refined`, with `parent_id` and `fork`. Its mask is true on the whole response, and
+    kept tokens keep their log-probabilities. The refined rollout replaces its parent, even when its reward is lower;
+    the parent stays in the file as a probe, which is scored but never trained on. -n is not used, and --max-tokens
+    limits the whole response.
 
-    The refiner's verdict stands in the rows that it judged: `accept_probability`, the share of its votes that accept,
-    and `cut_step`, the number of steps kept. `reward`, and what else the file knows of its rows, is missing in the new
-    ones: score them. The step ruler (`score --with steps`) says what a step is.
+    Rows that are already accepted are skipped. So, applied to its own output (split into steps again), the strategy
+    does a second revision. It also skips what the policy did not write from the prompt alone: probes, evaluations, and
+    rows flagged filtered, error, retried, reflection, guided, intervention, edited, partial or demonstration.
 
-    In an environment, a search tool for one, a step is a turn with what was answered to it, and the rest is played anew in
-    a world that is brought back to where the cut is. Rewards are the environment's.
+    The rows that it judged record the refiner's verdict: `accept_probability` is the share of votes that accept, and
+    `cut_step` the number of steps kept. `reward` and the file's other columns are missing in the new rows: score them.
+    The step ruler (`score --with steps`) defines the steps.
+
+    In an environment, such as a search tool, a step is a turn with the answer to it. The environment is restored to
+    where the cut is, and played on from there. Rewards are the environment's.
 
     Args:
-        votes: times the refiner is asked. The first vote that does not accept says where to cut.
-        threshold: tau, the share of votes from which a rollout is accepted.
-        refiner_temperature: of its answers; None is --temperature, with votes=1 greedy.
-        refiner_tokens: budget of an answer. A question beyond the policy's context is refused.
-        refiner: what the policy is asked; {question} and {steps}, numbered from 1, are replaced. None is our wording, in
-            this file.
-        replaced: what parents become, or "keep" them as they are. One whose cut is beyond --max-tokens has no successor
-            and stays.
+        votes: how often the refiner is asked. The first vote that does not accept decides where to cut.
+        threshold: tau; a rollout is accepted if at least this share of the votes accepts it.
+        refiner_temperature: temperature of its answers; None is --temperature, but greedy with votes=1.
+        refiner_tokens: token budget of an answer. A question beyond the policy's context is refused.
+        refiner: the question to the policy; {question} and {steps}, numbered from 1, are replaced. None uses the
+            built-in prompt, `REFINER` in stages/sample/revise/refine.py.
+        replaced: turn parents into a "probe", or "keep" them as they are. A rollout whose cut lies beyond --max-tokens
+            has no successor and stays.
 
     Raises:
-        UsageError: an option out of range; a template without {steps}; a question beyond the model's context.
-            DataError: rows without steps; an environment that cannot be brought back.
+        UsageError: an option out of range; a template that lacks {steps}; a question beyond the model's context.
+            DataError: rows without steps; an environment that cannot be restored.
 
-    Departures: 1. An answer that names neither is taken as accept, and a cut outside the steps as the nearest inside: our
-        reading. 2. The refiner's own tokens are not trained. 3. One revision, the paper's default.
+    Departures: 1. An answer that names neither counts as accept, and a cut outside the steps moves to the nearest
+        inside; that is our reading. 2. The refiner's own tokens are not trained. 3. One revision, the paper's default.
     """
     if refiner_temperature is None:
         refiner_temperature = context.sampling.temperature if votes > 1 else 0.0
@@ -163,7 +165,7 @@ def refine(
 
 
 def verdict_of(answers: Sequence[str], steps: int, threshold: float = 0.5) -> Verdict:
-    """What the votes come to for a rollout of so many steps; in each the last ACCEPT or CUT counts.
+    """The verdict of several votes on a rollout of `steps` steps; in each answer, the last ACCEPT or CUT counts.
 
     >>> verdict_of(["Step 2 adds what is not there. CUT 2"], steps=3)
     Verdict(accept=0.0, cut=1)
@@ -195,11 +197,11 @@ def _mark(batch: Rollouts, verdicts: Mapping[int, Verdict], probes: Container[in
 def _with_refined(
     context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], cuts: Mapping[int, int]
 ) -> Rollouts:
-    """The batch with a new row for each of {row: the token it is cut before}."""
+    """The batch with a new row for each of {row: the token before which it is cut}."""
     read, names = batch.ragged("prompt_ids"), batch.strings("rollout_id")
     prompts = [read[row].tolist() for row in cuts]
     columns: dict[str, Any] = {}
-    if "behaviour_prompt_ids" in batch:  # what was sampled with a hint goes on with it
+    if "behaviour_prompt_ids" in batch:  # what was sampled with a hint continues with it
         behaviour = batch.arrow("behaviour_prompt_ids").take(pa.array(list(cuts), pa.int64()))
         prompts = [given or prompt for given, prompt in zip(behaviour.to_pylist(), prompts, strict=True)]
         columns["behaviour_prompt_ids"] = behaviour

@@ -1,4 +1,4 @@
-"""R3L's sampling: the policy reflects on its rollouts and tries again from the step that it would do otherwise."""
+"""R3L's sampling: the policy reflects on its rollouts and tries again from the step that it would change."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,7 +68,7 @@ WANTING = ("success_but_inefficient", "failure")
 
 @dataclass(frozen=True)
 class Reflection:
-    """A sound one. text: its JSON, as it was written. step: where to begin again, None where nothing has to change."""
+    """A valid reflection. text: its JSON, verbatim. step: where to begin again; None if nothing has to change."""
 
     text: str
     step: int | None
@@ -76,7 +76,7 @@ class Reflection:
 
 @dataclass(frozen=True)
 class Reflections(Dialogue):
-    """A rollout's steps: where should it begin again, and why? Then: the problem once more, with that in view."""
+    """A rollout's steps: where should it begin again, and why? Then the problem again, with the reflection in view."""
 
     of: ClassVar[str] = "reflection"
 
@@ -90,7 +90,7 @@ class Reflections(Dialogue):
     def ask(
         self, context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], rows: Array
     ) -> list[list[Message]]:
-        """What the policy is asked about each of the rows."""
+        """The question to the policy about each of the rows."""
         groups = batch.groups.ids
         found: list[list[Message]] = []
         for row in rows.tolist():
@@ -104,7 +104,7 @@ class Reflections(Dialogue):
         return with_template(problem, self.guidance, reflection=reflection)
 
     def teach(self, work: Work) -> list[Lesson]:
-        """A reflection on every row of which the task can tell, and where a step is wrong, the right end from there on."""
+        """A reflection on every row that the task can judge and, if a step is wrong, the right ending from there on."""
         rows, reviews = work.decide()
         reward = work.batch.numbers("reward")
         found: list[Lesson] = []
@@ -122,7 +122,7 @@ class Reflections(Dialogue):
 
 
 def reflect(review: Review, steps: int, *, right: bool) -> str:
-    """A reflection on a rollout of so many steps, as `reflection_of` reads it.
+    """A reflection on a rollout of `steps` steps, in the form that `reflection_of` reads.
 
     >>> reflect(Review(["3+4=7"], None), 1, right=True)
     '{"trajectory_summary": "steps 0 to 0", "root_cause_analysis": "Step 0: 3+4=7 is there.", "trajectory_outcome": "success"}'
@@ -140,9 +140,9 @@ def reflect(review: Review, steps: int, *, right: bool) -> str:
 
 
 class _Answer(NamedTuple):
-    """What the policy wrote behind a question and, where the answer was begun already, a prefix of it.
+    """What the policy wrote after a question and, if part of the answer was given, after that prefix.
 
-    prompt: the question's ids. played: the rollout, where an environment answered.
+    prompt: the question's ids. played: the rollout, if an environment answered.
     """
 
     question: list[Message]
@@ -184,56 +184,57 @@ def retry(
     correct: float = 1.0,
     rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
-    """A second try of the rollouts of --from, from the step at which the policy itself would begin again (R3L).
+    """A second try at the rollouts of --from, from the step where the policy itself would begin again (R3L).
 
-    The policy reads a rollout as numbered steps and writes a reflection in JSON, which names the earliest step that has
-    to be different. The tokens before that step are kept, and the rest is sampled again with the reflection in the
-    prompt. The new row, flagged `retried`, is the copy without it: `prompt_ids` is its parent's, `behaviour_prompt_ids`
-    what the policy read, and `token.logprob` is under that, so that a ratio of the two corrects for the reflection. It
-    has `parent_id` and `fork`, and its mask is false before the fork, as its parent's then is: trained is what follows the
-    pivot.
+    The policy reads a rollout as numbered steps and writes a reflection in JSON, which names the earliest step that
+    must change. The tokens before that step, the pivot, are kept. The rest is sampled again with the reflection in the
+    prompt. The new row, flagged `retried`, leaves the reflection out: `prompt_ids` is its parent's,
+    `behaviour_prompt_ids` is what the policy read, and `token.logprob` is under that prompt, so the ratio of the two
+    corrects for the reflection. It has `parent_id` and `fork`. Its mask is false before the fork, and so is its
+    parent's (see `parents`): only tokens from the pivot on are trained.
 
-    A reflection is what stands between the first { and the last }. It counts where that is JSON with
-    trajectory_summary, root_cause_analysis and trajectory_outcome; the outcome "success" asks for no second try,
-    "success_but_inefficient" and "failure" for improvement_suggestion and a whole number retry_from_step, 0 to the last
-    step. Any other reflection is passed over. So a group has one to two rows for each of its rollouts.
+    A reflection is the text from the first { to the last }. It is valid if it is JSON with trajectory_summary,
+    root_cause_analysis and trajectory_outcome. The outcome "success" asks for no second try. "success_but_inefficient"
+    and "failure" require improvement_suggestion and retry_from_step, a whole number from 0 to the last step. Invalid
+    reflections are skipped. So a group ends up with one or two rows for each of its rollouts.
 
-    Reflections that helped, and the tries that they guided, are trained, too, as prompt and response of their own: the
-    reflection on a wrong rollout whose retry is right (flagged `reflection`), that retry behind the prompt with the
+    Reflections that helped, and the tries they guided, are also trained, as prompt and response of their own: the
+    reflection on a wrong rollout whose retry is right (flagged `reflection`), that retry after the prompt with the
     reflection in it (`guided`), and the reflection that finds nothing to change in a right rollout. Each is a group of
-    one with another `problem_id` and reward 1, to which `assign-credit` gives 1 with `singleton=raw`, and else nothing.
+    one with another `problem_id` and reward 1. `assign-credit` gives such a group 1 with `singleton=raw`, and otherwise
+    nothing.
 
-    In an environment a step is a turn with what was answered to it. The world is brought back to where the turn of the pivot
-    begins, and played on; rewards are the environment's, and a right retry with fewer turns than a right rollout helped,
-    too.
+    In an environment a step is a turn with the answer to it. The environment is restored to the start of the pivot's
+    turn, and played on from there. Rewards are the environment's. There, a right retry with fewer turns than a right
+    rollout also counts as having helped.
 
-    Rows that were reflected on get `reflection` (the JSON, null where it does not count) and `retry_step`. `reward` of
-    retries is missing: score them. The step ruler (`score --with steps`) says what a step is; --max-tokens bounds
-    the whole response, and -n is not used. Passed over are probes, evals, and rows flagged filtered, error, retried,
-    reflection, guided, intervention, edited, partial or demonstration. How many reflections counted is said on standard
-    error.
+    Rows that were reflected on get `reflection` (the JSON, null if it is invalid) and `retry_step`. The `reward` of
+    retries is missing: score them. The step ruler (`score --with steps`) defines the steps. --max-tokens limits the
+    whole response, and -n is not used. Skipped are probes, evaluations, and rows flagged filtered, error, retried,
+    reflection, guided, intervention, edited, partial or demonstration. A line on standard error says how many
+    reflections were valid.
 
     Args:
-        reflector: what the policy is asked; {question} and {steps} are replaced. None is our wording, in this file.
-        guidance: the last message of the prompt with the reflection in it; {question} and {reflection} are replaced.
-            None is our wording.
-        reflection_tokens: budget of a reflection. A question beyond the policy's context is refused.
-        reflections: "drop" leaves out reflections and guided tries as rows of their own.
-        correct: reward from which a rollout is right.
-        parents: "suffix" makes the mask of a rollout false before its retry's fork, too, so that both are compared by
-            what follows the pivot alone; "keep" leaves it as it is.
-        rows_at_once: rollouts reflected on before a part of the file is written (at least a group's); bounds the
-            memory.
+        reflector: the question to the policy; {question} and {steps} are replaced. None uses the built-in prompt,
+            `REFLECTOR` in stages/sample/revise/retry.py.
+        guidance: the last message of the prompt with the reflection; {question} and {reflection} are replaced. None
+            uses the built-in prompt, `GUIDANCE`.
+        reflection_tokens: token budget of a reflection. A question beyond the policy's context is refused.
+        reflections: "keep" adds reflections and guided tries as rows of their own; "drop" leaves them out.
+        correct: a rollout is right if its reward is at least this.
+        parents: "suffix" also makes the mask of a rollout false before its retry's fork, so that both are compared only
+            by what follows the pivot; "keep" leaves it as it is.
+        rows_at_once: rollouts to reflect on before a part of the file is written (at least a group); bounds the memory.
 
     Raises:
-        UsageError: a template without a name; a question beyond the model's context. DataError: rows without steps, or
-            without reward where reflections are kept; an environment that cannot be brought back; a file that has these
-            retries already.
+        UsageError: a template that lacks a placeholder; a question beyond the model's context. DataError: rows without
+            steps, or without reward if reflections are kept; an environment that cannot be restored; a file that
+            already has these retries.
 
-    Departures: 1. The reflection stands at the end of the prompt, not before the step that is done anew, so that prompt and
-        response remain two lists of ids. 2. Without an environment a retry helped where it alone is right, as in the
-        released code for mathematics. A guided try is masked before its pivot, which that code leaves out. 3. `true` is no
-        step: our reading.
+    Departures: 1. The reflection is at the end of the prompt, not before the step that is sampled again, so that prompt
+        and response remain two lists of ids. 2. Without an environment a retry helped if it alone is right, as in the
+        released code for mathematics. We also mask a guided try before its pivot, which that code leaves
+        out. 3. `true` is not a step number; that is our reading.
     """
     dialogue = Reflections("retry", reflector or REFLECTOR, guidance or GUIDANCE)
     needed = ("step.start", "step.end", *(("reward",) if reflections == "keep" else ()))
@@ -267,7 +268,7 @@ def retry(
 
 
 def reflection_of(text: str, steps: int) -> Reflection | None:
-    """What a reflection on a rollout of so many steps says; None for one that does not count.
+    """A reflection on a rollout of `steps` steps, parsed; None if it is not valid.
 
     >>> given = '"trajectory_summary": "", "root_cause_analysis": "", "trajectory_outcome"'
     >>> reflection_of(f'So: {{{given}: "failure", "improvement_suggestion": "", "retry_from_step": 2}}.', steps=3).step
@@ -300,7 +301,7 @@ def reflection_of(text: str, steps: int) -> Reflection | None:
 def _ask(
     context: SamplingContext, batch: Rollouts, rows: Array, questions: Sequence[list[Message]], max_tokens: int
 ) -> dict[int, _Answer]:
-    """What the policy says of the rows."""
+    """The policy's answers about the rows."""
     names = batch.strings("rollout_id")
     seeds = [context.seed_of(names[row], REFLECTION) for row in rows.tolist()]
     sampling = replace(context.sampling, max_tokens=max_tokens)
@@ -312,7 +313,7 @@ def _ask(
 
 
 def _read_sound(context: SamplingContext, batch: Rollouts, answers: Mapping[int, _Answer]) -> dict[int, Reflection]:
-    """Those of the reflections that count."""
+    """The reflections that are valid."""
     sizes, texts = (
         batch.ragged("step.start").segments.sizes,
         texts_of(context, [each.made for each in answers.values()]),
@@ -322,7 +323,7 @@ def _read_sound(context: SamplingContext, batch: Rollouts, answers: Mapping[int,
 
 
 def _tell(batch: Rollouts, rows: Array, found: Mapping[int, Reflection]) -> Rollouts:
-    """The batch with what was said of its rows."""
+    """The batch with the reflections recorded in its rows."""
     said = {row: found.get(row) for row in rows.tolist()}
     told = with_known(
         batch, REFLECTION_TEXT.path, REFLECTION_TEXT.type, {row: each and each.text for row, each in said.items()}
@@ -343,7 +344,7 @@ def _try_again(
     context: SamplingContext, batch: Rollouts, forks: Mapping[int, int], problems: Sequence[Problem],
     questions: Sequence[list[Message]],
 ) -> dict[int, _Answer]:  # fmt: skip
-    """A second try for each of {row: the token from which it is written again}, behind a prompt with a reflection."""
+    """A second try for each of {row: the token from which to sample again}, after a prompt with the reflection."""
     if not forks:
         return {}
     names = batch.strings("rollout_id")
@@ -368,7 +369,7 @@ def _try_again(
 def _with_retries(
     context: SamplingContext, batch: Rollouts, forks: Mapping[int, int], tries: Mapping[int, _Answer]
 ) -> Rollouts:
-    """The batch with the second tries, in the groups of the first."""
+    """The batch with the second tries, in the groups of the first ones."""
     names = batch.strings("rollout_id")
     read = [each.prompt for each in tries.values()]
     columns = _sampled_columns(context, list(tries.values()), RETRIED) | {
@@ -384,7 +385,7 @@ def _find_helpful(
     context: SamplingContext, batch: Rollouts, problems: Sequence[Problem], found: Mapping[int, Reflection],
     tries: Mapping[int, _Answer], correct: float,
 ) -> tuple[list[int], list[int]]:  # fmt: skip
-    """(wrong rows whose second try is right, right rows in which nothing was found to change)."""
+    """(wrong rows whose second try is right, right rows in which the reflection found nothing to change)."""
     reward, groups = batch.numbers("reward"), batch.groups.ids
     texts = context.tokenizer.batch_decode(
         [[*each.prefix, *each.made.ids.tolist()] for each in tries.values()], skip_special_tokens=True

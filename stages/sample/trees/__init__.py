@@ -1,1 +1,1 @@
-"""Rollouts that leave one another."""
+"""Strategies whose rollouts branch off one another."""

@@ -1,4 +1,4 @@
-"""Responses that leave one another: what a branching strategy grows, one tree of rollouts a problem."""
+"""Responses that branch off one another: a branching strategy grows one tree of rollouts per problem."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +21,9 @@ Signal = Callable[[Completion], np.ndarray[Any, Any]]
 
 @dataclass
 class ForestRow:
-    """One rollout. response: the whole of it, what it has from its parent included. signal: [T] one number a token.
+    """One rollout. response: all of it, including what comes from its parent. signal: [T] one number per token.
 
-    parent, fork: the row it left and at which response token; None and 0 for one that began at the prompt.
+    parent, fork: the row that it left, and at which response token; None and 0 if it began at the prompt.
     """
 
     response: Completion
@@ -34,9 +34,9 @@ class ForestRow:
 
 
 class Fork(NamedTuple):
-    """`samples` continuations of a problem's row before its response token `at`; of the prompt where row is None.
+    """`samples` continuations of a problem's row before its response token `at`, or of the prompt if row is None.
 
-    extends: the first of them goes on as the row itself, which ends at `at`.
+    extends: whether the first of them continues the row itself, which ends at `at`.
     """
 
     problem: int
@@ -47,10 +47,10 @@ class Fork(NamedTuple):
 
 
 class Forest:
-    """The rollouts of some problems while they are grown: `branches[problem][row]`.
+    """The rollouts of several problems while they grow: `branches[problem][row]`.
 
-    budgets: by problem, the tokens of a response behind which no other fits, be it for --max-tokens or the context.
-    signal: what is kept of every sampled token, given the completion; alternatives: how many it needs (`Sampling`).
+    budgets: per problem, the most tokens of a response, as limited by --max-tokens and by the context. signal: what to
+    keep of every sampled token, given the completion. alternatives: how many it needs (`Sampling`).
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class Forest:
     def grow(self, forks: Sequence[Fork], *, length: int | None = None, stop: Sequence[str] = ()) -> None:
         """Sample what the forks ask for, at most `length` tokens each, within the budget of a whole response.
 
-        stop: texts; a continuation ends with the token that completes one of them. New rows stand after the problem's
+        stop: texts; a continuation ends with the token that completes one of them. New rows come after the problem's
         others, in the order of the forks.
         """
         requests: list[Request] = []
         counts = [len(rows) for rows in self.branches]
-        places: list[list[int]] = []  # of each fork, the rows it makes or extends
+        places: list[list[int]] = []  # per fork, the rows that it makes or extends
         for fork in forks:
             fresh = fork.samples - fork.extends
             rows = list(range(counts[fork.problem], counts[fork.problem] + fresh))
@@ -103,7 +103,7 @@ class Forest:
                 self._add(fork, row, seed, completion)
 
     def rollouts(self) -> Rollouts:
-        """One group a problem, with `parent_id` and `fork`."""
+        """One group per problem, with `parent_id` and `fork`."""
         completions = [[branch.response for branch in rows] for rows in self.branches]
         made = to_rollouts(self.context, self.problems, self.prompts, completions)
         names = iter(made.strings("rollout_id"))
@@ -126,7 +126,7 @@ class Forest:
         return [] if fork.row is None else self.branches[fork.problem][fork.row].response.ids[: fork.at].tolist()
 
     def _seed(self, fork: Fork, row: int) -> int:
-        """Rows that begin at the prompt have the seeds that `independent` gives them."""
+        """The seed of a row. Rows that begin at the prompt have the seeds that `independent` gives them."""
         problem = self.problems[fork.problem].problem_id
         begun = (fork.at,) if fork.row == row else ()
         return self.context.seed_of(problem, row, *begun)

@@ -1,4 +1,4 @@
-"""One problem's tree in the search of `mcts`: its steps, what they are worth, and the rows made of them."""
+"""One problem's tree in the search of `mcts`: its steps, their values, and the rows made from them."""
 
 import math
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ NOTHING = Completion(np.empty(0, np.int32), np.empty(0, np.float32), "stop_text"
 
 @dataclass(eq=False)
 class Node:
-    """A step of the search; the root is the prompt. value: the sum of what simulations below it gave. simulations: their
-    number, its own included, which visits are without.
+    """A step of the search; the root is the prompt. value: the sum of what the simulations below it gave. simulations: the
+    number of simulations, including its own; `visits` excludes that one.
 
-    response: all tokens up to its end. ends, checks: of the steps from the prompt to it. over: nothing can follow.
-    row: the first row that goes through it.
+    response: all tokens up to its end. ends, checks: of the steps from the prompt to it. over: nothing can follow. row:
+    the first row that goes through it.
     """
 
     response: Completion
@@ -37,7 +37,7 @@ class Node:
 
     @property
     def exhausted(self) -> bool:
-        """Whole, and known: nothing below it is left to be simulated."""
+        """Whether the step is complete and known: nothing below it is left to be simulated."""
         pending = [self]
         while pending:
             node = pending.pop()
@@ -49,12 +49,12 @@ class Node:
 
     @property
     def best(self) -> "Node | None":
-        """Of the next steps not simulated yet the one with the largest value; None where all are."""
+        """The next step with the largest value among those not yet simulated; None if all are."""
         fresh = (child for child in self.children if not child.simulated)
         return max(fresh, key=lambda child: child.value, default=None)
 
     def backed_up(self, final: float, decay: float) -> None:
-        """The value of a simulation that began here goes to the node, and with decay to those before it.
+        """Back up the value of a simulation that began here: to this node and, with decay, to those before it.
 
         >>> grandparent = Node(NOTHING)
         >>> parent = Node(NOTHING, grandparent)
@@ -75,9 +75,9 @@ class Node:
 
 @dataclass(eq=False)
 class SearchTree:
-    """One problem's search. begun, steps, rewards: of its rows; begun is the step that the row's simulation left.
+    """One problem's search. begun, steps, rewards: one per row; begun is the step where its simulation started.
 
-    right, wrong: whole responses; made: next steps sampled.
+    right, wrong: numbers of complete responses. made: next steps sampled.
     """
 
     coin: Random
@@ -90,7 +90,7 @@ class SearchTree:
     made: int = 0
 
     def values(self, pool: Literal["sum", "mean"] = "sum") -> Iterator[list[float]]:
-        """Of each row's steps, what the search made of them."""
+        """The search's values of each row's steps."""
         for node, steps in zip(self.begun, self.steps, strict=True):
             found = [step.reward for step in steps]
             above: Node | None = node
@@ -100,9 +100,9 @@ class SearchTree:
             yield found
 
     def row_through(self, node: Node) -> tuple[int | None, int]:
-        """(parent, fork) of a new row that goes through the node; it is the row of those of its steps that had none.
+        """(parent, fork) of a new row that goes through the node, and that becomes the row of its steps that had none.
 
-        The parent is the row of the last step that had one, where the new row leaves it.
+        The parent is the row of the last step that had one; the new row leaves it there.
         """
         shared: Node | None = node
         while shared is not None and shared.row is None:
@@ -115,7 +115,7 @@ class SearchTree:
 
 
 def uct(value: float, visits: int, visits_above: int, exploration: float) -> float:
-    """How much a step is worth looking at: its mean value, and more the less it was looked at.
+    """How promising a step is: its mean value, plus a bonus that shrinks with its visits.
 
     >>> round(uct(1.5, 3, 8, 1.414), 6), round(uct(0.0, 0, 8, 1.414), 6)
     (1.547989, 2.095978)

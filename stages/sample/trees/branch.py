@@ -1,4 +1,4 @@
-"""Branch where the policy was undecided: entropy-guided trees."""
+"""Branch where the policy was uncertain: entropy-guided trees."""
 
 from collections.abc import Iterator, Sequence
 from typing import Annotated
@@ -28,24 +28,24 @@ def branch(
 ) -> Iterator[Rollouts]:
     """Trees that fork before their most uncertain tokens (EPTree).
 
-    `initial` independent responses of a prompt begin a tree each. In every round, `forks` tokens of each tree are
-    chosen, the most uncertain first, and `continuations` new ones are sampled from just before each. A prompt gets
-    initial · (1 + rounds · forks · continuations) rollouts, fewer where a tree runs out of tokens; -n is not used.
-    A rollout has `parent_id` and `fork`; its tokens up to the fork, with their log-probabilities, are its parent's.
+    Each of the `initial` independent responses of a prompt starts a tree. In every round, the `forks` most uncertain
+    tokens of each tree are chosen, and `continuations` new responses are sampled from just before each. A prompt gets
+    initial · (1 + rounds · forks · continuations) rollouts, fewer if a tree runs out of tokens; -n is not used. A
+    rollout has `parent_id` and `fork`; its tokens up to the fork, with their log-probabilities, are its parent's.
 
     Args:
-        initial: M, independent responses, one tree each.
-        forks: N, tokens chosen in each tree and round.
-        rounds: L.
-        continuations: T, of each chosen token.
-        metric: "surprisal" is -log p of the token that was sampled, as in the paper; "entropy" and the others are of
-            the `top` most likely candidates (see strategy `rose`).
-        top: candidates looked at; not used by "surprisal".
-        not_after: no fork behind a token whose text holds one of these, without regard to case; [] forks anywhere.
-        rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
+        initial: M, number of independent responses, one tree each.
+        forks: N, tokens to choose in each tree and round.
+        rounds: L, number of rounds.
+        continuations: T, continuations of each chosen token.
+        metric: "surprisal" is -log p of the sampled token, as in the paper. "entropy" and the others use the `top` most
+            likely candidates (see strategy `rose`).
+        top: number of candidates; "surprisal" does not use them.
+        not_after: do not fork after a token whose text contains one of these, ignoring case; [] forks anywhere.
+        rows_at_once: rollouts to generate before a part of the file is written; bounds the memory.
 
-    Departures: the first token of a continuation is never chosen, as in the released code; that no token is chosen twice
-        is our reading. Its limit on responses near the budget is not there.
+    Departures: the first token of a continuation is never chosen, as in the released code. That no token is chosen
+        twice is our reading. We leave out its limit on responses near the budget.
     """
     signal, alternatives = metric_of(context, metric, top)
     leaves = initial * (1 + rounds * forks * continuations)
@@ -67,7 +67,7 @@ def branch(
 def _most_uncertain(
     rows: Sequence[ForestRow], count: int, ends: np.ndarray, used: set[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-    """(row, token) of the `count` most uncertain tokens of each tree, without those that may not be chosen."""
+    """(row, token) of the `count` most uncertain tokens of each tree, except those that may not be chosen."""
     tree: list[int] = []
     parts: list[np.ndarray] = []
     for row, each in enumerate(rows):
@@ -85,7 +85,7 @@ def _most_uncertain(
 
 
 def _closing_tokens(context: SamplingContext, words: Sequence[str]) -> np.ndarray:
-    """[V] bool, the token's text holds one of the words."""
+    """[V] bool, whether the token's text contains one of the words."""
     size = len(context.tokenizer)
     if not words:
         return np.zeros(size, bool)

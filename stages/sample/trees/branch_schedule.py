@@ -1,4 +1,4 @@
-"""Branch at fixed depths: every response splits again and again, whatever the policy thought there."""
+"""Branch at fixed depths: every response splits again and again, however certain the policy was there."""
 
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -26,15 +26,15 @@ def branch_schedule(
 ) -> Iterator[Rollouts]:
     """Trees that fork after every `length` tokens, by fixed factors (SPO-tree, BranchGRPO).
 
-    factors[0] responses begin at the prompt. Where one has reached length · d tokens and goes on, it splits into
-    factors[d] continuations; after the last factor responses are finished. One that ends early is a leaf. A prompt
-    gets at most the product of the factors; -n is not used. A rollout has `parent_id` and `fork`; its tokens up to
-    the fork, with their log-probabilities, are its parent's.
+    factors[0] responses begin at the prompt. A response that reaches length · d tokens and goes on splits into
+    factors[d] continuations. After the last factor, responses are finished. One that ends early is a leaf. A prompt
+    gets at most the product of the factors; -n is not used. A rollout has `parent_id` and `fork`; its tokens up to the
+    fork, with their log-probabilities, are its parent's.
 
     Args:
         factors: continuations at each depth. BranchGRPO's tree of 16 leaves is [2, 2, 2, 2].
         length: tokens between two splits.
-        rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
+        rows_at_once: rollouts to generate before a part of the file is written; bounds the memory.
     """
     if not factors:
         raise UsageError("strategy branch_schedule: factors must name at least one number")
@@ -51,7 +51,7 @@ def branch_schedule(
 
 
 def _split_unfinished(forest: Forest, reached: int, count: int) -> list[Fork]:
-    """A split at the end of every response that has just `reached` so many tokens, and may have more."""
+    """A split at the end of every response that has just reached `reached` tokens and may go on."""
     return [
         Fork(problem, row, reached, count, extends=True)
         for problem, rows in enumerate(forest.branches)

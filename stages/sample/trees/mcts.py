@@ -1,4 +1,4 @@
-"""GroundedPRM's sampling: a tree search over steps, each of which is verified."""
+"""GroundedPRM's sampling: a tree search over steps, with every step verified."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ TRIES = 5
 
 
 class Claim(NamedTuple):
-    """A step to verify: [start, end) of the response of a problem."""
+    """A step to verify: [start, end) of a problem's response."""
 
     problem: int
     ids: np.ndarray
@@ -47,7 +47,7 @@ class Claim(NamedTuple):
     end: int
 
 
-Place = tuple[int, Node]  # a problem, and a step of its tree
+Place = tuple[int, Node]  # a problem, and a step in its tree
 Verifier = Callable[[Forest, Sequence[Claim]], list[float]]
 
 
@@ -82,51 +82,54 @@ def mcts(
 ) -> Iterator[Rollouts]:
     """Tree search over verified steps; every simulation is a rollout (GroundedPRM).
 
-    In each round, for every prompt: 1. a step of the tree is selected; 2. it gets `children` next steps, and of those not
-    simulated yet the one with the largest value, the first of equal ones, is taken; 3. from it the response is sampled on
-    for `depth` steps at most, its virtual steps; 4. those steps are verified, v = +1, -1 or 0, and the answer, F = +1 or
-    -1; 5. what the simulation says goes to the step it began at and, with decay, to those before it:
+    Each round does the following for every prompt. 1. It selects a step of the tree. 2. The step gets `children` next
+    steps, and the one with the largest value among those not yet simulated (the first of several) is taken. 3. From
+    there the response is sampled on for at most `depth` steps, its virtual steps. 4. Those steps are verified, v = +1,
+    -1 or 0, and so is the answer, F = +1 or -1. 5. The result of the simulation goes to the step where it began and,
+    with decay, to those before it:
 
         final     = 1/N · Σ_{j=1..N} v_j · (N - j + 1)/N + F/max(N, 1)     v_1 … v_N: virtual steps without the last
         value(x) += decay^d · final                                          d steps before it began; counts a visit, d > 0
         uct(x)    = value(x)/max(1, visits(x)) + exploration · sqrt(ln(visits(parent) + 1) / (visits(x) + 1))
 
-    A prompt gets `rounds` rollouts or fewer, one a simulation; -n is not used. A rollout leaves an earlier one
-    (`parent_id`, `fork`) where it goes on from one of its steps. The step ruler has all its steps, `step.reward` their
-    v, F on the last virtual one, and `reward` the verifier's. `step.search_value` is what the search ended with, value(x)
-    of the tree's steps and v or F of virtual ones: what `assign-credit --method groundedprm` gives as credit. Its sign is
-    the label of the paper. A next step that the engine failed to make is left out; where it made
-    none, the rollout of that round ends there, flagged `error`.
+    A prompt gets at most `rounds` rollouts, one per simulation; -n is not used. A rollout that continues from a step of
+    an earlier one branches off there (`parent_id`, `fork`). The step ruler has all its steps. `step.reward` has their
+    v, and F for the last virtual step; `reward` is the verifier's. `step.search_value` is the final state of the
+    search: value(x) for steps of the tree, v or F for virtual ones. `assign-credit --method groundedprm` gives it as
+    credit, and its sign is the paper's label. A next step that the engine failed to make is left out. If the engine
+    made none, the rollout of that round ends there, flagged `error`.
 
     Args:
-        rounds: simulations of a prompt.
-        children: next steps sampled at once.
+        rounds: simulations per prompt.
+        children: next steps to sample at once.
         depth: virtual steps of a simulation; one that needs more is flagged truncated.
-        select: "uct" goes down to the leaf with the largest uct (paper); "random_child" takes one of the prompt's own
-            next steps, whatever they are worth (released code).
-        exploration: see above.
-        decay: per step, 0 to 1.
-        enough: a prompt with so many whole right and as many whole wrong responses is done; 0 does all rounds.
+        select: "uct" descends to the leaf with the largest uct (paper); "random_child" takes one of the prompt's own
+            next steps, whatever their value (released code).
+        exploration: weight of the exploration term in uct, see above.
+        decay: factor per step, 0 to 1.
+        enough: a prompt is done with this many complete right responses and as many complete wrong ones; 0 does all
+            rounds.
         outcome_weight: weight of F, "1/N" as above or a number.
-        correct_above: a reward above it is a right answer.
-        pool: what `step.search_value` says of a step of the tree: the "sum" above (released code), which grows with the
-            number of simulations below the step, or their "mean".
-        verify_steps: "task" asks the task, "policy" the policy, again where it says neither true nor false, 5 times at
-            most; "auto" the task where it can.
-        verify_temperature: of the policy's answers about a step.
-        verify_tokens: budget of such an answer. A question beyond the policy's context is refused.
+        correct_above: an answer is right if its reward is above this.
+        pool: `step.search_value` of a step of the tree: the "sum" above (released code), which grows with the number of
+            simulations below the step, or their "mean".
+        verify_steps: "task" asks the task. "policy" asks the policy, up to 5 times if it says neither true nor false.
+            "auto" asks the task if it can verify steps.
+        verify_temperature: temperature of the policy's answers about a step.
+        verify_tokens: token budget of such an answer. A question beyond the policy's context is refused.
         stop: texts that end a step; it ends with the token that completes one.
-        step_tokens: a step of the tree that has so many tokens ends there; None is --max-tokens, which bounds the whole
+        step_tokens: a step of the tree ends when it has this many tokens; None is --max-tokens, which limits the whole
             response.
-        rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
+        rows_at_once: rollouts to generate before a part of the file is written; bounds the memory.
 
     Raises:
-        UsageError: an option out of range; verify_steps=task with a task that cannot.
+        UsageError: an option out of range; verify_steps=task with a task that cannot verify steps.
 
-    Departures: 1. The released code verifies virtual steps only; here the tree's are, too, since its own filters need
-        that. 2. What is whole and simulated is not selected again; there, such a round only records the path. 3. No
-        extraction of facts and goals, no tool queries: a step is text, and the task is the tool. 4. A response that
-        repeats itself is not ended for it. 5. Our reading: value/max(1, visits), and that uct looks at unsimulated steps, too.
+    Departures: 1. The released code verifies only virtual steps. Here the tree's steps are verified too, since that
+        code's own filters need it. 2. A step that is complete and simulated is not selected again; there, such a round
+        only records the path. 3. There is no extraction of facts and goals, and there are no tool queries: a step is
+        text, and the task is the tool. 4. A response that repeats itself is not ended early. 5. Our reading:
+        value/max(1, visits), and that uct also considers unsimulated steps.
     """
     if not stop or not all(stop):
         raise UsageError("strategy mcts: stop must name texts that end a step, none of them empty")
@@ -163,7 +166,7 @@ class Search:
     verify: Verifier
 
     def round(self, forest: Forest, trees: Sequence[SearchTree]) -> None:
-        """One simulation of each problem that is not done."""
+        """Run one simulation of each problem that is not done."""
         going: list[Place] = []
         for problem, tree in enumerate(trees):
             done = self.enough and min(tree.right, tree.wrong) >= self.enough
@@ -173,7 +176,7 @@ class Search:
         self._simulate(forest, trees, [(problem, node.best or node) for problem, node in going], lost)
 
     def select_node(self, tree: SearchTree) -> Node:
-        """The step to go on from."""
+        """The step to continue from."""
         node = tree.root
         if self.select == "random_child":
             return tree.coin.choice([each for each in node.children if not each.exhausted]) if node.children else node
@@ -186,7 +189,7 @@ class Search:
         return node
 
     def _expand(self, forest: Forest, trees: Sequence[SearchTree], nodes: Sequence[Place]) -> dict[int, Completion]:
-        """Next steps of each, verified. Returns the responses of the problems for which the engine failed to make any."""
+        """Sample and verify next steps of each node. Returns the responses of problems where the engine made none."""
         context = forest.context
         budget = context.sampling.max_tokens
         requests: list[Request] = []
@@ -220,7 +223,7 @@ class Search:
                 nothing = join(node.response, begun, (failed or completions)[0])
                 if failed:
                     lost[problem] = nothing
-                else:  # it ended without a token more
+                else:  # it ended without another token
                     node.response, node.over = nothing, True
         claims = [
             Claim(problem, node.response.ids, len(node.parent.response.ids), len(node.response.ids))
@@ -234,7 +237,7 @@ class Search:
     def _simulate(
         self, forest: Forest, trees: Sequence[SearchTree], nodes: Sequence[Place], lost: Mapping[int, Completion]
     ) -> None:
-        """A rollout of each, its value backed up; of problems that are lost, what there is."""
+        """Record a rollout of each node and back up its value; for problems that are lost, record what there is."""
         context = forest.context
         sampled = [(problem, node) for problem, node in nodes if not node.over and problem not in lost]
         seeds = {problem: _seed(forest, problem, "simulation", len(trees[problem].steps)) for problem, _ in nodes}
@@ -286,7 +289,7 @@ class Search:
         self, forest: Forest, tree: SearchTree, problem: int, node: Node, response: Completion, virtual: Sequence[int],
         checks: Sequence[float], reward: float, seed: int,
     ) -> None:  # fmt: skip
-        """The path from the prompt through the node, and its virtual steps, as a row."""
+        """Record the path from the prompt through the node, with its virtual steps, as a row."""
         parent, fork = tree.row_through(node)
         signal = np.zeros(len(response.ids))
         forest.branches[problem].append(ForestRow(response, signal, parent, fork, seed))
@@ -316,7 +319,7 @@ def _limit_steps(node: Node, completion: Completion, found: Sequence[int], depth
 
 
 def _verifier(context: SamplingContext, which: str, temperature: float, max_tokens: int) -> Verifier:
-    """Checks steps: +1 right, -1 wrong, 0 not known."""
+    """A function that checks steps: +1 right, -1 wrong, 0 unknown."""
     ask = getattr(context.task, "verify_step", None)
     if which == "task" and ask is None:
         raise UsageError(

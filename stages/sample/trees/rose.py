@@ -1,4 +1,4 @@
-"""ROSE: one response after the other, each from the most uncertain place of those before it, or from the prompt."""
+"""ROSE: responses one after the other, each from the most uncertain place of the earlier ones, or from the prompt."""
 
 from collections.abc import Iterator, Sequence
 from typing import Annotated
@@ -22,12 +22,12 @@ def rose(
     exclude_used: bool = False,
     rows_at_once: Annotated[int, AtLeast(1)] = 2048,
 ) -> Iterator[Rollouts]:
-    """n responses a prompt, each from where those before it were semantically most undecided (ROSE).
+    """Responses that each begin where the earlier ones were semantically most uncertain, n per prompt (ROSE).
 
-    The first begins at the prompt. Every other one begins, with probability epsilon, at the prompt again, or else
-    before the token with the largest metric over all tokens of the prompt's responses; that token is sampled anew.
-    Of all prompts together, n requests stand one after the other. A rollout has `parent_id` and `fork`; its tokens up
-    to the fork, with their log-probabilities, are its parent's.
+    The first response begins at the prompt. Every later one begins at the prompt again with probability epsilon.
+    Otherwise it begins before the token with the largest metric over all tokens of the prompt's responses, and samples
+    that token again. All prompts advance together, with n requests one after the other. A rollout has `parent_id` and
+    `fork`; its tokens up to the fork, with their log-probabilities, are its parent's.
 
         H = -sum_v p_v ln p_v         y = sum_v p_v e_v, e_v the candidates' embeddings of length 1
         entropy    = H
@@ -35,17 +35,17 @@ def rose(
         cosine     = sum_v p_v² - |y|²       minus the similarity of two different candidates
         rose       = cosine · H              the released code
         rose_paper = -|y|² · H               equation 2, which counts a candidate with itself
-        rao        = (1 - |y|²) · H          high where it is undecided between unlike candidates
+        rao        = (1 - |y|²) · H          high where the policy is undecided between unlike candidates
 
-    Where a model's embeddings are mostly alike, `rose` is negative where it is undecided and largest, 0, where it is
-    certain: that is the published sign; `rao` (ours) is what the paper's prose describes.
+    If a model's embeddings are mostly alike, `rose` is negative where the policy is undecided, and 0, its maximum,
+    where it is certain; that is the published sign. `rao` (ours) is what the paper's prose describes.
 
     Args:
         epsilon: probability of beginning at the prompt, 0 to 1.
         metric: see above.
-        top: candidates that the metric looks at.
-        exclude_used: a place is branched from once. The released code may take it again until a new token beats it.
-        rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
+        top: number of candidates that the metric considers.
+        exclude_used: branch from a place only once. The released code may use it again until a new token beats it.
+        rows_at_once: rollouts to generate before a part of the file is written; bounds the memory.
     """
     signal, alternatives = metric_of(context, metric, top)
     for problems in context.portions(rows_at_once, context.n):
@@ -66,20 +66,20 @@ def rose(
 
 
 class Peaks:
-    """The largest finite signal of each response so far, so that a new response is looked through once."""
+    """The largest finite signal of each response so far, so that a response is searched only once."""
 
     def __init__(self) -> None:
         self._signals: list[np.ndarray] = []
         self._best: list[int] = []
 
     def update(self, rows: Sequence[ForestRow]) -> None:
-        """Look at those of a problem's responses that are new."""
+        """Look at the new ones among a problem's responses."""
         for each in rows[len(self._best) :]:
             self._signals.append(np.where(np.isnan(each.signal), -np.inf, each.signal))
             self._best.append(int(self._signals[-1].argmax()) if len(each.signal) else 0)
 
     def take(self, *, keep: bool) -> tuple[int, int] | None:
-        """(row, token) of the largest, the first of equal ones; None where there is none. keep: it may be taken again."""
+        """(row, token) of the largest signal, the first of equal ones; None if there is none. keep: allow it again."""
         tops = [
             float(signal[at]) if len(signal) else -np.inf for signal, at in zip(self._signals, self._best, strict=True)
         ]

@@ -1,4 +1,4 @@
-"""SLATE's sampling: k candidates for every next step, one of them continued."""
+"""SLATE's sampling: k candidates for every next step, one of which is continued."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -63,7 +63,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class _Judge:
-    """Gives new candidates their rewards. kind: "task" or "policy"; samples, temperature, max_tokens: of what it asks."""
+    """Scores new candidates. kind: "task" or "policy". samples, temperature, max_tokens: of its questions or samples."""
 
     kind: str
     samples: int
@@ -71,12 +71,12 @@ class _Judge:
     max_tokens: int
 
     def rewards(self, forest: Forest, rows: Sequence[tuple[int, int]], over: Sequence[bool]) -> list[float]:
-        """One for the last step of each (problem, row)."""
+        """One reward for the last step of each (problem, row)."""
         return (self._by_task if self.kind == "task" else self._by_policy)(forest, rows, over)
 
     def _by_task(self, forest: Forest, rows: Sequence[tuple[int, int]], over: Sequence[bool]) -> list[float]:
-        """The mean reward of responses that begin with the candidate, or its own where it is over; the same for
-        candidates with the same tokens."""
+        """The mean reward of responses that begin with the candidate, or its own if it is complete; candidates with the
+        same tokens share it."""
         context, decode = forest.context, forest.context.tokenizer.batch_decode
         samples = self.samples if self.temperature else 1
         states = [(problem, *forest.branches[problem][row].response.ids.tolist()) for problem, row in rows]
@@ -104,7 +104,7 @@ class _Judge:
         return [found[state] for state in states]
 
     def _by_policy(self, forest: Forest, rows: Sequence[tuple[int, int]], over: Sequence[bool]) -> list[float]:
-        """Its rating of the step, and of the answer where it ends the response."""
+        """The policy's rating of the step, and of the answer if the step ends the response."""
         context = forest.context
         questions: list[str] = []
         owners: list[int] = []
@@ -155,43 +155,44 @@ def truncate(
 ) -> Iterator[Rollouts]:
     """Several candidates for every next step, judged against one another, of which one is continued (SLATE).
 
-    From one prefix k next steps are sampled, and each gets a reward r. One is chosen, and the next k begin after it:
+    From one prefix, k next steps are sampled, and each gets a reward r. One is chosen, and the next k begin after it:
 
         A = (r + bonus · [answer] · (budget - t) / budget - mean) / (std + 1e-6)     over the k, n - 1; t = 0, 1 …
         chance to be chosen = softmax(A / eta)
 
     until an answer is chosen. After `budget` steps the response is finished in one piece, its last row. A prompt gets
-    up to k · budget + 1 rollouts; -n is not used. Every candidate is one: `parent_id` and `fork` are the row chosen
-    before it and its length, tokens up to there with log-probabilities are the parent's. Rows whose response does not
-    end with them are flagged `partial`; a verifier's reward says nothing of those. The step ruler has the steps from
-    the prompt on; `step.reward` is r, without the bonus, and `step.kind` "answer" for a step with which the response
-    ended by itself. `assign-credit --method slate` makes A of it again; give it the same bonus and budget.
+    up to k · budget + 1 rollouts; -n is not used. Every candidate is a rollout: `parent_id` is the row chosen before
+    it, `fork` that row's length, and tokens up to there with their log-probabilities are the parent's. Rows whose
+    response does not end with them are flagged `partial`; a verifier's reward says nothing about those. The step ruler
+    has the steps from the prompt on. `step.reward` is r, without the bonus, and `step.kind` is "answer" for a step with
+    which the response ended by itself. `assign-credit --method slate` computes A again; give it the same bonus and
+    budget.
 
     Args:
-        k: candidates of a step.
-        budget: B, steps in which candidates are compared.
+        k: candidates per step.
+        budget: B, number of steps in which candidates are compared.
         eta: temperature of the choice, in standard deviations; 0 or less takes the best, the first of equal ones.
         stop: texts that end a step; it ends with the token that completes one.
-        answer: texts that end a step and with it the response, such as "</answer>". A response that ends by itself ends
-            with an answer, too.
-        step_tokens: a step that has so many tokens ends there; None is --max-tokens, which bounds the whole response.
+        answer: texts that end a step and the response with it, such as "</answer>". A response that ends by itself also
+            ends with an answer.
+        step_tokens: a step ends when it has this many tokens; None is --max-tokens, which limits the whole response.
         judge: "task" is the verifier's mean reward over fresh responses that begin with the candidate, 0 to 1 (ours);
-            that of the response itself where it ends. "policy" asks the policy to rate the step, -1 to 1, and adds,
-            where the response ends, what it says of the last step next to the reference.
-        judge_samples: of those fresh responses; 1 with judge_temperature=0. They are not kept.
-        judge_temperature: of responses and ratings; None is --temperature for "task" and 0 for "policy".
-        judge_tokens: budget of a rating, tokens. A question beyond the policy's context is refused.
-        bonus: λ, for the choice.
-        rows_at_once: rollouts generated before a part of the file is written; bounds the memory.
+            if the candidate ends the response, that response's own reward. "policy" asks the policy to rate the step,
+            -1 to 1; if the response ends, it adds a rating of the last step against the reference.
+        judge_samples: number of those fresh responses; 1 with judge_temperature=0. They are not kept.
+        judge_temperature: temperature of responses and ratings; None is --temperature for "task" and 0 for "policy".
+        judge_tokens: token budget of a rating. A question beyond the policy's context is refused.
+        bonus: λ, added to answers in the choice.
+        rows_at_once: rollouts to generate before a part of the file is written; bounds the memory.
 
     Raises:
         UsageError: an option below 1, an empty stop text, a prompt or question beyond the model's context.
 
-    Departures: 1. No search is played, so that there is no query to rate. 2. The paper's type of a step (search or
-        answer) is forced and sampled apart; here the policy writes on. 3. The index t begins at 0, as in the code.
+    Departures: 1. No search is played, so there is no query to rate. 2. The paper forces a step's type (search or
+        answer) and samples it separately; here the policy simply writes on. 3. The index t begins at 0, as in the code.
         4. Ratings are clipped to -1 … 1, as the paper's scale says and its code does not. 5. The prefix keeps its mask,
-        since the policy wrote it and `slate` counts its steps. It has no credit there, but a loss that takes the mean
-        over a row's tokens counts them. 6. Where every candidate of a step failed, the response ends unfinished.
+        since the policy wrote it and `slate` counts its steps. It has no credit there, but a loss that averages over a
+        row's tokens counts them. 6. If every candidate of a step failed, the response ends unfinished.
     """
     if not all((*stop, *answer)):
         raise UsageError("strategy truncate: stop and answer must not hold an empty text, which would end every step")
@@ -251,7 +252,7 @@ def _grow(
 
 
 def choose(tree: Growth, rows: Sequence[int], bonus: float, eta: float) -> None:
-    """Go on with one of the rows, or stop where it is over, or where the engine made none."""
+    """Continue with one of the rows, or stop if it is complete or if the engine made none."""
     if not rows:
         tree.open = False
         return
@@ -263,7 +264,7 @@ def choose(tree: Growth, rows: Sequence[int], bonus: float, eta: float) -> None:
 
 
 def advantages(rewards: Sequence[float]) -> Array:
-    """[k] rewards of the candidates of one step, centred and in standard deviations (n - 1), as `slate` has them.
+    """[k] rewards of one step's candidates, centred and in standard deviations (n - 1), as in `slate`.
 
     >>> advantages([2, 1, -1, 2.1, 2]).round(6).tolist()
     [0.590976, -0.166686, -1.68201, 0.666743, 0.590976]

@@ -1,4 +1,4 @@
-"""Vine: fresh continuations from states of rollouts that exist, to estimate what the states are worth."""
+"""Vine: fresh continuations from states of existing rollouts, to estimate the value of those states."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -39,32 +39,32 @@ def vine(
     below: Annotated[float, Between(0, 1)] = 0.9,
     rows_at_once: Annotated[int, AtLeast(1)] = 4096,
 ) -> Iterator[Rollouts]:
-    """k continuations from the states of the rollouts that --from names, as probes beside them.
+    """Continuations from the states of the rollouts in --from, k per state, added next to them as probes.
 
     The file's rows stay as they are. A probe is a row of its parent's group with purpose "probe", `parent_id`, and
-    `fork`, the number of its parent's tokens it begins with. Its text and token ids are the whole response, so that
-    any scorer can judge it; its mask is true on what was sampled now and false on the copied prefix, whose
-    log-probability is 0. --max-tokens bounds the whole response. Equal prefixes of a group are one state and are
-    continued once, through the first rollout that has it; evals and earlier probes are not continued. -n is not used.
+    `fork`, the number of its parent's tokens with which it begins. Its text and token ids are the whole response, so
+    that any scorer can judge it. Its mask is true on what was sampled now and false on the copied prefix, whose
+    log-probability is 0. --max-tokens limits the whole response. Equal prefixes of a group are one state, which is
+    continued once, through the first rollout that has it. Evaluations and earlier probes are not continued. -n is not
+    used.
 
-    In an environment a state is where a turn begins: the world is begun again as it was, told what the policy said, and
-    played on. Its later chance is the parent's, and rewards are the environment's.
+    In an environment, a state is the start of a turn: the environment begins again as it did, receives what the policy
+    said, and is played on. Its later chance is the parent's, and rewards are the environment's.
 
     Args:
-        k: continuations of a state.
+        k: continuations per state.
         at: "steps", where each step of the step ruler starts (`score --with steps`), or "unlikely", the cuts of
             `assign-credit --method spo_chain`: before tokens with a probability under `below`.
-        every: of a rollout's states the first and each `every`-th after it; None is 1 for steps and 5 for unlikely
-            tokens.
-        max_states: only the first so many states of a rollout; None continues all.
-        below: for at="unlikely".
-        rows_at_once: probes generated before a part of the file is written (at least a group's); bounds the memory.
+        every: use a rollout's first state and every `every`-th after it; None is 1 for steps and 5 for unlikely tokens.
+        max_states: use only this many states of a rollout, from the start; None continues all.
+        below: probability threshold of at="unlikely".
+        rows_at_once: probes to generate before a part of the file is written (at least a group); bounds the memory.
     """
     every = every if every is not None else (1 if at == "steps" else 5)
     task = context.task if is_played(context.task) else None
     if task is not None and at != "steps":
         raise UsageError(
-            f"strategy vine: at must be 'steps' in an environment, which is left between turns only, got {at!r}"
+            f"strategy vine: at must be 'steps' in an environment, which can be left only between turns, got {at!r}"
         )
     context.require(*(("step.start", "step.end") if at == "steps" else ("token.logprob",)))
 
@@ -73,7 +73,7 @@ def vine(
         return _distinct(batch, *found, context.sampling.max_tokens)
 
     def probes(batch: Rollouts) -> Array:
-        """[G] of each group."""
+        """[G] number of probes of each group."""
         return k * np.bincount(batch.groups.ids[states(batch)[0]], minlength=len(batch.groups))
 
     for batch, problems in context.parts(rows_at_once, sizes=probes):
@@ -89,8 +89,8 @@ def vine(
 def _states(
     batch: Rollouts, *, at: str, every: int, max_states: int | None, below: float, played: bool
 ) -> tuple[Array, Array]:
-    """(rows [S], forks [S]) the states to continue. DataError for a rollout that some other thing than the policy, or the
-    environment that is `played`, took part in."""
+    """(rows [S], forks [S]) the states to continue. DataError for a rollout written in part by anything but the policy or
+    the environment that is `played`."""
     needs = "step.start" if at == "steps" else "token.logprob"
     own = np.zeros(len(batch), bool)
     own[own_rows(batch, "vine", without=(ERROR,), needs=(needs,), played=played)] = True
@@ -114,7 +114,7 @@ def _states(
 
 
 def _distinct(batch: Rollouts, rows: Array, forks: Array, most: int) -> tuple[Array, Array]:
-    """Of states that leave room for a token, and have equal prefixes, the first."""
+    """The first state of those with equal prefixes, if it leaves room for a token."""
     rows, forks = rows[forks < most], forks[forks < most]
     if not len(rows):
         return rows, forks
@@ -146,7 +146,7 @@ def _play_on(
     context: SamplingContext, task: EnvironmentTask, part: Rollouts, rows: Array, forks: Array, k: int,
     problems: Sequence[Problem],
 ) -> Rollouts:  # fmt: skip
-    """The same in an environment. problems: [S] the states'."""
+    """The same in an environment. problems: [S] the problem of each state."""
     prompts = part.ragged("prompt_ids")
     seeds = [seed for each in _seeds(context, part, rows, forks, k) for seed in each]
     parents, places = np.repeat(rows, k).tolist(), np.repeat(forks, k).tolist()

@@ -1,8 +1,8 @@
-"""What a policy acts in, turn by turn: games, tools.
+"""Environments in which a policy acts turn by turn: games and tools.
 
-A task of stages/tasks is an *environment task* if it has a method `environment`. `sample` then plays every rollout to
-its end: the policy writes a turn, the environment answers with text, which the model's chat template frames and the
-policy reads, and so on. A turn's reward is given while sampling, so there is nothing left to verify.
+A task is an *environment task* if it has a method `environment`. `sample` then plays every rollout to its end: the
+policy writes a turn, the environment answers with text, the model's chat template frames that text for the policy to
+read, and so on. The reward of a turn is given while sampling, so nothing remains to be verified.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,10 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True)
 class Action:
-    """A whole turn of the policy.
+    """A complete turn of the policy.
 
-    text: without special tokens. calls: in the order of the text; always () for a task without tools.
-    fault: what is wrong with a call that cannot be read; then calls holds those before it.
+    text: without special tokens. calls: in the order of the text; always () for a task without tools. fault: what is
+    wrong with a call that cannot be parsed; calls then holds the calls before it.
     """
 
     text: str
@@ -39,11 +39,11 @@ class Action:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What an action led to.
+    """The result of an action.
 
-    observation: what the policy reads next; nobody reads it if `done`.
-    state: key of the state the next turn begins in: equal keys are the same state, in any rollout of the group.
-    valid: whether the environment understood the action. kind: of the turn, "turn", "tool", "search", "answer" …
+    observation: what the policy reads next; unused if `done`. state: key of the state in which the next turn begins;
+    equal keys mean the same state, in any rollout of the group. valid: whether the environment understood the action.
+    kind: of the turn: "turn", "tool", "search", "answer" …
     """
 
     observation: str
@@ -55,14 +55,14 @@ class Outcome:
 
 
 class Environment(Protocol):
-    """One rollout's own world. Whatever it raises ends that rollout alone, which is then flagged `error`."""
+    """The world of a single rollout. Any exception ends that rollout only, and flags it `error`."""
 
     def reset(self, seed: int) -> str:
-        """Begin; chance, if there is any, is decided by the seed. The key of the state the first turn begins in."""
+        """Begin, and return the key of the state of the first turn. The seed decides all chance."""
         ...
 
     def step(self, action: Action) -> Outcome:
-        """Act."""
+        """Apply an action, and return its outcome."""
         ...
 
 
@@ -71,36 +71,36 @@ class EnvironmentTask(Task, Protocol):
 
     @property
     def max_turns(self) -> int:
-        """A rollout that is not done after so many turns is truncated."""
+        """A rollout that is not done after this many turns is truncated."""
         ...
 
     @property
     def turn_tokens(self) -> int | None:
-        """A turn of so many tokens is ended for the policy, and played. None leaves the end to the policy."""
+        """A turn that reaches this many tokens is ended for the policy, and played. None leaves the end to the policy."""
         ...
 
     @property
     def role(self) -> Role:
-        """Whose message an observation is, in the chat template."""
+        """The role of an observation's message in the chat template."""
         ...
 
     @property
     def tools(self) -> Sequence[Tool]:
-        """What can be called; () where a turn's text is the action."""
+        """The tools that can be called; () if a turn's text is the action."""
         ...
 
     def environment(self, problem: Problem) -> Environment:
-        """A world of the problem's, for one rollout."""
+        """A new world of the problem, for one rollout."""
         ...
 
 
 def is_played(task: Any) -> TypeGuard[EnvironmentTask]:
-    """Whether it is an environment task."""
+    """Whether the task is an environment task."""
     return callable(getattr(task, "environment", None))
 
 
 def import_optional(module: str, task: str) -> Any:
-    """The optional package. UsageError with the line that installs it."""
+    """An optional package. UsageError with the command that installs it."""
     try:
         return import_module(module)
     except ImportError as error:

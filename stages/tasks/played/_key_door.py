@@ -21,9 +21,10 @@ REMINDER = "That names no move: left, down, right or up.\n"
 
 
 class KeyDoor(gymnasium.Env[str, np.int64]):
-    """The rooms as a picture, rows of one length apart by newlines; a key that is not in it is carried.
+    """The rooms as a picture: rows of equal length, separated by newlines. A key that is missing from it is carried.
 
-    A move into a wall, off the map, or into the door without the key changes nothing. Reward 1 at the goal, which ends it.
+    A move into a wall, off the map, or into the door without the key changes nothing. The goal gives reward 1 and ends
+    it.
     """
 
     def __init__(self, rows: Sequence[str]):
@@ -57,7 +58,7 @@ class KeyDoor(gymnasium.Env[str, np.int64]):
 
 
 def _draw(rng: Random, options: Mapping[str, Any]) -> list[str]:
-    """A wall with a door between two rooms; player and key in the left one, the goal in the right one."""
+    """A map: a wall with a door between two rooms; player and key in the left room, the goal in the right one."""
     width, height = options["width"], options["height"]
     wall = rng.randint(1 if height > 1 else 2, width - 2)
     cells = [["#" if x == wall else "." for x in range(width)] for _ in range(height)]
@@ -85,7 +86,7 @@ def _play(rows: Sequence[str], options: Mapping[str, Any]) -> GymText:
 
 
 def key_door(spec: str, options: Mapping[str, Any]) -> GridTask:
-    """The task."""
+    """The key-and-door task."""
     return GridTask(
         spec, options, RULES, _draw, first=lambda rows, options: _show("\n".join(rows), options), play=_play
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Search in a corpus of texts: BM25 (bm25s), built once and held for the process."""
+"""Search a corpus of texts with BM25 (bm25s). The index is built once and kept for the process."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -12,7 +12,7 @@ from ..file import READERS, rows_of
 from . import import_optional
 from .tools import ToolBox
 
-TOKEN = r"(?u)\b\w+\b"  # bm25s leaves out words of one letter, and with them the 8 of "Apollo 8"
+TOKEN = r"(?u)\b\w+\b"  # bm25s would drop words of one letter, and with them the 8 of "Apollo 8"
 MAX_QUERY = 1_000
 
 TOOL = {
@@ -30,7 +30,7 @@ TOOL = {
 
 
 class Index:
-    """Texts with their ids, and where each word is in them. DataError for texts without a word."""
+    """A search index of texts with ids. DataError if the texts have no words."""
 
     def __init__(self, ids: list[str], texts: list[str]):
         bm25s = import_optional("bm25s", "tool/search")
@@ -40,12 +40,12 @@ class Index:
         self._found = bm25s.BM25(method="lucene")
         words = self._words(texts)
         if not any(words):
-            raise DataError("not one word in all its texts")
+            raise DataError("its texts have no words to search")
         self._found.index(words, show_progress=False)
         self.ids, self.texts = ids, texts
 
     def best(self, query: str, count: int) -> list[int]:
-        """Up to `count` texts that hold a word of the query, the best first; of equals the one that stands first."""
+        """Up to `count` texts that contain a word of the query, the best first; ties keep the order of the corpus."""
         words = [word for word in self._words([query[:MAX_QUERY]])[0] if word in self._found.vocab_dict]
         if not words:
             return []
@@ -55,19 +55,19 @@ class Index:
 
 
 def read_corpus(path: Path) -> tuple[list[str], list[str]]:
-    """Ids and texts of a file with the columns `id` and `text`; without `id` it is the row's number from 0.
+    """Ids and texts of a file with the columns `id` and `text`; without `id`, the id is the row's number from 0.
 
-    UsageError when it is not there, DataError when a row has no text.
+    UsageError if the file does not exist, DataError if a row has no text.
     """
     if path.suffix.lower() not in READERS:
-        raise UsageError(f"corpus {path}: expected a file that ends in {', '.join(READERS)}")
+        raise UsageError(f"corpus {path}: the file must end in {', '.join(READERS)}")
     ids: list[str] = []
     texts: list[str] = []
     try:
         for row in rows_of(path):
             text = row.get("text")
             if not isinstance(text, str) or not text.strip():
-                raise DataError(f"{path}: row {len(ids)}, column 'text': {text!r:.40}, expected a text")
+                raise DataError(f"{path}: row {len(ids)}, column 'text': must be a text, got {text!r:.40}")
             name = row.get("id")
             ids.append(str(len(ids) if name is None else name))
             texts.append(text)
@@ -76,7 +76,7 @@ def read_corpus(path: Path) -> tuple[list[str], list[str]]:
     except DataError as error:
         raise DataError(f"corpus {error}") from error
     if not ids:
-        raise DataError(f"corpus {path}: no rows in it")
+        raise DataError(f"corpus {path}: it has no rows")
     return ids, texts
 
 
@@ -90,12 +90,12 @@ def _index(path: str, stamp: int) -> Index:
 
 
 def open_index(path: Path) -> Index:
-    """The file's index, built when it is asked for first, and again when the file has changed."""
+    """The file's index, built on first use, and again when the file has changed."""
     return _index(str(path), path.stat().st_mtime_ns if path.is_file() else 0)
 
 
 def search_box(path: Path, results: int, characters: int) -> ToolBox:
-    """The search tool in a corpus, with so many results of so many characters each."""
+    """The search tool for a corpus, which shows `results` passages of up to `characters` characters."""
 
     def search(arguments: Mapping[str, Any]) -> str:
         query = arguments.get("query")

@@ -1,4 +1,4 @@
-"""A calculator for arithmetic in Python's notation. Nothing is evaluated but what is listed here."""
+"""A calculator for arithmetic in Python's notation. It evaluates only what is listed here."""
 
 import ast
 import math
@@ -11,7 +11,7 @@ from ..kind import task_family
 from .tools import ToolBox, ToolTask, open_tool
 
 MAX_TEXT = 300  # characters of an expression; also bounds its depth
-MAX_BITS = 4096  # of a whole number, on the way or at the end
+MAX_BITS = 4096  # of a whole number, for intermediate results too
 MAX_FACTORIAL = 300
 
 Number = int | float
@@ -26,8 +26,8 @@ _CONSTANTS = {"pi": math.pi, "e": math.e}
 def calculate(expression: str) -> str:
     """The value of an expression of numbers, + - * / // % **, brackets, pi, e and some functions.
 
-    ValueError, in words for the model that wrote it, for whatever else it holds, for what is undefined, and for what
-    would take long: numbers beyond 4096 bits, factorials beyond 300, expressions beyond 300 characters.
+    ValueError, worded for the model that wrote it, for anything else, for undefined results, and for slow computations:
+    numbers beyond 4096 bits, factorials beyond 300, expressions beyond 300 characters.
 
     >>> calculate("2*(3+4)**2"), calculate("sqrt(2)"), calculate("7/2"), calculate("6/2"), calculate("max(1, 10 % 4)")
     ('98', '1.41421356237', '3.5', '3', '2')
@@ -84,7 +84,7 @@ def _value(node: ast.expr) -> Number:
 
 
 def _small(value: Any) -> Number:
-    """The number. ValueError for what is none (a complex power) or has too many bits."""
+    """The number. ValueError if it is not one (a complex power) or has too many bits."""
     if type(value) not in (int, float):
         raise ValueError("the result is not a real number")
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
@@ -93,7 +93,7 @@ def _small(value: Any) -> Number:
 
 
 def _check_power(base: Number, exponent: Number) -> None:
-    """Before it is computed: the result of whole numbers has about bits(base) · exponent bits."""
+    """Check a power before it is computed: of whole numbers, it has about bits(base) · exponent bits."""
     if (
         isinstance(base, int)
         and isinstance(exponent, int)
@@ -110,7 +110,7 @@ def _factorial(number: Number) -> int:
 
 
 def _round(value: Number, digits: Number = 0) -> Number:
-    """Python's, but that a whole number of digits is asked for, few of them."""
+    """Python's round, but with a whole number of digits, and not many of them."""
     if not isinstance(digits, int) or abs(digits) > 20:
         raise ValueError("round takes at most 20 digits")
     return round(value, digits) if digits else round(value)
@@ -158,13 +158,13 @@ def open_calculator(
     turn_tokens: Annotated[int | None, AtLeast(1)] = None,
     **options: Any,
 ) -> ToolTask:
-    """The problems of another task with a calculator at hand.
+    """The problems of another task, with a calculator at hand.
 
-    The task of `--task tool/calculator --task-set of=reasoning_gym/chain_sum`. Further options are those of that task.
+    Select it with `--task tool/calculator --task-set of=reasoning_gym/chain_sum`. Further options go to the task `of`.
 
     Args:
-        of: the task that has the problems, a `--task` value; needed.
-        max_turns: turns after which the rollout is over.
-        turn_tokens: tokens after which a turn is over; None leaves that to the policy.
+        of: the task that provides the problems, a `--task` value; required.
+        max_turns: turns after which the rollout ends.
+        turn_tokens: tokens after which a turn ends; None leaves that to the policy.
     """
     return open_tool(spec, of, CALCULATOR, options, max_turns=max_turns, turn_tokens=turn_tokens)

@@ -1,7 +1,7 @@
-"""A conversation in token ids: what the policy reads first, and what an observation adds to it.
+"""A conversation in token ids: what the policy reads first, and what each observation adds.
 
-Nothing that was written is ever encoded again. What a message adds is taken from two renderings of a small conversation,
-which the chat template encodes as it does any other.
+No generated token is ever encoded again. What a message adds is the difference between two renderings of a small
+conversation, which the chat template encodes like any other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from .tool_calls import ASKED, CALL_ID, NAME, PLAIN, call_format, call_message, 
 
 
 class Chat:
-    """How one tokenizer frames the turns of an environment task. UsageError where its chat template cannot."""
+    """How one tokenizer frames the turns of an environment task. UsageError if its chat template cannot do it."""
 
     def __init__(self, tokenizer: Any, role: Role, tools: Sequence[Tool] = ()):
         self._tokenizer, self._tools = tokenizer, list(tools)
@@ -34,7 +34,7 @@ class Chat:
         self._added = lru_cache(maxsize=4096)(self._render_added)
 
     def prompt(self, messages: Sequence[Message], advice: str = "") -> tuple[list[Message], list[int]]:
-        """The messages with what the template does not say of the tools, and the advice as a system message; their ids."""
+        """The messages with what the template omits about the tools, and the advice as a system message; their ids."""
         messages = self._with_system(list(messages), self._harmless(advice)) if advice else list(messages)
         if self._tools and not self._plain:
             return messages, self._ids(messages, tools=self._tools)
@@ -45,12 +45,12 @@ class Chat:
         return messages, render_prompt(self._tokenizer, messages)
 
     def added(self, observation: str, *, closed: bool, advice: str = "") -> list[int]:
-        """The ids after a turn: the end of the turn, if it was not `closed` by a token of the policy's, the advice as a
-        system message, the observation as a message, and what asks for the next turn.
+        """The ids after a turn: its end (unless a token of the policy `closed` it), the advice as a system message, the
+        observation as a message, and the prompt for the next turn.
 
-        Where the template has no system message in that place, or writes the observation otherwise after one, the advice
-        stands before the observation in the same message. What looks like a special token in either is text of some
-        document, and is written with a space in it.
+        If the template allows no system message there, or then writes the observation differently, the advice goes in
+        front of the observation in the same message. If either contains what looks like a special token, it is only
+        text of some document, so a space is written into it.
         """
         observation = self._harmless(observation)
         if self._plain:
@@ -58,7 +58,7 @@ class Chat:
         return [*([] if closed else self._closing), *self._added(observation, self._harmless(advice))]
 
     def action(self, ids: Sequence[int], *, closed: bool) -> Action:
-        """What the policy says with the ids of a turn; closed: the last of them ends it."""
+        """The action that the ids of a turn express. closed: whether the last id ends the turn."""
         said = list(ids)[: len(ids) - closed]
         shown = self._tokenizer.decode(said, skip_special_tokens=True)
         if not self._tools:
@@ -66,7 +66,7 @@ class Chat:
         return self.format.read(self._tokenizer.decode(said, skip_special_tokens=False), shown)
 
     def is_closed(self, turn: Sequence[int], after: Sequence[int]) -> bool:
-        """Whether the policy ended a turn itself, by what stands after it in a rollout."""
+        """Whether the policy ended a turn itself, judging by what follows it in a rollout."""
         if self._closing:
             return list(after[: len(self._closing)]) != self._closing
         return bool(turn) and turn[-1] == self._tokenizer.eos_token_id
@@ -89,8 +89,8 @@ class Chat:
         return whole[len(self._head) :]
 
     def _advised(self, observation: str, advice: str) -> list[int] | None:
-        """The ids of a system message and an observation; None where the template does not write both as they are, or
-        writes what the system says as if the policy had said it."""
+        """The ids of a system message and an observation. None if the template does not write both verbatim, or writes the
+        system message as if the policy had said it."""
         before, after = [ASKED, self._turn("1")], self._message(observation)
         messages = [*before, {"role": "system", "content": advice}, after]
         text = self._text(messages)
@@ -101,7 +101,7 @@ class Chat:
         return whole[len(self._head) :] if sound else None
 
     def _find_closing(self) -> None:
-        """The ids of a small conversation up to the end of the policy's turn, and the token that ends it."""
+        """Find the ids of a small conversation up to the end of the policy's turn, and the token that ends the turn."""
         one, other = (self._ids([ASKED, self._turn(text), self._message("0")]) for text in ("1", "2"))
         pairs = zip(reversed(one), reversed(other), strict=False)
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
@@ -129,7 +129,7 @@ class Chat:
         return {"role": "user", "content": observation}
 
     def _with_system(self, messages: list[Message], said: str) -> list[Message]:
-        """A system message says it; the first message does, where the template leaves system messages out or refuses them."""
+        """The messages with `said` as a system message, or in the first message if the template drops or refuses it."""
         head = messages[0]
         merged = [{**head, "content": f"{said}\n\n{head['content']}"}, *messages[1:]]
         if head["role"] == "system":
@@ -138,10 +138,10 @@ class Chat:
         return system if not self._templated or said.strip() in self._text(system) else merged
 
     def _text(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """What the template makes of the messages; nothing where it refuses them."""
+        """The messages as the template renders them; "" if it refuses them."""
         try:
             return self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        except Exception:  # a template raises what it likes
+        except Exception:  # a template may raise anything
             return ""
 
     def _ids(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
@@ -158,4 +158,4 @@ class Chat:
 
     def _broken(self, why: str) -> UsageError:
         name = getattr(self._tokenizer, "name_or_path", "") or "this model"
-        return UsageError(f"the chat template of {name} cannot go on turn by turn: {why}; choose another model")
+        return UsageError(f"the chat template of {name} cannot continue turn by turn: {why}; choose another model")

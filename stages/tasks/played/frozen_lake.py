@@ -1,4 +1,4 @@
-"""FrozenLake of Gymnasium on maps of its own generator: cross the ice to the goal without falling into a hole."""
+"""Gymnasium's FrozenLake on maps of its own generator: cross the ice to the goal without falling into a hole."""
 
 from collections.abc import Mapping, Sequence
 from random import Random
@@ -17,11 +17,11 @@ RULES = (
     "Move one cell at a time. Answer with one word: left, down, right or up."
 )
 REMINDER = "That names no move: left, down, right or up.\n"
-PATIENCE = 20_000  # maps drawn in a row without a way to the goal, about a second
+PATIENCE = 20_000  # consecutive maps without a way to the goal before giving up, about a second
 
 
 def picture(rows: Sequence[str], cell: int) -> list[str]:
-    """The map with P where the player stands.
+    """The map with P at the player's cell.
 
     >>> picture(["SF", "HG"], 1)
     ['FP', 'HG']
@@ -38,7 +38,7 @@ def _show(rows: Sequence[str], cell: int, options: Mapping[str, Any]) -> str:
 
 
 def _draw(rng: Random, options: Mapping[str, Any]) -> list[str]:
-    """The map Gymnasium's generator gives for a seed. It draws until there is a way, which may be never: UsageError."""
+    """The map that Gymnasium's generator makes for a seed. It draws until a way exists, possibly never: UsageError."""
     size, ice = options["size"], options["ice"]
     has_way = import_optional("gymnasium.envs.toy_text.frozen_lake", "env/frozen_lake").is_valid
     chance = import_optional("gymnasium.utils.seeding", "env/frozen_lake").np_random(rng.getrandbits(31))[0]
@@ -48,8 +48,8 @@ def _draw(rng: Random, options: Mapping[str, Any]) -> list[str]:
         if has_way(cells, size):
             return ["".join(row) for row in cells]
     raise UsageError(
-        f"task 'env/frozen_lake': no way to the goal on any of {PATIENCE:,} maps drawn with size={size} and ice={ice}; "
-        "ask for more ice, or for smaller maps"
+        f"task 'env/frozen_lake': none of {PATIENCE:,} maps drawn with size={size} and ice={ice} has a way to the goal; "
+        "raise ice, or lower size"
     )
 
 
@@ -79,16 +79,16 @@ def open_frozen_lake(
 ) -> GridTask:
     """FrozenLake, turn by turn: cross the ice to the goal without falling into a hole.
 
-    The task of `--task env/frozen_lake`.
+    Select it with `--task env/frozen_lake`.
 
     Args:
         size: rows of the square map.
-        ice: share of cells that are no holes.
-        slippery: a move may go astray.
-        max_turns: turns after which the game is over.
-        turn_tokens: tokens after which a turn is over; None leaves that to the policy.
-        render: "text", with rules and the cells apart, or "compact", the map alone.
-        actions: "names" (or their numbers), or "modulo", where the remainder of any number is one.
+        ice: share of cells that are not holes.
+        slippery: whether a move may go astray.
+        max_turns: turns after which the game ends.
+        turn_tokens: tokens after which a turn ends; None leaves that to the policy.
+        render: "text", with rules and spaced cells, or "compact", the map alone.
+        actions: "names" (or their numbers), or "modulo", which maps any number to an action by its remainder.
     """
     import_optional("gymnasium", spec)
     options = {

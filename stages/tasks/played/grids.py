@@ -1,4 +1,4 @@
-"""Tasks on small maps: what FrozenLake and the key and door have in common."""
+"""What the tasks on small maps share, FrozenLake and key and door."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from .._splits import check_split, hash_split
 from ..kind import Problem
 from . import Environment, Role, Tool
 
-PATIENCE = 2_000  # draws in a row without a new map: there are none left, or hardly any
+PATIENCE = 2_000  # consecutive draws without a new map after which hardly any can be left
 Render = Literal["text", "compact"]
 Actions = Literal["names", "modulo"]
 
 
 @dataclass(frozen=True)
 class GridTask:
-    """Problems are maps, `reference` is {"map": [row, …]}; `draw` makes one, `play` makes the world of one."""
+    """A task whose problems are maps; `reference` is {"map": [row, …]}. `draw` makes a map, `play` makes its world."""
 
     spec: str
     options: Mapping[str, Any]
@@ -40,7 +40,7 @@ class GridTask:
     def problems(self, split: str, count: int, seed: int) -> Iterator[Problem]:
         """`count` distinct maps of `split`; one map in five is a test map."""
         check_split(split)
-        # A str seed is hashed with SHA-512, so it means the same in every process and on every machine.
+        # A str seed is hashed with SHA-512, so it gives the same maps in every process and on every machine.
         rng = Random(f"{self.spec} {split} {seed}")
         seen: set[str] = set()
         for _ in range(count):
@@ -49,8 +49,10 @@ class GridTask:
             yield problem
 
     def verify(self, text: str, reference: Any) -> float:
-        """There is nothing to verify: UsageError."""
-        raise UsageError(f"task {self.spec!r} is played: its rewards were given while sampling, in the column 'reward'")
+        """Raise UsageError: there is nothing to verify."""
+        raise UsageError(
+            f"task {self.spec!r} is played: its rewards were given while sampling, and are in the column 'reward'"
+        )
 
     def environment(self, problem: Problem) -> Environment:
         return self.play(problem.reference["map"], self.options)
@@ -66,5 +68,5 @@ class GridTask:
                 return Problem(name, [{"role": "user", "content": content}], {"map": rows})
         raise UsageError(
             f"task {self.spec!r}: no more {split} maps after {len(seen)} distinct ones ({PATIENCE:,} draws in a row "
-            "brought none); ask for fewer, or for larger maps"
+            "gave none); ask for fewer, or for larger maps"
         )

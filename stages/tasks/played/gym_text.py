@@ -8,7 +8,7 @@ from . import Action, Outcome
 
 
 class Game(Protocol):
-    """What is used of `gymnasium.Env`."""
+    """The part of `gymnasium.Env` that is used."""
 
     def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]: ...
 
@@ -16,9 +16,9 @@ class Game(Protocol):
 
 
 def choose_action(text: str, names: Sequence[str], *, modulo: bool = False) -> int | None:
-    """The last action that is named in the text, by name or number; None where there is none.
+    """The last action named in the text, by name or number; None if there is none.
 
-    modulo: any number names one, by its remainder, so that a policy that writes numbers acts from the beginning.
+    modulo: map any number to an action by its remainder, so that a policy that writes numbers acts from the beginning.
 
     >>> [choose_action(text, ["left", "down"]) for text in ("Down, no: LEFT!", "1", "jump", "go 7", "leftover")]
     [0, 1, None, None, None]
@@ -35,10 +35,11 @@ def choose_action(text: str, names: Sequence[str], *, modulo: bool = False) -> i
 
 
 class GymText:
-    """Adapts a game: the action is read from the turn's text, what the game shows is written as text.
+    """Adapts a game to text: reads the action from a turn's text, and writes what the game shows as text.
 
-    describe: the observation as the policy reads it. state: its key; that of a game that shows all there is to know.
-    modulo: see `choose_action`. A turn without an action changes nothing and is answered with the reminder.
+    describe: the observation as the policy reads it. state: the observation's key; it identifies the state if the game
+    shows everything. modulo: see `choose_action`. A turn without an action changes nothing, and the reminder answers
+    it.
     """
 
     def __init__(

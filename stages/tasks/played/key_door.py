@@ -1,4 +1,4 @@
-"""Key and door as an entry; the environment itself is in _key_door.py, which imports Gymnasium."""
+"""Registers key and door; the environment itself is in _key_door.py, which imports Gymnasium."""
 
 from typing import Annotated
 
@@ -21,15 +21,15 @@ def open_key_door(
 ) -> GridTask:
     """Key and door, turn by turn: fetch the key, then go through the door to the goal.
 
-    The task of `--task env/key_door`.
+    Select it with `--task env/key_door`.
 
     Args:
-        width: of both rooms with the wall between them, cells.
-        height: of the rooms, cells.
-        max_turns: turns after which the game is over.
-        turn_tokens: tokens after which a turn is over; None leaves that to the policy.
-        render: "text", with rules and the cells apart, or "compact", the map alone.
-        actions: "names" (or their numbers), or "modulo", where the remainder of any number is one.
+        width: width of both rooms including the wall between them, in cells.
+        height: height of the rooms, in cells.
+        max_turns: turns after which the game ends.
+        turn_tokens: tokens after which a turn ends; None leaves that to the policy.
+        render: "text", with rules and spaced cells, or "compact", the map alone.
+        actions: "names" (or their numbers), or "modulo", which maps any number to an action by its remainder.
     """
     import_optional("gymnasium", spec)
     from ._key_door import key_door

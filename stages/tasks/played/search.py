@@ -1,4 +1,4 @@
-"""Search in a corpus as an entry; the tool itself is in _search.py, which needs bm25s."""
+"""Registers the search tool; the tool itself is in _search.py, which needs bm25s."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,25 +23,25 @@ def open_search(
     turn_tokens: Annotated[int | None, AtLeast(1)] = None,
     **options: Any,
 ) -> ToolTask:
-    """The problems of another task with a search at hand, in a corpus of yours.
+    """The problems of another task, with a search tool for your own corpus at hand.
 
-    The task of `--task tool/search --task-set of=questions.jsonl --task-set corpus=texts.jsonl`. Further options are those of
-    the task `of`.
+    Select it with `--task tool/search --task-set of=questions.jsonl --task-set corpus=texts.jsonl`. Further options go
+    to the task `of`.
 
     Args:
-        of: the task that has the problems, a `--task` value; needed.
-        corpus: a file with the columns id and text; needed.
-        results: passages shown.
-        characters: shown of each passage.
-        max_turns: turns after which the rollout is over.
-        turn_tokens: tokens after which a turn is over; None leaves that to the policy.
+        of: the task that provides the problems, a `--task` value; required.
+        corpus: a file with the columns id and text; required.
+        results: how many passages to show.
+        characters: how many characters of each passage to show.
+        max_turns: turns after which the rollout ends.
+        turn_tokens: tokens after which a turn ends; None leaves that to the policy.
     """
     import_optional("bm25s", spec)
     from ._search import search_box
 
     if not corpus:
         raise UsageError(
-            f"task {spec!r} needs the option 'corpus', a file with the columns id and text: --task-set corpus=texts.jsonl"
+            f"task {spec!r}: the option 'corpus' is missing; name a file with the columns id and text: --task-set corpus=texts.jsonl"
         )
     box = search_box(Path(corpus), results, characters)
     own = {"corpus": corpus, "results": results, "characters": characters}

@@ -1,4 +1,4 @@
-"""How a model writes tool calls: found by letting its chat template write one, or said in plain words where it cannot."""
+"""How a model writes tool calls: learnt from its chat template, or explained to the model in plain words."""
 
 import json
 import re
@@ -10,16 +10,17 @@ from typing import Any
 from . import Action, Call, Tool
 
 NAME, KEY, VALUE = "sentinel_tool", "sentinel_key", "sentinel_value"
-CALL_ID = "abcdefghi"  # nine letters or digits, which Mistral's templates insist on
+CALL_ID = "abcdefghi"  # Mistral's templates insist on nine letters or digits
 ASKED = {"role": "user", "content": "a"}
 
 
 @dataclass(frozen=True)
 class CallFormat:
-    """`begin` JSON, where JSON is an object with name and arguments, or a list of such; or, with `middle`,
-    `begin` name `middle` JSON, where JSON is the arguments. An empty `begin`: the turn begins with the JSON.
+    """`begin` JSON, where JSON is an object with name and arguments, or a list of them. With `middle`:
+    `begin` name `middle` JSON, where JSON is the arguments. If `begin` is empty, the turn begins with the JSON.
 
-    plain: the template knows no tools, or writes calls in a way that is not read here; then the policy is told.
+    plain: the template knows no tools, or writes calls in a way that is not parsed here; the policy is then told a
+        format.
     """
 
     begin: str
@@ -29,7 +30,7 @@ class CallFormat:
     plain: bool = False
 
     def read(self, text: str, shown: str) -> Action:
-        """The turn's calls. text: special tokens included. shown: without them, what the action's text becomes."""
+        """The calls of a turn. text: with special tokens. shown: without them; it becomes the action's text."""
         calls: list[Call] = []
         for name, rest in self._places(text):
             try:
@@ -39,7 +40,7 @@ class CallFormat:
         return Action(shown, tuple(calls))
 
     def _places(self, text: str) -> list[tuple[str, str]]:
-        """(name, rest) of every call; the name is "" where it is in the JSON."""
+        """(name, rest) of every call; the name is "" if it is in the JSON."""
         if self.middle:
             pattern = re.escape(self.begin) + r"\s*([\w.-]+)\s*" + re.escape(self.middle)
             return [(match[1], text[match.end() :]) for match in re.finditer(pattern, text)]
@@ -49,7 +50,7 @@ class CallFormat:
         if not first.startswith("{") or f'"{self.name_key}"' not in first:
             return []
         places: list[tuple[str, str]] = []
-        while first.startswith("{"):  # several, one after the other
+        while first.startswith("{"):  # several calls in a row
             places.append(("", first))
             try:
                 first = first[json.JSONDecoder().raw_decode(first)[1] :].lstrip(" ;,\n")
@@ -76,7 +77,7 @@ PLAIN = CallFormat("<tool>", plain=True)
 
 
 def _object(value: Any) -> Mapping[str, Any]:
-    if isinstance(value, str):  # some templates write the arguments as a text that is JSON
+    if isinstance(value, str):  # some templates write the arguments as a string of JSON
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
@@ -87,7 +88,7 @@ def _object(value: Any) -> Mapping[str, Any]:
 
 
 def describe_tools(tools: Sequence[Tool]) -> str:
-    """What a model is told whose template cannot do it."""
+    """The instructions for a model whose template cannot describe tools."""
     listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
     return (
         f"You can use tools. These there are, each with a JSON schema of its arguments:\n{listed}\n"
@@ -97,13 +98,13 @@ def describe_tools(tools: Sequence[Tool]) -> str:
 
 
 def call_message(value: str, name: str = NAME, key: str = KEY) -> dict[str, Any]:
-    """An assistant's message with a tool call."""
+    """An assistant message with a tool call."""
     call = {"id": CALL_ID, "type": "function", "function": {"name": name, "arguments": {key: value}}}
     return {"role": "assistant", "content": "", "tool_calls": [call]}
 
 
 def call_format(tokenizer: Any, tools: Sequence[Tool]) -> CallFormat:
-    """The template's own format; PLAIN where it has none that is JSON."""
+    """The template's own format; PLAIN if it has none that is JSON."""
     if not tokenizer.chat_template:
         return PLAIN
 
@@ -115,7 +116,7 @@ def call_format(tokenizer: Any, tools: Sequence[Tool]) -> CallFormat:
             return PLAIN
         called = render(ASKED, call_message(VALUE), tools=list(tools))
         answered = render(ASKED, {"role": "assistant", "content": "\u241f"}, tools=list(tools))
-    except Exception:  # a template raises what it likes for what it does not know
+    except Exception:  # a template may raise anything for what it does not know
         return PLAIN
     pairs = zip(called, answered, strict=False)
     first = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

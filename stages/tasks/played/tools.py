@@ -1,4 +1,4 @@
-"""Tasks of other families, with tools: a turn that calls one is answered with its result, one that calls none is final."""
+"""Give tools to tasks of other families: a turn that calls a tool reads its result, a turn that calls none is final."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ OPTIONS = ("of", "max_turns", "turn_tokens")
 
 @dataclass(frozen=True)
 class ToolBox:
-    """Tools with what they do: a text for the arguments, or ValueError in words for the model. kind: of their turns."""
+    """Tools and their functions: arguments to a text, or a ValueError worded for the model. kind: of their turns."""
 
     tools: Sequence[Tool]
     functions: Mapping[str, Callable[[Mapping[str, Any]], str]]
@@ -25,7 +25,7 @@ class ToolBox:
 
 @dataclass(frozen=True)
 class ToolTask:
-    """Problems and verifier of another task. own: the tools' options, those besides OPTIONS and the task's."""
+    """The problems and verifier of another task. own: the tools' options besides OPTIONS and the task's."""
 
     spec: str
     of: Task
@@ -60,7 +60,7 @@ class ToolTask:
 
 
 class ToolUse:
-    """One rollout's. Its state is all that was asked and answered so far."""
+    """The world of one rollout. Its state is the digest of all calls and results so far."""
 
     def __init__(self, box: ToolBox, verify: Callable[[str], float]):
         self._box, self._verify = box, verify
@@ -98,11 +98,11 @@ def open_tool(
     spec: str, of: str | None, box: ToolBox, rest: Mapping[str, Any], own: Mapping[str, Any] | None = None, *,
     max_turns: int, turn_tokens: int | None,
 ) -> ToolTask:  # fmt: skip
-    """The task `of` with these tools. own: the tools' options; rest: those of the task."""
+    """The task `of` with these tools. own: options of the tools; rest: options of the task."""
     own = dict(own or {})
     if of is None:
         raise UsageError(
-            f"task {spec!r} needs the option 'of', a task with problems: --task-set of=reasoning_gym/chain_sum"
+            f"task {spec!r}: the option 'of' is missing; name a task with problems: --task-set of=reasoning_gym/chain_sum"
         )
     try:
         inner = open_task(of, rest)
@@ -112,5 +112,5 @@ def open_tool(
             raise
         raise unknown(f"option of task {spec!r}:", meant, (*OPTIONS, *own)) from None
     if is_played(inner):
-        raise UsageError(f"task {spec!r}: option 'of' is {of!r}, which is played already; name one that has answers")
+        raise UsageError(f"task {spec!r}: 'of' must be a task with answers, got {of!r}, which is itself played")
     return ToolTask(spec, inner, box, max_turns, turn_tokens, own)

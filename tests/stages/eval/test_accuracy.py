@@ -25,7 +25,7 @@ def test_pass_at_k_of_many_samples_stays_in_bounds() -> None:
 
 
 def test_pass_at_k_needs_k_samples_of_every_problem() -> None:
-    with pytest.raises(ValueError, match=r"pass@4 needs 4 samples of every problem, one has 3"):
+    with pytest.raises(ValueError, match=r"pass@4 needs at least 4 samples of every problem, got 3 of one"):
         pass_at_k(np.array([4, 3]), np.array([1, 1]), 4)
 
 

@@ -101,7 +101,7 @@ def test_truncated_responses_are_counted() -> None:
 def test_k_beyond_the_smallest_group_is_refused(cli: Cli, tmp_path: Path, k: int) -> None:
     result = cli("eval", "rollouts", scored(tmp_path / "scored.parquet", [[1, 0], [1, 0, 0]]), "--k", k)
     assert result.exit_code == 2
-    assert result.stderr == f"error: --k {k}: expected 1 to 2, the rollouts a problem has\n"
+    assert result.stderr == f"error: --k must be between 1 and 2, the number of rollouts per problem, got {k}\n"
 
 
 def test_rollouts_without_rewards_say_which_stage_gives_them(cli: Cli, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_runs_of_one_series_at_one_place_are_averaged() -> None:
 
 @pytest.mark.parametrize("at", [0.0, 64.0])
 def test_reports_of_different_problems_are_refused(at: float) -> None:
-    with pytest.raises(UsageError, match="its reports are of different problems"):
+    with pytest.raises(UsageError, match="its reports are on different problems"):
         curve_of([report_of([0, 0], at=0, names="ab"), report_of([0, 0], at=at, names="ac")], "rollouts")
 
 

@@ -106,7 +106,7 @@ def test_what_failed_is_left_out_and_counted() -> None:
     found = report_of(**{"b/refined": failed})
     assert (found.judged, found.replaced, found.lost) == (4, 2, 1)
     assert found.before.value == pytest.approx(2 / 4)
-    with pytest.raises(DataError, match="all rows that were to replace others failed"):
+    with pytest.raises(DataError, match="every replacement failed"):
         refinement_of(batch_of({"b": ROWS["b"], "b/refined": failed}), 1.0, {})
 
 
@@ -120,10 +120,13 @@ def test_nothing_cut_has_no_gain_and_nothing_right_no_share() -> None:
 
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(
-        DataError, match="nothing that a refiner judged; run `apportion sample --from IN --strategy refine"
+        DataError, match="no refiner has judged any response; run `apportion sample --from IN --strategy refine"
     ):
         refinement_of(batch_of({"p": (0, 1.0, None, None, None, None, [])}), 1.0, {})
-    with pytest.raises(DataError, match=r"row 2, column 'reward': nan.*run `apportion score IN --with verify"):
+    with pytest.raises(
+        DataError,
+        match=r"row 2, column 'reward': must be a finite number, got nan.*run `apportion score IN --with verify",
+    ):
         report_of(**{"b/refined": (0, None, None, None, "b", 2, ["refined"])})
 
 
@@ -180,7 +183,7 @@ def test_a_refiner_that_cuts_what_is_wrong(
     refused = cli("eval", "refinement", file)
     assert refused.exit_code == 3
     assert (
-        "column 'reward': nan, expected a finite number; run `apportion score IN --with verify -o OUT`"
+        "column 'reward': must be a finite number, got nan; run `apportion score IN --with verify -o OUT`"
         in refused.stderr
     )
     score(file, out=tmp_path / "scored")
@@ -204,5 +207,5 @@ def test_a_file_without_verdicts_says_what_makes_them(stepped: Path, cli: Cli) -
     assert result.exit_code == 3
     assert result.stderr == (
         f"error: {stepped}: no column 'accept_probability', which eval refinement needs; "
-        "run `apportion sample --from IN --strategy refine -o OUT` first, and score that\n"
+        "run `apportion sample --from IN --strategy refine -o OUT` first, and score its output\n"
     )

@@ -154,7 +154,7 @@ def test_a_response_of_which_tokens_are_left_out_is_no_completion(serve: Serve, 
             if each.finish_reason == "error":
                 wrong += 1
                 assert each.error is not None
-                assert each.error.startswith(f"it made {len(whole.ids)} tokens and names ")
+                assert each.error.startswith(f"it made {len(whole.ids)} tokens but lists ")
                 assert len(each.ids) == 0
             else:
                 assert each.ids.tolist() == whole.ids.tolist()

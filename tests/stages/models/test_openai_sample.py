@@ -194,5 +194,5 @@ def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(
 ) -> None:
     monkeypatch.setenv("SERVER_KEY", held)
     result = sampled(cli, serve(), tmp_path / "none", "--engine-set", "api_key_env=SERVER_KEY")
-    assert (result.exit_code, "'SERVER_KEY' holds has characters" in result.output) == (2, True), result.output
+    assert (result.exit_code, "the value of 'SERVER_KEY' has characters" in result.output) == (2, True), result.output
     assert "zq" not in result.output

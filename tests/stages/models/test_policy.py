@@ -79,7 +79,7 @@ def test_weights_that_are_not_finite_are_one_line(cli: Callable[..., Result], tm
         result = cli(*command, "--device", "cpu")
         assert result.exit_code == 1
         assert result.stderr == (
-            f"error: model {str(folder)!r}: its weights are not finite in float32, e.g. model.norm.weight; "
-            "expected a whole checkpoint\n"
+            f"error: model {str(folder)!r}: weights are not finite in float32, e.g. model.norm.weight; "
+            "use an intact checkpoint, or another --dtype\n"
         )
     assert not (tmp_path / "out.parquet").exists()

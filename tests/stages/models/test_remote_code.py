@@ -75,7 +75,7 @@ def naming(model: str, chain: Path, tmp_path: Path) -> Path:
     [load_tokenizer, load_policy, lambda spec: ModelSource(spec).tokenizer, lambda spec: ModelSource(spec).load()],
 )
 def test_it_does_not_run_and_no_one_is_asked(load: Callable[[str], Any], odd: Path, canary: Path) -> None:
-    with pytest.raises(ApportionError, match=r"code of its own, which is not run; .* --trust-remote-code before"):
+    with pytest.raises(ApportionError, match=r"code of its own, which was not run; .* --trust-remote-code before"):
         load(str(odd))
     assert not canary.exists()
     assert sys.stdin.read().count("y") == 20
@@ -104,7 +104,7 @@ def test_a_history_is_never_trusted(
         shown = cli(*flag, *words)
         assert shown.exit_code == 0, shown.stderr
         assert shown.stderr.endswith(
-            "is named by the file's history and comes with code of its own; name a model with --model\n"
+            "the file's history names it, but it comes with code of its own; name a model with --model\n"
         )
     scored = cli(*flag, "score", path, "--with", "steps", "-o", tmp_path / "b.parquet")
     assert scored.exit_code == 2
@@ -130,7 +130,7 @@ def test_a_history_makes_nobody_look_anything_up(
     path = naming("someone/something", chain, tmp_path)
     shown = cli("inspect", path, "--no-stats")
     assert shown.exit_code == 0
-    assert "'someone/something' is named by the file's history and is not on this machine" in shown.stderr
+    assert "'someone/something': the file's history names it, but it is not on this machine" in shown.stderr
     assert cli("score", path, "--with", "steps", "-o", tmp_path / "b.parquet").exit_code == 2
     assert not asked
 

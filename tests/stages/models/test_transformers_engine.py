@@ -154,7 +154,7 @@ def test_a_stop_text_ends_a_response_with_the_token_that_completes_it(
         assert short.finish_reason == ("stop_text" if ends and ends[0] < len(ids) else long.finish_reason)
         reasons.add(short.finish_reason)
     assert "stop_text" in reasons
-    with pytest.raises(UsageError, match="an empty text"):
+    with pytest.raises(UsageError, match="a text must not be empty"):
         engine.generate([Request(prefixes[0], [1])], Sampling(stop=("",)))
 
 
@@ -472,7 +472,7 @@ def test_memory_runs_out_under_many_names(policy: Policy, prefixes: list[list[in
 def test_a_temperature_beyond_what_numbers_hold_is_refused(
     policy: Policy, prefixes: list[list[int]], temperature: float
 ) -> None:
-    with pytest.raises(UsageError, match=r"expected 1e-06 or more, or 0, which is greedy"):
+    with pytest.raises(UsageError, match=r"must be 0 \(greedy\) or at least 1e-06, got"):
         TransformersEngine(policy).generate(requests_of(prefixes, 1), Sampling(temperature=temperature))
     cold, greedy = (
         TransformersEngine(policy).generate(requests_of(prefixes, 1), Sampling(max_tokens=8, temperature=each))
@@ -495,7 +495,7 @@ def test_ends_that_the_model_does_not_have_are_left_out(prefixes: list[list[int]
     assert not any({own, 21} & set(each.ids[:-1].tolist()) for group in found for each in group)
     tokenizer.eos_token = None
     model.generation_config.eos_token_id, model.config.eos_token_id = 550, None
-    with pytest.raises(UsageError, match="model 'odd' names no end-of-sequence token that it has"):
+    with pytest.raises(UsageError, match="model 'odd': no end-of-sequence token"):
         TransformersEngine(policy)
 
 

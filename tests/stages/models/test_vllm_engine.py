@@ -351,7 +351,7 @@ def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
 
 @needs_vllm
 def test_a_device_that_this_vllm_does_not_have_is_refused() -> None:
-    with pytest.raises(UsageError, match="--device tpu: this vllm computes on"):
+    with pytest.raises(UsageError, match="--device tpu: this vllm runs on"):
         open_engine("vllm", ModelSource("builtin:tiny", "tpu"))
 
 

@@ -190,15 +190,15 @@ def test_parts_of_a_file_are_one_update() -> None:
 
 
 def test_what_cannot_be_learnt_from_is_refused() -> None:
-    with pytest.raises(DataError, match="edge 0-1: probability 1; draw it with one between 0 and 1"):
+    with pytest.raises(DataError, match="edge 0-1: probability must be strictly between 0 and 1 to be learnt, got 1; "):
         graph(iter([teams(WORKED, chances=CHANCES | {(0, 1): 1.0})]), None)
     with pytest.raises(DataError, match="no team to learn from"):
         graph(iter([teams(WORKED).with_columns({"purpose": ["probe"] * 4})]), None)
     first = graph(iter([teams(WORKED)]), None, lr=1.0)
-    with pytest.raises(DataError, match="row 0: edge 0-1 was drawn by another graph than the memory's"):
+    with pytest.raises(DataError, match="row 0: edge 0-1 was drawn from another graph than the memory's"):
         graph(iter([teams(WORKED)]), first)
     fewer = {pair: CHANCES[pair] for pair in PAIRS[:3]}
-    with pytest.raises(DataError, match="edge 0-3 was drawn by another graph"):
+    with pytest.raises(DataError, match="edge 0-3 was drawn from another graph"):
         graph(iter([teams(WORKED)]), graph(iter([teams(WORKED, chances=fewer)]), None, lr=1e-9))
     for lr in (0.0, float("inf"), float("nan")):
         with pytest.raises(UsageError, match=r"memory graph: lr must be (above 0|a number)"):
@@ -250,8 +250,8 @@ def test_a_team_draws_by_the_graph_it_learnt(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["graph=G", "roles=[a,b]"], "G: a graph of 3 agents, but strategy team has 2; give as many roles"),
-        (["graph=G", "roles=[a,b,c]", "edges={0-1: 0.5}"], "graph and edges both say"),
+        (["graph=G", "roles=[a,b]"], "G: the graph has 3 agents, but strategy team has 2; give as many roles"),
+        (["graph=G", "roles=[a,b,c]", "edges={0-1: 0.5}"], "graph and edges both set"),
         (["graph=none", "roles=[a,b,c]"], "none: no such file"),
         (["template='{heard}'"], "template must have {question} in it"),
         (["told=nothing"], "told must have {text} in it"),

@@ -134,7 +134,7 @@ def test_the_command_goes_on_with_the_memory_before(cli: Cli, tmp_path: Path) ->
     assert stages == [{"rollouts": 2, "rows": 2}, {"rollouts": 3, "rows": 5}]
     again = cli("remember", path("0"), "--earlier", path("m1"), "-o", path("m2"))
     assert again.exit_code == 2
-    assert f"{path('0')}: these rollouts are in {path('m1')} already" in again.stderr
+    assert f"{path('0')}: these rollouts are already in {path('m1')}" in again.stderr
     assert not path("m2").exists()
 
 
@@ -154,7 +154,7 @@ def test_a_directory_is_one_iteration(cli: Cli, tmp_path: Path) -> None:
         ("remember good --what problms -o m", 2, "did you mean 'problems'?"),
         ("remember good --set iteration=2 -o m", 2, "did you mean 'iterations'?"),
         ("remember good --earlier plain -o m", 3, "plain: no memory"),
-        ("remember good -o -", 2, "a memory is a file beside the rollouts; name one with -o"),
+        ("remember good -o -", 2, "a memory cannot go to standard output; name a file with -o"),
         ("remember good -o good", 2, "good: an input, which --force does not replace"),
         ("score good --with problems --set memory=nowhere -o s", 2, "nowhere: no such file"),
         ("score good --with problems --set memory=good -o s", 3, "good: no memory"),

@@ -112,7 +112,7 @@ def test_prompts_without_a_history_are_taken_for_failing_ones_by_the_release() -
 
 
 def test_more_than_there_is_to_begin_with_is_refused() -> None:
-    with pytest.raises(UsageError, match="8 rollouts to begin with, but 4 in all"):
+    with pytest.raises(UsageError, match="add up to 8 rollouts, but there are only 4; raise -n"):
         allocation([0.5, 0.5], 2, least=4)
 
 

@@ -253,11 +253,11 @@ def test_the_same_rows_in_any_parts(criticised: Criticised) -> None:
 @pytest.mark.parametrize(
     ("of", "settings", "message"),
     [
-        ("verdict", {"reflector": "{steps}"}, "strategy critique: reflector is of no use with of=verdict"),
+        ("verdict", {"reflector": "{steps}"}, "strategy critique: reflector has no effect with of=verdict"),
         ("reflection", {"guidance": "again"}, r"strategy critique: guidance must have \{reflection\} in it"),
         ("intervention", {"separator": ""}, "strategy critique: separator must not be empty"),
         ("edit", {"max_edit_ratio": 2.0}, "strategy critique: max_edit_ratio must be between 0 and 1, got 2"),
-        ("edit", {"header": "("}, r"strategy critique: header '\('"),
+        ("edit", {"header": "("}, r"strategy critique: header must be a regular expression, got '\('"),
     ],
 )
 def test_wrong_options(criticised: Criticised, of: str, settings: dict[str, Any], message: str) -> None:
@@ -291,5 +291,5 @@ def test_lessons_are_not_criticised(criticised: Criticised, tmp_path: Path) -> N
     assert sorted(row["rollout_id"] for row in lessons(both)) == sorted(
         names + [row["rollout_id"] for row in lessons(alone)]
     )
-    with pytest.raises(DataError, match="is there already: the same policy, --seed and --round made it"):
+    with pytest.raises(DataError, match="already exists: a run with the same policy, --seed and --round made it"):
         criticised("verdict", tmp_path / "first")

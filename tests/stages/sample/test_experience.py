@@ -209,7 +209,7 @@ def test_faults(options: list[str], message: str, cli: Cli, tmp_path: Path) -> N
 
 def test_it_plays_environments_only(cli: Cli, tmp_path: Path) -> None:
     result = cli("sample", "--task", "arithmetic", "--strategy", "experience", "-o", tmp_path / "out")
-    assert (result.exit_code, "plays environment tasks, which 'arithmetic' is not" in result.stderr) == (2, True)
+    assert (result.exit_code, "plays environment tasks only; 'arithmetic' is not one" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("settings", [None, [], {}, {"similarity": "high", "compared": 500, "same_head": 0}])
@@ -217,5 +217,5 @@ def test_a_library_whose_history_has_no_settings_is_refused(settings: object, tm
     path = tmp_path / "library.parquet"
     record = Record(stage="remember", version="1", parameters={} if settings is None else {"settings": settings})
     write_memory(path, "experience", Library().table(), Provenance(history=(record,)), {"rows": 0})
-    with pytest.raises(DataError, match="expected similarity, compared and same_head"):
+    with pytest.raises(DataError, match="must be similarity, compared and same_head, got"):
         open_library(path)

@@ -31,7 +31,7 @@ def test_answers_are_counted_apart_from_rollouts() -> None:
     failures.count_answers([LOST, MADE, LOST])
     written = failures.written("out", {"rollouts": 2, "groups": 1, "tokens": 2})
     assert written.line() == (
-        "out: 2 rollouts, 1 groups, 2 tokens; no answer to 2 of 3 questions to the policy (the first: the server is busy)"
+        "out: 2 rollouts, 1 groups, 2 tokens; 2 of 3 questions to the policy got no answer (the first: the server is busy)"
     )
     assert (failures.asked, failures.failed) == (2, 0)
 
@@ -42,7 +42,7 @@ def test_a_refiner_that_does_not_answer_is_told_of(cli: Callable[..., Result], t
     score(tmp_path / "a", scorer="steps", out=tmp_path / "b")
     options = ("--strategy", "refine", "--from", tmp_path / "b", "--engine", "flaky", "--max-tokens", 24)
     result = cli("sample", *options, "--device", "cpu", "-o", tmp_path / "c")
-    assert "of 8 questions to the policy (the first: the server is busy)" in result.stderr
+    assert "of 8 questions to the policy got no answer (the first: the server is busy)" in result.stderr
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def test_going_on_without_seeds_of_rows_says_so(
     assert "one-seed" not in capfd.readouterr().err
     sample(**options, resume=True)
     said = capfd.readouterr().err
-    assert "engine 'one-seed' has no seeds of rows: what is sampled now is not what would have been" in said
+    assert "engine 'one-seed' takes no seed per row: the rest differs from that of an uninterrupted run" in said
 
 
 class Failing(OneSeed):
@@ -130,7 +130,7 @@ def test_whatever_an_engine_raises_late_keeps_what_was_sampled_before(
         result = cli(*command)
         assert result.exit_code == 1
         assert result.stderr.splitlines()[-1] == (
-            f"error: engine 'one-seed' failed while it sampled ({type(fault).__name__}: {fault}); "
+            f"error: engine 'one-seed' failed while sampling ({type(fault).__name__}: {fault}); "
             f"2 groups are in {out}.partial; --resume goes on with them"
         )
         assert cli(*command, "--resume").exit_code == 0
@@ -165,5 +165,5 @@ def test_an_engine_that_cannot_be_opened_is_one_line(cli: Callable[..., Result],
     finally:
         ENGINES.remove("unopened")
     assert (result.exit_code, result.stderr) == (
-        1, "error: engine 'unopened' cannot be opened (LookupError: no such driver)\n"
+        1, "error: engine 'unopened' could not be opened (LookupError: no such driver)\n"
     )  # fmt: skip

@@ -98,7 +98,7 @@ def test_hints_of_a_column(scored: Path, hinted: Hinted, tmp_path: Path) -> None
     assert all(tokenizer.decode(read[row]).endswith("\n1+2=3<answer>") for row in rows)
     assert after.arrow("hint").take(rows).null_count == len(rows)
     write_rollouts(tmp_path / "without", [batch.with_columns({"hint": [None] * len(batch)})], Provenance())
-    with pytest.raises(DataError, match="column 'hint': no hint for a prompt that failed"):
+    with pytest.raises(DataError, match="column 'hint': missing; a group that failed needs a hint"):
         hinted(tmp_path / "without", hint_from="column:hint")
     with pytest.raises(DataError, match="no column 'advice', which strategy 'hint' needs"):
         hinted(hint_from="column:advice")
@@ -139,7 +139,7 @@ def test_only_what_the_policy_made_of_the_prompt_counts(scored: Path, hinted: Hi
 def test_the_same_hints_are_not_given_twice(hinted: Hinted, tmp_path: Path) -> None:
     hinted()
     (tmp_path / "hinted").rename(tmp_path / "once")
-    with pytest.raises(DataError, match=r"/hinted@.*/0' is there already: .* give another --seed or --round"):
+    with pytest.raises(DataError, match=r"/hinted@.*/0' already exists: .* choose another --seed or --round"):
         hinted(tmp_path / "once")
 
 
@@ -162,7 +162,7 @@ def test_what_is_taught_is_what_is_asked(scored: Path, hinted: Hinted, tmp_path:
 @pytest.mark.parametrize(("settings", "message"), [
     ({"of": "hint", "solution_from": "somewhere"}, "solution_from must be column:NAME or demonstration, got 'somewhere'"),
     ({"of": "hint", "hint_from": "somewhere"}, "must be column:NAME or demonstration:N, got 'somewhere'"),
-    ({"of": "verdict", "hint_from": "column:hint"}, "of no use with of=verdict"),
+    ({"of": "verdict", "hint_from": "column:hint"}, "no effect with of=verdict"),
 ])  # fmt: skip
 def test_bad_options_of_what_is_taught_are_refused(
     scored: Path, tmp_path: Path, settings: dict[str, Any], message: str
@@ -180,4 +180,4 @@ def test_how_many_hinted_groups_are_left_to_learn_from_is_said(
         {name for name, own in zip(after.strings("group_id"), new & ~after.flagged("filtered"), strict=True) if own}
     )
     groups = len({name for name, own in zip(after.strings("group_id"), new, strict=True) if own})
-    assert f"hint: {groups} groups failed and were sampled again with a hint, {live} of them" in capsys.readouterr().err
+    assert f"hint: {groups} groups failed and were sampled again with a hint; {live} of them" in capsys.readouterr().err

@@ -353,7 +353,7 @@ def test_boxes_and_announcements() -> None:
     [
         ({"edits": 0}, "strategy inject_errors: edits must be at least 1, got 0"),
         ({"max_edit_ratio": 1.5}, r"strategy inject_errors: max_edit_ratio must be between 0 and 1, got 1\.5"),
-        ({"header": "("}, r"strategy inject_errors: header '\('"),
+        ({"header": "("}, r"strategy inject_errors: header must be a regular expression, got '\('"),
         ({"editor": "{step}"}, r"strategy inject_errors: editor must have \{instruction\} in it"),
     ],
 )

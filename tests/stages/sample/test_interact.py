@@ -266,7 +266,7 @@ def test_an_environment_that_raises_ends_its_own_rollout_alone() -> None:
     rollouts = run(Scripted(lambda row, turn: "1" if turn else says[row]), n=4, max_tokens=100)
     rows = [row_of(rollouts, row) for row in range(4)]
     assert [row["error"] for row in rows] == [
-        None, "RuntimeError: the world broke", "ValueError: step gave the reward nan", None
+        None, "RuntimeError: the world broke", "ValueError: step must return a finite reward, got nan", None
     ]  # fmt: skip
     assert [row["finish_reason"] for row in rows] == ["stop", "error", "error", "stop"]
     assert [row["flags"] for row in rows] == [[], ["error"], ["error"], []]
@@ -286,7 +286,7 @@ def test_what_cannot_be_kept_ends_its_own_rollout_and_other_numbers_are_numbers(
     rows = [row_of(rollouts, row) for row in range(len(asked))]
     errors = [row["error"] for row in rows]
     assert all("surrogates not allowed" in error for error in errors[:2])
-    assert errors[2] == "TypeError: step gave an observation, a state or a kind that is no text"
+    assert errors[2] == "TypeError: step must return an observation, a state and a kind that are strings"
     assert errors[3].startswith("TypeError: ")
     assert [row["flags"] for row in rows[:4]] == [["error"]] * 4
     assert [row["step.reward"][0] for row in rows[4:]] == [0.5, 0.5]
@@ -424,5 +424,7 @@ def test_evaluation_counts_successes(cli: Callable[..., Result]) -> None:
 @pytest.mark.usefixtures("counting")
 @pytest.mark.parametrize("strategy", ["branch", "demonstrate"])
 def test_a_strategy_that_cannot_go_on_in_an_environment(strategy: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"--strategy {strategy} cannot go on in an environment.*choose .*independent"):
+    with pytest.raises(
+        UsageError, match=f"--strategy {strategy} cannot play the environment of .*choose .*independent"
+    ):
         sample(task="counting", strategy=strategy, device="cpu", out=tmp_path / "x.parquet")

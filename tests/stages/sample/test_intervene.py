@@ -379,7 +379,7 @@ def test_a_tokenizer_that_puts_a_space_in_front_is_asked_behind_a_newline() -> N
     [
         ({"k": 0}, "strategy intervene: k must be at least 1, got 0"),
         ({"needed": 5}, r"strategy intervene: needed must be at most k \(4 tries\), got 5"),
-        ({"separator": ""}, "separator must not be empty, which cuts nothing"),
+        ({"separator": ""}, "separator must not be empty, since it would cut nothing"),
         ({"critic": "Check it"}, r"strategy intervene: critic must have \{attempt\} in it"),
     ],
 )

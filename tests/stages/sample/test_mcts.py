@@ -285,7 +285,7 @@ def test_a_problem_that_cannot_be_sampled_is_rows_that_failed(
     lost.append("")
     result = cli(*LINE.split(), tmp_path / "nothing")
     assert result.exit_code == 1
-    assert "all of 12 rollouts failed" in result.output
+    assert "all 12 rollouts failed" in result.output
     assert not (tmp_path / "nothing").exists()
 
 

@@ -158,7 +158,7 @@ def lucky(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("columns", "fork", "message"),
     [
-        ({"environment_seed": [1, 2, 3, 4]}, 2, "rollout 'p0@.*/0': its environment cannot be brought back to turn 1"),
+        ({"environment_seed": [1, 2, 3, 4]}, 2, "rollout 'p0@.*/0': its environment cannot be restored to turn 1"),
         ({"environment_seed": [None, 2, 3, 4]}, 2, "rollout 'p0@.*/0', column 'environment_seed': missing"),
         ({}, None, "rollout 'p0@.*/0': no turn begins at token 1"),
     ],
@@ -178,7 +178,7 @@ def test_a_file_without_the_seeds_of_its_worlds_says_so(lucky: Path) -> None:
     context, batch, _ = opened(lucky)
     table = batch.table.drop_columns(["environment_seed"])
     task: Any = context.task
-    with pytest.raises(DataError, match="no column 'environment_seed', without which an environment cannot be brought"):
+    with pytest.raises(DataError, match="no column 'environment_seed', which is needed to restore an environment"):
         Replay(context, task, Rollouts(table))
 
 
@@ -213,7 +213,7 @@ def test_vine_measures_the_states_of_an_environment(cli: Callable[..., Result], 
         thrown = [state.rpartition("/")[2] for state in after.arrow("step.state")[row].as_py()[1:]]
         assert thrown == [state.rpartition("/")[2] for state in after.arrow("step.state")[parent].as_py()[1:]]
     result = cli("sample", "--from", lucky, "--strategy", "vine", "--set", "at=unlikely", "-o", path("x"))
-    assert (result.exit_code, "in an environment, which is left between turns only" in result.stderr) == (2, True)
+    assert (result.exit_code, "in an environment, which can be left only between turns" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("replaced", ["probe", "keep"])
@@ -325,5 +325,5 @@ def test_a_world_that_changed_is_one_line_and_writes_nothing(
     write_rollouts(changed, [batch.with_columns({"environment_seed": [7] * len(batch)})], Provenance())
     result = cli("sample", "--from", changed, "--strategy", "vine", "--set", "k=1", "-o", tmp_path / "x")
     assert (result.exit_code, result.stderr.count("error:")) == (3, 1)
-    assert "cannot be brought back to turn 1 (it answers otherwise than in the file)" in result.stderr
+    assert "cannot be restored to turn 1 (it answers differently than in the file)" in result.stderr
     assert not (tmp_path / "x").exists()

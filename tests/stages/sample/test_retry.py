@@ -417,7 +417,7 @@ def test_the_same_retries_are_not_made_twice(retried: Retried, scripted: Callabl
     once = retried()
     (tmp_path / "retried").rename(tmp_path / "once")
     name = once.strings("rollout_id")[int(np.flatnonzero(once.flagged("retried"))[0])]
-    with pytest.raises(DataError, match=f"rollout '{name}' is there already: .* give another --seed or --round"):
+    with pytest.raises(DataError, match=f"rollout '{name}' already exists: .* choose another --seed or --round"):
         retried(tmp_path / "once")
 
 

@@ -79,7 +79,7 @@ def test_the_answer_is_verified_like_any_other(sampled: Sampled) -> None:
         ({"roles": ["alone"]}, "roles must name two or more agents, got 1"),
         (
             {"roles": ROLES, "edges": {"2-0": 0.5}},
-            "edges names '2-0', which is not a pair of agents; choose of 0-1, 0-2, 1-2",
+            "edges names '2-0', which is not a pair of agents; choose from 0-1, 0-2, 1-2",
         ),
         ({"roles": ROLES, "edge": 1.5}, r"strategy team: edge must be between 0 and 1, got 1\.5"),
         ({"roles": ROLES, "edges": {"0-2": -1}}, "the probability of edge 0-2 must be between 0 and 1, got -1"),

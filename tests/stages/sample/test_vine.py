@@ -175,5 +175,5 @@ def test_what_an_environment_wrote_cannot_be_continued(split: Path, tmp_path: Pa
     mask[1] = False
     path = tmp_path / "masked.parquet"
     write_rollouts(path, [batch.with_columns({"token.mask": batch.token_ids.with_values(mask)})], Provenance())
-    with pytest.raises(DataError, match="vine needs whole responses of the policy"):
+    with pytest.raises(DataError, match="vine needs responses written by the policy alone"):
         probed(rollouts=path)

@@ -115,7 +115,7 @@ def test_a_hostile_file_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     rollouts = answers([f"<answer>{code}</answer>"]).with_columns(
         {"task": ["reasoning_gym/simple_integration"], "reference": [json.dumps(entry)]}
     )
-    with pytest.raises(DataError, match=r"row 0, column 'reference': the reference holds .*, which is no formula"):
+    with pytest.raises(DataError, match=r"row 0, column 'reference': the reference holds .*, which is not a formula"):
         verify(rollouts)
     problem = {"answer": "0x1", "metadata": {"problem": code}}
     rollouts = rollouts.with_columns({"task": ["reasoning_gym/bitwise_arithmetic"], "reference": [json.dumps(problem)]})

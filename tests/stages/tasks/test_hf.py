@@ -110,8 +110,8 @@ def test_faults_name_the_task_in_one_line(folder: Path, capfd: pytest.CaptureFix
     assert fault(f"{spec}-gone") == "UsageError no such folder"
     assert fault(spec).startswith("UsageError The directory at")
     write(folder, test=range(3), validation=range(3))
-    assert fault(spec) == "UsageError of the splits validation, test, name train_split and test_split"
-    assert fault(spec, {"train_split": "training"}) == "UsageError no split 'training', there are validation, test"
+    assert fault(spec) == "UsageError set train_split and test_split; choose from validation, test"
+    assert fault(spec, {"train_split": "training"}) == "UsageError no split 'training'; choose from validation, test"
     assert fault(f"{spec}:main").startswith("UsageError BuilderConfig 'main' not found")
     assert "no column 'gold'" in fault(spec, {"train_split": "test", "answer_field": "gold"})
     (folder / "test.jsonl").write_text("no JSON")
@@ -123,9 +123,9 @@ def test_faults_name_the_task_in_one_line(folder: Path, capfd: pytest.CaptureFix
     ("spec", "options", "message"),
     [
         ("hf:a/b", {"train_spilt": "x"}, "did you mean 'train_split'"),
-        ("hf:a/b:main", {"config": "other"}, "option config is 'other'; give one of the two"),
-        ("hf:", {}, "expected a data set, such as hf:openai/gsm8k:main"),
-        ("hf/a", {}, "expected a data set"),
+        ("hf:a/b:main", {"config": "other"}, "the option config also names one, 'other'; give only one of the two"),
+        ("hf:", {}, "name a data set after hf:, such as hf:openai/gsm8k:main"),
+        ("hf/a", {}, "name a data set after hf:"),
     ],
 )
 def test_usage(spec: str, options: dict[str, str], message: str) -> None:

@@ -237,7 +237,7 @@ def test_a_reference_that_would_be_evaluated_is_refused(name: str, path: tuple[s
     monkeypatch.chdir(tmp_path)
     task, problem = task_of(name), first(name)
     for code in CODE:
-        with pytest.raises(DataError, match=f"the reference holds .*, which is no formula; {name} would evaluate it"):
+        with pytest.raises(DataError, match=f"the reference holds .*, which is not a formula; {name} would execute it"):
             task.verify(own_answer(problem), replaced(problem.reference, path, code))
     assert not list(tmp_path.iterdir())
 
@@ -282,7 +282,7 @@ def test_the_generator_is_the_tasks_and_never_the_files(tmp_path: Any, monkeypat
     task = task_of("composite")
     assert task.verify(answer, first("countdown").reference) == 0.0
     for member in ("puzzle24", "composite", ["countdown"], None):
-        with pytest.raises(DataError, match="which is not in reasoning_gym/composite"):
+        with pytest.raises(DataError, match="which is not part of reasoning_gym/composite"):
             task.verify(answer, replaced(first("countdown").reference, ("metadata", "source_dataset"), member))
     assert not list(tmp_path.iterdir())
 
@@ -322,10 +322,10 @@ def test_formulas_that_are_asked_for_are_formulas(answer: str) -> None:
     ("options", "message"),
     [
         ({"min_term": 2}, "unknown option of task 'reasoning_gym/chain_sum': 'min_term'; did you mean 'min_terms'"),
-        ({"min_terms": "two"}, "option min_terms is 'two': input should be a valid integer"),
+        ({"min_terms": "two"}, "option min_terms: input should be a valid integer.*, got 'two'"),
         ({"min_terms": 5, "max_terms": 2}, "max_terms must be >= min_terms"),
-        ({"seed": 3}, "'seed' is no option of a task; use --seed"),
-        ({"size": 3}, "'size' is no option of a task; use --prompts"),
+        ({"seed": 3}, "'seed' is not an option of a task; use --seed"),
+        ({"size": 3}, "'size' is not an option of a task; use --prompts"),
     ],
 )
 def test_options_out_of_place(options: dict[str, object], message: str) -> None:

@@ -44,7 +44,7 @@ def test_maps_are_those_of_gymnasiums_generator(size: int, ice: float) -> None:
 
 
 def test_a_lake_without_a_way_is_not_waited_for() -> None:
-    with pytest.raises(UsageError, match=r"no way to the goal on any of .* size=16 and ice=0\.2; ask for more ice"):
+    with pytest.raises(UsageError, match=r"none of .* size=16 and ice=0\.2 has a way to the goal; raise ice"):
         next(iter(open_task("env/frozen_lake", {"size": 16, "ice": 0.2}).problems("train", 1, 0)))
 
 

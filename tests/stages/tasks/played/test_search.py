@@ -103,14 +103,14 @@ def test_a_parquet_corpus_without_ids_gets_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", "", r"corpus \S*a\.jsonl: no rows in it"),
-        ("a.jsonl", '{"id": "a"}\n', "row 0, column 'text': None, expected a text"),
+        ("a.jsonl", "", r"corpus \S*a\.jsonl: it has no rows"),
+        ("a.jsonl", '{"id": "a"}\n', "row 0, column 'text': must be a text, got None"),
         ("a.jsonl", "not json\n", "line 1"),
-        ("a.jsonl", '{"text": "?!"}\n', "not one word in all its texts"),
-        ("a.json", "[" * 100_000, r"corpus \S*a\.json: lists or objects within one another"),
-        ("a.json", "[1, 2]", "row 1 is 1, expected an object$"),
+        ("a.jsonl", '{"text": "?!"}\n', "its texts have no words to search"),
+        ("a.json", "[" * 100_000, r"corpus \S*a\.json: lists or objects are nested too deeply"),
+        ("a.json", "[1, 2]", "row 1 must be an object, got 1$"),
         ("a.csv", 'id,text\n1,"abc', r"corpus \S*a\.csv: unexpected end of data"),
-        ("a.jsonl", r'{"text": "a\ud83d"}', "row 1: .* is half a character"),
+        ("a.jsonl", r'{"text": "a\ud83d"}', "row 1: .* is only half a character"),
     ],
 )
 def test_a_corpus_that_cannot_be_used(tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -131,7 +131,7 @@ def test_a_long_passage_in_a_csv(tmp_path: Path) -> None:
     [
         ("nowhere.jsonl", r"corpus \S*nowhere\.jsonl: no such file"),
         ("folder.jsonl", "a directory"),
-        ("a.txt", r"ends in \.jsonl"),
+        ("a.txt", r"must end in \.jsonl"),
     ],
 )
 def test_a_corpus_that_is_not_there(tmp_path: Path, name: str, message: str) -> None:

@@ -63,7 +63,7 @@ def test_a_call_that_fails_is_told_to_the_policy_and_not_valid(action: Action, s
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "needs the option 'of'"),
+        ({}, "the option 'of' is missing"),
         ({"of": "arithmetic", "max_turns": 0}, "max_turns must be at least 1, got 0"),
         ({"of": "arithmetic", "max_turns": "many"}, "max_turns must be a whole number, got 'many'"),
         ({"of": "arithmetic", "turn_tokens": 0}, "turn_tokens must be at least 1, got 0"),
@@ -72,7 +72,7 @@ def test_a_call_that_fails_is_told_to_the_policy_and_not_valid(action: Action, s
             {"of": "arithmetic", "max_turn": 3},
             "unknown option of task 'tool/calculator': 'max_turn'; did you mean 'max_turns'",
         ),
-        ({"of": "env/key_door"}, "played already"),
+        ({"of": "env/key_door"}, "which is itself played"),
         ({"of": "aritmetic"}, "did you mean 'arithmetic'"),
     ],
 )
