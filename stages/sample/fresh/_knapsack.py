@@ -71,7 +71,7 @@ def allocation(
 
     Prompts with 0 < p < 1 start with `least`, those with p = 0 with `failing`, those with p = 1 with `solved`, unknown
     ones with n. The rest goes to prompts with 0 < p < 1 so that the sum of `value` is largest, up to `most` each. What
-    they do not need (`needed`) goes to those with p = 0 (and unknown ones with unknown="as_zero") or, if there are
+    they do not need (see `rollouts_needed`) goes to those with p = 0 (and unknown ones with unknown="as_zero") or, if there are
     none, to all others.
 
     Raises:

@@ -19,7 +19,8 @@ def test_every_option_with_a_path_is_read_or_is_an_output() -> None:
             if option.type in (Path, Path | None, list[Path], list[Path] | None):
                 assert option.output is not None or option.positional or key in READ, f"{command.name} {key}"
             says_so = any(
-                word in option.help for word in ("to write", "lso write", "lso save", "Folder for all outputs")
+                word in option.help
+                for word in ("to write", "Write the ", "lso write", "lso save", "Folder for all outputs")
             )
             assert (option.output is not None) == says_so, f"{command.name} {key}"
 

@@ -109,7 +109,7 @@ def test_a_column_that_is_not_there_or_no_text_is_refused(
     number = cli(*command, "--set", "solution_from=column:level")
     assert number.exit_code == 3
     assert "column 'level'" in number.stderr
-    assert "expected a text" in number.stderr
+    assert "must be a text" in number.stderr
 
 
 def test_only_the_columns_that_are_named_are_kept(own: Path) -> None:
