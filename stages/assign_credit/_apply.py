@@ -115,10 +115,15 @@ class Assigned:
         return self._on_rows(self.credit.groups.spread(self.credit.groups.sizes == 1))
 
     @property
-    def dead(self) -> Array:
-        """[R] bool, the rewards of the group's episodes, two or more, are all equal."""
+    def dead_groups(self) -> Array:
+        """[G] bool, the rewards of the group's episodes, two or more, are all equal."""
         groups = self.credit.groups
-        return self._on_rows(groups.spread(groups.constant(self.credit.reward) & (groups.sizes > 1)))
+        return groups.constant(self.credit.reward) & (groups.sizes > 1)
+
+    @property
+    def dead(self) -> Array:
+        """[R] bool, the row is in such a group."""
+        return self._on_rows(self.credit.groups.spread(self.dead_groups))
 
     def _on_rows(self, per_episode: Array) -> Array:
         return per_episode if self.episodes is None else self.episodes.spread(per_episode)

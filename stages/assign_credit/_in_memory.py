@@ -55,26 +55,9 @@ class TokenCredit:
                 "`apportion assign-credit`"
             )
 
-    def __call__(
-        self,
-        *,
-        reward: Any,
-        group: Any,
-        token_ids: Any,
-        mask: Any,
-        attention_mask: Any = None,
-        lengths: Any = None,
-        steps: Any = None,
-        skip: Any = None,
-        episode: Any = None,
-        part: Any = None,
-        signals: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Credit of every token; see `credit_tokens`."""
-        return self.with_info(
-            reward=reward, group=group, token_ids=token_ids, mask=mask, attention_mask=attention_mask, lengths=lengths,
-            steps=steps, skip=skip, episode=episode, part=part, signals=signals,
-        )[0]  # fmt: skip
+    def __call__(self, **batch: Any) -> Any:
+        """Credit of every token of a batch, which `with_info` takes in the same words; see `credit_tokens`."""
+        return self.with_info(**batch)[0]
 
     def with_info(
         self,
@@ -114,8 +97,7 @@ class TokenCredit:
             if any(path.startswith("node.") for path in self.needs) and "node.id" not in batch:
                 batch = add_prefix_tree(batch)
             self._check(batch)
-            credit = Credit(batch)
-            assigned = assign_whole(self.method, credit, self.options)
+            assigned = assign_whole(self.method, Credit(batch), self.options)
             found = assigned.values
             if not np.isfinite(found).all():
                 raise DataError(f"{self.method.name} gave credit that is not finite; check its reward and options")
@@ -123,7 +105,7 @@ class TokenCredit:
             values[inside.positions + inside.spread(responses.tokens.starts[order])] = found
             groups = assigned.credit.groups
             if "reward" in self.needs:
-                dead = int((groups.constant(assigned.credit.reward) & (groups.sizes > 1)).sum())
+                dead = int(assigned.dead_groups.sum())
         info = CreditInfo(
             rollouts=len(order),
             episodes=len(groups.ids),

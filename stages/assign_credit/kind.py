@@ -96,15 +96,8 @@ def credit_method(
     needs_with: called with the options, gives the columns that these need beside `needs`. columns: {parameter: the option
     that names its column}.
     """
-
-    def register(function: Function) -> Function:
-        METHODS.add(
-            Method(
-                name=function.__name__, function=function, needs=needs, needs_with=needs_with, makes=("token.advantage",),
-                source=source, evidence=evidence, presets=presets or {}, system=system, granularity=granularity,
-                methodology=methodology, scope=scope, columns_of=columns or {}, remark=remark,
-            )
-        )  # fmt: skip
-        return function
-
-    return register
+    return METHODS.adder(
+        Method, needs=needs, needs_with=needs_with, makes=("token.advantage",), source=source, evidence=evidence,
+        presets=presets or {}, system=system, granularity=granularity, methodology=methodology, scope=scope,
+        columns_of=columns or {}, remark=remark,
+    )  # fmt: skip

@@ -50,22 +50,7 @@ def memory(
     system: tuple[str, ...] = (),
 ) -> Callable[[Any], Any]:
     """Register the function under its own name. Its keyword-only parameters become `--set` options."""
-
-    def register(function: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
-        MEMORIES.add(
-            Memory(
-                name=function.__name__,
-                function=function,
-                needs=needs,
-                source=source,
-                evidence=evidence,
-                system=system,
-                schema=schema,
-            )
-        )
-        return function
-
-    return register
+    return MEMORIES.adder(Memory, needs=needs, source=source, evidence=evidence, system=system, schema=schema)
 
 
 @dataclass(frozen=True)

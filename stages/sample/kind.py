@@ -7,7 +7,6 @@ from typing import Any
 
 from ...formats.errors import UsageError
 from ...formats.parquet import files_of
-from ...formats.rollouts import Rollouts
 from ...formats.schema import Field
 from ..core.kinds import Entry, Evidence, Kind
 from ..tasks import Task
@@ -66,18 +65,10 @@ def strategy(
     system: tuple[str, ...] = (),
 ) -> Callable[[Any], Any]:
     """Register the function under its own name. Its keyword-only parameters become `--set` options."""
-
-    def register(function: Callable[..., Iterator[Rollouts]]) -> Callable[..., Iterator[Rollouts]]:
-        STRATEGIES.add(
-            Strategy(
-                name=function.__name__, function=function, needs=needs, makes=makes, source=source,
-                evidence=evidence, system=system,
-                engine=engine, turns=turns, remark=remark, dialogue=dialogue,
-            )
-        )  # fmt: skip
-        return function
-
-    return register
+    return STRATEGIES.adder(
+        Strategy, needs=needs, makes=makes, source=source, evidence=evidence, system=system, engine=engine, turns=turns,
+        remark=remark, dialogue=dialogue,
+    )  # fmt: skip
 
 
 def named_files(options: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:

@@ -38,17 +38,10 @@ def scorer(
 
     needs_with: called with the options, gives the columns that these need beside `needs`.
     """
-
-    def register(function: Callable[..., Mapping[str, Any]]) -> Callable[..., Mapping[str, Any]]:
-        SCORERS.add(
-            Scorer(
-                name=function.__name__, function=function, needs=needs, needs_with=needs_with, makes=makes, granularity=granularity,
-                source=source, evidence=evidence, system=system,
-            )
-        )  # fmt: skip
-        return function
-
-    return register
+    return SCORERS.adder(
+        Scorer, needs=needs, needs_with=needs_with, makes=makes, granularity=granularity, source=source, evidence=evidence,
+        system=system,
+    )  # fmt: skip
 
 
 def reward_column(column: str, whose: str) -> str:

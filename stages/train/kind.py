@@ -64,19 +64,4 @@ def objective(
     system: tuple[str, ...] = (),
 ) -> Callable[[Any], Any]:
     """Register the function under its own name; its keyword-only parameters become `--set` options."""
-
-    def register(function: Any) -> Any:
-        OBJECTIVES.add(
-            Objective(
-                name=function.__name__,
-                function=function,
-                needs=needs,
-                source=source,
-                evidence=evidence,
-                system=system,
-                of=of,
-            )
-        )
-        return function
-
-    return register
+    return OBJECTIVES.adder(Objective, needs=needs, source=source, evidence=evidence, system=system, of=of)
