@@ -1,7 +1,7 @@
 """A credit method applied to a batch: its values as a column, and the flags that say where there was nothing to learn."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,22 +30,30 @@ class Assigning:
     told: bool = field(default=False, init=False)
 
     def __call__(self, batch: Rollouts) -> Rollouts:
-        result = assign_to(batch, self.method, self.column, self.options, self.clip)
+        return assign_to(batch, self.method, self.column, self.options, self.clip, seen=self._remark)
+
+    def _remark(self, credit: Credit) -> None:
         remark = METHODS[self.method].remark
-        if remark is not None and not self.told:
-            said = remark(credit_of_batch(batch.with_missing("flags"))[0], **self.options)
-            if said is not None:
-                print(f"{self.method}: {said}", file=sys.stderr)
-                self.told = True
-        return result
+        if remark is None or self.told:
+            return
+        said = remark(credit, **self.options)
+        if said is not None:
+            print(f"{self.method}: {said}", file=sys.stderr)
+            self.told = True
 
 
 def assign_to(
-    batch: Rollouts, method: str, column: str, options: Mapping[str, Any], clip: float | None = None
+    batch: Rollouts,
+    method: str,
+    column: str,
+    options: Mapping[str, Any],
+    clip: float | None = None,
+    *,
+    seen: Callable[[Credit], None] = lambda credit: None,
 ) -> Rollouts:
     """The batch with `token.{column}`, 0 where the mask is false, and the flags dead_group and singleton.
 
-    clip: credit is cut off at ± this.
+    clip: credit is cut off at ± this. seen: called with what the method saw, an episode a row, once its credit is sound.
 
     Probes, evals and rows flagged `error` take no part in any group's statistics and get no credit (null); a method that
     wants probes finds them in `credit.probes`. DataError when the method gives a value that is not finite.
@@ -53,12 +61,12 @@ def assign_to(
     batch = batch.with_missing("flags")
     credit, trained = credit_of_batch(batch)
     if trained.all():
-        return _assign_to(batch, credit, method, column, options, clip)
+        return _assign_to(batch, credit, method, column, options, clip, seen)
     if not trained.any():
         empty = batch.token_ids.with_values(np.zeros(batch.num_tokens, np.float32))
         return batch.with_columns({f"token.{column}": _only(empty, trained)})
     rows = np.flatnonzero(trained)
-    result = _assign_to(credit.rollouts, credit, method, column, options, clip)
+    result = _assign_to(credit.rollouts, credit, method, column, options, clip, seen)
     values = np.zeros(batch.num_tokens, np.float32)
     values[batch.tokens.spread(trained)] = result.ragged(f"token.{column}").values
     whole = batch.with_columns({f"token.{column}": _only(batch.token_ids.with_values(values), trained)})
@@ -130,7 +138,13 @@ class Assigned:
 
 
 def _assign_to(
-    batch: Rollouts, credit: Credit, method: str, column: str, options: Mapping[str, Any], clip: float | None
+    batch: Rollouts,
+    credit: Credit,
+    method: str,
+    column: str,
+    options: Mapping[str, Any],
+    clip: float | None,
+    seen: Callable[[Credit], None],
 ) -> Rollouts:
     chosen = METHODS[method]
     assigned = assign_whole(chosen, credit, options)
@@ -138,6 +152,7 @@ def _assign_to(
     if not np.isfinite(values).all():
         row = int(np.searchsorted(batch.tokens.offsets, np.flatnonzero(~np.isfinite(values))[0], "right") - 1)
         raise DataError(f"row {row}: {method} gave credit that is not finite; check its reward and options")
+    seen(assigned.credit)
     if clip is not None:
         bound = np.float32(min(clip, float(np.finfo(np.float32).max)))
         values = np.clip(values, -bound, bound)

@@ -160,16 +160,14 @@ def refinement(
     from ...formats.invariants import missing_paths
     from ...formats.parquet import RolloutFile
     from ..core.driver import require
+    from ..core.remedies import missing_column
     from ._refinement import VERDICT, refinement_of
 
     if out is not None:
         check_output(out, force=force)
     file = RolloutFile(rollouts)
     if missing_paths(file.schema, (VERDICT, "cut_step", "parent_id", "fork", "flags")):
-        raise DataError(
-            f"{file.path}: no column {VERDICT!r}, which eval refinement needs; "
-            "run `apportion sample --from IN --strategy refine -o OUT` first, and score its output"
-        )
+        raise DataError(f"{file.path}: {missing_column(VERDICT, 'eval refinement')}, and score its output")
     require(file, ("reward",), "eval refinement")
     batch = file.read(["rollout_id", "group_id", "parent_id", "fork", "flags", "reward", VERDICT, "cut_step"])
     try:

@@ -23,6 +23,7 @@ from ...formats.files import whole_file
 from ...formats.flags import ERROR, REFINED
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array
+from ..core.remedies import remedy
 from .accuracy import Estimate, bootstrap_ratio
 
 VERDICT = "accept_probability"
@@ -97,8 +98,7 @@ def refinement_of(rollouts: Rollouts, threshold: float, about: Mapping[str, Any]
     judged = np.flatnonzero(np.isfinite(alpha))
     if not len(judged):
         raise DataError(
-            f"column {VERDICT!r}: missing in every row, so no refiner has judged any response; "
-            "run `apportion sample --from IN --strategy refine -o OUT` first"
+            f"column {VERDICT!r}: missing in every row, so no refiner has judged any response; {remedy(VERDICT)}"
         )
     reward = rollouts.numbers("reward").astype(np.float64)
     rest, parent = _rests(rollouts)

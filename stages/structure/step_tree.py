@@ -10,6 +10,7 @@ from ...formats.errors import DataError
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Segments
+from ..core.remedies import remedy
 from .prefixes import prefix_keys
 
 
@@ -23,9 +24,7 @@ def add_step_tree(rollouts: Rollouts) -> Rollouts:
     ends = rollouts.ragged("step.end")
     if ends.present is not None and not ends.present.all():
         row = int(np.flatnonzero(~ends.present)[0])
-        raise DataError(
-            f"row {row}, column 'step.end': missing, expected its steps; run `apportion score IN --with steps`"
-        )
+        raise DataError(f"row {row}, column 'step.end': missing, expected its steps; {remedy('step.end')}")
     lengths = rollouts.tokens.sizes
     paths = Segments.of_sizes(np.where(lengths > 0, np.maximum(ends.segments.sizes, 1), 0))
     rows, depth = paths.ids, paths.positions

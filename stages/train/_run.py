@@ -21,6 +21,7 @@ from ...formats.rollouts import Rollouts
 from ...formats.schema import CHOSEN, REJECTED, credit_name, paths_of
 from ..core.driver import require
 from ..core.plugins import plugin_digests
+from ..core.remedies import remedy
 from ..models import close_engines
 from ..models.examples import Examples, to_examples
 from ..models.policy import Policy, load_policy, not_finite
@@ -266,8 +267,7 @@ def _in_pairs(batch: Rollouts, path: Path) -> Rollouts:
     whole = [row for halves in pairs.values() if len(halves) == 2 for row in (halves[CHOSEN], halves[REJECTED])]
     if not whole:
         raise NothingToTrain(
-            f"{path}: no preference pair in it whose both rows can be trained (pair_id, pair_role); "
-            "run `apportion sample --from IN --strategy inject_errors -o OUT` first"
+            f"{path}: no preference pair in it whose both rows can be trained (pair_id, pair_role); {remedy('pair_id')}"
         )
     if left := sum(len(halves) == 1 for halves in pairs.values()):
         print(f"{path}: {left:,} of {len(pairs):,} pairs left out, since one half cannot be trained", file=sys.stderr)

@@ -9,7 +9,7 @@ from apportion.formats.errors import DataError
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit import TokenCredit, credit_tokens
-from apportion.stages.assign_credit._apply import assign_to
+from apportion.stages.assign_credit._apply import Assigning, assign_to
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.assign_credit._step_examples import stepped
 from apportion.stages.assign_credit.kind import METHODS
@@ -156,6 +156,16 @@ def test_flags_count_episodes() -> None:
     result = assign_to(batch, "grpo", "advantage", METHODS.settle("grpo", {}))
     assert result.flagged("singleton").tolist() == [True, True, False, False]
     assert result.flagged("dead_group").tolist() == [False, False, True, True]
+
+
+def test_a_methods_remark_is_of_episodes(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = stepped([1.0, 1.0, 0.0], [[1], [1, 1], [1, 1, 1]], reward=[[0.6], [0.6, 0.7], [0.6, 0.5, 0.6]]).rollouts
+    options = METHODS.settle("turn_return", {"rewards": "both"})
+    assign = Assigning("turn_return", "advantage", options)
+    assign(rows.with_columns({"episode_id": ["a", "a", "b"], "part": [0, 1, 0]}))  # both of three turns
+    assert capsys.readouterr().err == ""
+    assign(rows)
+    assert "differ in their number of turns" in capsys.readouterr().err
 
 
 def test_files_without_parts_are_left_as_they_are() -> None:
