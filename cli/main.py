@@ -18,7 +18,7 @@ from typing import Annotated, Any, TextIO, cast
 import typer
 from typer.core import TyperGroup
 
-from ..formats.errors import ApportionError, DeprecatedUse, unknown
+from ..formats.errors import ApportionError, DeprecatedUse, ForeignFileError, unknown
 from ..stages.core.extras import missing_extra
 from ..stages.core.harmless import HarmlessStream
 from ..stages.core.table import commands
@@ -62,7 +62,7 @@ def _faults_as_lines() -> Iterator[None]:
     try:
         yield
     except ApportionError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}{_way_in(error)}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
     except ModuleNotFoundError as error:
         missing = missing_extra(error)
@@ -87,6 +87,16 @@ def _faults_as_lines() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(_not_written(error), file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+def _way_in(error: ApportionError) -> str:
+    """The import that takes a file which is no rollout file; empty where none does, and for any other fault."""
+    if not isinstance(error, ForeignFileError):
+        return ""
+    from ..stages.exchange.guess import importer_of
+
+    name = importer_of(error.path)
+    return f"; `apportion import {error.path} -o OUT` reads it as {name}" if name else ""
 
 
 def _hush_others() -> None:

@@ -3,6 +3,7 @@
     ApportionError          1  it failed at run time
     ├── UsageError          2  the command line or the recipe is wrong
     ├── DataError           3  a file's content is wrong
+    │   └── ForeignFileError   3  it is no rollout file at all
     ├── PartialError        4  it finished, with some rows failed
     ├── GateError           5  it finished, and a gate the user set was not met
     └── Stopped           130  Ctrl-C, or 143 SIGTERM: what was whole is kept
@@ -13,6 +14,7 @@ each layer above adds its place. Anything that is not an ApportionError is a bug
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class ApportionError(Exception):
@@ -31,6 +33,14 @@ class DataError(ApportionError):
     """A file's content is wrong, e.g. a reward that is NaN."""
 
     exit_code = 3
+
+
+class ForeignFileError(DataError):
+    """It is no rollout file at all, e.g. a trainer's JSON lines. path: the file."""
+
+    def __init__(self, message: str, path: Path):
+        super().__init__(message)
+        self.path = path
 
 
 class PartialError(ApportionError):

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import DataError, UsageError
+from .errors import DataError, ForeignFileError, UsageError
 from .files import STREAM, check_output, whole_file
 from .footer import Leaf, leaves_of
 from .invariants import UsedNames, check_batch
@@ -61,9 +61,12 @@ class RolloutFile:
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: not a whole Parquet file ({_first_line(error)})") from error
+            raise ForeignFileError(f"{path}: not a whole Parquet file ({_first_line(error)})", path) from error
         try:
             check_schema(self.schema)
+        except (DataError, UnicodeDecodeError) as error:
+            raise ForeignFileError(f"{path}: {error}", path) from error
+        try:
             self.provenance = Provenance.from_metadata(self._file.metadata.metadata)
         except (DataError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: {error}") from error

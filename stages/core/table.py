@@ -132,6 +132,8 @@ _COMMANDS = (
     Command("diff", "diff:diff"),
     Command("head", "rows:head"),
     Command("show", "rows:show"),
+    Command("import", "exchange:import_rollouts", writes="imported", continues="paths"),
+    Command("export", "exchange:export_credit"),
     Command("filter", "rows:filter_rollouts", writes="filtered"),
     Command("split", "rows:split", writes="parts"),
     Command("merge", "rows:merge", writes="merged"),

@@ -12,6 +12,7 @@ from ...formats.errors import ApportionError, UsageError
 from ...formats.provenance import digest_of, digest_of_file
 from ..core.extras import missing_extra
 from ..core.trust import remote_code_is_trusted
+from .characters import CHARACTERS, CharacterTokenizer
 
 TINY = Path(__file__).parent / "tiny"
 LOADED_AT_ONCE = 2
@@ -136,6 +137,8 @@ def _weights(directory: Path) -> list[Path]:
 
 def load_tokenizer(spec: str, *, look_up: bool = True) -> Any:
     """Load only the tokenizer. look_up=False: for a Hub id, use only what has already been downloaded."""
+    if spec == CHARACTERS:
+        return CharacterTokenizer()
     if spec == "builtin:tiny-blank":
         from .tiny.blank import blank_tokenizer
 
@@ -148,7 +151,8 @@ def check_recorded(spec: str) -> None:
     """Check a model that a file names, rather than the command line. UsageError unless it is here and has no code of its
     own: built in, a directory, or a Hub id that has been downloaded before. Nothing is looked up on the Hub."""
     if spec.startswith("builtin:"):
-        _directory(spec)
+        if spec != CHARACTERS:
+            _directory(spec)
         return
     folder = _directory(spec)
     if folder is None:

@@ -86,14 +86,15 @@ class TokenTexts:
 
     @classmethod
     def of(cls, model: str | None, histories: Iterable[Provenance]) -> "TokenTexts":
-        """Token texts from the tokenizer of `model`, or of the first model the histories name, if it is here and has no
+        """Token texts from the tokenizer of `model`, or of the first model or tokenizer the histories name, if it is here and has no
         code of its own. Otherwise prints a line on standard error, and shows tokens as numbers."""
         from .policy import check_recorded, load_tokenizer
 
         if model is not None:
             return cls(TokenOffsets(load_tokenizer(model), keep_special=True))
         records = (record for each in histories for record in each.history)
-        recorded = next((str(record.parameters["model"]) for record in records if "model" in record.parameters), None)
+        named = (record.parameters.get("model") or record.parameters.get("tokenizer") for record in records)
+        recorded = next((str(each) for each in named if each), None)
         if recorded is None:
             return cls()
         try:

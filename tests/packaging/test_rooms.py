@@ -15,7 +15,7 @@ FLOORS = (
     {"train", "assign_credit"},
     {"sample"},
     {"eval", "interop"},
-    {"inspect", "diff", "rows"},
+    {"inspect", "diff", "rows", "exchange"},
     {"commands"},
     {"run"},
 )

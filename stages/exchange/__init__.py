@@ -1,0 +1,70 @@
+"""Rollouts of other systems in, credit out: `import` and `export`. One file per format in formats/."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from ..core.options import OUT, Chooses, Names, check_numbers
+from ..core.ranges import AtLeast
+
+if TYPE_CHECKING:
+    from ._export import Exported
+    from ._import import Imported
+
+
+@check_numbers
+def import_rollouts(
+    paths: Annotated[list[Path], "Files of another system, or directories to look for them."],
+    *,
+    format: Annotated[
+        str | None,
+        "What the files are; see `apportion list importers`. Told from the files if left out.",
+        Chooses("importers"),
+    ] = None,
+    settings: Annotated[
+        Mapping[str, Any] | None, "Option of the importer, name=value; repeatable.", Names(("--set",))
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        "Model whose tokenizer makes token ids of texts, or texts of token ids; without it, texts get an id a character.",
+    ] = None,
+    group_size: Annotated[
+        int | None, "Rows of each group, where the files name none: so many in a row.", AtLeast(1)
+    ] = None,
+    group_by: Annotated[
+        str | None, "Field of the files' records that rows of a group share (a.b for one inside another); or prompt."
+    ] = None,
+    lenient: Annotated[
+        bool, "Keep rows that break a rule and flag them error, instead of stopping at the first."
+    ] = False,
+    dry_run: Annotated[bool, "Print the format, the columns it fills and what is lost, and write nothing."] = False,
+    out: Annotated[Path | None, "Rollout file to write.", OUT] = None,
+    force: Annotated[bool, "Overwrite the output."] = False,
+) -> "Imported":
+    """Read other systems' rollouts into a rollout file.
+
+    Token ids are taken over as they are, and never made again. The trainer's own advantages go to `token.advantage_NAME`, so that
+    `diff` compares them with a credit method. A format that holds only texts gives a file that every command but `train` takes.
+    """
+    from ._import import import_files
+
+    return import_files(
+        paths, format=format, settings=settings, tokenizer=tokenizer, group_size=group_size, group_by=group_by,
+        lenient=lenient, dry_run=dry_run, out=out, force=force,
+    )  # fmt: skip
+
+
+def export_credit(
+    rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
+    *,
+    format: Annotated[str, "What to write; see `apportion list exporters`.", Chooses("exporters")],
+    settings: Annotated[
+        Mapping[str, Any] | None, "Option of the exporter, name=value; repeatable.", Names(("--set",))
+    ] = None,
+    out: Annotated[Path, "File to write.", OUT],
+    force: Annotated[bool, "Overwrite the output."] = False,
+) -> "Exported":
+    """Write rollouts and their credit in another system's format."""
+    from ._export import export_file
+
+    return export_file(rollouts, format=format, settings=settings, out=out, force=force)

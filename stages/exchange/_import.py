@@ -1,0 +1,198 @@
+"""`import` behind its signature: find the files, tell their format, name the groups, write the rollouts."""
+
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ... import __version__
+from ...formats.errors import DataError, PartialError, UsageError
+from ...formats.files import STREAM, check_output
+from ...formats.parquet import write_rollouts
+from ...formats.provenance import Provenance, Record, digest_of, digest_of_file
+from ...formats.rollouts import Rollouts
+from ..core.options import as_json
+from ..core.plugins import plugin_digests
+from ..core.progress import track
+from ._spool import Spool, facts_of
+from .guess import importer_for, sources_in
+from .kind import IMPORTERS, Importer, Sample, Source, Unmapped
+from .tokens import Encoder
+
+PROMPT = "prompt"
+LOOKED_AT = 1000  # rows of a dry run
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was read and written. out: None of a dry run. columns: that the rows fill. unmapped, faults: rows that could not be
+    taken over, and rows flagged `error` with --lenient, by reason. loses: what the format does not hold."""
+
+    out: str | None
+    format: str
+    files: int
+    rollouts: int
+    groups: int
+    columns: list[str] = field(default_factory=list[str])
+    unmapped: dict[str, int] = field(default_factory=dict[str, int])
+    faults: dict[str, int] = field(default_factory=dict[str, int])
+    loses: list[str] = field(default_factory=list[str])
+
+    def render(self) -> None:
+        """Print it: one line on standard error, or the answer of a dry run on standard output."""
+        if self.out is not None:
+            print(
+                f"{self.out}: {self.rollouts:,} rollouts, {self.groups:,} groups, from {self.format}", file=sys.stderr
+            )
+            return
+        print(f"format   {self.format} ({self.files:,} files)")
+        print(f"rollouts {self.rollouts:,} in {self.groups:,} groups, of the rows looked at")
+        print(f"columns  {', '.join(self.columns)}")
+        for what in self.loses:
+            print(f"lost     {what}")
+        for reason, count in {**self.unmapped, **self.faults}.items():
+            print(f"faulty   {count:,} rows: {reason}")
+
+
+def import_files(
+    paths: Sequence[Path], *, format: str | None, settings: Mapping[str, Any] | None, tokenizer: str | None,
+    group_size: int | None, group_by: str | None, lenient: bool, dry_run: bool, out: Path | None, force: bool,
+) -> Imported:  # fmt: skip
+    """Do the work of `import`.
+
+    UsageError for options that do not fit, DataError for a file that cannot be read or that no importer takes, PartialError
+    when rows could not be mapped; the file is written then.
+    """
+    if group_size is not None and group_by is not None:
+        raise UsageError("--group-size and --group-by both say what a group is; give one")
+    if out is None and not dry_run:
+        raise UsageError("name the rollout file with -o, or look first with --dry-run")
+    if out == STREAM:
+        raise UsageError("-: an import cannot go to standard output; name a file with -o")
+    if out is not None and not dry_run:
+        check_output(out, force=force)
+    sources = sources_in(paths, format)
+    chosen = importer_for(sources, format)
+    options = IMPORTERS.settle(chosen.name, settings)
+    encoder = Encoder(tokenizer)
+    with tempfile.TemporaryDirectory(prefix="apportion-import-") as folder:
+        spool = Spool(Path(folder), encoder, lenient=lenient)
+        unmapped: Counter[str] = Counter()
+        columns: dict[str, None] = {}
+        texts_only = False
+        groups: set[str] = set()
+        for source, sample in _samples(sources, chosen, options, dry_run):
+            if isinstance(sample, Unmapped):
+                unmapped[sample.reason] += 1
+                continue
+            name = _group(sample, source, len(spool), group_size, group_by)
+            groups.add(name)
+            columns.update(dict.fromkeys(facts_of(sample.columns)))
+            texts_only |= sample.pieces is not None
+            spool.add(sample, name, source.label)
+        if not len(spool):
+            told = "; ".join(f"{count:,} {reason}" for reason, count in unmapped.items())
+            raise DataError(f"{paths[0]}: no rollouts in it{f' ({told})' if told else ''}")
+        if group_size is not None:
+            _check_full(spool, len(groups), group_size, [source.path for source in sources])
+        summary = {
+            "format": chosen.name, "files": len(sources), "rollouts": len(spool), "groups": len(groups),
+            "columns": list(columns), "unmapped": dict(unmapped), "faults": dict(spool.faults), "loses": list(chosen.loses),
+        }  # fmt: skip
+        if dry_run:
+            return Imported(out=None, **summary)
+        assert out is not None
+        parameters = {
+            "format": chosen.name, "settings": as_json(options), "group_size": group_size, "group_by": group_by,
+            "lenient": lenient, "tokenizer": encoder.spec if texts_only else tokenizer,
+        }  # fmt: skip
+        inputs = {
+            f"source/{number}" if len(sources) > 1 else "source": digest_of_file(each.path)
+            for number, each in enumerate(sources)
+        }
+        counts = {f"unmapped: {reason}": count for reason, count in unmapped.items()}
+        counts |= {f"faulty: {reason}": count for reason, count in spool.faults.items()}
+        record = Record(
+            stage="import",
+            version=__version__,
+            parameters=parameters,
+            inputs={**inputs, **plugin_digests("import", parameters)},
+            counts=counts,
+        )
+        facts = {**chosen.file_facts, "tokens_exact": chosen.exact and not texts_only}
+        batches = spool.batches()
+        if tokenizer is not None and not texts_only:
+            batches = _with_texts(batches, encoder)
+        write_rollouts(out, batches, Provenance(history=(record,), facts=facts), force=force)
+    done = Imported(out=str(out), **summary)
+    if unmapped or spool.faults:
+        done.render()
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in (unmapped + spool.faults).items())
+        raise PartialError(
+            f"{out}: written, but {sum((unmapped + spool.faults).values()):,} rows are faulty: {reasons}"
+        )
+    return done
+
+
+def _samples(
+    sources: Sequence[Source], chosen: Importer, options: Mapping[str, Any], dry_run: bool
+) -> Iterator[tuple[Source, Sample | Unmapped]]:
+    taken = 0
+    for source in track(sources, total=len(sources), what="import"):
+        for sample in chosen.function(source, **options):
+            yield source, sample
+            taken += 1
+            if dry_run and taken >= LOOKED_AT:
+                return
+
+
+def _group(sample: Sample, source: Source, row: int, size: int | None, by: str | None) -> str:
+    """The name of the sample's group. DataError where nothing says it."""
+    if size is not None:
+        return f"{row // size}"
+    if by == PROMPT:
+        prompt = sample.columns.get(PROMPT)
+        return digest_of(prompt if prompt is not None else [int(each) for each in sample.prompt_ids])
+    if by is not None:
+        value: Any = sample.record
+        for key in by.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is None:
+            raise DataError(
+                f"{sample.where}: no field {by!r} to group by (fields: {', '.join(map(str, sample.record))})"
+            )
+        return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    if sample.group_id is None:
+        raise DataError(
+            f"{sample.where}: the record does not say which group it is of; give --group-size N, if the N rollouts of a prompt "
+            "follow each other, or --group-by FIELD (--group-by prompt if equal prompts are a group)"
+        )
+    step = sample.columns.get("iteration")
+    return sample.group_id if step is None else f"{step}/{sample.group_id}"
+
+
+def _check_full(spool: Spool, groups: int, size: int, paths: Sequence[Path]) -> None:
+    if len(spool) % size:
+        raise DataError(
+            f"{paths[0]}: {len(spool):,} rollouts are not whole groups of {size}; give the --group-size that they were sampled with"
+        )
+    uneven = spool.group_with_several_prompts()
+    if uneven is not None:
+        raise DataError(
+            f"{paths[0]}: rollouts {uneven * size} to {uneven * size + size - 1} have different prompts; give the --group-size "
+            "that they were sampled with"
+        )
+
+
+def _with_texts(batches: Iterator[Rollouts], encoder: Encoder) -> Iterator[Rollouts]:
+    """With the responses decoded, where the source had no text."""
+    for batch in batches:
+        if "text" in batch and batch.arrow("text").null_count == 0:
+            yield batch
+            continue
+        rows = [batch.token_ids[row].tolist() for row in range(len(batch))]
+        yield batch.with_columns({"text": encoder.tokenizer.batch_decode(rows, skip_special_tokens=True)})

@@ -1,0 +1,122 @@
+"""The kinds of entry that read other systems' rollouts and write credit for them: importers and exporters."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...formats.rollouts import Rollouts
+from ..core.kinds import Entry, Evidence, Kind
+from .source import Source
+
+
+@dataclass(kw_only=True)
+class Sample:
+    """One row of a rollout file, as an importer reads it.
+
+    where: file and place, for messages. group_id: the source's own identity of the prompt's rollouts; None if it has none.
+    prompt_ids, ids, mask: token ids before and after the first sampled token, and which of the latter the policy wrote. Formats
+    without ids leave these empty and give `pieces`: the response's text in order, each with whether the policy wrote it.
+    columns: everything else, by path; a list that belongs to a ruler has one value for each of its places. record: the source's
+    own record, in which --group-by looks.
+    """
+
+    where: str
+    rollout_id: str
+    group_id: str | None = None
+    prompt_ids: Any = ()
+    ids: Any = ()
+    mask: Any = ()
+    pieces: list[tuple[str, bool]] | None = None
+    columns: dict[str, Any] = field(default_factory=dict[str, Any])
+    record: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Unmapped:
+    """A record that cannot become a row, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importer(Entry):
+    """`function(source, **options)` yields a Sample, or an Unmapped, for each rollout of one file.
+
+    recognises: whether a file is of this format, by its name and its first record. exact: it holds the token ids that the policy
+    sampled. loses: what the format does not say, or what is not taken over. file_facts: what holds of the whole file that is written.
+    """
+
+    shown = ("exact", "loses")
+
+    recognises: Callable[[Source], bool]
+    exact: bool
+    loses: tuple[str, ...] = ()
+    file_facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exporter(Entry):
+    """`function(batches, out, **options)` writes rollouts and their credit to a path, and returns how many records it wrote.
+
+    batches: whole groups, in the file's order. suffix: what the output's name ends with.
+    """
+
+    shown = ("suffix",)
+
+    suffix: str
+
+
+_FORMATS = f"{__package__}.formats"
+IMPORTERS: Kind[Importer] = Kind("importers", "importer", _FORMATS, "apportion import PATH --format {name} -o OUT")
+EXPORTERS: Kind[Exporter] = Kind("exporters", "exporter", _FORMATS, "apportion export IN --format {name} -o OUT")
+
+
+def importer(
+    name: str,
+    *,
+    recognises: Callable[[Source], bool],
+    exact: bool,
+    makes: tuple[str, ...] = (),
+    loses: tuple[str, ...] = (),
+    facts: Mapping[str, Any] | None = None,
+    source: str,
+    evidence: Evidence | None = None,
+) -> Callable[[Callable[..., Iterator[Sample | Unmapped]]], Any]:
+    """Register the function under this name. Its keyword-only parameters become `--set` options."""
+
+    def register(function: Any) -> Any:
+        IMPORTERS.add(
+            Importer(
+                name=name, function=function, recognises=recognises, exact=exact, makes=makes, loses=loses,
+                file_facts=facts or {}, source=source, evidence=evidence,
+            )
+        )  # fmt: skip
+        return function
+
+    return register
+
+
+def exporter(
+    name: str,
+    *,
+    needs: tuple[str, ...] = (),
+    needs_with: Callable[..., Iterable[str]] | None = None,
+    suffix: str,
+    source: str,
+    evidence: Evidence | None = None,
+) -> Callable[[Callable[..., int]], Any]:
+    """Register the function under this name. Its keyword-only parameters become `--set` options."""
+
+    def register(function: Any) -> Any:
+        EXPORTERS.add(
+            Exporter(
+                name=name, function=function, needs=needs, needs_with=needs_with, suffix=suffix, source=source,
+                evidence=evidence,
+            )
+        )  # fmt: skip
+        return function
+
+    return register
+
+
+Batches = Iterable[Rollouts]

@@ -1,0 +1,125 @@
+"""A file of another system, opened for its importer: JSON lines, JSON, Parquet or a torch file, record by record."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ...formats.errors import DataError
+from ..core.extras import missing_extra
+
+
+class Source:
+    """One file of another system. Nothing is read before it is asked for, and lines are read one at a time."""
+
+    def __init__(self, path: Path, label: str = ""):
+        self.path = path
+        self.label = label or path.name
+        """What tells it from the other files of one import."""
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    def number_in_name(self, *before: str) -> int | None:
+        """The number that stands behind one of these words in the file's name or in one of its folders', the innermost first.
+
+        >>> Source(Path("rollouts/step_12/train/traces.jsonl")).number_in_name("step")
+        12
+        """
+        for part in (self.path.stem, *reversed(self.path.parts[:-1])):
+            found = re.search(rf"(?:{'|'.join(before)})[_-]?(\d+)", part)
+            if found:
+                return int(found[1])
+        return None
+
+    @cached_property
+    def first(self) -> Any:
+        """The first record; None for a file that is not read record by record, or is damaged."""
+        try:
+            if self.path.suffix == ".jsonl":
+                return next((record for _, record in self.lines()), None)
+            if self.path.suffix == ".json":
+                return self.json()
+            if self.path.suffix == ".parquet":
+                return next((record for _, record in self.rows()), None)
+        except DataError:
+            return None
+        return None
+
+    def has(self, *keys: str) -> bool:
+        """Whether the first record is a mapping with all of these keys."""
+        return isinstance(self.first, Mapping) and all(key in self.first for key in keys)
+
+    def lines(self) -> Iterator[tuple[str, Any]]:
+        """(place, record) of every line of JSON that is not empty. DataError for a line that is no JSON, with its number."""
+        try:
+            with self.path.open(encoding="utf-8") as stream:
+                for number, line in enumerate(stream, start=1):
+                    if line.strip():
+                        where = f"{self.path}, line {number}"
+                        yield where, _parse(line, where)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.path}: not UTF-8 ({error.reason} at byte {error.start})") from error
+
+    def json(self) -> Any:
+        """The whole file as one JSON value. DataError for anything else."""
+        try:
+            return _parse(self.path.read_text(encoding="utf-8"), str(self.path))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.path}: not UTF-8 ({error.reason} at byte {error.start})") from error
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(place, record) of every row of a Parquet file. DataError for a file that is damaged."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        number = 0
+        try:
+            with pq.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(1024):
+                    for record in batch.to_pylist():
+                        yield f"{self.path}, row {number}", record
+                        number += 1
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            told = str(error).strip().splitlines()[0]
+            raise DataError(f"{self.path}: not a whole Parquet file ({told})") from error
+
+    def records(self) -> Iterator[tuple[str, Any]]:
+        """(place, record) of JSON lines, of a JSON list, or of Parquet rows, by the name's ending."""
+        if self.path.suffix == ".parquet":
+            yield from self.rows()
+        elif self.path.suffix == ".json":
+            content = self.json()
+            for number, record in enumerate(content if isinstance(content, list) else [content]):
+                yield f"{self.path}, record {number}", record
+        else:
+            yield from self.lines()
+
+    def torch(self) -> Any:
+        """What `torch.save` wrote, loaded as weights only: no code in it runs. DataError for anything that this cannot hold.
+
+        UsageError where torch is not installed.
+        """
+        try:
+            import torch
+        except ModuleNotFoundError as error:
+            raise missing_extra(error) or error from error
+        try:
+            return torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise DataError(
+                f"{self.path}: cannot be loaded without running code in it ({told:.120}), so it is not read; have the trainer "
+                "save plain lists, numbers and tensors"
+            ) from error
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({error})") from error

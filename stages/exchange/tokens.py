@@ -1,0 +1,56 @@
+"""Texts as token ids, where a source has none: with a model's tokenizer, or one id for each character."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...formats.errors import DataError
+from ...formats.segments import Array
+from ..models.characters import CHARACTERS
+from ..models.policy import load_tokenizer
+
+
+class Encoder:
+    """Makes ids of texts. They are not those that a policy sampled: a file of them has the fact `tokens_exact: false`."""
+
+    def __init__(self, tokenizer: str | None = None):
+        self.spec = tokenizer or CHARACTERS
+        self._tokenizer: Any = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """Loaded when the first text needs it."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.spec)
+        return self._tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without special tokens."""
+        clean = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text
+        return self.tokenizer.encode(clean, add_special_tokens=False)
+
+    def encode_pieces(self, pieces: Sequence[tuple[str, bool]]) -> tuple[Array, Array, tuple[list[int], list[int]]]:
+        """(ids [T], mask [T], (first, end) tokens of each piece that the policy wrote)."""
+        encoded = [self.encode(text) for text, _ in pieces]
+        ends = np.cumsum([len(ids) for ids in encoded], dtype=np.int64)
+        owns = np.array([own for _, own in pieces], bool)
+        sizes = np.diff(ends, prepend=0)
+        starts = ends - sizes
+        ids = np.array([each for ids in encoded for each in ids], np.int32)
+        return ids, np.repeat(owns, sizes), (starts[owns].tolist(), ends[owns].tolist())
+
+    def encode_prompt(self, messages: Sequence[Mapping[str, str]] | None) -> list[int]:
+        """The ids of a prompt's messages: with the model's chat template, or as lines `role: content` without one."""
+        if not messages:
+            return []
+        if getattr(self.tokenizer, "chat_template", None):
+            try:
+                return list(
+                    self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+                )
+            except Exception as error:  # a template is a program of its own
+                raise DataError(f"prompt: the chat template of {self.spec} refuses it ({error!s:.120})") from error
+        if len(messages) == 1:
+            return self.encode(messages[0]["content"])
+        return self.encode("".join(f"{each['role']}: {each['content']}\n" for each in messages))
