@@ -33,6 +33,9 @@ ABOUT = {
     "scorers": "A scorer adds what a rollout earned, or what a method has to know of it.",
     "memories": "A memory is what one iteration hands to the next beside the policy: a Parquet file that `apportion remember` "
     "writes anew, and that options of strategies and scorers name.",
+    "importers": "An importer reads the rollouts that another system writes. `apportion import` tells the format from the file; "
+    "`--dry-run` says what it found. [Rollouts from elsewhere](../import.md) is the introduction.",
+    "exporters": "An exporter writes rollouts and their credit for another system.",
     "objectives": "An objective is the loss that `apportion train` minimises.",
     "engines": "An engine continues token ids with the policy. `--engine auto` takes vllm where it is installed and a GPU is "
     "there, and transformers elsewhere.",
@@ -60,6 +63,7 @@ def page(kind: Kind[Any], entry: Any) -> str:
         f"`{command}`",
         formula_and_prose(parts[""]),
         *(["## What it needs", "\n".join(needs)] if needs else []),
+        *columns_and_losses(entry),
         "## Options",
         options_table(entry, kind),
         *(["## What it gives", flat(parts["Returns"])] if "Returns" in parts else []),
@@ -75,6 +79,16 @@ def page(kind: Kind[Any], entry: Any) -> str:
         f"Code: [`{code_of(entry)}`](../../{code_of(entry)}).",
     ]
     return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def columns_and_losses(entry: Any) -> list[str]:
+    """The columns that an importer fills, and what it cannot take over; empty for any other entry."""
+    if not hasattr(entry, "loses"):
+        return []
+    exact = "the token ids that the policy sampled" if entry.exact else "token ids made of its texts"
+    filled = ", ".join(f"`{path}`" for path in entry.fills)
+    lost = [f"- {what}" for what in entry.loses]
+    return ["## Columns", f"Rows have {exact}, and {filled}.", *(["Lost:", "\n".join(lost)] if lost else [])]
 
 
 def table(entries: list[Any], *, sources: bool) -> str:

@@ -43,13 +43,15 @@ class Importer(Entry):
     """`function(source, **options)` yields a Sample, or an Unmapped, for each rollout of one file.
 
     recognises: whether a file is of this format, by its name and its first record. exact: it holds the token ids that the policy
-    sampled. loses: what the format does not say, or what is not taken over. file_facts: what holds of the whole file that is written.
+    sampled. fills: columns that its
+    rows have, by path, beside the tokens. loses: what the format does not say, or what is not taken over. file_facts: what holds of the whole file that is written.
     """
 
-    shown = ("exact", "loses")
+    shown = ("exact", "fills", "loses")
 
     recognises: Callable[[Source], bool]
     exact: bool
+    fills: tuple[str, ...] = ()
     loses: tuple[str, ...] = ()
     file_facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -76,7 +78,7 @@ def importer(
     *,
     recognises: Callable[[Source], bool],
     exact: bool,
-    makes: tuple[str, ...] = (),
+    fills: tuple[str, ...] = (),
     loses: tuple[str, ...] = (),
     facts: Mapping[str, Any] | None = None,
     source: str,
@@ -87,7 +89,7 @@ def importer(
     def register(function: Any) -> Any:
         IMPORTERS.add(
             Importer(
-                name=name, function=function, recognises=recognises, exact=exact, makes=makes, loses=loses,
+                name=name, function=function, recognises=recognises, exact=exact, fills=fills, loses=loses,
                 file_facts=facts or {}, source=source, evidence=evidence,
             )
         )  # fmt: skip

@@ -17,7 +17,7 @@ STREAMS = {
     "nemo_rl",
     recognises=lambda source: source.has("token_ids", "token_loss_mask", "input_lengths"),
     exact=True,
-    makes=("reward", "iteration", "flags", "text", *STREAMS.values()),
+    fills=("reward", "iteration", "flags", "text", *STREAMS.values()),
     loses=("groups: give --group-size, num_generations_per_prompt of the run", "turns, but for the runs of the mask"),
     source="NeMo-RL, grpo.py of August 2026",
     evidence="code",

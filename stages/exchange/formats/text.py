@@ -35,7 +35,7 @@ def _recognises(source: Source) -> bool:
     "text",
     recognises=_recognises,
     exact=False,
-    makes=("prompt", "text", "reference", "reward", "rewards.NAME", "iteration", "step.start", "step.end", "step.kind"),
+    fills=("prompt", "text", "reference", "reward", "rewards.NAME", "iteration", "step.start", "step.end", "step.kind"),
     loses=("the token ids that the policy sampled, so `train` refuses the file",),
     source="TRL 1.16.0, verl 0.9.1, SkyRL 0.3.0 and OpenAI's chat messages",
     evidence="code",

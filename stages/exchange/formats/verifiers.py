@@ -24,7 +24,7 @@ DECIMALS = 4  # of the floats in a record
     "verifiers",
     recognises=lambda source: source.has("traces") or source.has("nodes", "agent"),
     exact=True,
-    makes=(
+    fills=(
         "reward", "rewards.NAME", "prompt", "text", "episode_id", "part", "lineage", "iteration", "policy_start", "policy_end",
         "flags", "error", "step.start", "step.end", "step.kind", *STREAMS.values(), "token.trainable",
     ),
@@ -178,7 +178,10 @@ def _columns(where: str, nodes: list[Any], path: list[int], owned: set[int], tra
     new = np.array([node not in owned for node in path]) & trainable
     owned.update(path)
     if not new[sampled].all():
-        found["token.trainable"] = (mask & np.repeat(new, sizes))[first:]
+        trainable_here = (mask & np.repeat(new, sizes))[first:]
+        found["token.trainable"] = trainable_here
+        if "token.advantage_verifiers" in found:  # credit is with the path that the tokens belong to
+            found["token.advantage_verifiers"] = np.where(trainable_here, found["token.advantage_verifiers"], 0)
     steps = np.flatnonzero(sampled & (sizes > 0) & (starts + sizes > first))
     own_starts = np.array(
         [starts[step] + _first_true(mask[starts[step] : starts[step] + sizes[step]]) for step in steps]
