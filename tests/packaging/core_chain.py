@@ -5,6 +5,7 @@ environment that has only what `pip install apportion` brings.
 """
 
 import importlib.abc
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ log credit.parquet
 digest credit.parquet
 eval rollouts credit.parquet
 filter credit.parquet --where reward>0 --drop -o right.parquet
+export credit.parquet --format flat -o flat.parquet
+import own.jsonl --group-by prompt -o imported.parquet
+inspect imported.parquet
 split credit.parquet --shares a=1,b=1 -o parts
 merge parts -o whole.parquet
 upgrade mine.parquet -o new.parquet
@@ -38,6 +42,8 @@ list engines
 list tasks
 list objectives
 list memories
+list importers
+list exporters
 list recipes
 list tempo
 list methods --for tree.parquet
@@ -67,7 +73,7 @@ class Absent(importlib.abc.MetaPathFinder):
 
 
 def write_rollouts(path: Path) -> None:
-    """Two groups of two, as a trainer's own script would write them."""
+    """Two groups of two, as a trainer's own script would write them, and two texts."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -80,6 +86,8 @@ def write_rollouts(path: Path) -> None:
         "text": ["21 or 4", "13", "8", "15"],
     }
     pq.write_table(pa.table(columns), path)
+    texts = [{"prompt": "17+4", "completion": text, "reward": reward} for text, reward in (("21", 1.0), ("13", 0.0))]
+    Path("own.jsonl").write_text("".join(json.dumps(each) + "\n" for each in texts), encoding="utf-8")
 
 
 def main() -> None:
