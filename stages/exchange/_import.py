@@ -89,7 +89,7 @@ def import_files(
             if isinstance(sample, Unmapped):
                 unmapped[sample.reason] += 1
                 continue
-            name = _group(sample, source, len(spool), group_size, group_by)
+            name = _group(sample, len(spool), group_size, group_by)
             groups.add(name)
             columns.update(dict.fromkeys(facts_of(sample.columns)))
             texts_only |= sample.pieces is not None
@@ -150,29 +150,35 @@ def _samples(
                 return
 
 
-def _group(sample: Sample, source: Source, row: int, size: int | None, by: str | None) -> str:
-    """The name of the sample's group. DataError where nothing says it."""
+def _group(sample: Sample, row: int, size: int | None, by: str | None) -> str:
+    """The name of the sample's group, which is of one trainer step. DataError where nothing says it."""
     if size is not None:
-        return f"{row // size}"
-    if by == PROMPT:
-        prompt = sample.columns.get(PROMPT)
-        return digest_of(prompt if prompt is not None else [int(each) for each in sample.prompt_ids])
-    if by is not None:
-        value: Any = sample.record
-        for key in by.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if value is None:
-            raise DataError(
-                f"{sample.where}: no field {by!r} to group by (fields: {', '.join(map(str, sample.record))})"
-            )
-        return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-    if sample.group_id is None:
+        name: str | None = f"{row // size}"
+    elif by is not None:
+        name = _shared(sample, by)
+    else:
+        name = sample.group_id
+    if name is None:
         raise DataError(
             f"{sample.where}: the record does not say which group it is of; give --group-size N, if the N rollouts of a prompt "
             "follow each other, or --group-by FIELD (--group-by prompt if equal prompts are a group)"
         )
     step = sample.columns.get("iteration")
-    return sample.group_id if step is None else f"{step}/{sample.group_id}"
+    return name if step is None else f"{step}/{name}"
+
+
+def _shared(sample: Sample, field: str) -> str:
+    """What rows of a group have in common: the prompt, or a field of the source's record."""
+    if field == PROMPT:
+        prompt = sample.columns.get(PROMPT)
+        return digest_of(prompt if prompt is not None else [int(each) for each in sample.prompt_ids])
+    value: Any = sample.record
+    for key in field.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if value is None:
+        known = ", ".join(map(str, sample.record))
+        raise DataError(f"{sample.where}: no field {field!r} to group by (fields: {known})")
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 
 def _check_full(spool: Spool, groups: int, size: int, paths: Sequence[Path]) -> None:
