@@ -13,6 +13,7 @@ from pages import ROOT, cell, formula_and_prose, sentence, values_of, write
 PAGES = ROOT / "docs" / "commands"
 GROUPS = {
     "Make rollouts and train on them": ("sample", "tree-build", "score", "assign-credit", "remember", "train", "run"),
+    "Exchange with other systems": ("import", "export"),
     "Measure": ("eval policy", "eval rollouts", "eval curve", "eval refinement"),
     "Look": ("inspect", "diff", "head", "show", "log", "validate", "digest", "list", "schema"),
     "Change files": ("filter", "split", "merge", "upgrade"),

@@ -312,3 +312,61 @@ def test_the_commands_of_the_page_run_as_they_stand(cli: Cli, tmp_path: Path, mo
         force = ["--force"] if command[0] in ("import", "assign-credit") else []
         done = cli(*command, *force)
         assert done.exit_code == 0, (command, done.stderr)
+
+
+def slime_sample(index: int, reward: Any, **other: Any) -> dict[str, Any]:
+    """What Sample.to_dict of slime gives, without what no importer reads."""
+    return {
+        "group_index": index // 2, "index": index, "prompt": [{"role": "user", "content": "q"}], "tokens": [1, 2, 7, 8, 9],
+        "response": "abc", "response_length": 3, "label": "4", "reward": reward, "loss_mask": [1, 0, 1], "weight_versions": ["5", "6"],
+        "rollout_log_probs": [-0.1, 0.0, -0.2], "remove_sample": False, "status": "completed", "metadata": {}, **other,
+    }  # fmt: skip
+
+
+def test_samples_of_slime(cli: Cli, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    samples = [
+        slime_sample(0, 1.0), slime_sample(1, 0.0, status="truncated"), slime_sample(2, 0.0, status="aborted"),
+        slime_sample(3, 1.0, remove_sample=True, loss_mask=None), slime_sample(4, 0.0, response_length=0),
+    ]  # fmt: skip
+    source, out = tmp_path / "rollout_3.pt", tmp_path / "out.parquet"
+    torch.save({"rollout_id": 3, "samples": samples}, source)
+    done = cli("import", source, "-o", out)
+    assert done.exit_code == 4
+    assert "1 samples without a response" in " ".join(done.stderr.split())
+    batch = RolloutFile(out).read()
+    assert batch.strings("group_id") == ["3/0", "3/0", "3/1", "3/1"]
+    assert batch.arrow("flags").to_pylist() == [[], ["truncated"], ["error"], ["filtered"]]
+    assert batch.arrow("prompt_ids")[0].as_py() == [1, 2]
+    assert batch.mask.reshape(4, 3).tolist() == [[True, False, True]] * 3 + [[True] * 3]
+    assert (batch.arrow("policy_start")[0].as_py(), batch.arrow("policy_end")[0].as_py()) == (5, 6)
+    assert cli("assign-credit", out, "--method", "grpo", "-o", tmp_path / "credit.parquet").exit_code == 0
+
+
+def test_parts_of_an_episode_and_several_rewards_of_slime(cli: Cli, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    reward = {"exact": 1.0, "style": 0.25}
+    samples = [slime_sample(0, reward, rollout_id=10), slime_sample(1, reward, rollout_id=10)]
+    source, out = tmp_path / "rollout_3.pt", tmp_path / "out.parquet"
+    torch.save({"rollout_id": 3, "samples": samples}, source)
+    assert "several rewards (exact, style); give --set reward_key=NAME" in " ".join(
+        cli("import", source, "-o", out).stderr.split()
+    )
+    assert cli("import", source, "--set", "reward_key=style", "-o", out).exit_code == 0
+    batch = RolloutFile(out).read()
+    assert batch.numbers("reward").tolist() == [0.25, 0.25]
+    assert batch.numbers("rewards.exact").tolist() == [1.0, 1.0]
+    assert batch.arrow("part").to_pylist() == [0, 1]
+
+
+class Other:
+    """What weights-only loading must not make."""
+
+
+def test_a_torch_file_with_code_in_it_is_not_read(cli: Cli, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    source = tmp_path / "rollout_3.pt"
+    torch.save({"rollout_id": 3, "samples": [Other()]}, source)
+    refused = cli("import", source, "-o", tmp_path / "out.parquet")
+    assert refused.exit_code == 3
+    assert "cannot be loaded without running code in it" in " ".join(refused.stderr.split())
