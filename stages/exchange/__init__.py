@@ -57,7 +57,7 @@ def import_rollouts(
 def export_credit(
     rollouts: Annotated[Path, "Rollout file or directory, or - for standard input."],
     *,
-    format: Annotated[str, "What to write; see `apportion list exporters`.", Chooses("exporters")],
+    format: Annotated[str, "Format of the output; see `apportion list exporters`.", Chooses("exporters")],
     settings: Annotated[
         Mapping[str, Any] | None, "Option of the exporter, name=value; repeatable.", Names(("--set",))
     ] = None,

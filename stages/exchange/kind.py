@@ -68,9 +68,12 @@ class Exporter(Entry):
     suffix: str
 
 
-_FORMATS = f"{__package__}.formats"
-IMPORTERS: Kind[Importer] = Kind("importers", "importer", _FORMATS, "apportion import PATH --format {name} -o OUT")
-EXPORTERS: Kind[Exporter] = Kind("exporters", "exporter", _FORMATS, "apportion export IN --format {name} -o OUT")
+IMPORTERS: Kind[Importer] = Kind(
+    "importers", "importer", __package__ or "", "apportion import PATH --format {name} -o OUT"
+)
+EXPORTERS: Kind[Exporter] = Kind(
+    "exporters", "exporter", __package__ or "", "apportion export IN --format {name} -o OUT"
+)
 
 
 def importer(
