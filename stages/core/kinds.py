@@ -196,11 +196,12 @@ class Kind(Generic[E]):
             self.brought_by[entry.name] = plugin
         return entry
 
-    def adder(self, entry: type[E], **facts: Any) -> Callable[[F], F]:
-        """A decorator that adds a function under its own name, as an entry with these facts. Errors as of `add`."""
+    def adder(self, entry: type[E], *, name: str | None = None, **facts: Any) -> Callable[[F], F]:
+        """A decorator that adds a function under a name, its own if none is given, as an entry with these facts. Errors as of
+        `add`."""
 
         def register(function: F) -> F:
-            self.add(entry(name=function.__name__, function=function, **facts))
+            self.add(entry(name=name or function.__name__, function=function, **facts))
             return function
 
         return register

@@ -18,9 +18,10 @@ from ...formats.rollouts import Rollouts
 from ..core.options import as_json
 from ..core.plugins import plugin_digests
 from ..core.progress import track
-from ._spool import Spool, facts_of
+from ._spool import Spool
 from .guess import importer_for, sources_in
 from .kind import IMPORTERS, Importer, Sample, Source, Unmapped
+from .source import field_of
 from .tokens import Encoder
 
 PROMPT = "prompt"
@@ -84,23 +85,20 @@ def import_files(
         unmapped: Counter[str] = Counter()
         columns: dict[str, None] = {}
         texts_only = False
-        groups: set[str] = set()
         for source, sample in _samples(sources, chosen, options, dry_run):
             if isinstance(sample, Unmapped):
                 unmapped[sample.reason] += 1
                 continue
             name = _group(sample, len(spool), group_size, group_by)
-            groups.add(name)
-            columns.update(dict.fromkeys(facts_of(sample.columns)))
+            columns.update(dict.fromkeys(path for path, value in sample.columns.items() if value is not None))
             texts_only |= sample.pieces is not None
             spool.add(sample, name, source.label)
         if not len(spool):
-            told = "; ".join(f"{count:,} {reason}" for reason, count in unmapped.items())
-            raise DataError(f"{paths[0]}: no rollouts in it{f' ({told})' if told else ''}")
+            raise DataError(f"{paths[0]}: no rollouts in it{f' ({_reasons(unmapped)})' if unmapped else ''}")
         if group_size is not None:
-            _check_full(spool, len(groups), group_size, [source.path for source in sources])
+            _check_full(spool, group_size, paths[0])
         summary = {
-            "format": chosen.name, "files": len(sources), "rollouts": len(spool), "groups": len(groups),
+            "format": chosen.name, "files": len(sources), "rollouts": len(spool), "groups": spool.num_groups,
             "columns": list(columns), "unmapped": dict(unmapped), "faults": dict(spool.faults), "loses": list(chosen.loses),
         }  # fmt: skip
         if dry_run:
@@ -129,12 +127,9 @@ def import_files(
             batches = _with_texts(batches, encoder)
         write_rollouts(out, batches, Provenance(history=(record,), facts=facts), force=force)
     done = Imported(out=str(out), **summary)
-    if unmapped or spool.faults:
+    if faulty := unmapped + spool.faults:
         done.render()
-        reasons = "; ".join(f"{count:,} {reason}" for reason, count in (unmapped + spool.faults).items())
-        raise PartialError(
-            f"{out}: written, but {sum((unmapped + spool.faults).values()):,} rows are faulty: {reasons}"
-        )
+        raise PartialError(f"{out}: written, but {faulty.total():,} rows are faulty: {_reasons(faulty)}")
     return done
 
 
@@ -172,24 +167,26 @@ def _shared(sample: Sample, field: str) -> str:
     if field == PROMPT:
         prompt = sample.columns.get(PROMPT)
         return digest_of(prompt if prompt is not None else [int(each) for each in sample.prompt_ids])
-    value: Any = sample.record
-    for key in field.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
+    value = field_of(sample.record, field)
     if value is None:
         known = ", ".join(map(str, sample.record))
         raise DataError(f"{sample.where}: no field {field!r} to group by (fields: {known})")
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 
-def _check_full(spool: Spool, groups: int, size: int, paths: Sequence[Path]) -> None:
+def _reasons(counts: Mapping[str, int]) -> str:
+    return "; ".join(f"{count:,} {reason}" for reason, count in counts.items())
+
+
+def _check_full(spool: Spool, size: int, path: Path) -> None:
     if len(spool) % size:
         raise DataError(
-            f"{paths[0]}: {len(spool):,} rollouts are not whole groups of {size}; give the --group-size that they were sampled with"
+            f"{path}: {len(spool):,} rollouts are not whole groups of {size}; give the --group-size that they were sampled with"
         )
     uneven = spool.group_with_several_prompts()
     if uneven is not None:
         raise DataError(
-            f"{paths[0]}: rollouts {uneven * size} to {uneven * size + size - 1} have different prompts; give the --group-size "
+            f"{path}: rollouts {uneven * size} to {uneven * size + size - 1} have different prompts; give the --group-size "
             "that they were sampled with"
         )
 

@@ -5,7 +5,7 @@ group: memory holds one chunk and one batch, however large the source is.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ...formats.errors import DataError
 from ...formats.flags import ERROR
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
-from ...formats.schema import FIELDS, REQUIRED, arrow_type, ruler_of
+from ...formats.schema import FIELDS, arrow_type, ruler_of
 from ...formats.segments import Array
 from .kind import Sample
 from .tokens import Encoder
@@ -67,6 +67,11 @@ class Spool:
         self._tokens += len(row["token.id"])
         if self._tokens >= CHUNK:
             self._flush()
+
+    @property
+    def num_groups(self) -> int:
+        """How many groups the rows are of."""
+        return len(self._groups)
 
     def group_with_several_prompts(self) -> int | None:
         """The number of the first group whose rows have different prompts; None if there is none."""
@@ -205,9 +210,7 @@ def _array(values: Any, what: str) -> Array:
 
 def _signal(path: str, values: Any, mask: Array) -> Array:
     """[T] numbers on the response's tokens, 0 where the mask is false, for logprobs and credit."""
-    if isinstance(values, float):  # one number a rollout
-        return np.where(mask, np.float32(values), np.float32(0))
-    found = _array(values, path)
+    found = np.full(len(mask), values) if isinstance(values, float) else _array(values, path)  # one number a rollout
     if len(found) != len(mask):
         raise DataError(f"{path}: {len(found)} values for {len(mask)} response tokens")
     if found.dtype.kind not in "biuf":
@@ -268,8 +271,3 @@ def _wider(before: pa.DataType | None, now: pa.DataType) -> pa.DataType:
 
 def _is_number(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind)
-
-
-def facts_of(columns: Mapping[str, Any]) -> list[str]:
-    """The paths that a sample fills beside those that every row has."""
-    return [path for path, value in columns.items() if value is not None and path not in REQUIRED]

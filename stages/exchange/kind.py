@@ -43,8 +43,8 @@ class Importer(Entry):
     """`function(source, **options)` yields a Sample, or an Unmapped, for each rollout of one file.
 
     recognises: whether a file is of this format, by its name and its first record. exact: it holds the token ids that the policy
-    sampled. fills: columns that its
-    rows have, by path, beside the tokens. loses: what the format does not say, or what is not taken over. file_facts: what holds of the whole file that is written.
+    sampled. fills: the columns of its rows beside the tokens, by path. loses: what the format does not say, or what is not taken
+    over. file_facts: what holds of the whole file that is written.
     """
 
     shown = ("exact", "fills", "loses")
@@ -88,17 +88,10 @@ def importer(
     evidence: Evidence | None = None,
 ) -> Callable[[Callable[..., Iterator[Sample | Unmapped]]], Any]:
     """Register the function under this name. Its keyword-only parameters become `--set` options."""
-
-    def register(function: Any) -> Any:
-        IMPORTERS.add(
-            Importer(
-                name=name, function=function, recognises=recognises, exact=exact, fills=fills, loses=loses,
-                file_facts=facts or {}, source=source, evidence=evidence,
-            )
-        )  # fmt: skip
-        return function
-
-    return register
+    return IMPORTERS.adder(
+        Importer, name=name, recognises=recognises, exact=exact, fills=fills, loses=loses, file_facts=facts or {},
+        source=source, evidence=evidence,
+    )  # fmt: skip
 
 
 def exporter(
@@ -111,17 +104,9 @@ def exporter(
     evidence: Evidence | None = None,
 ) -> Callable[[Callable[..., int]], Any]:
     """Register the function under this name. Its keyword-only parameters become `--set` options."""
-
-    def register(function: Any) -> Any:
-        EXPORTERS.add(
-            Exporter(
-                name=name, function=function, needs=needs, needs_with=needs_with, suffix=suffix, source=source,
-                evidence=evidence,
-            )
-        )  # fmt: skip
-        return function
-
-    return register
+    return EXPORTERS.adder(
+        Exporter, name=name, needs=needs, needs_with=needs_with, suffix=suffix, source=source, evidence=evidence
+    )
 
 
 Batches = Iterable[Rollouts]

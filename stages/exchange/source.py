@@ -19,11 +19,6 @@ class Source:
         self.label = label or path.name
         """What tells it from the other files of one import."""
 
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return self.path.name
-
     def number_in_name(self, *before: str) -> int | None:
         """The number that stands behind one of these words in the file's name or in one of its folders', the innermost first.
 
@@ -43,7 +38,7 @@ class Source:
             if self.path.suffix == ".jsonl":
                 return next((record for _, record in self.lines()), None)
             if self.path.suffix == ".json":
-                return self.json()
+                return self.content
             if self.path.suffix == ".parquet":
                 return next((record for _, record in self.rows()), None)
         except DataError:
@@ -65,8 +60,9 @@ class Source:
         except UnicodeDecodeError as error:
             raise DataError(f"{self.path}: not UTF-8 ({error.reason} at byte {error.start})") from error
 
-    def json(self) -> Any:
-        """The whole file as one JSON value. DataError for anything else."""
+    @cached_property
+    def content(self) -> Any:
+        """The whole file as one JSON value, read once. DataError for anything else."""
         try:
             return _parse(self.path.read_text(encoding="utf-8"), str(self.path))
         except UnicodeDecodeError as error:
@@ -93,8 +89,8 @@ class Source:
         if self.path.suffix == ".parquet":
             yield from self.rows()
         elif self.path.suffix == ".json":
-            content = self.json()
-            for number, record in enumerate(content if isinstance(content, list) else [content]):
+            whole = self.content if isinstance(self.content, list) else [self.content]
+            for number, record in enumerate(whole):
                 yield f"{self.path}, record {number}", record
         else:
             yield from self.lines()
@@ -116,6 +112,19 @@ class Source:
                 f"{self.path}: cannot be loaded without running code in it ({told:.120}), so it is not read; have the trainer "
                 "save plain lists, numbers and tensors"
             ) from error
+
+
+def field_of(record: Any, name: str) -> Any:
+    """A field of a record; a.b is b in the mapping a, where no field is called a.b. None where there is none.
+
+    >>> field_of({"a": {"b": 1}}, "a.b"), field_of({"a.b": 2}, "a.b")
+    (1, 2)
+    """
+    if isinstance(record, Mapping) and name in record:
+        return record[name]
+    for key in name.split("."):
+        record = record.get(key) if isinstance(record, Mapping) else None
+    return record
 
 
 def _parse(text: str, where: str) -> Any:

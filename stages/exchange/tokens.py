@@ -1,6 +1,7 @@
 """Texts as token ids, where a source has none: with a model's tokenizer, or one id for each character."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from ...formats.errors import DataError
 from ...formats.segments import Array
 from ..models.characters import CHARACTERS
-from ..models.policy import load_tokenizer
+from ..models.policy import load_tokenizer, render_prompt
 
 
 class Encoder:
@@ -37,7 +38,7 @@ class Encoder:
         owns = np.array([own for _, own in pieces], bool)
         sizes = np.diff(ends, prepend=0)
         starts = ends - sizes
-        ids = np.array([each for ids in encoded for each in ids], np.int32)
+        ids = np.fromiter(chain.from_iterable(encoded), np.int32, int(sizes.sum()))
         return ids, np.repeat(owns, sizes), (starts[owns].tolist(), ends[owns].tolist())
 
     def encode_prompt(self, messages: Sequence[Mapping[str, str]] | None) -> list[int]:
@@ -46,9 +47,7 @@ class Encoder:
             return []
         if getattr(self.tokenizer, "chat_template", None):
             try:
-                return list(
-                    self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
-                )
+                return render_prompt(self.tokenizer, [dict(each) for each in messages])
             except Exception as error:  # a template is a program of its own
                 raise DataError(f"prompt: the chat template of {self.spec} refuses it ({error!s:.120})") from error
         if len(messages) == 1:

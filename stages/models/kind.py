@@ -37,9 +37,4 @@ def engine(
     name: str, *, needs: tuple[str, ...] = (), close: Callable[[], None] | None = None
 ) -> Callable[[Function], Function]:
     """Register the function that opens an engine. Its keyword-only parameters become `--engine-set` options."""
-
-    def register(function: Function) -> Function:
-        ENGINES.add(EngineEntry(name=name, function=function, needs=needs, close=close))
-        return function
-
-    return register
+    return ENGINES.adder(EngineEntry, name=name, needs=needs, close=close)

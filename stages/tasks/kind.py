@@ -139,11 +139,4 @@ def task_family(
     source: str = "",
 ) -> Callable[[Opener], Opener]:
     """Register the function that opens the tasks of a family."""
-
-    def register(function: Opener) -> Opener:
-        TASKS.add(
-            TaskFamily(name=name, function=function, members=members, claims=claims, played=played, source=source)
-        )
-        return function
-
-    return register
+    return TASKS.adder(TaskFamily, name=name, members=members, claims=claims, played=played, source=source)

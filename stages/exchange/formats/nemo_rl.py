@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from ....formats.errors import DataError
 from ....formats.flags import FILTERED
 from ..kind import Sample, Source, Unmapped, importer
@@ -34,10 +36,11 @@ def read_train_data(source: Source) -> Iterator[Sample | Unmapped]:
             raise DataError(f"{where}, token_ids: expected a list of token ids")
         length = int(record.get("input_lengths", len(record["token_ids"])))
         mask = _cut(record, "token_loss_mask", length, where)
-        if not any(mask):
+        own = np.flatnonzero(mask)
+        if not len(own):
             yield Unmapped("rows without a token in the loss mask")
             continue
-        first = next(place for place, own in enumerate(mask) if own)
+        ids, first = _cut(record, "token_ids", length, where), int(own[0])
         columns = {
             path: _cut(record, key, length, where)[first:]
             for key, path in STREAMS.items()
@@ -47,8 +50,8 @@ def read_train_data(source: Source) -> Iterator[Sample | Unmapped]:
         yield Sample(
             where=where,
             rollout_id=f"{step}/{record.get('idx', number)}" if step is not None else str(record.get("idx", number)),
-            prompt_ids=_cut(record, "token_ids", length, where)[:first],
-            ids=_cut(record, "token_ids", length, where)[first:],
+            prompt_ids=ids[:first],
+            ids=ids[first:],
             mask=mask[first:],
             columns={
                 **columns,

@@ -6,6 +6,7 @@ from typing import Any
 
 from ....formats.errors import DataError, UsageError
 from ..kind import Sample, Source, Unmapped, importer
+from ..source import field_of
 from ._messages import message, messages_of, text_of
 
 # Ours, and the names under which trainers write them, the likeliest first.
@@ -25,7 +26,7 @@ NAMES = {
 def _recognises(source: Source) -> bool:
     record = source.first
     record = record[0] if isinstance(record, list) and record else record
-    if not isinstance(record, Mapping) or source.path.suffix == ".pt":
+    if not isinstance(record, Mapping):
         return False
     has_prompt = any(name in record for name in NAMES["prompt"]) and any(name in record for name in NAMES["response"])
     return has_prompt or any(name in record for name in NAMES["messages"])
@@ -56,7 +57,10 @@ def read_texts(source: Source, *, map: str = "") -> Iterator[Sample | Unmapped]:
     for number, (where, record) in enumerate(source.records()):
         if not isinstance(record, Mapping):
             raise DataError(f"{where}: {type(record).__name__}, expected a record with fields")
-        found = {ours: _first(record, theirs) for ours, theirs in names.items()}
+        found = {
+            ours: next((value for name in theirs if (value := field_of(record, name)) is not None), None)
+            for ours, theirs in names.items()
+        }
         prompt, pieces = _split(found)
         if not any(own and text for text, own in pieces):
             yield Unmapped("records without a response")
@@ -95,17 +99,6 @@ def _names(given: str) -> dict[str, tuple[str, ...]]:
             raise UsageError(f"importer text: map: {pair!r}, expected ours=theirs with ours one of {', '.join(names)}")
         names[ours] = (theirs,)
     return names
-
-
-def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    """The first of these fields that is there; a.b is a field inside another."""
-    for name in names:
-        value: Any = record
-        for key in (name,) if name in record else tuple(name.split(".")):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if value is not None:
-            return value
-    return None
 
 
 def _group(uid: str) -> str:

@@ -1,6 +1,7 @@
 """Traces of verifiers and prime-rl."""
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from ....formats.errors import DataError
 from ....formats.flags import ERROR, FILTERED, TRUNCATED
 from ..kind import Sample, Source, Unmapped, importer
-from ._messages import message
+from ._messages import messages_of
 
 STREAMS = {
     "logprobs": "token.logprob",
@@ -96,7 +97,6 @@ def _read_trace(
         columns = _columns(where, nodes, path, owned, _is_trainable(nodes, path))
         lineage = _lineage(nodes, path) or (agent if several_agents else None)
         columns |= common | ({"part": part} if len(paths) > 1 else {}) | ({"lineage": lineage} if lineage else {})
-        columns["flags"] = list(flags)
         ids, mask, start = columns.pop("ids"), columns.pop("mask"), columns.pop("first")
         yield Sample(
             where=where,
@@ -146,30 +146,28 @@ def _lineage(nodes: list[Any], path: list[int]) -> str | None:
 
 def _columns(where: str, nodes: list[Any], path: list[int], owned: set[int], trainable: bool) -> dict[str, Any]:
     """Tokens, steps and streams of a path; `first` is the place of the first sampled token."""
-    lists = {"ids": [list(nodes[node].get("token_ids") or ()) for node in path]}
-    lists["mask"] = [list(nodes[node].get("mask") or ()) for node in path]
-    for node, ids, mask in zip(path, lists["ids"], lists["mask"], strict=True):
-        if len(mask) != len(ids):
-            raise DataError(f"{where}, node {node}: mask has {len(mask)} values for {len(ids)} token ids")
-    sizes = np.array([len(each) for each in lists["ids"]])
-    mask = np.array([each for row in lists["mask"] for each in row], bool)
+    ids = [nodes[node].get("token_ids") or () for node in path]
+    masks = [nodes[node].get("mask") or () for node in path]
+    for node, own_ids, own_mask in zip(path, ids, masks, strict=True):
+        if len(own_mask) != len(own_ids):
+            raise DataError(f"{where}, node {node}: mask has {len(own_mask)} values for {len(own_ids)} token ids")
+    sizes = np.array([len(each) for each in ids])
+    mask = np.fromiter(chain.from_iterable(masks), bool, int(sizes.sum()))
     first = int(mask.argmax()) if mask.any() else len(mask)
     starts = np.cumsum(sizes) - sizes
     sampled = np.array([bool(nodes[node].get("sampled")) for node in path])
-    found: dict[str, Any] = {
-        "ids": [each for row in lists["ids"] for each in row], "mask": mask, "first": first,
-    }  # fmt: skip
+    found: dict[str, Any] = {"ids": list(chain.from_iterable(ids)), "mask": mask, "first": first}
     for key, column in STREAMS.items():
         values = [nodes[node].get(key) for node in path]
-        if key == "logprobs" and not any(values):
-            continue
-        if key != "logprobs" and not any(each is not None for each in values):
+        if key == "logprobs":  # empty where there are none; the other streams are missing then
+            values = [each or None for each in values]
+        if all(each is None for each in values):
             continue
         spread = np.zeros(len(mask), np.float32)
         for place, node in enumerate(path):
             inside = slice(starts[place], starts[place] + sizes[place])
             own, given = mask[inside], values[place]
-            if given is None or (key == "logprobs" and not given):
+            if given is None:
                 continue
             if len(given) != own.sum():
                 raise DataError(f"{where}, node {node}: {key} has {len(given)} values for {own.sum()} sampled tokens")
@@ -190,11 +188,9 @@ def _columns(where: str, nodes: list[Any], path: list[int], owned: set[int], tra
     found["step.end"] = (starts[steps] + sizes[steps] - first).tolist()
     found["step.kind"] = ["turn"] * len(steps)
     read = next((place for place, is_own in enumerate(sampled) if is_own), len(path))
-    said = [nodes[node].get("message") or {} for node in path]
-    found["prompt"] = [message(each.get("role"), each.get("content"), each.get("tool_calls")) for each in said[:read]]
-    found["text"] = "\n".join(
-        message(each.get("role"), each.get("content"), each.get("tool_calls"))["content"] for each in said[read:]
-    )
+    said = messages_of(nodes[node].get("message") or {} for node in path)
+    found["prompt"] = said[:read]
+    found["text"] = "\n".join(each["content"] for each in said[read:])
     return found
 
 
