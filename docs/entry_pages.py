@@ -85,7 +85,7 @@ def columns_and_losses(entry: Any) -> list[str]:
     """The columns that an importer fills, and what it cannot take over; empty for any other entry."""
     if not hasattr(entry, "loses"):
         return []
-    exact = "the token ids that the policy sampled" if entry.exact else "token ids made of its texts"
+    exact = "the token ids that the policy sampled" if entry.exact else "token ids made of their texts"
     filled = ", ".join(f"`{path}`" for path in entry.fills)
     lost = [f"- {what}" for what in entry.loses]
     return ["## Columns", f"Rows have {exact}, and {filled}.", *(["Lost:", "\n".join(lost)] if lost else [])]

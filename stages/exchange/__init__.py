@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @check_numbers
 def import_rollouts(
-    paths: Annotated[list[Path], "Files of another system, or directories to look for them."],
+    paths: Annotated[list[Path], "Files of another system, or directories that hold them."],
     *,
     format: Annotated[
         str | None,
@@ -26,14 +26,12 @@ def import_rollouts(
     ] = None,
     tokenizer: Annotated[
         str | None,
-        "Model whose tokenizer makes token ids of texts, or texts of token ids; without it, texts get an id a character.",
+        "Model whose tokenizer makes token ids of texts, or texts of token ids; without it, each character of a text is a token.",
     ] = None,
     group_size: Annotated[
-        int | None, "Rows of each group, where the files name none: so many in a row.", AtLeast(1)
+        int | None, "Rows of each group, which follow each other, where the files name no groups.", AtLeast(1)
     ] = None,
-    group_by: Annotated[
-        str | None, "Field of the files' records that rows of a group share (a.b for one inside another); or prompt."
-    ] = None,
+    group_by: Annotated[str | None, "Field that the rows of a group share (a.b for b inside a), or prompt."] = None,
     lenient: Annotated[
         bool, "Keep rows that break a rule and flag them error, instead of stopping at the first."
     ] = False,
@@ -44,7 +42,7 @@ def import_rollouts(
     """Read other systems' rollouts into a rollout file.
 
     Token ids are taken over as they are, and never made again. The trainer's own advantages go to `token.advantage_NAME`, so that
-    `diff` compares them with a credit method. A format that holds only texts gives a file that every command but `train` takes.
+    `diff` compares them with a credit method. A format that holds only texts gives a file that every command takes but `train`.
     """
     from ._import import import_files
 

@@ -96,7 +96,8 @@ def import_files(
         if not len(spool):
             raise DataError(f"{paths[0]}: no rollouts in it{f' ({_reasons(unmapped)})' if unmapped else ''}")
         if group_size is not None:
-            _check_full(spool, group_size, paths[0])
+            is_cut_short = dry_run and len(spool) + unmapped.total() >= LOOKED_AT
+            _check_groups(spool, group_size, paths[0], all_rows=not is_cut_short)
         summary = {
             "format": chosen.name, "files": len(sources), "rollouts": len(spool), "groups": spool.num_groups,
             "columns": list(columns), "unmapped": dict(unmapped), "faults": dict(spool.faults), "loses": list(chosen.loses),
@@ -136,13 +137,18 @@ def import_files(
 def _samples(
     sources: Sequence[Source], chosen: Importer, options: Mapping[str, Any], dry_run: bool
 ) -> Iterator[tuple[Source, Sample | Unmapped]]:
+    """What the importer makes of the files' records; a dry run ends early. DataError for a record of another shape."""
     taken = 0
     for source in track(sources, total=len(sources), what="import"):
-        for sample in chosen.function(source, **options):
-            yield source, sample
-            taken += 1
-            if dry_run and taken >= LOOKED_AT:
-                return
+        try:
+            for sample in chosen.function(source, **options):
+                yield source, sample
+                taken += 1
+                if dry_run and taken >= LOOKED_AT:
+                    return
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            told = f"{type(error).__name__}: {error}"
+            raise DataError(f"{source.place}: not the shape that importer {chosen.name} reads ({told:.160})") from error
 
 
 def _group(sample: Sample, row: int, size: int | None, by: str | None) -> str:
@@ -178,8 +184,9 @@ def _reasons(counts: Mapping[str, int]) -> str:
     return "; ".join(f"{count:,} {reason}" for reason, count in counts.items())
 
 
-def _check_full(spool: Spool, size: int, path: Path) -> None:
-    if len(spool) % size:
+def _check_groups(spool: Spool, size: int, path: Path, *, all_rows: bool) -> None:
+    """DataError for groups of another size: the last one is not full, or rows of one have different prompts."""
+    if all_rows and len(spool) % size:
         raise DataError(
             f"{path}: {len(spool):,} rollouts are not whole groups of {size}; give the --group-size that they were sampled with"
         )

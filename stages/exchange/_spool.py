@@ -42,7 +42,7 @@ class Spool:
         self._groups: dict[str, int] = {}
         self._group_of_row: list[int] = []
         self._names: set[str] = set()
-        self._prompts: list[int] = []  # equal where prompts are
+        self._prompts: list[int | None] = []  # equal where prompts are; None of a faulty row, which has none
         self.faults: Counter[str] = Counter()
         """Rows flagged `error`, by reason."""
 
@@ -51,7 +51,9 @@ class Spool:
 
     def add(self, sample: Sample, group_id: str, label: str) -> None:
         """Take one row. DataError, with the place and the field, for one that breaks a rule."""
+        faults = self.faults.total()
         row = self._checked(sample)
+        prompt = np.asarray(row["prompt_ids"], np.int32).tobytes() if self.faults.total() == faults else None
         name = sample.rollout_id
         if name in self._names:
             name = f"{label}/{name}"
@@ -62,7 +64,7 @@ class Spool:
         self._names.add(name)
         row |= {"rollout_id": name, "group_id": group_id}
         self._group_of_row.append(self._groups.setdefault(group_id, len(self._groups)))
-        self._prompts.append(hash(np.asarray(row["prompt_ids"], np.int32).tobytes()))
+        self._prompts.append(None if prompt is None else hash(prompt))
         self._rows.append(row)
         self._tokens += len(row["token.id"])
         if self._tokens >= CHUNK:
@@ -77,7 +79,7 @@ class Spool:
         """The number of the first group whose rows have different prompts; None if there is none."""
         first: dict[int, int] = {}
         for group, prompt in zip(self._group_of_row, self._prompts, strict=True):
-            if first.setdefault(group, prompt) != prompt:
+            if prompt is not None and first.setdefault(group, prompt) != prompt:
                 return group
         return None
 

@@ -18,6 +18,8 @@ class Source:
         self.path = path
         self.label = label or path.name
         """What tells it from the other files of one import."""
+        self.place = str(path)
+        """The file and the record that was read last, for messages."""
 
     def number_in_name(self, *before: str) -> int | None:
         """The number that stands behind one of these words in the file's name or in one of its folders', the innermost first.
@@ -55,8 +57,10 @@ class Source:
             with self.path.open(encoding="utf-8") as stream:
                 for number, line in enumerate(stream, start=1):
                     if line.strip():
-                        where = f"{self.path}, line {number}"
-                        yield where, _parse(line, where)
+                        self.place = f"{self.path}, line {number}"
+                        yield self.place, _parse(line, self.place)
+        except OSError as error:
+            raise self._unreadable(error) from error
         except UnicodeDecodeError as error:
             raise DataError(f"{self.path}: not UTF-8 ({error.reason} at byte {error.start})") from error
 
@@ -65,6 +69,8 @@ class Source:
         """The whole file as one JSON value, read once. DataError for anything else."""
         try:
             return _parse(self.path.read_text(encoding="utf-8"), str(self.path))
+        except OSError as error:
+            raise self._unreadable(error) from error
         except UnicodeDecodeError as error:
             raise DataError(f"{self.path}: not UTF-8 ({error.reason} at byte {error.start})") from error
 
@@ -78,7 +84,8 @@ class Source:
             with pq.ParquetFile(self.path) as file:
                 for batch in file.iter_batches(1024):
                     for record in batch.to_pylist():
-                        yield f"{self.path}, row {number}", record
+                        self.place = f"{self.path}, row {number}"
+                        yield self.place, record
                         number += 1
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             told = str(error).strip().splitlines()[0]
@@ -91,9 +98,13 @@ class Source:
         elif self.path.suffix == ".json":
             whole = self.content if isinstance(self.content, list) else [self.content]
             for number, record in enumerate(whole):
-                yield f"{self.path}, record {number}", record
+                self.place = f"{self.path}, record {number}"
+                yield self.place, record
         else:
             yield from self.lines()
+
+    def _unreadable(self, error: OSError) -> DataError:
+        return DataError(f"{self.path}: cannot be read ({error.strerror or error})")
 
     def torch(self) -> Any:
         """What `torch.save` wrote, loaded as weights only: no code in it runs. DataError for anything that this cannot hold.

@@ -27,7 +27,7 @@ DECIMALS = 4  # of the floats in a record
     exact=True,
     fills=(
         "reward", "rewards.NAME", "prompt", "text", "episode_id", "part", "lineage", "iteration", "policy_start", "policy_end",
-        "flags", "error", "step.start", "step.end", "step.kind", *STREAMS.values(), "token.trainable",
+        "purpose", "flags", "error", "step.start", "step.end", "step.kind", *STREAMS.values(), "token.trainable",
     ),
     loses=("routed experts and sampling masks, which are not on disk", "digits of per-token numbers beyond the fourth decimal"),
     facts={"logprob_decimals": DECIMALS},

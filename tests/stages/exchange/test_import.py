@@ -1,6 +1,7 @@
 """`import` and `export` on files of the shapes that the sources write."""
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -184,6 +185,52 @@ def test_a_list_that_is_too_short_and_a_line_that_is_no_json_are_named(cli: Cli,
     refused = cli("import", source, "--group-size", 1, "-o", tmp_path / "out.parquet")
     assert refused.exit_code == 3
     assert "line 2: not JSON" in " ".join(refused.stderr.split())
+
+
+def test_a_faulty_row_does_not_make_its_group_one_of_several_prompts(cli: Cli, tmp_path: Path) -> None:
+    faulty = nemo_row(1, 0.0, generation_logprobs=[0, 0, 0, 0.1, 0, 0, 0])
+    source = write_lines(tmp_path / "train_data_step3.jsonl", [nemo_row(0, 1.0), faulty])
+    done = cli("import", source, "--group-size", 2, "--lenient", "-o", tmp_path / "out.parquet")
+    assert done.exit_code == 4, done.stderr
+    assert RolloutFile(tmp_path / "out.parquet").read().groups.sizes.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        ("traces.jsonl", {"id": "e", "traces": [{"agent": {"name": "a"}, "nodes": ["no mapping"]}]}),
+        ("traces.jsonl", {"id": "e", "traces": 3}),
+        ("traces.jsonl", trace("a", "g", 1.0, rewards={"exact": {"weight": 1.0}})),
+        ("train_data_step3.jsonl", nemo_row(0, 1.0, input_lengths="six")),
+    ],
+)
+def test_a_record_of_another_shape_is_named_in_one_line(name: str, record: Any, cli: Cli, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / name, [record])
+    refused = cli("import", source, "--group-size", 1, "-o", tmp_path / "out.parquet")
+    assert refused.exit_code == 3
+    (line,) = refused.stderr.strip().splitlines()
+    assert f"{name}, line 1: not the shape that importer" in line
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_dry_run_that_ends_early_takes_any_group_size(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apportion.stages.exchange._import.LOOKED_AT", 4)
+    source = write_lines(tmp_path / "train_data_step3.jsonl", [nemo_row(row, 1.0) for row in range(6)])
+    assert cli("import", source, "--group-size", 3, "--dry-run").exit_code == 0
+    source = write_lines(tmp_path / "train_data_step4.jsonl", [nemo_row(row, 1.0) for row in range(3)])
+    assert cli("import", source, "--group-size", 2, "--dry-run").exit_code == 3
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_that_may_not_be_read_is_one_line(cli: Cli, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "1.jsonl", verl_rows())
+    source.chmod(0)
+    for command in (("import", source, "--format", "text", "-o", tmp_path / "out.parquet"), ("inspect", source)):
+        refused = cli(*command)
+        assert refused.exit_code == 3
+        assert len(refused.stderr.strip().splitlines()) == 1
 
 
 def test_records_that_are_no_rollouts_are_counted_by_reason(cli: Cli, tmp_path: Path) -> None:
