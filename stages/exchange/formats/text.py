@@ -53,42 +53,45 @@ def read_texts(source: Source, *, map: str = "") -> Iterator[Sample | Unmapped]:
         map: your own names, as ours=theirs, joined by commas: prompt, response, messages, reward, group, id, step, advantage,
             reference.
     """
-    names = _names(map)
+    names, step = _names(map), source.number_in_name("step", "completions")
     for number, (where, record) in enumerate(source.records()):
-        if not isinstance(record, Mapping):
-            raise DataError(f"{where}: {type(record).__name__}, expected a record with fields")
-        found = {
-            ours: next((value for name in theirs if (value := field_of(record, name)) is not None), None)
-            for ours, theirs in names.items()
-        }
-        prompt, pieces = _split(found)
-        if not any(own and text for text, own in pieces):
-            yield Unmapped("records without a response")
-            continue
-        group = found["group"]
-        reward = found["reward"]
-        columns: dict[str, Any] = {
-            "prompt": prompt,
-            "text": "".join(text for text, _ in pieces),
-            "reference": None if found["reference"] is None else text_of(found["reference"]),
-            "reward": sum(reward.values()) if isinstance(reward, Mapping) else reward,
-            "iteration": found["step"]
-            if isinstance(found["step"], int)
-            else source.number_in_name("step", "completions"),
-            "step.kind": ["turn"] * sum(own for _, own in pieces),
-            **_rewards(record, reward),
-        }
-        if isinstance(found["advantage"], int | float):
-            columns["token.advantage_source"] = float(found["advantage"])
-        name = text_of(found["id"]) if found["id"] is not None else f"{source.path.stem}/{number}"
-        yield Sample(
-            where=where,
-            rollout_id=name,
-            group_id=None if group is None else _group(text_of(group)),
-            pieces=pieces,
-            columns={path: value for path, value in columns.items() if value is not None},
-            record=record,
-        )
+        with source.record():
+            yield _sample(where, record, f"{source.path.stem}/{number}", step, names)
+
+
+def _sample(
+    where: str, record: Any, name: str, step: int | None, names: Mapping[str, tuple[str, ...]]
+) -> Sample | Unmapped:
+    if not isinstance(record, Mapping):
+        raise DataError(f"{where}: {type(record).__name__}, expected a record with fields")
+    found = {
+        ours: next((value for name in theirs if (value := field_of(record, name)) is not None), None)
+        for ours, theirs in names.items()
+    }
+    prompt, pieces = _split(found)
+    if not any(own and text for text, own in pieces):
+        return Unmapped("records without a response")
+    group = found["group"]
+    reward = found["reward"]
+    columns: dict[str, Any] = {
+        "prompt": prompt,
+        "text": "".join(text for text, _ in pieces),
+        "reference": None if found["reference"] is None else text_of(found["reference"]),
+        "reward": sum(reward.values()) if isinstance(reward, Mapping) else reward,
+        "iteration": found["step"] if isinstance(found["step"], int) else step,
+        "step.kind": ["turn"] * sum(own for _, own in pieces),
+        **_rewards(record, reward),
+    }
+    if isinstance(found["advantage"], int | float):
+        columns["token.advantage_source"] = float(found["advantage"])
+    return Sample(
+        where=where,
+        rollout_id=text_of(found["id"]) if found["id"] is not None else name,
+        group_id=None if group is None else _group(text_of(group)),
+        pieces=pieces,
+        columns={path: value for path, value in columns.items() if value is not None},
+        record=record,
+    )
 
 
 def _names(given: str) -> dict[str, tuple[str, ...]]:

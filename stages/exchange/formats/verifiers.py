@@ -47,14 +47,15 @@ def read_traces(source: Source) -> Iterator[Sample | Unmapped]:
     """
     effective = _effective(source)
     for where, episode in source.lines():
-        if not isinstance(episode, Mapping):
-            raise DataError(f"{where}: {type(episode).__name__}, expected an episode")
-        traces = episode.get("traces") if "traces" in episode else [episode]
-        if not traces:
-            yield Unmapped("episodes without a trace")
-            continue
-        for trace in traces:
-            yield from _read_trace(where, episode, trace, source, effective)
+        with source.record():
+            if not isinstance(episode, Mapping):
+                raise DataError(f"{where}: {type(episode).__name__}, expected an episode")
+            traces = episode.get("traces") if "traces" in episode else [episode]
+            if not traces:
+                yield Unmapped("episodes without a trace")
+                continue
+            for trace in traces:
+                yield from _read_trace(where, episode, trace, source, effective)
 
 
 def _read_trace(
