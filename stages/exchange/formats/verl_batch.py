@@ -92,6 +92,4 @@ def _sample(
 
 def _rows(column: Any) -> list[Any]:
     """The rows of a nested or plain tensor, or of a column of other things."""
-    if hasattr(column, "unbind"):
-        return list(column.unbind())
-    return column.tolist() if hasattr(column, "tolist") else list(column)
+    return list(column.unbind()) if hasattr(column, "untyped_storage") else column.tolist()
