@@ -51,7 +51,7 @@ class Row:
 
 @importer(
     "atif",
-    recognises=lambda source: source.path.suffix == ".json" and source.has("schema_version", "steps") and _is_atif(source.content),
+    recognises=lambda source: source.has("schema_version", "steps") and str(source.first["schema_version"]).startswith("ATIF"),
     exact=True,
     fills=(
         "reward", "rewards.NAME", "step.reward", "prompt", "text", "episode_id", "part", "lineage", "task", "engine", "flags", "error",
@@ -62,7 +62,7 @@ class Row:
     evidence="code",
 )  # fmt: skip
 def read_trajectory(source: Source, *, reward_key: str = "reward") -> Iterator[Sample | Unmapped]:
-    """A trajectory.json of a Harbor trial, with the trial's result.json if it is in the folder above.
+    """A trajectory.json of a Harbor trial, with the trial's result.json if it is in the folder above; or trajectories, one a line.
 
     An agent's step is a call of the model. Where steps have token ids, or the result has them as rollout details, a call whose
     prompt goes on from the last one continues the row, and what lies between is an environment's; any other prompt begins a new
@@ -76,24 +76,24 @@ def read_trajectory(source: Source, *, reward_key: str = "reward") -> Iterator[S
         reward_key: which of several rewards is the reward.
     """
     path = source.path.absolute()
-    if path.name != MAIN and path.name in _referred_to_by(path.with_name(MAIN)):
-        return  # read with the trajectory that refers to it
-    with source.record():
-        trial = _trial_of(path, reward_key)
-        if path == trial.files[0]:  # the others are read with it
-            yield from _samples(source, trial)
+    if path.suffix == ".jsonl":
+        for _, content in source.lines():
+            with source.record():
+                yield from _samples(source, content, _trial_in(content, path))
+    elif path.name == MAIN or path.name not in _referred_to_by(path.with_name(MAIN)):
+        with source.record():
+            trial = _trial_of(path, reward_key)
+            if path == trial.files[0]:  # the others are read with it
+                yield from _samples(source, source.content, trial)
 
 
-def _is_atif(content: Any) -> bool:
-    return str(content.get("schema_version", "")).startswith("ATIF")
-
-
-def _samples(source: Source, trial: Trial) -> Iterator[Sample | Unmapped]:
-    rows = [row for stage, path in enumerate(trial.files) for row in _rows_of(path, stage, trial.details[stage])]
+def _samples(source: Source, content: Mapping[str, Any], trial: Trial) -> Iterator[Sample | Unmapped]:
+    rows: list[Row] = []
+    for stage, path in enumerate(trial.files):
+        rows += _rows_of(path, Source(path).content if stage else content, stage, trial.details[stage])
     if not rows:
         yield Unmapped("trajectories in which the agent said nothing")
         return
-    content = source.content
     name = str(trial.name or content.get("trajectory_id") or content.get("session_id") or source.path.parent.name)
     last_of_stage = {row.stage: number for number, row in enumerate(rows)}
     for part, row in enumerate(rows):
@@ -103,7 +103,7 @@ def _samples(source: Source, trial: Trial) -> Iterator[Sample | Unmapped]:
             **trial.columns,
             "prompt": prompt,
             "text": "".join(text for text, _ in pieces),
-            "lineage": row.lineage,
+            "lineage": row.lineage or trial.columns.get("lineage"),
             **(row.line.columns() if row.line is not None else {"step.kind": ["turn"] * steps}),
         }
         if any(each is not None for each in trial.rewards):
@@ -116,7 +116,7 @@ def _samples(source: Source, trial: Trial) -> Iterator[Sample | Unmapped]:
             {} if row.line is None else {"prompt_ids": row.line.prompt_ids, "ids": row.line.ids, "mask": row.line.mask}
         )
         yield Sample(
-            where=str(trial.files[row.stage]),
+            where=str(trial.files[row.stage]) if row.stage else source.place,
             rollout_id=f"{name}/{part}" if len(rows) > 1 else name,
             group_id=trial.group,
             **ids,
@@ -126,10 +126,10 @@ def _samples(source: Source, trial: Trial) -> Iterator[Sample | Unmapped]:
         )
 
 
-def _rows_of(path: Path, stage: int, details: tuple[Any, ...]) -> list[Row]:
+def _rows_of(path: Path, content: Mapping[str, Any], stage: int, details: tuple[Any, ...]) -> list[Row]:
     """The rows of a trajectory and of those that belong to it."""
     found: list[Row] = []
-    for lineage, trajectory in _family(path, Source(path).content, None):
+    for lineage, trajectory in _family(path, content, None):
         said = _said(trajectory["steps"])
         calls = _calls(trajectory["steps"], f"{path}, {lineage or 'main'}")
         if not any(each.call is not None and (calls or each.text) for each in said):
@@ -243,6 +243,14 @@ def _texts(row: Row) -> tuple[list[dict[str, str]], list[tuple[str, bool]]]:
     last = next((place for place in own if place > first and row.said[place].call not in calls), len(row.said))
     prompt = [{"role": each.role, "content": each.text} for each in row.said[:first]]
     return prompt, [(each.text, each.call is not None) for each in row.said[first:last]]
+
+
+def _trial_in(content: Mapping[str, Any], path: Path) -> Trial:
+    """What the exporter of this format wrote into a trajectory's own `extra`."""
+    extra = content.get("extra") or {}
+    named = {f"rewards.{name}": value for name, value in (extra.get("rewards") or {}).items()}
+    known = {name: extra.get(name) for name in ("episode_id", "part", "lineage", "reward")}
+    return Trial((path,), name=extra.get("rollout_id"), group=extra.get("group_id"), columns={**known, **named})
 
 
 def _trial_of(path: Path, reward_key: str) -> Trial:
