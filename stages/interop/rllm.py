@@ -76,14 +76,16 @@ def _add(rows: Rows, line: Sequence[tuple[Any, list[int]]], **known: Any) -> lis
         own += [False] * len(between)
         logprobs += [0.0] * len(between)
         places.append((step, len(rows.ids), len(ids)))
+        if "token.logprob" in rows.credit.needs and len(step.logprobs) != len(step.response_ids):
+            raise DataError(
+                f"trajectory {known['episode']}: a step has {len(step.logprobs)} log-probabilities for {len(step.response_ids)} tokens"
+            )
         if step.response_ids:
             spans.append((len(ids), len(ids) + len(step.response_ids)))
             earned.append(step.reward or 0.0)
         ids += step.response_ids
         own += [True] * len(step.response_ids)
         logprobs += step.logprobs
-    if "token.logprob" in rows.credit.needs and len(logprobs) != len(ids):
-        raise DataError(f"a step has {len(logprobs)} log-probabilities where {len(ids)} tokens are")
     rows.add(ids, own, spans=spans, signals={"token.logprob": logprobs, "step.reward": earned}, **known)
     return places
 
