@@ -120,7 +120,7 @@ def test_a_trajectory_without_a_reward_takes_no_part(unknown: float | None) -> N
 def test_steps_without_tokens_get_an_empty_list() -> None:
     group = Group([Trajectory([Step([1], []), Step([1], [5])], 1.0), Trajectory([Step([1], [])], 0.0)], "t:a")
     assert call("rloo", [group]) == [[[], [1.0]], [[]]]
-    assert call("turn_return", [group]) == [[[], [0.5]], [[]]]
+    assert call("turn_return", [group]) == [[[], [0.0]], [[]]]  # a turn that no other has
     assert call("rloo", []) == []
 
 
