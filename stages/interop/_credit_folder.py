@@ -58,7 +58,7 @@ def read_credit(folder: Path, keys: Sequence[str]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     missing = set(keys)
     for path in sorted(folder.glob("credit-*.parquet"), key=lambda each: each.stat().st_mtime_ns, reverse=True):
-        batch = RolloutFile(path).read(["rollout_id", "token.advantage"])
+        batch = RolloutFile(path).read(["group_id", "rollout_id", "token.advantage"])
         credit = batch.ragged("token.advantage")
         for row, key in enumerate(batch.strings("rollout_id")):
             if key in missing:
