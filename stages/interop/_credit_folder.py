@@ -13,14 +13,13 @@ from ...formats.parquet import RolloutFile, write_rollouts
 from ...formats.provenance import Provenance
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
-from ..assign_credit._responses import as_array
-from ._rows import Rows
+from ._rows import Rows, as_numpy
 
 
 def key_of(index: int, tokens: Any) -> str:
     """Of a sample, in all processes. Its tokens are in it: fan-out may give several samples one index, and for tokens that were
     changed on the way nothing must be found."""
-    return f"{index}-{crc32(as_array(tokens).astype(np.int64).tobytes()):08x}"
+    return f"{index}-{crc32(as_numpy(tokens).astype(np.int64).tobytes()):08x}"
 
 
 def write_credit(folder: Path, keys: Sequence[str], prompts: Sequence[list[int]], rows: Rows, credit: Any) -> Path:

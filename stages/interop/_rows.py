@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ...formats.errors import DataError, UsageError
 from ..assign_credit import TokenCredit
 
@@ -25,6 +27,14 @@ def credit_for(
 def needs_tokens(credit: TokenCredit) -> bool:
     """Whether the method goes by what the tokens are, and not only by whose they are."""
     return any(path.startswith("node.") for path in credit.needs)
+
+
+def as_numpy(values: Any) -> Any:
+    """A tensor from wherever it is, a list or an array."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        return (values.float() if values.is_floating_point() else values).numpy()
+    return np.asarray(values)
 
 
 @dataclass

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...formats.errors import DataError, UsageError
-from ..assign_credit._responses import as_array
-from ._rows import SPANS, Rows, credit_for, needs_tokens
+from ._rows import SPANS, Rows, as_numpy, credit_for, needs_tokens
 
 
 def install(method: str, *, preset: str | None = None, **options: Any) -> None:
@@ -66,12 +65,12 @@ class Credit:
         """
         import torch
 
-        trained = as_array(mask) > 0  # [B, S]
-        groups = self._groups(as_array(prompt_ids), len(trained))
+        trained = as_numpy(mask) > 0  # [B, S]
+        groups = self._groups(as_numpy(prompt_ids), len(trained))
         sequences = self._sequences(repeated_batch, trained)
-        logprobs = None if logprobs_policy is None else as_array(logprobs_policy)
-        left_out = np.zeros(len(trained), bool) if valid_mask is None else as_array(valid_mask).reshape(-1) == 0
-        rewards = as_array(rewards).reshape(-1)
+        logprobs = None if logprobs_policy is None else as_numpy(logprobs_policy)
+        left_out = np.zeros(len(trained), bool) if valid_mask is None else as_numpy(valid_mask).reshape(-1) == 0
+        rewards = as_numpy(rewards).reshape(-1)
         if len(rewards) != len(trained):
             raise DataError(f"rewards: {len(rewards)} values for {len(trained)} rows")
         rows, starts = Rows(self.credit), list[int]()
@@ -119,10 +118,10 @@ class Credit:
 def _sequence(messages: Sequence[Mapping[str, Any]], trained: Any, number: int) -> tuple[Any, Any]:
     ids, own = list[Any](), list[Any]()
     for message in messages:
-        tokens = as_array(message["token_ids"]).reshape(-1)
+        tokens = as_numpy(message["token_ids"]).reshape(-1)
         written = message.get("token_loss_mask")
         ids.append(tokens)
-        own.append(np.full(len(tokens), message["role"] == "assistant") if written is None else as_array(written) > 0)
+        own.append(np.full(len(tokens), message["role"] == "assistant") if written is None else as_numpy(written) > 0)
     whole, wrote = np.concatenate([np.empty(0, np.int64), *ids]), np.concatenate([np.empty(0, bool), *own])
     if (
         len(wrote) != len(whole)
