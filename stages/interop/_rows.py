@@ -92,7 +92,7 @@ class Rows:
         """The credit of every token of every row."""
         if not self.ids:
             return []
-        lengths = {len(row) for row in self.ids}
+        lengths = [len(row) for row in self.ids]
         steps: Any = None
         if "step.start" in self.credit.needs:
             steps = self.spans if any(self.spans) else "mask"
@@ -102,7 +102,7 @@ class Rows:
             token_ids=self.ids,
             mask=self.own,
             # Rows of one length are read as padded ones, whose ends would be guessed from the mask.
-            attention_mask=[[True] * len(row) for row in self.ids] if len(lengths) == 1 else None,
+            lengths=lengths if len(set(lengths)) == 1 else None,
             steps=steps,
             skip=self.skipped,
             episode=self.episodes,
