@@ -175,7 +175,8 @@ def _columns(where: str, nodes: list[Any], path: list[int], owned: set[int], tra
             spread[inside][own] = given
         found[column] = spread[first:]
     new = np.array([node not in owned for node in path]) & trainable
-    owned.update(path)
+    if trainable:
+        owned.update(path)
     if not new[sampled].all():
         trainable_here = (mask & np.repeat(new, sizes))[first:]
         found["token.trainable"] = trainable_here

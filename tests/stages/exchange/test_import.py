@@ -120,6 +120,16 @@ def test_an_attempt_at_compaction_that_nothing_went_on_from_is_not_trained(cli: 
     assert batch.strings("lineage") == [None, "compaction"]
 
 
+def test_what_an_attempt_shares_belongs_to_the_first_branch_that_is_trained(cli: Cli, tmp_path: Path) -> None:
+    episode = trace("a", "g", 1.0, branches=2)
+    first_leaf = len(trace("a", "g", 1.0)["traces"][0]["nodes"]) - 1
+    episode["traces"][0]["nodes"][first_leaf]["semantic_parents"] = [{"node": 1, "type": "compaction_attempt"}]
+    source = write_lines(tmp_path / "traces.jsonl", [episode])
+    assert cli("import", source, "-o", tmp_path / "out.parquet").exit_code == 0
+    batch = RolloutFile(tmp_path / "out.parquet").read()
+    assert batch.trainable.reshape(2, 6).tolist() == [[False] * 6, [True, True, False, False, False, True]]
+
+
 def test_what_prime_rl_left_out_of_effective_is_flagged(cli: Cli, tmp_path: Path) -> None:
     for name, traces in (("all", [trace("a", "g", 1.0), trace("b", "g", 0.0)]), ("effective", [trace("a", "g", 1.0)])):
         (tmp_path / "step_3" / "train" / name).mkdir(parents=True)
