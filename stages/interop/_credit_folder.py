@@ -8,6 +8,7 @@ from zlib import crc32
 import numpy as np
 import pyarrow as pa
 
+from ...formats.digests import digest_of_tokens
 from ...formats.errors import DataError
 from ...formats.parquet import RolloutFile, write_rollouts
 from ...formats.provenance import Provenance
@@ -19,7 +20,7 @@ from ._rows import Rows, as_numpy
 def key_of(index: int, tokens: Any) -> str:
     """Of a sample, in all processes. Its tokens are in it: fan-out may give several samples one index, and for tokens that were
     changed on the way nothing must be found."""
-    return f"{index}-{crc32(as_numpy(tokens).astype(np.int64).tobytes()):08x}"
+    return f"{index}-{digest_of_tokens([], as_numpy(tokens))}"
 
 
 def write_credit(folder: Path, keys: Sequence[str], prompts: Sequence[list[int]], rows: Rows, credit: Any) -> Path:
