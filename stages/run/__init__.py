@@ -25,6 +25,11 @@ def run(
         "Checkpoints to keep: all, or the last; then those that nothing reads any more are deleted.",
     ] = "all",
     shell: Annotated[bool, "Print the recipe as shell commands; run nothing."] = False,
+    log: Annotated[
+        Literal["tensorboard", "trackio", "wandb"] | None,
+        "Tracker that gets the figures of every step, and some rollouts with their credit; its package has to be installed.",
+    ] = None,
+    redact: Annotated[bool, "Leave prompts and responses out of what --log sends."] = False,
 ) -> "Ran":
     """Run a recipe from start to end.
 
@@ -32,7 +37,9 @@ def run(
     was killed goes on where it was and ends with the same numbers. One run at a time works in a folder; what an earlier run
     made there it may make anew, but a file that no run made is never overwritten. How much disk the checkpoints need is said
     before.
+
+    Nothing is sent anywhere without --log, which says what goes where. What is up to date is not sent again.
     """
     from ._run import run_recipe
 
-    return run_recipe(recipe, settings or {}, folder, dry_run=dry_run, shell=shell, keep=keep)
+    return run_recipe(recipe, settings or {}, folder, dry_run=dry_run, shell=shell, keep=keep, log=log, redact=redact)

@@ -14,9 +14,11 @@ from ..core.options import typed_values
 from .columns import check_columns
 from .journal import Journal
 from .lock import only_run
+from .logging import Say, logged
 from .plan import Planned, plan_of
 from .retention import Keep, Retention
 from .targets import JOURNAL, LOCK
+from .trackers import TrackerName
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,12 @@ class Ran:
 
 
 def run_recipe(
-    name: str, settings: Mapping[str, Any], folder: Path | None, *, dry_run: bool, shell: bool, keep: Keep = "all"
-) -> Ran:
+    name: str, settings: Mapping[str, Any], folder: Path | None, *, dry_run: bool, shell: bool, keep: Keep = "all",
+    log: TrackerName | None = None, redact: bool = False,
+) -> Ran:  # fmt: skip
     """See `run`. The plan is checked as a whole before the first step starts."""
+    if redact and log is None:
+        raise UsageError("--redact leaves texts out of what --log sends; give --log, too")
     recipe = load_recipe(name)
     variables = with_settings(recipe, settings)
     folder = folder or Path("runs") / recipe.name
@@ -80,8 +85,8 @@ def run_recipe(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ApportionError(f"{folder}: cannot be made ({error.strerror}); choose another --dir") from error
-    with only_run(folder):
-        return _run_plan(recipe.name, plan, folder, keep)
+    with only_run(folder), logged(log, recipe.name, folder, variables, redact=redact) as say:
+        return _run_plan(recipe.name, plan, folder, keep, say)
 
 
 def _check_free(plan: Sequence[Planned], folder: Path) -> None:
@@ -105,7 +110,7 @@ def _retention(name: str, plan: Sequence[Planned], journal: Journal, keep: Keep)
     return retention
 
 
-def _run_plan(name: str, plan: Sequence[Planned], folder: Path, keep: Keep) -> Ran:
+def _run_plan(name: str, plan: Sequence[Planned], folder: Path, keep: Keep, say: Say) -> Ran:
     journal = Journal(folder)
     retention = _retention(name, plan, journal, keep)
     started, ran, quiet, result = time.monotonic(), 0, 0, None
@@ -121,6 +126,7 @@ def _run_plan(name: str, plan: Sequence[Planned], folder: Path, keep: Keep) -> R
         result = _call(step, f"[{number + 1}/{len(plan)}]")
         quiet += (nothing := bool(getattr(result, "quiet", False)))
         journal.add(key, step, quiet=nothing)
+        say(number + 1, step, result)
         retention.prune(number)
         ran += 1
         if (fault := getattr(result, "fault", lambda: None)()) is not None:
