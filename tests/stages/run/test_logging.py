@@ -113,8 +113,8 @@ def test_trackio_has_figures_and_traces_with_credit(cli: Cli, recipe: Path, tmp_
     logs: list[dict[str, Any]] = SQLiteStorage.get_logs("two-rounds", name)
     assert [each["step"] for each in logs if "eval/pass@1" in each] == [5, 10]
     assert any("train/loss" in each for each in logs)
-    traces = [value for each in logs for key, value in each.items() if key.startswith("rollouts/")]
-    assert len(traces) == 16
+    traces = SQLiteStorage.get_traces("two-rounds", name)
+    assert len(traces) == 32  # of two rounds
     assert traces[0]["messages"][-1]["role"] == "assistant"
     assert "credit" in traces[0]["spans"][0]["metadata"]
 
