@@ -8,6 +8,7 @@ Written for SkyRL 0.3, whose responses are aligned on the right; the tests run i
 """
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -84,10 +85,9 @@ def register(method: str, *, name: str | None = None, preset: str | None = None,
     credit = credit_beside("an estimator of SkyRL", ("reward",), method, preset, options)
     if credit.method.compares_rows:
         raise UsageError(f"credit method {method} compares tokens, which an estimator of SkyRL does not have")
-    from skyrl.backends.skyrl_train.utils.ppo_utils import AdvantageEstimatorRegistry
-
     name = name or f"apportion_{method}"
-    AdvantageEstimatorRegistry.register(name, Estimator(credit))
+    estimators = import_module("skyrl.backends.skyrl_train.utils.ppo_utils")
+    estimators.AdvantageEstimatorRegistry.register(name, Estimator(credit))
     return name
 
 

@@ -66,42 +66,6 @@ def with_credit(
     return assembled
 
 
-def overwrite(
-    credit: TokenCredit, data: Sequence[Any], places: Sequence[Mapping[str, int]], groups: Sequence[Any]
-) -> tuple[list[Any], CreditInfo]:
-    """The datums with the method's credit as their advantages, and what the batch was like.
-
-    places: group_idx and traj_idx of each datum, in the trajectory groups. DataError where these datums were not made of them.
-    """
-    numbers = defaultdict[tuple[int, int], list[int]](list)
-    for number, place in enumerate(places):
-        numbers[place["group_idx"], place["traj_idx"]].append(number)
-    rows = [
-        row
-        for g, group in enumerate(groups)
-        for t, trajectory in enumerate(group.trajectories_G)
-        for row in _rows(trajectory, (g, t), float(group.get_total_rewards()[t]), numbers[g, t], data)
-    ]
-    found, info = credit_rows(
-        credit,
-        [row.inputs("target_tokens") for row in rows],
-        [row.inputs("mask") > 0 for row in rows],
-        reward=[row.reward for row in rows],
-        group=[row.place[0] for row in rows],
-        episode=[f"{group}/{trajectory}" for group, trajectory in (row.place for row in rows)],
-        steps=[row.spans for row in rows] if "step.start" in credit.needs else None,
-        skip=[isnan(row.reward) for row in rows],
-        signals={path: signal(rows) for path, signal in SIGNALS.items() if path in credit.needs},
-    )
-    out = list(data)
-    for row, values in zip(rows, found, strict=True):
-        if row.datum is not None:
-            advantages = np.zeros(len(row.datum.loss_fn_inputs["advantages"].to_numpy()), np.float32)
-            advantages[row.start :] = values
-            out[row.number] = replace(row.datum, loss_fn_inputs={**row.datum.loss_fn_inputs, "advantages": advantages})
-    return out, info
-
-
 class Row(NamedTuple):
     """A datum, or a trajectory without one. place: its group and trajectory. reward: of the trajectory. number: of the datum.
     start: where its response begins among the targets. spans: steps, in tokens of the response; paid: what each was paid."""
@@ -123,6 +87,42 @@ SIGNALS: dict[str, Callable[[Sequence[Row]], list[Any]]] = {
     "token.logprob": lambda rows: [row.inputs("logprobs") for row in rows],
     "step.reward": lambda rows: [row.paid for row in rows],
 }
+
+
+def overwrite(
+    credit: TokenCredit, data: Sequence[Any], places: Sequence[Mapping[str, int]], groups: Sequence[Any]
+) -> tuple[list[Any], CreditInfo]:
+    """The datums with the method's credit as their advantages, and what the batch was like.
+
+    places: group_idx and traj_idx of each datum, in the trajectory groups. DataError where these datums were not made of them.
+    """
+    numbers = defaultdict[tuple[int, int], list[int]](list)
+    for number, place in enumerate(places):
+        numbers[place["group_idx"], place["traj_idx"]].append(number)
+    rows = [
+        row
+        for g, group in enumerate(groups)
+        for t, (trajectory, reward) in enumerate(zip(group.trajectories_G, group.get_total_rewards(), strict=True))
+        for row in _rows(trajectory, (g, t), float(reward), numbers[g, t], data)
+    ]
+    found, info = credit_rows(
+        credit,
+        [row.inputs("target_tokens") for row in rows],
+        [row.inputs("mask") > 0 for row in rows],
+        reward=[row.reward for row in rows],
+        group=[row.place[0] for row in rows],
+        episode=[f"{group}/{trajectory}" for group, trajectory in (row.place for row in rows)],
+        steps=[row.spans for row in rows] if "step.start" in credit.needs else None,
+        skip=[isnan(row.reward) for row in rows],
+        signals={path: signal(rows) for path, signal in SIGNALS.items() if path in credit.needs},
+    )
+    out = list(data)
+    for row, values in zip(rows, found, strict=True):
+        if row.datum is not None:
+            advantages = np.zeros(len(row.datum.loss_fn_inputs["advantages"].to_numpy()), np.float32)
+            advantages[row.start :] = values
+            out[row.number] = replace(row.datum, loss_fn_inputs={**row.datum.loss_fn_inputs, "advantages": advantages})
+    return out, info
 
 
 def _rows(

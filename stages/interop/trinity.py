@@ -10,6 +10,7 @@ Written for Trinity-RFT 0.6; the tests run it with that release's registry, oper
 
 from collections import defaultdict
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
@@ -53,9 +54,8 @@ class Credit:
         has = ("reward", "token.logprob", *(("step.start", "step.end", *ON_STEPS) if steps else ()))
         self.credit = credit_beside("an experience of Trinity", has, method, preset, options)
         self.steps = steps
-        from trinity.buffer.operators import ExperienceOperator
-
-        ExperienceOperator.register(type(self))  # its pipeline takes no others
+        # Trinity's pipeline takes no others.
+        import_module("trinity.buffer.operators").ExperienceOperator.register(type(self))
 
     @classmethod
     def default_args(cls) -> dict[str, Any]:
