@@ -279,3 +279,9 @@ def test_what_does_not_fit_in_ragged_lists_is_named(
     _, given = stepped_batch()
     with pytest.raises(error, match=message):
         credit_tokens("gigpo", **{**given, **change})
+
+
+def test_as_many_spans_as_tokens_are_still_spans() -> None:
+    given = {"token_ids": [[5], [6, 7]], "mask": [[True], [True, True]], "reward": [1.0, 0.0], "group": [0, 0]}
+    # Turn 0 of both: 1 and 0, with a mean of a half. Turn 1 of the second has no sibling.
+    assert credit_tokens("turn_return", steps=[[(0, 1)], [(0, 1), (1, 2)]], **given) == [[0.5], [-0.5, 0.0]]
