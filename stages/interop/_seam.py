@@ -1,30 +1,15 @@
-"""What the adapters share: what a trainer lacks, rows without padding and back, and the figures for its log.
+"""What adapters of trainers with tensors share: rows without padding and back, their credit, and the figures for a log.
 
 A row is a 1-D array or tensor of one response, from its first token after the prompt on.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ...formats.errors import UsageError
 from ...formats.segments import Array
 from ..assign_credit import CreditInfo, TokenCredit
-
-
-def credit_beside(
-    trainer: str, has: Collection[str], method: str, preset: str | None, options: dict[str, Any]
-) -> TokenCredit:
-    """The credit method, for a trainer that has these columns; trees are made of its tokens.
-
-    UsageError for an unknown method, preset or option, and for a method that needs another column.
-    """
-    credit = TokenCredit(method, preset=preset, **options)
-    lacking = [path for path in credit.needs if path not in has and not path.startswith("node.")]
-    if lacking:
-        raise UsageError(f"credit method {method} needs {lacking[0]!r}, which {trainer} does not have")
-    return credit
 
 
 def unpad(values: Any, inside: Any) -> list[Any]:

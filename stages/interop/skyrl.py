@@ -15,7 +15,8 @@ import numpy as np
 
 from ...formats.errors import DataError, UsageError
 from ..assign_credit import TokenCredit
-from ._seam import credit_beside, credit_rows, paid_in_turns, repad, shares, unpad
+from ._rows import SPANS, credit_for
+from ._seam import credit_rows, paid_in_turns, repad, shares, unpad
 
 Trainer = TypeVar("Trainer")
 LOGPROBS = ("rollout_logprobs", "action_log_probs")  # the first that the batch has
@@ -50,8 +51,8 @@ def with_credit(
         UsageError: an unknown method, preset or option, one that needs a column SkyRL does not have; when the trainer is made,
             values without a critic, or a method that compares rollouts token by token where each turn is a row.
     """
-    has = ("reward", "token.logprob", "token.value", *(("step.start", "step.end", "step.reward") if steps else ()))
-    credit = credit_beside("SkyRL's trainer", has, method, preset, options)
+    has = ("reward", "token.logprob", "token.value", *((*SPANS, "step.reward") if steps else ()))
+    credit = credit_for("SkyRL's trainer", method, preset, options, has=has)
 
     class CreditTrainer(trainer):  # type: ignore[misc, valid-type]
         def __init__(self, *args: Any, **kwargs: Any):
@@ -82,7 +83,7 @@ def register(method: str, *, name: str | None = None, preset: str | None = None,
     Raises:
         UsageError: an unknown method, preset or option, and a method that needs more.
     """
-    credit = credit_beside("an estimator of SkyRL", ("reward",), method, preset, options)
+    credit = credit_for("an estimator of SkyRL", method, preset, options, has=("reward",))
     if credit.method.compares_rows:
         raise UsageError(f"credit method {method} compares tokens, which an estimator of SkyRL does not have")
     name = name or f"apportion_{method}"

@@ -20,9 +20,10 @@ import numpy as np
 from ...formats.errors import DataError
 from ...formats.segments import Array
 from ..assign_credit import CreditInfo, TokenCredit
-from ._seam import credit_beside, credit_rows
+from ._rows import SPANS, credit_for
+from ._seam import credit_rows
 
-HAS = ("reward", "token.logprob", "step.start", "step.end", "step.reward")
+HAS = ("reward", "token.logprob", "step.reward", *SPANS)
 Assemble = Callable[..., tuple[list[Any], list[dict[str, int]]]]
 
 
@@ -53,7 +54,7 @@ def with_credit(
     Raises:
         UsageError: an unknown method, preset or option, and a method that needs a column trajectories do not have.
     """
-    credit = credit_beside("a trajectory of tinker-cookbook", HAS, method, preset, options)
+    credit = credit_for("a trajectory of tinker-cookbook", method, preset, options, has=HAS)
 
     @wraps(assemble)
     def assembled(trajectory_groups_P: Any, *args: Any, **kwargs: Any) -> tuple[list[Any], list[dict[str, int]]]:

@@ -17,7 +17,8 @@ import numpy as np
 
 from ...formats.errors import DataError, UsageError
 from ...formats.segments import Array
-from ._seam import credit_beside, credit_rows, shares
+from ._rows import SPANS, credit_for
+from ._seam import credit_rows, shares
 
 ON_STEPS = {"step.reward": "step_reward", "step.state": "env_state_hash"}
 """Columns of a step, by the key of `Experience.info` that holds them."""
@@ -51,8 +52,8 @@ class Credit:
         """
         if steps not in ("mask", "experience", None):
             raise UsageError(f"steps must be 'mask', 'experience' or null, got {steps!r}")
-        has = ("reward", "token.logprob", *(("step.start", "step.end", *ON_STEPS) if steps else ()))
-        self.credit = credit_beside("an experience of Trinity", has, method, preset, options)
+        has = ("reward", "token.logprob", *((*SPANS, *ON_STEPS) if steps else ()))
+        self.credit = credit_for("an experience of Trinity", method, preset, options, has=has)
         self.steps = steps
         # Trinity's pipeline takes no others.
         import_module("trinity.buffer.operators").ExperienceOperator.register(type(self))

@@ -14,7 +14,8 @@ import numpy as np
 
 from ...formats.errors import DataError, UsageError
 from ..assign_credit import TokenCredit
-from ._seam import credit_beside, credit_rows, repad, shares, unpad
+from ._rows import SPANS, credit_for
+from ._seam import credit_rows, repad, shares, unpad
 
 Trainer = TypeVar("Trainer")
 LOGPROBS = ("sampling_per_token_logps", "old_per_token_logps")  # the first that the trainer has
@@ -48,8 +49,8 @@ def with_credit(
         UsageError: an unknown method, preset or option, one that needs a column the trainer does not have; when the trainer is
             made, use_liger_kernel, whose loss takes one advantage a completion.
     """
-    has = ("reward", "token.logprob", *(("step.start", "step.end") if steps is not None else ()))
-    credit = credit_beside("TRL's trainer", has, method, preset, options)
+    has = ("reward", "token.logprob", *(SPANS if steps is not None else ()))
+    credit = credit_for("TRL's trainer", method, preset, options, has=has)
 
     class CreditTrainer(trainer):  # type: ignore[misc, valid-type]
         def __init__(self, *args: Any, **kwargs: Any):

@@ -156,6 +156,14 @@ def test_six_methods_of_steps_work_in_memory() -> None:
     assert sorted(STEP_METHODS) == ["gigpo", "groundedprm", "mapo", "potential_difference", "slate", "turn_return"]
 
 
+def test_spans_as_many_as_tokens_are_no_step_index() -> None:
+    found = credit_tokens(
+        "turn_return", reward=[1.0, 0.0], group=[0, 0], token_ids=[[5], [6, 7]], mask=[[True], [True, True]],
+        steps=[[(0, 1)], [(0, 1), (1, 2)]],
+    )  # fmt: skip
+    assert found == [[0.5], [-0.5, 0.0]]  # the second turn has no other to compare with
+
+
 @pytest.mark.parametrize("method", STEP_METHODS)
 @pytest.mark.parametrize("form", ["lists", "index", "left", "right"])
 def test_methods_of_steps_give_what_they_give_on_a_file(method: str, form: str) -> None:
@@ -279,9 +287,3 @@ def test_what_does_not_fit_in_ragged_lists_is_named(
     _, given = stepped_batch()
     with pytest.raises(error, match=message):
         credit_tokens("gigpo", **{**given, **change})
-
-
-def test_as_many_spans_as_tokens_are_still_spans() -> None:
-    given = {"token_ids": [[5], [6, 7]], "mask": [[True], [True, True]], "reward": [1.0, 0.0], "group": [0, 0]}
-    # Turn 0 of both: 1 and 0, with a mean of a half. Turn 1 of the second has no sibling.
-    assert credit_tokens("turn_return", steps=[[(0, 1)], [(0, 1), (1, 2)]], **given) == [[0.5], [-0.5, 0.0]]

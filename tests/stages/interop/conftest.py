@@ -1,6 +1,6 @@
-"""Rollouts as a file, and what `assign-credit` makes of them, beside which every adapter is held."""
+"""What the adapters must agree with: `assign-credit` on a file of the same rollouts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,22 @@ from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from typer.testing import Result
 
+CreditOfFile = Callable[..., list[list[float]]]
+OPTIONAL = ("token.logprob", "token.trainable", "step.reward")
+
 
 @dataclass(frozen=True)
 class Row:
-    """A row as a trainer's test writes it down: 1 in `own` is a token of the policy's. Without a reward it failed.
+    """A row as a test writes it down: 1 in `own` is a token of the policy's, each run of them is a turn. Without a reward it failed.
 
-    paid, states: of each turn, which is a run of the policy's tokens.
+    paid, states: of each turn.
     """
 
     group: str
     ids: list[int]
     own: list[int]
     reward: float | None
-    episode: str = ""
+    episode: str | None = None
     part: int = 0
     paid: tuple[float, ...] = ()
     states: tuple[str, ...] = ()
@@ -34,57 +37,64 @@ class Row:
 
     @property
     def turns(self) -> list[tuple[int, int]]:
-        edges = np.flatnonzero(np.diff([0, *self.own, 0]))
-        return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
+        return [(int(start), int(end)) for start, end in np.flatnonzero(np.diff([0, *self.own, 0])).reshape(-1, 2)]
 
-
-Assigned = Callable[..., list[np.ndarray]]
+    @property
+    def in_file(self) -> dict[str, Any]:
+        """As `credit_of_file` takes it."""
+        given = {"group": self.group, "ids": self.ids, "own": [each == 1 for each in self.own], "reward": self.reward}
+        if self.episode is not None:
+            given |= {"episode": self.episode, "part": self.part}
+        optional = {"step.reward": self.paid, "step.state": self.states, "token.logprob": self.logprobs}
+        return given | {"spans": self.turns} | {path: list(each) for path, each in optional.items() if each}
 
 
 @pytest.fixture
-def assigned(cli: Callable[..., Result], tmp_path: Path) -> Assigned:
-    """assigned(rows, method, option=…) → the credit that `assign-credit` gives each row's tokens; 0 where a row failed."""
+def credit_of_file(cli: Callable[..., Result], tmp_path: Path) -> CreditOfFile:
+    """credit_of_file(method, rows, …options) → the credit of each row's tokens, as the commands give it.
 
-    def assign(rows: list[Row], method: str, **options: Any) -> list[np.ndarray]:
-        order = sorted(range(len(rows)), key=lambda row: rows[row].group)
-        sorted_rows = [rows[row] for row in order]
-        held: dict[str, Any] = {
-            "rollout_id": [f"r{row}" for row in order],
-            "group_id": [row.group for row in sorted_rows],
-            "reward": pa.array([row.reward for row in sorted_rows], pa.float64()),
-            "flags": pa.array([[] if row.reward is not None else ["error"] for row in sorted_rows], pa.list_(pa.string())),
+    A row has ids, own, reward and group, and where it matters episode, part, spans, and the columns of OPTIONAL. Rows without a
+    reward failed, and get 0.
+    """
+
+    def run(method: str, rows: Sequence[dict[str, Any]], **options: Any) -> list[list[float]]:
+        order = sorted(range(len(rows)), key=lambda place: str(rows[place]["group"]))
+        chosen = [rows[place] for place in order]
+        table: dict[str, Any] = {
+            "rollout_id": [f"r{place}" for place in order],
+            "group_id": [f"g{row['group']}" for row in chosen],
+            "reward": pa.array([row["reward"] for row in chosen], pa.float64()),
+            "flags": pa.array(
+                [[] if row["reward"] is not None else ["error"] for row in chosen], pa.list_(pa.string())
+            ),
         }
-        if any(row.episode for row in rows):
-            held["episode_id"] = [row.episode for row in sorted_rows]
-            held["part"] = pa.array([row.part for row in sorted_rows], pa.int32())
+        if any("episode" in row for row in chosen):
+            table["episode_id"] = [str(row["episode"]) for row in chosen]
+            table["part"] = pa.array([row["part"] for row in chosen], pa.int32())
         columns: dict[str, Any] = {
-            "token.id": Ragged.from_lists([row.ids for row in sorted_rows], np.int32),
-            "token.mask": Ragged.from_lists([[bool(own) for own in row.own] for row in sorted_rows], bool),
-            "step.start": [[start for start, _ in row.turns] for row in sorted_rows],
-            "step.end": [[end for _, end in row.turns] for row in sorted_rows],
+            "token.id": Ragged.from_lists([row["ids"] for row in chosen], np.int32),
+            "token.mask": Ragged.from_lists([row["own"] for row in chosen], bool),
         }
-        if any(row.paid for row in rows):
-            columns["step.reward"] = Ragged.from_lists([list(row.paid) for row in sorted_rows], np.float64)
-        if any(row.states for row in rows):
-            columns["step.state"] = pa.array([list(row.states) for row in sorted_rows], pa.list_(pa.string()))
-        if any(row.logprobs for row in rows):
-            columns["token.logprob"] = Ragged.from_lists([list(row.logprobs) for row in sorted_rows], np.float32)
-        file, tree, credit = (tmp_path / f"{name}.parquet" for name in ("rows", "tree", "credit"))
-        write_rollouts(file, [Rollouts(pa.table(held)).with_columns(columns)], Provenance())
-        if not any(row.part for row in rows):
-            assert cli("tree-build", file, "-o", tree, "--force").exit_code == 0
-            file = tree
-        settings = [
-            word
-            for name, value in options.items()
-            for word in (("--preset", value) if name == "preset" else ("--set", f"{name}={value}"))
-        ]
-        result = cli("assign-credit", file, "--method", method, *settings, "-o", credit, "--force")
-        assert result.exit_code == 0, result.output
-        lists = RolloutFile(credit).read().arrow("token.advantage").to_pylist()
-        found: list[np.ndarray] = [np.empty(0)] * len(rows)
-        for row, values in zip(order, lists, strict=True):
-            found[row] = np.zeros(len(rows[row].ids)) if values is None else np.array(values)
-        return found
+        if any("spans" in row for row in chosen):
+            columns["step.start"] = [[start for start, _ in row["spans"]] for row in chosen]
+            columns["step.end"] = [[end for _, end in row["spans"]] for row in chosen]
+        for path in OPTIONAL:
+            if any(path in row for row in chosen):
+                kind = bool if path == "token.trainable" else np.float64
+                columns[path] = Ragged.from_lists([row[path] for row in chosen], kind)
+        if any("step.state" in row for row in chosen):
+            columns["step.state"] = pa.array([row["step.state"] for row in chosen], pa.list_(pa.string()))
+        plain, tree, credit = (tmp_path / f"{name}.parquet" for name in ("plain", "tree", "credit"))
+        write_rollouts(plain, [Rollouts(pa.table(table)).with_columns(columns)], Provenance(), force=True)
+        made = cli("tree-build", plain, "-o", tree, "--force")
+        assert made.exit_code == 0, made.output
+        preset = options.pop("preset", None)
+        settings = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
+        settings += [] if preset is None else ["--preset", preset]
+        done = cli("assign-credit", tree, "--method", method, *settings, "-o", credit, "--force")
+        assert done.exit_code == 0, done.output
+        found = RolloutFile(credit).read().ragged("token.advantage")
+        values = {place: found[row].tolist() or [0.0] * len(rows[place]["ids"]) for row, place in enumerate(order)}
+        return [values[place] for place in range(len(rows))]
 
-    return assign
+    return run

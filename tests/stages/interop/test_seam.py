@@ -13,9 +13,7 @@ def test_rows_of_one_length_that_begin_with_a_tools_tokens_are_no_padding() -> N
     with pytest.raises(DataError, match="row 0 begins with tokens that mask excludes"):
         credit_tokens("tempo", reward=[1.0, 0.0], group=[0, 0], token_ids=ids, mask=own)
     found, info = credit_rows(TokenCredit("tempo"), ids, own, reward=[1.0, 0.0], group=[0, 0])
-    longer, _ = credit_rows(
-        TokenCredit("tempo"), [*ids, [6]], [*own, [True]], reward=[1.0, 0.0, 1.0], group=[0, 0, 1]
-    )
+    longer, _ = credit_rows(TokenCredit("tempo"), [*ids, [6]], [*own, [True]], reward=[1.0, 0.0, 1.0], group=[0, 0, 1])
     assert found == longer[:2] and info.tokens == 4
     assert found[0][0] == 0.0 and found[0][2] > 0 > found[1][2]
 

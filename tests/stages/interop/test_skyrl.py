@@ -12,7 +12,7 @@ from apportion.formats.errors import DataError, UsageError
 from apportion.stages.interop.skyrl import register, with_credit
 from apportion.stages.models.policy import TINY
 
-from .conftest import Assigned, Row
+from .conftest import CreditOfFile, Row
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of SkyRL and Ray
 
@@ -96,7 +96,9 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Make:
             cfg=config, tracker=None, tokenizer=AutoTokenizer.from_pretrained(str(TINY)), train_dataset=None,
             inference_engine_client=None, generator=None,
         )  # fmt: skip
-        made.dispatch = SimpleNamespace(get_lcm_dp_size=lambda: devices)  # workers are GPUs; their number is what counts
+        made.dispatch = SimpleNamespace(
+            get_lcm_dp_size=lambda: devices
+        )  # workers are GPUs; their number is what counts
         return made
 
     return trainer
@@ -141,10 +143,10 @@ def of_rows(data: Any, rows: list[Row], key: str = "advantages") -> list[np.ndar
     return [line[-len(row.ids) :] for line, row in zip(found, rows, strict=False)]
 
 
-def assert_same(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
+def assert_same(found: list[np.ndarray], expected: list[list[float]]) -> None:
     for mine, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-6)
-    assert any(row.any() for row in expected)
+    assert any(any(row) for row in expected)
 
 
 METHODS = [
@@ -156,21 +158,24 @@ METHODS = [
 @pytest.mark.peers
 @pytest.mark.parametrize(("method", "options"), METHODS)
 def test_the_trainer_gets_what_assign_credit_gives_on_the_same_rollouts(
-    method: str, options: dict[str, Any], make: Make, assigned: Assigned
+    method: str, options: dict[str, Any], make: Make, credit_of_file: CreditOfFile
 ) -> None:
     trainer = make(method, rows=ROWS, by_turn=True, merge=True, **options)
     data = batch_of(trainer, ROWS)
     assert len(data["sequences"]) == 8 and data["response_mask"][2].tolist() == [0, 0, 0, 0, 1, 1]
-    assert_same(of_rows(trainer.compute_advantages_and_returns(data), ROWS), assigned(ROWS, method, **options))
+    assert_same(
+        of_rows(trainer.compute_advantages_and_returns(data), ROWS),
+        credit_of_file(method, [row.in_file for row in ROWS], **options),
+    )
     assert trainer.all_metrics["credit/singletons"] == pytest.approx(1 / 3)
 
 
 @pytest.mark.peers
 @pytest.mark.parametrize("method", ["rloo", "turn_return", "mapo", "reinforce_plus_plus"])
-def test_the_turns_of_an_episode_are_its_parts(method: str, make: Make, assigned: Assigned) -> None:
+def test_the_turns_of_an_episode_are_its_parts(method: str, make: Make, credit_of_file: CreditOfFile) -> None:
     trainer = make(method, rows=EPISODES, by_turn=True)
     found = of_rows(trainer.compute_advantages_and_returns(batch_of(trainer, EPISODES)), EPISODES)
-    assert_same(found, assigned(EPISODES, method))
+    assert_same(found, credit_of_file(method, [row.in_file for row in EPISODES]))
 
 
 @pytest.mark.peers
@@ -193,7 +198,9 @@ def test_grpo_by_token_is_what_skyrl_computes(rows: list[Row], by_turn: bool, ma
 
 
 @pytest.mark.peers
-def test_rows_that_the_loss_leaves_out_count_and_those_without_a_reward_do_not(make: Make, assigned: Assigned) -> None:
+def test_rows_that_the_loss_leaves_out_count_and_those_without_a_reward_do_not(
+    make: Make, credit_of_file: CreditOfFile
+) -> None:
     rows = [
         Row("a", [5, 7], [1, 1], 1.0), Row("a", [5, 8, 2], [0, 0, 0], 0.0), Row("a", [5, 9], [1, 1], None),
         Row("a", [5, 7, 2], [1, 1, 1], 0.5),
@@ -202,7 +209,7 @@ def test_rows_that_the_loss_leaves_out_count_and_those_without_a_reward_do_not(m
     trainer.cfg.generator.n_samples_per_prompt = 4
     found = of_rows(trainer.compute_advantages_and_returns(batch_of(trainer, rows)), rows)
     assert [row.tolist() for row in found] == [[0.75, 0.75], [0, 0, 0], [0, 0], [0, 0, 0]]
-    assert_same(found, assigned(rows, "rloo"))
+    assert_same(found, credit_of_file("rloo", [row.in_file for row in rows]))
 
 
 @pytest.mark.peers
