@@ -3,6 +3,7 @@
 import sys
 import typing
 from collections.abc import Callable
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,24 +77,23 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Make:
     if sys.version_info < (3, 12):  # pydantic refuses typing's TypedDict there, which SkyRL has for its servers
         monkeypatch.setattr(typing, "TypedDict", pytest.importorskip("typing_extensions").TypedDict)
     pytest.importorskip("skyrl")
-    from skyrl.train.config import SkyRLTrainConfig
-    from skyrl.train.trainer import RayPPOTrainer
-    from transformers import AutoTokenizer
+    base = import_module("skyrl.train.trainer").RayPPOTrainer
+    tokenizer = import_module("transformers").AutoTokenizer.from_pretrained(str(TINY))
 
     def trainer(
         method: str | None, *, rows: list[Row], by_turn: bool = False, merge: bool = False, estimator: str = "grpo",
         critic: str | None = None, devices: int = 4, **options: Any,
     ) -> Any:  # fmt: skip
-        config = SkyRLTrainConfig()
+        config: Any = import_module("skyrl.train.config").SkyRLTrainConfig()
         config.trainer.enable_ray_gpu_monitor = False  # these two look for a running Ray
         config.generator.inference_engine.enable_ray_prometheus_stats = False
         config.trainer.algorithm.advantage_estimator = estimator
         config.trainer.critic.model.path = critic
         config.trainer.train_batch_size = config.trainer.policy_mini_batch_size = len({row.group for row in rows})
         config.generator.step_wise_trajectories, config.generator.merge_stepwise_output = by_turn, merge
-        cls = RayPPOTrainer if method is None else with_credit(RayPPOTrainer, method, **options)
+        cls = base if method is None else with_credit(base, method, **options)
         made: Any = cls(
-            cfg=config, tracker=None, tokenizer=AutoTokenizer.from_pretrained(str(TINY)), train_dataset=None,
+            cfg=config, tracker=None, tokenizer=tokenizer, train_dataset=None,
             inference_engine_client=None, generator=None,
         )  # fmt: skip
         made.dispatch = SimpleNamespace(
@@ -106,8 +106,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Make:
 
 def batch_of(trainer: Any, rows: list[Row]) -> Any:
     """The rows as SkyRL's generator gives them, made a batch by the trainer as in its loop."""
-    from skyrl.train.generators.base import TrajectoryID
-
+    trajectory_id = import_module("skyrl.train.generators.base").TrajectoryID
     episodes = [row.episode or str(at) for at, row in enumerate(rows)]
     paid = [[0.0] * len(row.ids) for row in rows]
     for row, tokens in zip(rows, paid, strict=True):
@@ -123,7 +122,7 @@ def batch_of(trainer: Any, rows: list[Row]) -> Any:
         "stop_reasons": ["stop"] * len(rows),
         "rollout_metrics": None,
         "rollout_logprobs": [list(row.logprobs) or [-0.5] * len(row.ids) for row in rows],
-        "trajectory_ids": [TrajectoryID(row.group, int(each)) for row, each in zip(rows, episodes, strict=True)],
+        "trajectory_ids": [trajectory_id(row.group, int(each)) for row, each in zip(rows, episodes, strict=True)],
         "is_last_step": None,
     }
     if trainer.cfg.generator.step_wise_trajectories:
@@ -215,7 +214,7 @@ def test_rows_that_the_loss_leaves_out_count_and_those_without_a_reward_do_not(
 @pytest.mark.peers
 def test_values_come_from_the_critic_and_returns_stay_the_estimators(make: Make) -> None:
     rows = [Row("a", [5, 7], [1, 1], 1.0), Row("b", [5, 7, 8], [1, 1, 1], 0.0)]
-    with pytest.raises(UsageError, match="gae needs 'token.value'; give a critic"):
+    with pytest.raises(UsageError, match=r"gae needs 'token\.value'; give a critic"):
         make("gae", rows=rows)
     trainer = make("gae", rows=rows, critic="builtin", estimator="gae", gamma=1.0, lam=1.0, whiten="none")
     trainer.cfg.generator.n_samples_per_prompt = 1
@@ -249,15 +248,14 @@ def test_a_registered_estimator_is_skyrls_own_where_they_agree(
 ) -> None:
     theirs = make(None, rows=rows, by_turn=by_turn, estimator="rloo")
     expected = theirs.compute_advantages_and_returns(batch_of(theirs, rows))
-    from ray import cloudpickle
-    from skyrl.backends.skyrl_train.utils.ppo_utils import AdvantageEstimatorRegistry
-
+    registry = import_module("skyrl.backends.skyrl_train.utils.ppo_utils").AdvantageEstimatorRegistry
     name = register("rloo")
-    request.addfinalizer(lambda: AdvantageEstimatorRegistry.unregister(name))
+    request.addfinalizer(lambda: registry.unregister(name))
     trainer = make(None, rows=rows, by_turn=by_turn, estimator=name)
     found = trainer.compute_advantages_and_returns(batch_of(trainer, rows))
     np.testing.assert_allclose(found["advantages"], expected["advantages"], atol=1e-6)
     np.testing.assert_allclose(found["returns"], expected["returns"], atol=1e-6)
     assert expected["advantages"].any()
-    sent = cloudpickle.loads(cloudpickle.dumps(AdvantageEstimatorRegistry.get(name)))  # as Ray sends it to its actors
+    pickle = import_module("ray.cloudpickle")  # as Ray sends it to its actors
+    sent = pickle.loads(pickle.dumps(registry.get(name)))
     assert sent.credit.method.name == "rloo"
