@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import DataError
-from .flags import ALONE
 from .ragged import Ragged
 from .rollouts import Rollouts
 from .rules import RULES as RULES
@@ -98,21 +97,11 @@ def broken_invariants(
     for broken in _lists(rollouts):
         unusable[broken.row] = True
         yield broken
-    sound, rows = _without(rollouts, unusable)
+    sound, rows = without(rollouts, unusable)
     if "token.id" in sound and len(sound):
         for broken in _values(sound, chosen):
             yield replace(broken, row=int(rows[broken.row]))
     yield from names.taken(rollouts)
-
-
-def suspicions(rollouts: Rollouts, broken: Collection[int]) -> Iterator[Broken]:
-    """What a batch holds that is seldom meant. Groups with a row in `broken` are passed over."""
-    unusable = np.zeros(len(rollouts), bool)
-    unusable[list(broken)] = True
-    sound, rows = _without(rollouts, rollouts.groups.spread(rollouts.groups.any(unusable)))
-    for check in (_singletons, _zero_credit):
-        for found in check(sound) if len(sound) else ():
-            yield replace(found, row=int(rows[found.row]))
 
 
 def check_batch(
@@ -138,7 +127,7 @@ def is_credit(path: str) -> bool:
     return path.startswith("token.advantage")
 
 
-def _without(rollouts: Rollouts, dropped: Array) -> tuple[Rollouts, Array]:
+def without(rollouts: Rollouts, dropped: Array) -> tuple[Rollouts, Array]:
     """The batch without the rows where [R] is true, and the rows [M] that are left."""
     rows = np.flatnonzero(~dropped)
     return (rollouts if len(rows) == len(rollouts) else rollouts.take(rows)), rows
@@ -231,6 +220,8 @@ def _values(rollouts: Rollouts, chosen: Collection[str]) -> Iterator[Broken]:
             yield from _finite_on_rollout(rollouts, path)
         elif ruler_of(path) != "rollout":
             yield from _signal(rollouts, path)
+    if "episode_id" in chosen:
+        yield from _parts(rollouts)
     for ruler in ("step", "node"):
         if f"{ruler}.start" in chosen and f"{ruler}.end" in chosen:  # sound together, or not
             off_path = np.zeros(len(rollouts), bool)
@@ -238,7 +229,7 @@ def _values(rollouts: Rollouts, chosen: Collection[str]) -> Iterator[Broken]:
                 off_path[broken.row] = True
                 yield broken
             if f"{ruler}.id" in chosen:
-                sound, rows = _without(rollouts, off_path)
+                sound, rows = without(rollouts, off_path)
                 for broken in _siblings_agree(sound, rows):
                     yield replace(broken, row=int(rows[broken.row]))
 
@@ -248,6 +239,20 @@ def _token_ids(rollouts: Rollouts, path: str) -> Iterator[Broken]:
     if len(ids.values) and (ids.values.min() < 0 or ids.values.max() > _LARGEST_ID):
         for row, place, where, more in _by_row(ids.offsets, (ids.values < 0) | (ids.values > _LARGEST_ID)):
             yield Broken("token_ids", row, path, f"{ids.values[place]} {where}, expected 0 to {_LARGEST_ID}{more}")
+
+
+def _parts(rollouts: Rollouts) -> Iterator[Broken]:
+    """Parts of an episode without a place in it, or at one that another part has."""
+    episode = rollouts.episodes
+    if (np.bincount(episode)[episode] == 1).all() or "part" not in rollouts:
+        return
+    seen: set[tuple[int, int | None]] = set()
+    sizes = np.bincount(episode)
+    for row, (number, place) in enumerate(zip(episode.tolist(), rollouts.strings("part"), strict=True)):
+        if sizes[number] > 1 and (place is None or (number, place) in seen):
+            found = "missing (null)" if place is None else f"{place}, as another part of the same episode"
+            yield Broken("episode_parts", row, "part", f"{found}; expected the row's place in its episode")
+        seen.add((number, place))
 
 
 def _out_of_range(rollouts: Rollouts, path: str) -> Iterator[Broken]:
@@ -378,42 +383,6 @@ def node_keys(rollouts: Rollouts, ids: Ragged) -> tuple[Array, Array]:
     least = min(int(ids.values.min()), 0)
     width = int(ids.values.max()) - least + 1
     return groups * width + (ids.values - least), rows
-
-
-# Suspicions
-
-
-def _singletons(rollouts: Rollouts) -> Iterator[Broken]:
-    trained = rollouts.for_training & ~np.any([rollouts.flagged(flag) for flag in ALONE], axis=0)
-    groups, episodes = rollouts.groups, rollouts.episodes
-    heads = np.zeros(len(rollouts), bool)  # the first trained row of each episode
-    heads[np.unique(np.where(trained, episodes, -1), return_index=True)[1]] = True
-    heads &= trained
-    for row in np.flatnonzero(heads & groups.spread(groups.sum(heads) == 1)).tolist():
-        name = rollouts.arrow("group_id")[row].as_py()
-        message = f"rollout alone in group {name!r}, without a sibling to be compared with"
-        yield Broken("singleton", row, "group_id", message)
-
-
-def _zero_credit(rollouts: Rollouts) -> Iterator[Broken]:
-    if "reward" not in rollouts or not {"token.mask", "token.id"} <= set(rollouts.paths):
-        return
-    reward, groups = rollouts.numbers("reward").astype(np.float64), rollouts.groups
-    own = rollouts.tokens.any(rollouts.mask) & ~np.isnan(reward)
-    for path in filter(is_credit, rollouts.paths):
-        if not pa.types.is_floating(rollouts.arrow(path).type.value_type):
-            continue
-        credit = rollouts.ragged(path)
-        counts = own if credit.present is None else own & credit.present
-        least, most = (
-            reduce(np.where(counts, reward, empty), empty=empty)
-            for reduce, empty in ((groups.min, np.inf), (groups.max, -np.inf))
-        )
-        given = groups.any(credit.segments.any(credit.values != 0))
-        for group in np.flatnonzero((most > least) & ~given).tolist():
-            row = int(groups.starts[group])
-            name = rollouts.arrow("group_id")[row].as_py()
-            yield Broken("zero_credit", row, path, f"all credit of group {name!r} is 0, but its rewards are {least[group]:g} to {most[group]:g}")  # fmt: skip
 
 
 def missing_paths(schema: pa.Schema, needed: Iterable[str]) -> list[str]:

@@ -35,8 +35,10 @@ RULES = {
         Rule("step_spans", "error", "steps are ordered, disjoint and inside the response"),
         Rule("node_spans", "error", "a node path covers the response without a gap"),
         Rule("siblings", "error", "rollouts of a group that share a node share its span and its tokens"),
+        Rule("episode_parts", "error", "an episode's rows each have a place of their own in it"),
         Rule("zero_credit", "warning", "a group whose rewards differ has credit that is not all 0"),
         Rule("singleton", "warning", "a group to train on has two rollouts or more (demonstrations and reflections need none)"),
+        Rule("split_episode", "warning", "an episode's rows are in one group"),
         Rule("unsealed", "remark", "the file carries a digest of its bytes; one of an earlier version or another tool has none"),
     )
 }  # fmt: skip

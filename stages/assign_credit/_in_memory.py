@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from ...formats.digests import digest_of_tokens
 from ...formats.errors import DataError, UsageError
 from ...formats.invariants import lacking
 from ...formats.ragged import Ragged
@@ -26,7 +27,8 @@ class CreditInfo:
     """What a call of `TokenCredit` met. Rows that were skipped count nowhere else; groups are of episodes.
 
     dead_groups: groups of two or more whose rewards are all equal. tokens: that the policy wrote; credited: those of them
-    with a credit other than 0. seconds: that the call took.
+    with a credit other than 0. seconds: that the call took. digests: of every row given, as `digest_of_tokens` makes them of its
+    prompt and response: what a file's row, or one of `apportion export --format flat`, is compared with.
     """
 
     rollouts: int
@@ -38,6 +40,7 @@ class CreditInfo:
     tokens: int
     credited: int
     seconds: float
+    digests: tuple[str, ...] = field(repr=False)
 
 
 class TokenCredit:
@@ -73,8 +76,9 @@ class TokenCredit:
         episode: Any = None,
         part: Any = None,
         signals: Mapping[str, Any] | None = None,
+        prompt_ids: Sequence[Any] | None = None,
     ) -> tuple[Any, CreditInfo]:
-        """The credit, and what the batch was like."""
+        """The credit, and what the batch was like. prompt_ids: the token ids of each row's prompt, for the digests alone."""
         begun = time.perf_counter()
         responses = read_responses(token_ids, mask, attention_mask, lengths)
         rows = len(responses.tokens)
@@ -116,6 +120,7 @@ class TokenCredit:
             tokens=int(responses.tokens.sum(responses.own)[kept].sum()),
             credited=int(np.count_nonzero(values)),
             seconds=time.perf_counter() - begun,
+            digests=_digests(responses, prompt_ids),
         )
         return responses.like_given(values.astype(np.float32)), info
 
@@ -147,6 +152,7 @@ def credit_tokens(
     episode: Any = None,
     part: Any = None,
     signals: Mapping[str, Any] | None = None,
+    prompt_ids: Sequence[Any] | None = None,
     return_info: bool = False,
     preset: str | None = None,
     **options: Any,
@@ -176,7 +182,8 @@ def credit_tokens(
         skip: [B] true for rows that take no part (failed, not scored): out of all statistics, with credit 0.
         signals: more columns by their path: `token.logprob` in the shape of `token_ids`, `rewards.format` [B],
             `step.reward` or `step.state` as a list for each row …
-        return_info: also give a `CreditInfo`: dead groups, groups of one, tokens with credit.
+        prompt_ids: the token ids of each row's prompt, without padding; only the digests of a `CreditInfo` need them.
+        return_info: also give a `CreditInfo`: dead groups, groups of one, tokens with credit, a digest of each row's tokens.
         preset: conventions of a library.
         options: of the method.
 
@@ -195,9 +202,18 @@ def credit_tokens(
     """
     credit, info = TokenCredit(method, preset=preset, **options).with_info(
         reward=reward, group=group, token_ids=token_ids, mask=mask, attention_mask=attention_mask, lengths=lengths,
-        steps=steps, skip=skip, episode=episode, part=part, signals=signals,
+        steps=steps, skip=skip, episode=episode, part=part, signals=signals, prompt_ids=prompt_ids,
     )  # fmt: skip
     return (credit, info) if return_info else credit
+
+
+def _digests(responses: Responses, prompt_ids: Sequence[Any] | None) -> tuple[str, ...]:
+    """Of each row's prompt, empty where none is given, and response."""
+    rows = np.split(responses.ids, responses.tokens.offsets[1:-1]) if len(responses.tokens) else []
+    prompts = [()] * len(rows) if prompt_ids is None else [as_array(each) for each in prompt_ids]
+    if len(prompts) != len(rows):
+        raise DataError(f"prompt_ids: {len(prompts)} prompts for {len(rows)} rollouts")
+    return tuple(digest_of_tokens(prompt, row) for prompt, row in zip(prompts, rows, strict=True))
 
 
 def _per_row(values: Any, name: str, rows: int) -> Array:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from ...formats.invariants import is_credit
 from ...formats.rollouts import Rollouts
-from ...formats.segments import Array
+from ...formats.segments import Array, Segments
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 BINS = 40
@@ -55,10 +55,12 @@ class SignalStatistics:
 
 @dataclass(frozen=True)
 class FileStatistics:
-    """Of a whole file. dead_groups: share of groups whose rewards are all equal, None without rewards. group_sizes:
-    {rollouts in a group: groups of that size}."""
+    """Of a whole file. episodes: rows that are parts of one count once, in all that follows but tokens, flags and signals.
+    dead_groups: share of groups whose rewards are all equal, None without rewards. group_sizes: {episodes in a group: groups of
+    that size}."""
 
     rollouts: int
+    episodes: int
     groups: int
     tokens: int
     group_sizes: dict[int, int]
@@ -73,7 +75,7 @@ class FileTally:
     """Statistics of a file from its batches of whole groups. Memory does not grow with the file."""
 
     def __init__(self) -> None:
-        self._rollouts = self._groups = self._tokens = 0
+        self._rollouts = self._episodes = self._groups = self._tokens = 0
         self._sizes: Counter[int] = Counter()
         self._flags: Counter[str] = Counter()
         self._rewards: _Sample | None = None
@@ -85,16 +87,21 @@ class FileTally:
         self._rollouts += len(batch)
         self._groups += len(batch.groups)
         self._tokens += batch.num_tokens
-        self._sizes.update(batch.groups.sizes.tolist())
+        episodes, first = batch.episodes, np.unique(batch.episodes, return_index=True)[1]
+        groups = Segments.of_runs(batch.groups.ids[first])  # episodes are numbered group by group
+        self._episodes += len(first)
+        self._sizes.update(groups.sizes.tolist())
         if "reward" in batch:
-            reward = batch.numbers("reward").astype(np.float64)
+            given = batch.numbers("reward").astype(np.float64)
+            reward, known = np.full(len(first), np.nan), np.isfinite(given)
+            reward[episodes[known]] = given[known]  # an episode's parts have its reward, or none
             scored = reward[np.isfinite(reward)]
             self._rewards = self._rewards or _Sample()
             self._rewards.add(scored)
             self._mean_reward.add(scored[:, None])
-            compared = batch.groups.sizes > 1
+            compared = groups.sizes > 1
             self._compared += int(compared.sum())
-            self._dead += int(batch.groups.constant(reward)[compared].sum())
+            self._dead += int(groups.constant(reward)[compared].sum())
         if "flags" in batch:
             self._flags.update(flag for row in batch.strings("flags") for flag in row or ())
         for path in signals_of(batch.table.schema):
@@ -102,7 +109,7 @@ class FileTally:
 
     def result(self) -> FileStatistics:
         return FileStatistics(
-            self._rollouts, self._groups, self._tokens, dict(sorted(self._sizes.items())),
+            self._rollouts, self._episodes, self._groups, self._tokens, dict(sorted(self._sizes.items())),
             float(self._mean_reward.mean[0]) if self._mean_reward.count else None,
             self._dead / self._compared if self._rewards is not None and self._compared else None,
             dict(self._flags), [tally.result() for tally in self._signals.values()],

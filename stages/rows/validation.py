@@ -85,14 +85,14 @@ def validate(
     for name in ignore or ():
         if name not in RULES:
             raise unknown("rule", name, RULES)
-    names = UsedNames()
+    names, group_of_episode = UsedNames(), dict[str, str]()
     found: list[tuple[Finding, str]] = []
     rollouts = 0
     for part in files_of(path):
         file = RolloutFile(part)
         file.digest()  # of a sealed file: whether its bytes are those that were written
         rollouts += file.num_rows
-        found += _findings(file, names)
+        found += _findings(file, names, group_of_episode)
     if not rollouts:
         raise DataError(f"{path}: no rollouts in it")
     findings = [
@@ -119,9 +119,12 @@ def _rules() -> str:
 validate.__doc__ = f"{(validate.__doc__ or '').rstrip()}\n\n    {_rules()}\n    "
 
 
-def _findings(file: "RolloutFile", names: "UsedNames") -> Iterator[tuple[Finding, str]]:
-    """The findings in one file, each with its row's group."""
-    from ...formats.invariants import Broken, broken_invariants, suspicions
+def _findings(
+    file: "RolloutFile", names: "UsedNames", group_of_episode: dict[str, str]
+) -> Iterator[tuple[Finding, str]]:
+    """The findings in one file, each with its row's group. names, group_of_episode: of the files before it."""
+    from ...formats.invariants import Broken, broken_invariants
+    from ...formats.suspicions import suspicions
 
     where = str(file.path)
     names.begin(where)
@@ -139,7 +142,7 @@ def _findings(file: "RolloutFile", names: "UsedNames") -> Iterator[tuple[Finding
             for broken in broken_invariants(batch, names=names):
                 unusable.add(broken.row)
                 yield finding(broken, row), groups[broken.row].as_py()
-            for broken in suspicions(batch, unusable):
+            for broken in suspicions(batch, unusable, group_of_episode):
                 yield finding(broken, row), groups[broken.row].as_py()
         except DataError as error:
             raise DataError(f"{where} (rows from {row}): {error}") from error

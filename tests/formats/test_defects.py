@@ -387,6 +387,31 @@ def singleton(data: Data, file: File) -> Planted:
     return groups[chosen][0], "group_id"
 
 
+@defect
+def episode_parts(data: Data, file: File) -> Planted:
+    """Two rows of a group are parts of one episode at the same place."""
+    group = data.draw(st.sampled_from([each for each in file.groups() if len(each) > 1]))
+    first, second = sorted(data.draw(st.permutations(group))[:2])
+    _as_parts(file, {first: ("e", 0), second: ("e", 0)})
+    return second, "part"
+
+
+@defect
+def split_episode(data: Data, file: File) -> Planted:
+    """Rows of two groups have the name of one episode."""
+    groups = file.groups()
+    first, second = sorted(data.draw(st.permutations(range(len(groups))))[:2])
+    rows = [data.draw(st.sampled_from(groups[group])) for group in (first, second)]
+    _as_parts(file, {row: ("e", part) for part, row in enumerate(rows)})
+    return rows[1], "episode_id"
+
+
+def _as_parts(file: File, parts: dict[int, tuple[str, int]]) -> None:
+    for number, row in enumerate(file.rows):
+        row["episode_id"], row["part"] = parts.get(number, (None, None))
+    file.schema = file.schema.append(pa.field("episode_id", pa.string())).append(pa.field("part", pa.int32()))
+
+
 def run(line: str, source: Path, out: Path) -> Result:
     """A command line in this process; a bug is raised."""
     words = [str({"IN": source, "OUT": out}.get(word, word)) for word in line.split()]

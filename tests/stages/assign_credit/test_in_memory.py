@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from apportion.formats.digests import digest_of_tokens
 from apportion.formats.errors import DataError, UsageError
 from apportion.formats.ragged import Ragged
 from apportion.stages.assign_credit import TokenCredit, credit_tokens
@@ -287,3 +288,23 @@ def test_what_does_not_fit_in_ragged_lists_is_named(
     _, given = stepped_batch()
     with pytest.raises(error, match=message):
         credit_tokens("gigpo", **{**given, **change})
+
+
+def test_the_digests_of_a_batch_are_those_of_the_rows_without_padding() -> None:
+    ids = np.array([[0, 5, 7], [5, 8, 9]])
+    inside = np.array([[False, True, True], [True, True, True]])
+    _, info = TokenCredit("rloo").with_info(
+        reward=[1.0, 0.0], group=["a", "a"], token_ids=ids, mask=inside, attention_mask=inside, prompt_ids=[[1, 2], [3]]
+    )
+    assert info.digests == (digest_of_tokens([1, 2], [5, 7]), digest_of_tokens([3], [5, 8, 9]))
+    _, info = TokenCredit("rloo").with_info(reward=[1.0], group=["a"], token_ids=[[5, 7]], mask=[[True, True]])
+    assert info.digests == (digest_of_tokens([], [5, 7]),)
+    with pytest.raises(DataError, match="prompt_ids: 1 prompts for 2 rollouts"):
+        credit_tokens(
+            "rloo",
+            reward=[1.0, 0.0],
+            group=[0, 0],
+            token_ids=[[1], [2, 3]],
+            mask=[[True], [True] * 2],
+            prompt_ids=[[1]],
+        )

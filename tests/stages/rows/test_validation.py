@@ -145,3 +145,26 @@ def test_demonstrations_and_evals_need_no_sibling(tmp_path: Path, cli: Cli) -> N
 def test_help_lists_every_rule(cli: Cli) -> None:
     lines = cli("validate", "--help").stdout.splitlines()
     assert [line.split()[0] for line in lines if line.strip().split(" ")[0] in RULES] == list(RULES)
+
+
+def test_parts_of_an_episode_that_do_not_fit_are_named(tmp_path: Path, cli: Cli) -> None:
+    """a has a place twice and d a part without one; that b is in two groups, of two files, is a suspicion."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    first = rollouts_of([1.0, 1.0, 0.0, 0.5, 1.0, 1.0], groups=[0, 0, 1, 1, 2, 2])
+    names = {"episode_id": ["a", "a", "b", "c", "d", "d"], "part": pa.array([0, 0, 0, None, None, 0], pa.int32())}
+    write(folder / "a.parquet", first.with_columns(names))
+    others = {
+        "rollout_id": ["x", "y"],
+        "group_id": ["g9"] * 2,
+        "episode_id": ["b", None],
+        "part": pa.array([1, None], pa.int32()),
+    }
+    write(folder / "b.parquet", rollouts_of([1.0, 0.0]).with_columns(others))
+    result = cli("validate", folder)
+    assert result.exit_code == 3
+    assert [line.partition(": ")[2] for line in result.stdout.splitlines()] == [
+        "row 1, column 'part': 0, as another part of the same episode; expected the row's place in its episode [episode_parts]",
+        "row 4, column 'part': missing (null); expected the row's place in its episode [episode_parts]",
+        "row 0, column 'episode_id': warning: episode 'b' is in group 'g1', too; it counts once in each [split_episode]",
+    ]
