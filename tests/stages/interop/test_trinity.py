@@ -85,7 +85,7 @@ def _experience(module: Any, number: int, row: Row) -> Any:
     info: dict[str, Any] = {}
     for key, values in (("step_reward", row.paid), ("env_state_hash", row.states)):
         if values:
-            info[key] = list(values) if len(values) > 1 else values[0]
+            info[key] = [*values] if len(values) > 1 else next(iter(values))
     return module.Experience(
         eid=module.EID(batch=3, task=row.group, run=number if row.episode is None else int(row.episode), step=row.part),
         tokens=PROMPTS[row.group] + row.ids,
