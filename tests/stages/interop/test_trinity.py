@@ -65,14 +65,17 @@ def process() -> Process:
     experience = import_module("trinity.common.experience")
 
     def run(rows: list[Row], change: Callable[[Any], None] = lambda exp: None, **arguments: Any) -> list[Any]:
-        algorithm = algorithms.ALGORITHM_TYPE.get("multi_step_grpo")
+        config: Any = import_module("trinity.common.config").Config()
+        config.algorithm.algorithm_type, config.algorithm.advantage_fn = "multi_step_grpo", PATH
+        config.algorithm.advantage_fn_args = arguments or None
+        import_module("trinity.common.config_validator").AlgorithmConfigValidator().validate(config)
         cls = algorithms.ADVANTAGE_FN.get(PATH)
-        assert not algorithm.compute_advantage_in_trainer and not cls.compute_in_trainer()
+        assert not cls.compute_in_trainer()
         exps = [_experience(experience, number, row) for number, row in enumerate(rows)]
         for exp in exps:
             change(exp)
         exps = experience.Experience.deserialize_many(experience.Experience.serialize_many(exps))
-        operator = operators.ensure_v1_operator(cls(**arguments or cls.default_args()))
+        operator = operators.ensure_v1_operator(cls(**config.algorithm.advantage_fn_args))
         found, metrics = asyncio.run(operator.process(exps))
         assert {type(value) for value in metrics.values()} == {float}
         experience.Experience.deserialize_many(experience.Experience.serialize_many(found))
