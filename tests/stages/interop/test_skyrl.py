@@ -26,6 +26,7 @@ ROWS = [
     Row("b", [93, 4, 94, 5], [0, 1, 0, 1], 0.25, paid=(0.0, 0.25), logprobs=(0.0, -0.3, 0.0, -0.4)),
     Row("c", [6], [1], 1.0, paid=(1.0,), logprobs=(-0.7,)),
 ]  # groups of three, two and one
+PAIRS = ROWS[:2] + ROWS[3:5]
 EPISODES = [
     Row("a", [5, 7], [1, 1], 1.0, episode="1", part=0, paid=(0.25,)),
     Row("a", [8, 2], [1, 1], 1.0, episode="1", part=1, paid=(0.5,)),
@@ -90,6 +91,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Make:
         config.trainer.algorithm.advantage_estimator = estimator
         config.trainer.critic.model.path = critic
         config.trainer.train_batch_size = config.trainer.policy_mini_batch_size = len({row.group for row in rows})
+        config.generator.n_samples_per_prompt = len(rows) // config.trainer.train_batch_size
         config.generator.step_wise_trajectories, config.generator.merge_stepwise_output = by_turn, merge
         cls = base if method is None else with_credit(base, method, **options)
         made: Any = cls(
@@ -178,13 +180,11 @@ def test_the_turns_of_an_episode_are_its_parts(method: str, make: Make, credit_o
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize(("rows", "by_turn"), [(EPISODES, True), (ROWS[:2] + ROWS[3:5], False)], ids=["turns", "whole"])
+@pytest.mark.parametrize(("rows", "by_turn"), [(EPISODES, True), (PAIRS, False)], ids=["turns", "whole"])
 def test_grpo_by_token_is_what_skyrl_computes(rows: list[Row], by_turn: bool, make: Make) -> None:
     theirs = make(None, rows=rows, by_turn=by_turn)
-    theirs.cfg.generator.n_samples_per_prompt = 2
     expected = theirs.compute_advantages_and_returns(batch_of(theirs, rows))
     ours = make("grpo", rows=rows, by_turn=by_turn, preset="skyrl")
-    ours.cfg.generator.n_samples_per_prompt = 2
     found = ours.compute_advantages_and_returns(batch_of(ours, rows))
     real = slice(len(rows))
     trained = expected["loss_mask"][real].bool()
@@ -205,7 +205,6 @@ def test_rows_that_the_loss_leaves_out_count_and_those_without_a_reward_do_not(
         Row("a", [5, 7, 2], [1, 1, 1], 0.5),
     ]  # fmt: skip
     trainer = make("rloo", rows=rows)
-    trainer.cfg.generator.n_samples_per_prompt = 4
     found = of_rows(trainer.compute_advantages_and_returns(batch_of(trainer, rows)), rows)
     assert [row.tolist() for row in found] == [[0.75, 0.75], [0, 0, 0], [0, 0], [0, 0, 0]]
     assert_same(found, credit_of_file("rloo", [row.in_file for row in rows]))
@@ -217,7 +216,6 @@ def test_values_come_from_the_critic_and_returns_stay_the_estimators(make: Make)
     with pytest.raises(UsageError, match=r"gae needs 'token\.value'; give a critic"):
         make("gae", rows=rows)
     trainer = make("gae", rows=rows, critic="builtin", estimator="gae", gamma=1.0, lam=1.0, whiten="none")
-    trainer.cfg.generator.n_samples_per_prompt = 1
     trainer.cfg.trainer.critic_mini_batch_size = 2
     data = batch_of(trainer, rows)
     data["values"] = data["response_mask"] * 0.25
@@ -234,15 +232,26 @@ def test_what_the_configuration_rules_out_fails_when_the_trainer_is_made(make: M
     trainer = make("tempo", rows=EPISODES, by_turn=True, merge=True)
     with pytest.raises(DataError, match="an episode in several parts is no single line of tokens"):
         trainer.compute_advantages_and_returns(batch_of(trainer, EPISODES))
+
+
+@pytest.mark.peers
+def test_log_probabilities_are_those_of_sampling_or_of_the_policy_or_named(make: Make) -> None:
     trainer = make("spo_tree", rows=ROWS, by_turn=True, merge=True)
     data = batch_of(trainer, ROWS)
+    sampled = trainer.compute_advantages_and_returns(data)["advantages"].clone()
+    data["action_log_probs"] = 0 * data["rollout_logprobs"]  # every token certain, so that none counts
+    assert trainer.compute_advantages_and_returns(data)["advantages"].equal(sampled)
     data["rollout_logprobs"] = None
+    assert not trainer.compute_advantages_and_returns(data)["advantages"].equal(sampled)
+    data["action_log_probs"] = None
     with pytest.raises(DataError, match=r"spo_tree needs log-probabilities.*sampling_params\.logprobs"):
         trainer.compute_advantages_and_returns(data)
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize(("rows", "by_turn"), [(EPISODES, True), (ROWS, True)], ids=["turns", "whole"])
+@pytest.mark.parametrize(
+    ("rows", "by_turn"), [(EPISODES, True), (ROWS, True), (PAIRS, False)], ids=["turns", "by turn", "whole"]
+)
 def test_a_registered_estimator_is_skyrls_own_where_they_agree(
     rows: list[Row], by_turn: bool, make: Make, request: pytest.FixtureRequest
 ) -> None:

@@ -36,9 +36,9 @@ REWRITTEN: list[list[Told]] = [
         ([[([1], [5, 7], 0.0)], [([1, 9], [8, 2], 0.5), ([90], [4], 0.25)]], 0.25),
         ([[([1], [6, 2], 0.0)]], 0.0),
     ],
-    [([[([3], [4], 0.5)]], 0.0), ([[([3], [3, 3], 0.0)], [([7], [3, 4], 1.0)], [([3], [3], 0.0)]], 0.0)],
+    [([[([3], [4], 0.5)]], 0.0), ([[([3], [3, 3], 0.0)], [([7], [3, 4], 1.0)], [([3, 9, 9, 9], [3], 0.0)]], 0.0)],
 ]
-"""Trajectories of two datums, one, one and three; two of these have the same length."""
+"""Trajectories of two datums, one, one and three: of these, one is as long as that before it, and one begins beyond its end."""
 
 
 def rows_of(groups: list[list[Told]]) -> list[Row]:

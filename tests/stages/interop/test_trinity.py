@@ -67,7 +67,8 @@ def process() -> Process:
     def run(rows: list[Row], change: Callable[[Any], None] = lambda exp: None, **arguments: Any) -> list[Any]:
         config: Any = import_module("trinity.common.config").Config()
         config.algorithm.algorithm_type, config.algorithm.advantage_fn = "multi_step_grpo", PATH
-        config.algorithm.advantage_fn_args = arguments or None
+        given: Any = arguments or None
+        config.algorithm.advantage_fn_args = given
         import_module("trinity.common.config_validator").AlgorithmConfigValidator().validate(config)
         cls = algorithms.ADVANTAGE_FN.get(PATH)
         assert not cls.compute_in_trainer()
@@ -146,6 +147,23 @@ def test_an_experience_may_be_one_step(process: Process) -> None:
         process(rows, judge, method="turn_return", rewards="steps")
     with pytest.raises(DataError, match=r"'step\.state': no experience has info\['env_state_hash'\]"):
         process(rows, method="gigpo", steps="experience")
+
+
+@pytest.mark.peers
+def test_the_reward_of_a_run_is_that_of_its_last_step(process: Process) -> None:
+    rows = [
+        Row("a", [5], [1], 0.5, episode="0", part=1), Row("a", [6, 2], [1, 1], 3.0, episode="0", part=0),
+        Row("a", [7], [1], 0.0, episode="1", part=0), Row("a", [8], [1], 7.0, episode="2", part=0),
+        Row("a", [9], [1], None, episode="2", part=1),
+    ]  # fmt: skip
+    # Rewards 0.5 and 0; the last run has none.
+    assert [exp.advantages.tolist() for exp in process(rows, method="rloo")] == [
+        [0.5],
+        [0.5, 0.5],
+        [-0.5],
+        [0.0],
+        [0.0],
+    ]
 
 
 @pytest.mark.peers
