@@ -152,10 +152,9 @@ def _advantages(trainer: Any, data: Any, credit: TokenCredit, steps: str | None)
     )
     advantages = repad(found, inside)
     counted = advantages[:real][inside[:real]]
-    trainer.all_metrics |= shares(info) | {
-        "loss/avg_raw_advantages": counted.mean().item(),
-        "loss/avg_raw_advantages_abs": counted.abs().mean().item(),
-    }
+    mean, size = counted.mean().item(), counted.abs().mean().item()
+    trainer.all_metrics |= shares(info) | {"loss/avg_raw_advantages": mean, "loss/avg_raw_advantages_abs": size}
+    data.metadata["metrics"] |= {"avg_advantages": mean, "avg_advantages_abs": size}
     return advantages
 
 
