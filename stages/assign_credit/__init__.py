@@ -9,13 +9,14 @@ from ..core.ranges import Above, AtLeast
 
 if TYPE_CHECKING:
     from ..core.driver import Written
+    from ._in_memory import CreditInfo as CreditInfo
     from ._in_memory import TokenCredit as TokenCredit
     from ._in_memory import credit_tokens as credit_tokens
 
 
 def __getattr__(name: str) -> Any:
-    """`credit_tokens` and `TokenCredit`, for trainers that hold their rollouts in memory; the command line does without."""
-    if name not in ("credit_tokens", "TokenCredit"):
+    """`credit_tokens` and its like, for trainers that hold their rollouts in memory; the command line does without."""
+    if name not in ("credit_tokens", "TokenCredit", "CreditInfo"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import _in_memory
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...formats.errors import DataError, UsageError
 from ..assign_credit import TokenCredit
+from ._seam import credit_rows
 
 SPANS = ("step.start", "step.end")
 
@@ -92,19 +93,18 @@ class Rows:
         """The credit of every token of every row."""
         if not self.ids:
             return []
-        lengths = [len(row) for row in self.ids]
         steps: Any = None
         if "step.start" in self.credit.needs:
             steps = self.spans if any(self.spans) else "mask"
-        return self.credit(
+        found, _ = credit_rows(
+            self.credit,
+            self.ids,
+            self.own,
             reward=self.rewards,
             group=self.groups,
-            token_ids=self.ids,
-            mask=self.own,
-            # Rows of one length are read as padded ones, whose ends would be guessed from the mask.
-            lengths=lengths if len(set(lengths)) == 1 else None,
             steps=steps,
             skip=self.skipped,
             episode=self.episodes,
             signals=self.signals,
         )
+        return found

@@ -14,6 +14,8 @@ import numpy as np
 
 from ...formats.errors import DataError, UsageError
 from ..assign_credit import TokenCredit
+from ._rows import SPANS, credit_for
+from ._seam import credit_rows, repad, shares, unpad
 
 Trainer = TypeVar("Trainer")
 LOGPROBS = ("sampling_per_token_logps", "old_per_token_logps")  # the first that the trainer has
@@ -47,12 +49,8 @@ def with_credit(
         UsageError: an unknown method, preset or option, one that needs a column the trainer does not have; when the trainer is
             made, use_liger_kernel, whose loss takes one advantage a completion.
     """
-    credit = TokenCredit(method, preset=preset, **options)
-    unknown = [
-        path for path in credit.needs if path not in ("reward", "token.logprob") and not _is_made_here(path, steps)
-    ]
-    if unknown:
-        raise UsageError(f"credit method {method} needs {unknown[0]!r}, which TRL's trainer does not have")
+    has = ("reward", "token.logprob", *(SPANS if steps is not None else ()))
+    credit = credit_for("TRL's trainer", method, preset, options, has=has)
 
     class CreditTrainer(trainer):  # type: ignore[misc, valid-type]
         def __init__(self, *args: Any, **kwargs: Any):
@@ -72,10 +70,6 @@ def with_credit(
     return CreditTrainer  # type: ignore[return-value]
 
 
-def _is_made_here(path: str, steps: str | None) -> bool:
-    return path.startswith("node.") or (steps is not None and path in ("step.start", "step.end"))
-
-
 def _advantages(trainer: Any, output: Any, credit: TokenCredit, steps: str | None) -> Any:
     """[B, L] on this process's completions, computed over those of all."""
     import torch
@@ -83,7 +77,7 @@ def _advantages(trainer: Any, output: Any, credit: TokenCredit, steps: str | Non
 
     ids, inside = output["completion_ids"], output["completion_mask"].bool()
     own = inside & output["tool_mask"].bool() if "tool_mask" in output else inside
-    here: dict[str, list[Any]] = {"ids": _rows(ids, inside), "own": _rows(own, inside)}
+    here: dict[str, list[Any]] = {"ids": unpad(ids, inside), "own": unpad(own, inside)}
     if "token.logprob" in credit.needs:
         name = next((each for each in LOGPROBS if each in output), None)
         if name is None:
@@ -91,7 +85,7 @@ def _advantages(trainer: Any, output: Any, credit: TokenCredit, steps: str | Non
                 f"credit method {credit.method.name} needs log-probabilities, which this trainer did not keep; use vLLM, or "
                 "steps_per_generation above gradient_accumulation_steps"
             )
-        here["token.logprob"] = _rows(output[name], inside)
+        here["token.logprob"] = unpad(output[name], inside)
     everywhere = {path: gather_object(rows) for path, rows in here.items()}
 
     per_function = trainer._rewards_per_function
@@ -99,27 +93,17 @@ def _advantages(trainer: Any, output: Any, credit: TokenCredit, steps: str | Non
     reward = (per_function * weights).nansum(1).double().cpu().numpy()
     mode = "train" if trainer.model.training else "eval"
     size = trainer.num_generations if mode == "train" else trainer.num_generations_eval
-    found, info = credit.with_info(
+    found, info = credit_rows(
+        credit,
+        everywhere.pop("ids"),
+        everywhere.pop("own"),
         reward=reward,
         group=np.arange(len(reward)) // size,
-        token_ids=everywhere.pop("ids"),
-        mask=everywhere.pop("own"),
         steps=steps if "step.start" in credit.needs else None,
         skip=torch.isnan(per_function).all(1).cpu().numpy(),
         signals=everywhere,
     )
-    metrics = trainer._metrics[mode]
-    metrics["credit/dead_groups"].append(info.dead_groups / max(info.groups, 1))
-    metrics["credit/singletons"].append(info.singletons / max(info.groups, 1))
-    metrics["credit/tokens"].append(info.credited / max(info.tokens, 1))
-
+    for name, share in shares(info).items():
+        trainer._metrics[mode][name].append(share)
     first = trainer.accelerator.process_index * len(ids)
-    advantages = torch.zeros(ids.shape, dtype=torch.float32, device=ids.device)
-    mine = [value for row in found[first : first + len(ids)] for value in row]
-    advantages[inside] = torch.tensor(mine, dtype=torch.float32, device=ids.device)
-    return advantages
-
-
-def _rows(values: Any, inside: Any) -> list[Any]:
-    """A list for each completion, without padding."""
-    return [row[chosen].tolist() for row, chosen in zip(values.cpu(), inside.cpu(), strict=True)]
+    return repad(found[first : first + len(ids)], inside)

@@ -1,6 +1,7 @@
 """What the adapters must agree with: `assign-credit` on a file of the same rollouts."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,43 @@ CreditOfFile = Callable[..., list[list[float]]]
 OPTIONAL = ("token.logprob", "token.trainable", "step.reward")
 
 
+@dataclass(frozen=True)
+class Row:
+    """A row as a test writes it down: 1 in `own` is a token of the policy's, each run of them is a turn. Without a reward it failed.
+
+    paid, states: of each turn.
+    """
+
+    group: str
+    ids: list[int]
+    own: list[int]
+    reward: float | None
+    episode: str | None = None
+    part: int = 0
+    paid: tuple[float, ...] = ()
+    states: tuple[str, ...] = ()
+    logprobs: tuple[float, ...] = ()
+
+    @property
+    def turns(self) -> list[tuple[int, int]]:
+        return [(int(start), int(end)) for start, end in np.flatnonzero(np.diff([0, *self.own, 0])).reshape(-1, 2)]
+
+    @property
+    def in_file(self) -> dict[str, Any]:
+        """As `credit_of_file` takes it."""
+        given = {"group": self.group, "ids": self.ids, "own": [each == 1 for each in self.own], "reward": self.reward}
+        if self.episode is not None:
+            given |= {"episode": self.episode, "part": self.part}
+        optional = {"step.reward": self.paid, "step.state": self.states, "token.logprob": self.logprobs}
+        return given | {"spans": self.turns} | {path: list(each) for path, each in optional.items() if each}
+
+
 @pytest.fixture
 def credit_of_file(cli: Callable[..., Result], tmp_path: Path) -> CreditOfFile:
     """credit_of_file(method, rows, …options) → the credit of each row's tokens, as the commands give it.
 
-    A row has ids, own, reward and group, and where it matters episode, part, spans, and the columns of OPTIONAL.
+    A row has ids, own, reward and group, and where it matters episode, part, spans, and the columns of OPTIONAL. Rows without a
+    reward failed, and get 0.
     """
 
     def run(method: str, rows: Sequence[dict[str, Any]], **options: Any) -> list[list[float]]:
@@ -31,6 +64,9 @@ def credit_of_file(cli: Callable[..., Result], tmp_path: Path) -> CreditOfFile:
             "rollout_id": [f"r{place}" for place in order],
             "group_id": [f"g{row['group']}" for row in chosen],
             "reward": pa.array([row["reward"] for row in chosen], pa.float64()),
+            "flags": pa.array(
+                [[] if row["reward"] is not None else ["error"] for row in chosen], pa.list_(pa.string())
+            ),
         }
         if any("episode" in row for row in chosen):
             table["episode_id"] = [str(row["episode"]) for row in chosen]
@@ -46,15 +82,19 @@ def credit_of_file(cli: Callable[..., Result], tmp_path: Path) -> CreditOfFile:
             if any(path in row for row in chosen):
                 kind = bool if path == "token.trainable" else np.float64
                 columns[path] = Ragged.from_lists([row[path] for row in chosen], kind)
+        if any("step.state" in row for row in chosen):
+            columns["step.state"] = pa.array([row["step.state"] for row in chosen], pa.list_(pa.string()))
         plain, tree, credit = (tmp_path / f"{name}.parquet" for name in ("plain", "tree", "credit"))
         write_rollouts(plain, [Rollouts(pa.table(table)).with_columns(columns)], Provenance(), force=True)
         made = cli("tree-build", plain, "-o", tree, "--force")
         assert made.exit_code == 0, made.output
+        preset = options.pop("preset", None)
         settings = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
+        settings += [] if preset is None else ["--preset", preset]
         done = cli("assign-credit", tree, "--method", method, *settings, "-o", credit, "--force")
         assert done.exit_code == 0, done.output
         found = RolloutFile(credit).read().ragged("token.advantage")
-        values = {place: found[row].tolist() for row, place in enumerate(order)}
+        values = {place: found[row].tolist() or [0.0] * len(rows[place]["ids"]) for row, place in enumerate(order)}
         return [values[place] for place in range(len(rows))]
 
     return run

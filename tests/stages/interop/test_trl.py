@@ -49,7 +49,7 @@ def train(tmp_path: Path) -> Train:
     trl = pytest.importorskip("trl")
     from datasets import Dataset
 
-    def run(cls: Any, *, rewards: Any = None, **options: Any) -> Any:
+    def run(cls: Any, *, rewards: Any = None, rollouts: Any = None, **options: Any) -> Any:
         class Recorded(cls):
             def _generate_and_score_completions(self, inputs: Any) -> Any:
                 output = super()._generate_and_score_completions(inputs)
@@ -70,7 +70,7 @@ def train(tmp_path: Path) -> Train:
         )  # fmt: skip
         trainer = Recorded(
             model=str(TINY), reward_funcs=rewards or parity, args=config,
-            train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
+            train_dataset=Dataset.from_dict({"prompt": PROMPTS}), rollout_func=rollouts,
         )  # fmt: skip
         trainer.train()
         return trainer
@@ -151,3 +151,23 @@ def test_a_completion_that_nothing_could_score_takes_no_part(train: Train) -> No
     output, _ = train(with_credit(trainer_class, "rloo"), rewards=sometimes).batches[0]
     per_row = output["advantages"][:, 0].tolist()
     assert per_row == [0.0, 0.5, -1.0, 0.5, 0.0, 0.5, -1.0, 0.5]
+
+
+@pytest.mark.peers
+def test_completions_of_one_length_may_begin_with_a_tools_tokens(train: Train) -> None:
+    trainer_class = pytest.importorskip("trl").GRPOTrainer
+
+    def scripted(prompts: list[Any], trainer: Any) -> dict[str, list[Any]]:
+        ids = [[9, 5, 7 + row % SIZE] for row in range(len(prompts))]
+        return {
+            "prompt_ids": [[4, 3]] * len(ids), "completion_ids": ids, "logprobs": [[0.0, -0.5, -0.5]] * len(ids),
+            "env_mask": [[0, 1, 1]] * len(ids),
+        }  # fmt: skip
+
+    output, rewards = train(with_credit(trainer_class, "rloo"), rollouts=scripted).batches[0]
+    assert output["tool_mask"].tolist() == [[0, 1, 1]] * 2 * SIZE
+    # 21, 22, 23, 24 in each group, modulo 3: rewards 0, 1, 2, 0, of which each is held to the mean of the others.
+    assert rewards[:SIZE, 0].tolist() == [0.0, 1.0, 2.0, 0.0]
+    assert output["advantages"][:SIZE].tolist() == [
+        pytest.approx([0.0, value, value]) for value in (-1.0, 1 / 3, 5 / 3, -1.0)
+    ]
