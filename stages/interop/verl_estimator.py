@@ -18,7 +18,8 @@ from ..assign_credit import TokenCredit
 from ..core.options import parse_settings
 
 NAME = "apportion"
-METHOD, PRESET, SETTINGS = "APPORTION_METHOD", "APPORTION_PRESET", "APPORTION_SET"  # SETTINGS: name=value, apart by spaces
+METHOD, PRESET = "APPORTION_METHOD", "APPORTION_PRESET"
+SETTINGS = "APPORTION_SET"  # name=value, apart by spaces
 SEEN = ("reward",)  # what an estimator of verl's is given, beside the groups
 
 Estimator = Callable[..., tuple[Any, Any]]
