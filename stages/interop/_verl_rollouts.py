@@ -85,12 +85,12 @@ def rollouts_of(batch: Batch, step: int, own: Mapping[str, Array], tokenizer: An
     columns["step.reward"] = ragged(batch.step_rewards, np.float64, ~unscored)
 
     now = batch.fields["advantages"]
-    theirs = [own.get(name, now[row]) for row, name in enumerate(batch.names)]
-    known = np.array([np.isfinite(row).all() for row in theirs], bool)
-    columns["token.advantage_verl"] = ragged(_inside(theirs, batch.own), np.float32, known)
     if own:
         assigned = np.array([name in own for name in batch.names], bool) & ~batch.left_out
         columns["token.advantage"] = ragged(_inside(now, batch.own), np.float32, assigned)
+    theirs = [own.get(name, now[row]) for row, name in enumerate(batch.names)]
+    known = np.array([np.isfinite(row).all() for row in theirs], bool)
+    columns["token.advantage_verl"] = ragged(_inside(theirs, batch.own), np.float32, known)
     bare = {name: pa.array(columns.pop(name), pa.string()) for name in ("rollout_id", "group_id")}
     return Rollouts(pa.table(bare)).with_columns(columns)
 
