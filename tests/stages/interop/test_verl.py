@@ -102,16 +102,22 @@ def queue() -> Iterator[Any]:
 
 
 @pytest.fixture
+def sync() -> Any:
+    """verl's class."""
+    return pytest.importorskip("verl.trainer.ppo.v1").PPOTrainerSync
+
+
+@pytest.fixture
 def make(queue: Any, tmp_path: Path) -> Callable[..., Any]:
     """make(class, *overrides of the configuration) → a trainer at step 3, with what `fit` and `init` prepare of what is used."""
-    import verl
-    from hydra import compose, initialize_config_dir
-    from transformers import AutoTokenizer
+    verl = pytest.importorskip("verl")
+    hydra = pytest.importorskip("hydra")
+    transformers = pytest.importorskip("transformers")
 
     def trainer(cls: Any, *overrides: str) -> Any:
         folder = os.path.join(os.path.dirname(verl.__file__), "trainer", "config")
-        with initialize_config_dir(folder, version_base=None):
-            config = compose(
+        with hydra.initialize_config_dir(folder, version_base=None):
+            config = hydra.compose(
                 "ppo_trainer",
                 overrides=[
                     "algorithm.adv_estimator=grpo", f"actor_rollout_ref.model.path={TINY}",
@@ -120,7 +126,7 @@ def make(queue: Any, tmp_path: Path) -> Callable[..., Any]:
             )  # fmt: skip
         made = cls(config)
         made.global_steps = 3
-        made.tokenizer = AutoTokenizer.from_pretrained(str(TINY))
+        made.tokenizer = transformers.AutoTokenizer.from_pretrained(str(TINY))
         made._init_dump_executor()
         return made
 
@@ -132,9 +138,10 @@ def put(queue: Any) -> Iterator[Callable[..., Any]]:
     """put(rows) → the batch's meta data, the rows in the queue as verl's AgentLoopWorkerTQ and its log-probability pass leave
     them; with `multiple`, filled up by verl."""
     import torch
-    from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
-    from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
-    from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+    agent_loop = pytest.importorskip("verl.experimental.agent_loop.agent_loop")
+    padding_utils = pytest.importorskip("verl.trainer.ppo.padding_utils")
+    as_tensordict = pytest.importorskip("verl.utils.tensordict_utils").list_of_dict_to_tensordict
 
     known: list[str] = []
 
@@ -142,10 +149,10 @@ def put(queue: Any) -> Iterator[Callable[..., Any]]:
         keys, fields, tags = [], [], []
         for row in rows:
             uid, session, index = row["key"]
-            output = AgentLoopOutput(
+            output = agent_loop.AgentLoopOutput(
                 prompt_ids=row["prompt"], response_ids=row["ids"], response_mask=row["mask"],
                 response_logprobs=[-0.25 * own for own in row["mask"]], reward_score=row["reward"], num_turns=2,
-                metrics=AgentLoopMetrics(), extra_fields={"reward_extra_info": {"acc": row["reward"] > 0}},
+                metrics=agent_loop.AgentLoopMetrics(), extra_fields={"reward_extra_info": {"acc": row["reward"] > 0}},
             )  # fmt: skip
             field = output.as_dict()
             field |= {"uid": uid, "session_id": session, "global_steps": 3, "loss_mask": field["response_mask"]}
@@ -159,9 +166,9 @@ def put(queue: Any) -> Iterator[Callable[..., Any]]:
             fields.append(field)
             tags.append({"seq_len": len(field["input_ids"]), "min_global_steps": 2, "max_global_steps": 3})
         meta = queue.kv_batch_put(
-            keys=keys, fields=list_of_dict_to_tensordict(fields), tags=tags, partition_id="train"
+            keys=keys, fields=as_tensordict(fields), tags=tags, partition_id="train"
         )  # fmt: skip
-        meta = upsample_batch_to_divisible_size(meta, multiple, 2)
+        meta = padding_utils.upsample_batch_to_divisible_size(meta, multiple, 2)
         known.extend(meta.keys)
         return meta
 
@@ -208,11 +215,17 @@ def step_of(trainer: Any, meta: Any) -> tuple[Any, dict[str, Any], Rollouts]:
     [("tempo", {}, 0), ("treerl", {}, 1), ("turn_return", {"scale": "std"}, 2), ("hepo", {}, 3), ("rloo", {}, 4)],
 )
 def test_the_trainer_gets_what_assign_credit_gives_on_the_file_it_writes(
-    method: str, options: dict[str, Any], seed: int, make: Any, put: Any, queue: Any, cli: Cli, tmp_path: Path
+    method: str,
+    options: dict[str, Any],
+    seed: int,
+    make: Any,
+    sync: Any,
+    put: Any,
+    queue: Any,
+    cli: Cli,
+    tmp_path: Path,
 ) -> None:
-    from verl.trainer.ppo.v1 import PPOTrainerSync
-
-    trainer = make(with_credit(PPOTrainerSync, method, **options))
+    trainer = make(with_credit(sync, method, **options))
     meta = put(rows_of(seed, [4, 1, 3, 2]), multiple=8)
     assert len(meta) == 16
     after, metrics, rollouts = step_of(trainer, meta)
@@ -241,17 +254,15 @@ def test_the_trainer_gets_what_assign_credit_gives_on_the_file_it_writes(
 
 
 @pytest.mark.peers
-def test_the_file_has_what_verl_sampled_and_verl_s_own_advantages(make: Any, put: Any, queue: Any) -> None:
-    from verl.trainer.ppo.v1 import PPOTrainerSync
-
+def test_the_file_has_what_verl_sampled_and_verl_s_own_advantages(make: Any, sync: Any, put: Any, queue: Any) -> None:
     rows = rows_of(5, [3, 2])
-    plain = make(PPOTrainerSync)
+    plain = make(sync)
     meta = put(rows)
     plain._compute_advantage(meta, {})
     theirs = {key: [*values] for key, values in advantages_of(queue, meta).items()}
     returns = advantages_of(queue, meta, "returns")
 
-    after, _, rollouts = step_of(make(with_credit(PPOTrainerSync, "tempo")), meta)
+    after, _, rollouts = step_of(make(with_credit(sync, "tempo")), meta)
     assert advantages_of(queue, after, "returns") == returns
     by_name = {"{}_{}_{}".format(*row["key"]): row for row in rows}
     assert rollouts.strings("rollout_id") == sorted(by_name)
@@ -274,12 +285,10 @@ def test_the_file_has_what_verl_sampled_and_verl_s_own_advantages(make: Any, put
 
 @pytest.mark.peers
 def test_a_trainer_without_credit_writes_its_own_advantages(
-    make: Any, put: Any, queue: Any, cli: Cli, tmp_path: Path
+    make: Any, sync: Any, put: Any, queue: Any, cli: Cli, tmp_path: Path
 ) -> None:
-    from verl.trainer.ppo.v1 import PPOTrainerSync
-
     meta = put(rows_of(6, [3, 3]))
-    _, _, rollouts = step_of(make(with_rollouts(PPOTrainerSync)), meta)
+    _, _, rollouts = step_of(make(with_rollouts(sync)), meta)
     assert "token.advantage" not in rollouts
     credit = tmp_path / "credit.parquet"
     done = cli("assign-credit", tmp_path / "rollouts/3.parquet", "--method", "grpo", "--preset", "verl", "-o", credit)
@@ -293,12 +302,10 @@ def test_a_trainer_without_credit_writes_its_own_advantages(
 @pytest.mark.peers
 @pytest.mark.parametrize("seed", range(3))
 def test_an_episode_in_several_rows_counts_once_as_in_verl_s_own_grpo(
-    seed: int, make: Any, put: Any, cli: Cli, tmp_path: Path
+    seed: int, make: Any, sync: Any, put: Any, cli: Cli, tmp_path: Path
 ) -> None:
-    from verl.trainer.ppo.v1 import PPOTrainerSync
-
     meta = put(rows_of(seed, [3, 4, 2], parts=3), multiple=5)
-    _, _, rollouts = step_of(make(with_credit(PPOTrainerSync, "grpo", preset="verl")), meta)
+    _, _, rollouts = step_of(make(with_credit(sync, "grpo", preset="verl")), meta)
     assert len(set(rollouts.strings("episode_id"))) == 9 < len(rollouts)
     np.testing.assert_allclose(
         rollouts.ragged("token.advantage").values, rollouts.ragged("token.advantage_verl").values, atol=1e-5
@@ -311,26 +318,22 @@ def test_an_episode_in_several_rows_counts_once_as_in_verl_s_own_grpo(
 
 
 @pytest.mark.peers
-def test_a_tree_of_episodes_in_several_rows_is_refused(make: Any, put: Any) -> None:
-    from verl.trainer.ppo.v1 import PPOTrainerSync
-
+def test_a_tree_of_episodes_in_several_rows_is_refused(make: Any, sync: Any, put: Any) -> None:
     rows = [{"key": ("u", 0, index), "prompt": [1], "ids": [5, 6], "mask": [1, 1], "reward": 1.0} for index in (0, 1)]
     with pytest.raises(DataError, match="an episode in several parts"):
-        make(with_credit(PPOTrainerSync, "tempo"))._compute_advantage(put(rows), {})
+        make(with_credit(sync, "tempo"))._compute_advantage(put(rows), {})
 
 
 @pytest.mark.peers
 def test_rows_without_a_reward_or_a_token_take_no_part(
-    make: Any, put: Any, queue: Any, cli: Cli, tmp_path: Path
+    make: Any, sync: Any, put: Any, queue: Any, cli: Cli, tmp_path: Path
 ) -> None:
-    from verl.trainer.ppo.v1 import PPOTrainerSync
-
     rewards, masks = [1.0, 0.0, float("nan"), 5.0], [[1, 1], [1, 0], [1, 1], [0, 0]]
     rows = [
         {"key": ("u", session, 0), "prompt": [1], "ids": [5, 6], "mask": mask, "reward": reward}
         for session, (reward, mask) in enumerate(zip(rewards, masks, strict=True))
     ]
-    meta, _, rollouts = step_of(make(with_credit(PPOTrainerSync, "rloo")), put(rows))
+    meta, _, rollouts = step_of(make(with_credit(sync, "rloo")), put(rows))
     assert list(advantages_of(queue, meta).values()) == [[1, 1], [-1, 0], [0, 0], [0, 0]]
     assert rollouts.strings("flags") == [[], [], ["error"], ["filtered"]]
     assert rollouts.strings("error") == [None, None, "verl gave no reward", None]
@@ -340,12 +343,10 @@ def test_rows_without_a_reward_or_a_token_take_no_part(
 
 
 @pytest.mark.peers
-def test_tokens_that_verl_rejects_are_marked_and_get_nothing(make: Any, put: Any) -> None:
+def test_tokens_that_verl_rejects_are_marked_and_get_nothing(make: Any, sync: Any, put: Any) -> None:
     """verl's own rejection sampling, which takes tokens out of response_mask while it computes advantages."""
-    from verl.trainer.ppo.v1 import PPOTrainerSync
-
     correction = ["algorithm.rollout_correction.rollout_rs=token_k1", "algorithm.rollout_correction.rollout_rs_threshold='0.7_1.2'"]  # fmt: skip
-    trainer = make(with_credit(PPOTrainerSync, "turn_return"), *correction)
+    trainer = make(with_credit(sync, "turn_return"), *correction)
     rows = rows_of(7, [3, 3])
     _, _, rollouts = step_of(trainer, put(rows))
     mask, trainable = rollouts.mask, rollouts.ragged("token.trainable").values
@@ -355,16 +356,14 @@ def test_tokens_that_verl_rejects_are_marked_and_get_nothing(make: Any, put: Any
 
 
 @pytest.mark.peers
-def test_a_penalty_in_the_reward_is_part_of_it(make: Any, put: Any, queue: Any, cli: Cli, tmp_path: Path) -> None:
-    from verl.trainer.ppo.v1 import PPOTrainerSync
-
+def test_a_penalty_in_the_reward_is_part_of_it(
+    make: Any, sync: Any, put: Any, queue: Any, cli: Cli, tmp_path: Path
+) -> None:
     rows = [
         {"key": ("u", session, 0), "prompt": [1], "ids": ids, "mask": [1, 1], "reward": 1.0}
         for session, ids in enumerate(([5, 7], [6, 8]))
     ]
-    trainer = make(
-        with_credit(PPOTrainerSync, "rloo"), "algorithm.use_kl_in_reward=true", "algorithm.kl_ctrl.kl_coef=1.0"
-    )
+    trainer = make(with_credit(sync, "rloo"), "algorithm.use_kl_in_reward=true", "algorithm.kl_ctrl.kl_coef=1.0")
     meta, _, rollouts = step_of(trainer, put(rows))
     # Of each token, verl takes off old_log_probs - ref_log_prob: -0.75 + 0.6 of an odd one, -0.25 + 0.6 of an even one.
     np.testing.assert_allclose(rollouts.numbers("reward"), [1 + 2 * 0.15, 1 - 2 * 0.35], rtol=1e-6)
@@ -374,9 +373,9 @@ def test_a_penalty_in_the_reward_is_part_of_it(make: Any, put: Any, queue: Any, 
 @pytest.mark.peers
 def test_the_batches_of_a_step_are_one_file(make: Any, put: Any, queue: Any) -> None:
     """An asynchronous trainer computes advantages several times before it ends its step."""
-    from verl.trainer.ppo.v1 import PPOTrainerColocateAsync
+    colocated = pytest.importorskip("verl.trainer.ppo.v1").PPOTrainerColocateAsync
 
-    trainer = make(with_credit(PPOTrainerColocateAsync, "rloo"), "trainer.v1.trainer_mode=colocate_async")
+    trainer = make(with_credit(colocated, "rloo"), "trainer.v1.trainer_mode=colocate_async")
     rows = rows_of(11, [3, 2, 4])
     first = put([row for row in rows if row["key"][0] == "u1"])
     second = put([row for row in rows if row["key"][0] != "u1"])
@@ -403,24 +402,20 @@ def test_every_v1_trainer_computes_advantages_where_credit_takes_their_place() -
 
 
 @pytest.mark.peers
-def test_a_method_of_values_needs_a_critic(make: Any) -> None:
-    from verl.trainer.ppo.v1 import PPOTrainerSync
-
+def test_a_method_of_values_needs_a_critic(make: Any, sync: Any) -> None:
     with pytest.raises(UsageError, match=r"gae needs a critic's values; set critic\.enable=true"):
-        make(with_credit(PPOTrainerSync, "gae"))
+        make(with_credit(sync, "gae"))
 
 
 # -------------------------------------------------------------------------------------------------------------- replay
 
 
 @pytest.fixture
-def exported(make: Any, put: Any, cli: Cli, tmp_path: Path) -> Callable[..., Path]:
+def exported(make: Any, sync: Any, put: Any, cli: Cli, tmp_path: Path) -> Callable[..., Path]:
     """exported(rows) → the credit file of their step, by `assign-credit` and `export`."""
 
     def export(rows: list[Row]) -> Path:
-        from verl.trainer.ppo.v1 import PPOTrainerSync
-
-        step_of(make(with_rollouts(PPOTrainerSync)), put(rows))
+        step_of(make(with_rollouts(sync)), put(rows))
         credit, flat = tmp_path / "credit.parquet", tmp_path / "flat.parquet"
         assert cli("assign-credit", tmp_path / "rollouts/3.parquet", "--method", "rloo", "-o", credit).exit_code == 0
         done = cli("export", credit, "--format", "flat", "-o", flat)
@@ -433,17 +428,15 @@ def exported(make: Any, put: Any, cli: Cli, tmp_path: Path) -> Callable[..., Pat
 @pytest.mark.peers
 @pytest.mark.parametrize("in_folder", [False, True])
 def test_credit_of_a_file_reaches_the_rows_it_was_computed_for(
-    in_folder: bool, exported: Any, make: Any, put: Any, queue: Any, tmp_path: Path
+    in_folder: bool, exported: Any, make: Any, sync: Any, put: Any, queue: Any, tmp_path: Path
 ) -> None:
-    from verl.trainer.ppo.v1 import PPOTrainerSync
-
     rows = rows_of(8, [3, 1, 4])
     flat = exported(rows)
     if in_folder:
         (tmp_path / "flat").mkdir()
         flat = flat.rename(tmp_path / "flat" / "3.parquet").parent
-    meta, metrics, rollouts = step_of(make(with_replay(PPOTrainerSync, flat)), put(rows, multiple=3))
-    credited, _, expected = step_of(make(with_credit(PPOTrainerSync, "rloo")), put(rows, multiple=3))
+    meta, metrics, rollouts = step_of(make(with_replay(sync, flat)), put(rows, multiple=3))
+    credited, _, expected = step_of(make(with_credit(sync, "rloo")), put(rows, multiple=3))
     found, wanted = advantages_of(queue, meta), advantages_of(queue, credited)
     assert {key: found[key] for key in found if not key.startswith("pad")} == {
         key: wanted[key] for key in wanted if not key.startswith("pad")
@@ -454,10 +447,9 @@ def test_credit_of_a_file_reaches_the_rows_it_was_computed_for(
 
 @pytest.mark.peers
 def test_a_batch_that_verl_injects_again_is_found_under_new_keys(
-    exported: Any, make: Any, put: Any, queue: Any, tmp_path: Path
+    exported: Any, make: Any, sync: Any, put: Any, queue: Any, tmp_path: Path
 ) -> None:
-    from verl.trainer.ppo.v1 import PPOTrainerSync
-    from verl.utils.skip.rollout_skip import RolloutTqSkip
+    rollout_skip = pytest.importorskip("verl.utils.skip.rollout_skip")
 
     rows = [row for row in rows_of(9, [3, 3]) if row["key"][2] == 0]
     flat = exported(rows)
@@ -465,11 +457,11 @@ def test_a_batch_that_verl_injects_again_is_found_under_new_keys(
         "skip.rollout_tq.enable=true", "skip.rollout_tq.steps=[3]", f"skip.rollout_tq.dump_dir={tmp_path / 'dump'}",
         "actor_rollout_ref.rollout.n=3",
     ]  # fmt: skip
-    trainer = make(with_replay(PPOTrainerSync, flat), *overrides)
-    skip = RolloutTqSkip(trainer.config.skip.rollout_tq, trainer.config)
+    trainer = make(with_replay(sync, flat), *overrides)
+    skip = rollout_skip.RolloutTqSkip(trainer.config.skip.rollout_tq, trainer.config)
     meta = put(rows)
     skip.prepare_data(3, meta, 3)
-    wanted = {key: row for key, row in advantages_after(trainer, meta, queue).items()}
+    wanted = advantages_after(trainer, meta, queue)
     assert skip.maybe_load_and_inject(3, ["new0", "new1"])
     keys = [key for key in queue.kv_list("train")["train"] if key.startswith("new") and "_" in key]
     again = type(meta)(keys=keys, tags=[{} for _ in keys], partition_id="train")
@@ -485,11 +477,11 @@ def advantages_after(trainer: Any, meta: Any, queue: Any) -> dict[str, list[floa
 
 
 @pytest.mark.peers
-def test_a_row_that_the_file_lacks_or_whose_tokens_changed_is_an_error(exported: Any, make: Any, put: Any) -> None:
-    from verl.trainer.ppo.v1 import PPOTrainerSync
-
+def test_a_row_that_the_file_lacks_or_whose_tokens_changed_is_an_error(
+    exported: Any, make: Any, sync: Any, put: Any
+) -> None:
     rows = rows_of(10, [2, 2])
-    trainer = make(with_replay(PPOTrainerSync, exported(rows)))
+    trainer = make(with_replay(sync, exported(rows)))
     changed = [{**row, "ids": [*row["ids"][:-1], 99]} for row in rows]
     with pytest.raises(
         DataError, match=r"flat\.parquet, row \d: the credit of rollout 'u\d_\d_0' was computed on other"

@@ -120,7 +120,8 @@ def test_a_method_that_verl_cannot_serve_ends_the_program_with_one_line() -> Non
 def verl() -> Iterator[Any]:
     """verl's compute_advantage, with `apportion` registered for the test alone."""
     pytest.importorskip("verl")
-    from verl.trainer.ppo import core_algos, ray_trainer
+    core_algos = pytest.importorskip("verl.trainer.ppo.core_algos")
+    ray_trainer = pytest.importorskip("verl.trainer.ppo.ray_trainer")
 
     yield ray_trainer
     core_algos.ADV_ESTIMATOR_REGISTRY.pop("apportion", None)
@@ -129,8 +130,8 @@ def verl() -> Iterator[Any]:
 def batch_of(seed: int, sizes: list[int]) -> Any:
     """A DataProto as verl's trainers make it: padded on the right, an environment's tokens within, groups of these sizes."""
     import torch
-    from tensordict import TensorDict
-    from verl.protocol import DataProto
+
+    tensordict, protocol = pytest.importorskip("tensordict"), pytest.importorskip("verl.protocol")
 
     draw = np.random.default_rng(seed)
     rows, longest = sum(sizes), 9
@@ -142,8 +143,8 @@ def batch_of(seed: int, sizes: list[int]) -> Any:
         rewards[row, length - 1] = float(draw.integers(3))
     groups = np.repeat([f"g{group}" for group in range(len(sizes))], sizes).astype(object)
     shuffled = torch.from_numpy(draw.permutation(rows))
-    batch = TensorDict({"token_level_rewards": rewards, "response_mask": mask}, batch_size=rows)[shuffled]
-    return DataProto(batch=batch, non_tensor_batch={"uid": groups[shuffled.numpy()]})
+    batch = tensordict.TensorDict({"token_level_rewards": rewards, "response_mask": mask}, batch_size=rows)[shuffled]
+    return protocol.DataProto(batch=batch, non_tensor_batch={"uid": groups[shuffled.numpy()]})
 
 
 SAME = ("grpo", "rloo", "opo", "gpg", "reinforce_plus_plus", "reinforce_plus_plus_baseline")  # named as verl's own
@@ -153,12 +154,11 @@ SAME = ("grpo", "rloo", "opo", "gpg", "reinforce_plus_plus", "reinforce_plus_plu
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("method", SAME)
 def test_verl_s_compute_advantage_gets_its_own_numbers(verl: Any, method: str, seed: int) -> None:
-    from verl.trainer.config import AlgoConfig
-    from verl.trainer.ppo.core_algos import register_adv_est
+    algorithm = pytest.importorskip("verl.trainer.config")
 
     options = {"f_norm": 1.0} if method == "gpg" else {}
-    register_adv_est("apportion")(estimator(method, preset="verl", **options))
-    config = AlgoConfig(gamma=1.0)
+    verl.core_algos.register_adv_est("apportion")(estimator(method, preset="verl", **options))
+    config = algorithm.AlgoConfig(gamma=1.0)
     sizes = [1, 2, 5, 3]
     ours = verl.compute_advantage(batch_of(seed, sizes), adv_estimator="apportion", config=config)
     theirs = verl.compute_advantage(batch_of(seed, sizes), adv_estimator=method, config=config)
@@ -174,19 +174,20 @@ def test_verl_s_compute_advantage_gets_its_own_numbers(verl: Any, method: str, s
 def test_the_v1_trainer_passes_the_estimator_its_padded_rows(verl: Any) -> None:
     """Rows that verl adds to fill a batch have a mask of zeros; batch statistics do not count them."""
     import torch
-    from verl.protocol import DataProto
-    from verl.trainer.ppo.core_algos import register_adv_est
-    from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
-    register_adv_est("apportion")(estimator("lite_ppo"))
+    protocol, utils = pytest.importorskip("verl.protocol"), pytest.importorskip("verl.trainer.ppo.v1.utils")
+
+    verl.core_algos.register_adv_est("apportion")(estimator("lite_ppo"))
     data = batch_of(3, [2, 3])
     keys = [f"{uid}_{row}_0" for row, uid in enumerate(data.non_tensor_batch["uid"])]
-    alone = compute_advantage_for_multi_trajectories(data, keys, "apportion").batch["advantages"]
-    added = DataProto.from_dict(
+    alone = utils.compute_advantage_for_multi_trajectories(data, keys, "apportion").batch["advantages"]
+    added = protocol.DataProto.from_dict(
         {name: torch.zeros(3, 9) for name in ("token_level_rewards", "response_mask")},
         non_tensors={"uid": np.array(["pad"] * 3, object)},
     )
-    whole = DataProto.concat([batch_of(3, [2, 3]), added])
-    filled = compute_advantage_for_multi_trajectories(whole, [*keys, "pad_0_0", "pad_1_0", "pad_2_0"], "apportion")
+    whole = protocol.DataProto.concat([batch_of(3, [2, 3]), added])
+    filled = utils.compute_advantage_for_multi_trajectories(
+        whole, [*keys, "pad_0_0", "pad_1_0", "pad_2_0"], "apportion"
+    )
     assert torch.equal(filled.batch["advantages"][:5], alone)
     assert not filled.batch["advantages"][5:].any()
