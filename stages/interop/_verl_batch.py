@@ -12,10 +12,10 @@ from ...formats.errors import DataError
 from ...formats.segments import Array
 from ..assign_credit import TokenCredit
 
-# What credit reads of a batch's fields. verl makes them as it goes; a field that it does not have is left out.
+# A batch's fields that credit, and the look-up of credit, read. verl makes them as it goes; one that it does not have is left out.
 FIELDS = (
-    "uid", "session_id", "prompts", "responses", "loss_mask", "response_mask", "rm_scores", "token_level_rewards",
-    "rollout_log_probs", "old_log_probs", "ref_log_prob", "values", "entropy", "advantages", "extra_fields", "raw_prompt",
+    "uid", "session_id", "prompts", "responses", "loss_mask", "response_mask", "rm_scores", "token_level_rewards", "advantages",
+    "extra_fields",
 )  # fmt: skip
 SIGNALS = {
     "token.logprob": "rollout_log_probs",
@@ -153,7 +153,7 @@ class Batch:
         """[B] of the rows' tokens, prompt and response."""
         return [digest_of_tokens(*row) for row in zip(self.fields["prompts"], self.ids, strict=True)]
 
-    @property
+    @cached_property
     def left_out(self) -> Array:
         """[B] bool: rows without a reward, or without a token to train on."""
         return np.isnan(self.reward) | ~np.array([row.any() for row in self.trained], bool)

@@ -10,17 +10,18 @@ Written for verl 0.9.1. `with_rollouts` writes rollout files from the trainer an
 methods that need rewards and groups alone, the estimator of verl_estimator.py needs no trainer of its own.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from ...formats.errors import UsageError
+from ...formats.provenance import digest_of_file
 from ...formats.segments import Array
 from ..assign_credit import TokenCredit
 from ..core.options import as_json
-from ._verl_batch import SIGNALS, STEPS, Batch, credit_of, put_advantages
+from ._verl_batch import FIELDS, SIGNALS, STEPS, Batch, credit_of, put_advantages
 from ._verl_replay import CreditFiles
 from ._verl_rollouts import write_batch
 
@@ -71,8 +72,8 @@ def with_credit(
         }
 
     told = {"method": method, "preset": preset, "settings": as_json(credit.options), "steps": steps}
-    needs_critic = method if "token.value" in credit.needs else None
-    return _with_advantages(trainer, assign, told, needs_critic)
+    signals = [SIGNALS[path] for path in credit.needs if path in SIGNALS]
+    return _with_advantages(trainer, assign, told, signals)
 
 
 def with_replay(trainer: type[Trainer], credit: Path | str) -> type[Trainer]:
@@ -96,7 +97,7 @@ def with_replay(trainer: type[Trainer], credit: Path | str) -> type[Trainer]:
         tokens = sum(int(row.sum()) for row in batch.trained)
         return found, {"credit/tokens": sum(int(np.count_nonzero(row)) for row in found) / max(tokens, 1)}
 
-    return _with_advantages(trainer, assign, {"replay": str(credit)}, None)
+    return _with_advantages(trainer, assign, {"replay": digest_of_file(files.path)})
 
 
 def with_rollouts(trainer: type[Trainer]) -> type[Trainer]:
@@ -124,16 +125,17 @@ def with_rollouts(trainer: type[Trainer]) -> type[Trainer]:
         def _log_rollout_data(self, batch: Any, timing_raw: Any, rollout_data_dir: str) -> None:
             super()._log_rollout_data(batch, timing_raw, rollout_data_dir)  # type: ignore[misc]
             step, own = self._own_advantages
-            rows, theirs = Batch.read(batch), own if step == self.global_steps else {}  # type: ignore[attr-defined]
+            rows = Batch.read(batch, (*FIELDS, *SIGNALS.values(), "raw_prompt"))
+            theirs = own if step == self.global_steps else {}  # type: ignore[attr-defined]
             write_batch(Path(rollout_data_dir), rows, self, told=self._credit_told, own=theirs)
 
     return _named(RolloutTrainer, f"Rollout{trainer.__name__}")
 
 
 def _with_advantages(
-    trainer: type[Trainer], assign: Assign, told: Mapping[str, Any], needs_critic: str | None
+    trainer: type[Trainer], assign: Assign, told: Mapping[str, Any], signals: Sequence[str] = ()
 ) -> type[Trainer]:
-    """told: how the credit came to be, for the history of the files. needs_critic: the method that does, or None."""
+    """told: how the credit came to be, for the history of the files. signals: verl's fields that it needs beside FIELDS."""
     if getattr(trainer, "_credit_told", None):
         raise UsageError(f"{trainer.__name__} has credit already; give it one method, or one file")
 
@@ -142,20 +144,20 @@ def _with_advantages(
 
         def __init__(self, *args: Any, **kwargs: Any):
             super().__init__(*args, **kwargs)
-            if needs_critic is not None and not self.use_critic:  # type: ignore[attr-defined]
-                raise UsageError(f"credit method {needs_critic} needs a critic's values; set critic.enable=true")
+            if "values" in signals and not self.use_critic:  # type: ignore[attr-defined]
+                raise UsageError(f"credit method {told['method']} needs a critic's values; set critic.enable=true")
 
         def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
             after = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
-            rows = Batch.read(batch)
+            rows = Batch.read(batch, (*FIELDS, *signals))
             if len(rows):
                 step = self.global_steps  # type: ignore[attr-defined]
                 if self._own_advantages[0] != step:
                     self._own_advantages = (step, {})
                 self._own_advantages[1].update(zip(rows.names, rows.fields["advantages"], strict=True))
-                advantages, told = assign(rows, step)
+                advantages, figures = assign(rows, step)
                 put_advantages(batch, rows, advantages)
-                metrics.update(told)
+                metrics.update(figures)
             return after
 
     return _named(CreditTrainer, f"Credit{trainer.__name__}")
