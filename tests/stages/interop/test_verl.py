@@ -141,6 +141,7 @@ def put(queue: Any) -> Iterator[Callable[..., Any]]:
 
     agent_loop = pytest.importorskip("verl.experimental.agent_loop.agent_loop")
     padding_utils = pytest.importorskip("verl.trainer.ppo.padding_utils")
+    tensordict = pytest.importorskip("tensordict")
     as_tensordict = pytest.importorskip("verl.utils.tensordict_utils").list_of_dict_to_tensordict
 
     known: list[str] = []
@@ -159,9 +160,6 @@ def put(queue: Any) -> Iterator[Callable[..., Any]]:
             field |= {"raw_prompt": [{"role": "user", "content": f"problem {uid}"}]}
             field["input_ids"] = torch.cat([field["prompts"], field["responses"]])
             field["position_ids"] = torch.arange(len(field["input_ids"]))
-            field["old_log_probs"] = torch.tensor([-0.25 - 0.5 * (each % 2) for each in row["ids"]])
-            field["ref_log_prob"] = torch.full((len(row["ids"]),), -0.6)
-            field["entropy"] = torch.tensor([each / 9 for each in row["ids"]])
             keys.append(f"{uid}_{session}_{index}")
             fields.append(field)
             tags.append({"seq_len": len(field["input_ids"]), "min_global_steps": 2, "max_global_steps": 3})
@@ -169,6 +167,17 @@ def put(queue: Any) -> Iterator[Callable[..., Any]]:
             keys=keys, fields=as_tensordict(fields), tags=tags, partition_id="train"
         )  # fmt: skip
         meta = padding_utils.upsample_batch_to_divisible_size(meta, multiple, 2)
+        responses = queue.kv_batch_get(keys=meta.keys, partition_id="train", select_fields=["responses"])["responses"]
+        ids = [row.float() for row in responses.unbind()]
+        made = {
+            "old_log_probs": [-0.25 - 0.5 * (row % 2) for row in ids],
+            "ref_log_prob": [row * 0 - 0.6 for row in ids],
+            "entropy": [row / 9 for row in ids],
+        }
+        nested = {name: torch.nested.as_nested_tensor(values, layout=torch.jagged) for name, values in made.items()}
+        queue.kv_batch_put(
+            keys=meta.keys, fields=tensordict.TensorDict(nested, batch_size=len(meta)), partition_id="train"
+        )
         known.extend(meta.keys)
         return meta
 
@@ -281,6 +290,36 @@ def test_the_file_has_what_verl_sampled_and_verl_s_own_advantages(make: Any, syn
         assert rollouts.ragged("token.advantage_verl")[row].tolist() == theirs[name]
         assert rollouts.numbers("reward")[row] == source["reward"]
         assert rollouts.numbers("rewards.acc")[row] == (source["reward"] > 0)
+
+
+@pytest.mark.peers
+def test_the_loss_gives_every_token_the_gradient_of_its_own_credit(make: Any, sync: Any, put: Any, queue: Any) -> None:
+    """verl's own loss, on what its actor would take out of the queue."""
+    torch, losses = pytest.importorskip("torch"), pytest.importorskip("verl.workers.utils.losses")
+    to_dataclass = pytest.importorskip("verl.utils.config").omega_conf_to_dataclass
+    utils = pytest.importorskip("verl.utils.tensordict_utils")
+
+    trainer = make(with_credit(sync, "tempo"), "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1")
+    meta = trainer._compute_advantage(put(rows_of(0, [4, 3]), multiple=8), {})
+    data = queue.kv_batch_get(keys=meta.keys, partition_id="train")
+    utils.assign_non_tensor(data, dp_size=1, batch_num_tokens=None, global_batch_size=None)
+    # A model gives the log-probability of each token at the place before it, over prompt and response.
+    old = zip(data["prompts"].unbind(), data["old_log_probs"].unbind(), strict=True)
+    places = [torch.cat([torch.zeros(len(prompt) - 1), logprobs, torch.zeros(1)]) for prompt, logprobs in old]
+    logprobs = torch.nested.as_nested_tensor(places, layout=torch.jagged).requires_grad_()
+    loss, _ = losses.ppo_loss(to_dataclass(trainer.config.actor_rollout_ref.actor), {"log_probs": logprobs}, data)
+    loss.backward()
+
+    own = torch.cat([mask.bool() for mask in data["response_mask"].unbind()])
+    of_response = torch.cat(
+        [
+            each[len(prompt) - 1 : -1]
+            for each, prompt in zip(logprobs.grad.unbind(), data["prompts"].unbind(), strict=True)
+        ]
+    )
+    credit = torch.cat(list(data["advantages"].unbind()))
+    assert len(credit[own].unique()) > 4
+    np.testing.assert_allclose(of_response.numpy(), (-credit * own / own.sum()).numpy(), atol=1e-7)
 
 
 @pytest.mark.peers
