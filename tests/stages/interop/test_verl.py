@@ -382,10 +382,29 @@ def test_rows_without_a_reward_or_a_token_take_no_part(
 
 
 @pytest.mark.peers
+def test_rows_of_one_length_may_begin_with_an_environment(make: Any, sync: Any, put: Any, queue: Any) -> None:
+    rows = [
+        {"key": ("u", session, 0), "prompt": [1], "ids": [5, 6, 7], "mask": mask, "reward": float(session)}
+        for session, mask in enumerate(([0, 1, 1], [1, 1, 0]))
+    ]
+    meta = put(rows)
+    make(with_credit(sync, "turn_return", scale="none"))._compute_advantage(meta, {})
+    first, second = advantages_of(queue, meta).values()
+    assert first == [0.0, first[1], first[1]]
+    assert second == [-first[1], -first[1], 0.0]
+    assert first[1] < 0
+
+
+REJECTION = (
+    "algorithm.rollout_correction.rollout_rs=token_k1",
+    "algorithm.rollout_correction.rollout_rs_threshold='0.7_1.2'",
+)
+
+
+@pytest.mark.peers
 def test_tokens_that_verl_rejects_are_marked_and_get_nothing(make: Any, sync: Any, put: Any) -> None:
     """verl's own rejection sampling, which takes tokens out of response_mask while it computes advantages."""
-    correction = ["algorithm.rollout_correction.rollout_rs=token_k1", "algorithm.rollout_correction.rollout_rs_threshold='0.7_1.2'"]  # fmt: skip
-    trainer = make(with_credit(sync, "turn_return"), *correction)
+    trainer = make(with_credit(sync, "turn_return"), *REJECTION)
     rows = rows_of(7, [3, 3])
     _, _, rollouts = step_of(trainer, put(rows))
     mask, trainable = rollouts.mask, rollouts.ragged("token.trainable").values
@@ -482,6 +501,21 @@ def test_credit_of_a_file_reaches_the_rows_it_was_computed_for(
     }
     assert rollouts.ragged("token.advantage").values.tolist() == expected.ragged("token.advantage").values.tolist()
     assert metrics["credit/tokens"] > 0
+
+
+@pytest.mark.peers
+def test_credit_of_a_file_stays_off_the_tokens_that_verl_rejects_now(
+    exported: Any, make: Any, sync: Any, put: Any
+) -> None:
+    rows = rows_of(8, [3, 4])
+    flat = exported(rows)
+    _, _, rollouts = step_of(make(with_replay(sync, flat), *REJECTION), put(rows))
+    trainable = rollouts.ragged("token.trainable").values
+    credit = np.array([value or 0.0 for row in rollouts.arrow("token.advantage").to_pylist() for value in row or []])
+    assert (rollouts.mask & ~trainable).any()
+    assert credit.any()
+    whole = rollouts.tokens.spread(rollouts.arrow("token.advantage").is_valid().to_numpy(zero_copy_only=False))
+    assert not credit[~trainable[whole]].any()
 
 
 @pytest.mark.peers
