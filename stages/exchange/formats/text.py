@@ -7,7 +7,7 @@ from typing import Any
 from ....formats.errors import DataError, UsageError
 from ..kind import Sample, Source, Unmapped, importer
 from ..source import field_of
-from ._messages import message, messages_of, text_of
+from ._messages import messages_of, pieces_of, prompt_of, text_of
 
 # Ours, and the names under which trainers write them, the likeliest first.
 NAMES = {
@@ -36,6 +36,7 @@ def _recognises(source: Source) -> bool:
     "text",
     recognises=_recognises,
     exact=False,
+    general=True,
     fills=("prompt", "text", "reference", "reward", "rewards.NAME", "iteration", "step.start", "step.end", "step.kind"),
     loses=("the token ids that the policy sampled, so `train` refuses the file",),
     source="TRL 1.16.0, verl 0.9.1, SkyRL 0.3.0 and OpenAI's chat messages",
@@ -113,15 +114,7 @@ def _split(found: Mapping[str, Any]) -> tuple[list[dict[str, str]], list[tuple[s
         chat = messages_of(each for each in found["messages"] if isinstance(each, Mapping))
         first = next((place for place, each in enumerate(chat) if each["role"] == "assistant"), len(chat))
         return chat[:first], [(each["content"], each["role"] == "assistant") for each in chat[first:]]
-    prompt, response = found["prompt"], found["response"]
-    messages = messages_of(prompt) if _is_chat(prompt) else [message("user", prompt)]
-    if _is_chat(response):
-        return messages, [(each["content"], each["role"] == "assistant") for each in messages_of(response)]
-    return messages, [(text_of(response), True)]
-
-
-def _is_chat(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, Mapping) for each in value)
+    return prompt_of(found["prompt"]), pieces_of(found["response"])
 
 
 def _rewards(record: Mapping[str, Any], reward: Any) -> dict[str, float]:
