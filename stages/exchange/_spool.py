@@ -94,9 +94,7 @@ class Spool:
             field = str(error).partition(":")[0]
             self.faults[field] += 1
             bare = {
-                path: whole_characters(value)
-                for path, value in sample.columns.items()
-                if ruler_of(path) == "rollout"
+                path: whole_characters(value) for path, value in sample.columns.items() if ruler_of(path) == "rollout"
             }
             flags = [*(bare.get("flags") or []), ERROR]
             empty = {"prompt_ids": [], "token.id": np.empty(0, np.int32), "token.mask": np.empty(0, bool)}

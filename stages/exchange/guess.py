@@ -76,5 +76,9 @@ def importer_of(path: Path) -> str | None:
 
 def _takers(source: Source, format: str | None) -> list[Importer]:
     """The importers that recognise a file, those of narrower formats first."""
-    known = [IMPORTERS[format]] if format is not None else sorted(IMPORTERS, key=lambda each: (each.general, not each.exact))
+    known = (
+        [IMPORTERS[format]]
+        if format is not None
+        else sorted(IMPORTERS, key=lambda each: (each.general, not each.exact))
+    )
     return [each for each in known if each.recognises(source)]

@@ -1,6 +1,5 @@
 """What the importers of records of texts share: the loop over records, and fields of a known type."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,8 +91,3 @@ def first_fields(source: Source) -> Mapping[str, Any]:
 def join_steps(texts: Sequence[str], separator: str) -> list[str]:
     """The texts of steps with the separator before each but the first, so that equal beginnings stay equal."""
     return [text if place == 0 else separator + text for place, text in enumerate(texts)]
-
-
-def is_finite(value: Any) -> bool:
-    """Whether it is a finite number, and not true or false."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
