@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, NamedTuple, TextIO
 
 import numpy as np
 
@@ -23,7 +23,8 @@ from ..kind import Batches, Tally
 
 Form = Literal["chat", "text"]
 UNTRAINABLE = "rows not to train on"
-OF_ENVIRONMENT = "rows in which an environment wrote"
+OF_OTHERS = "responses that others than the policy wrote a part of"
+BEGUN = "responses whose beginning is not the policy's, which form=text puts into the prompt"
 NO_PROMPT = "rows without a prompt"
 NO_TEXT = "rows without a text"
 _LINE_ENDS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029"})  # of a line to some readers, not to JSON
@@ -69,10 +70,7 @@ class Texts:
             return load_tokenizer(self._model)
         advice = f"exporter {self._who} decodes token ids; name their model with --set model=MODEL"
         history = [record for file in self._batches.files for record in file.provenance.history]
-        named = {
-            "sample": "model",
-            "import": "tokenizer",
-        }
+        named = {"sample": "model", "import": "tokenizer"}
         models = [
             record.parameters[named[record.stage]]
             for record in history
@@ -122,6 +120,40 @@ class Texts:
             return [chat or None for chat in batch.strings("prompt")]
         return [self.read(batch, row) or None for row in range(len(batch))]
 
+    def examples(self, batch: Rollouts, form: Form, out: "Lines") -> "Examples":
+        """Every row as a prompt and a response of the policy; those that cannot be written are counted.
+
+        A response in which others wrote would be trained on as if the policy had written all of it. Only a beginning that is not
+        the policy's can be told apart: as text, it joins the prompt.
+        """
+        prompts, responses = self.prompts(batch, form), self.responses(batch)
+        own = np.where(batch.mask, batch.tokens.positions, batch.tokens.spread(batch.tokens.sizes))
+        lead = batch.tokens.min(own).astype(np.int64)  # tokens before the policy's first
+        inside = batch.tokens.positions >= batch.tokens.spread(lead)
+        if form == "text":
+            for row in np.flatnonzero(lead > 0).tolist():
+                shared, responses[row] = self.cut(batch, row, int(lead[row]))
+                prompts[row] = (prompts[row] or "") + shared
+        good = np.ones(len(batch), bool)
+        for reason, wrong in (
+            (UNTRAINABLE, ~trainable_rows(batch)),
+            (OF_OTHERS, batch.tokens.any(inside & ~batch.mask)),
+            (BEGUN, (lead > 0) & (form == "chat")),
+            (NO_PROMPT, np.array([prompt is None for prompt in prompts], bool)),
+            (NO_TEXT, np.array([not text for text in responses], bool)),
+        ):
+            out.left_out[reason] += int((good & wrong).sum())
+            good &= ~wrong
+        return Examples(prompts, [as_response(text, form) for text in responses], good)
+
+
+class Examples(NamedTuple):
+    """A batch's rows for a trainer. prompts, responses: [R], in one form. good: [R] bool, the row can be written."""
+
+    prompts: list[Any]
+    responses: list[Any]
+    good: Array
+
 
 def plain_prompts(batch: Rollouts) -> list[str | None]:
     """Every row's prompt as one text: its messages' contents, a blank line between them."""
@@ -136,23 +168,6 @@ def as_response(text: str, form: Form) -> Any:
 def prompt_column(form: Form | None) -> str:
     """The column that prompts of this form are made of."""
     return "prompt_ids" if form == "text" else "prompt"
-
-
-def check_texts(batch: Rollouts, texts: Sequence[str], prompts: Sequence[Any], out: Lines) -> Array:
-    """[R] bool, the row can be a prompt and a response of the policy; others are counted.
-
-    A response in which an environment wrote would be trained on as if the policy had written all of it.
-    """
-    good = np.ones(len(batch), bool)
-    for reason, wrong in (
-        (UNTRAINABLE, ~trainable_rows(batch)),
-        (OF_ENVIRONMENT, batch.tokens.any(~batch.mask)),
-        (NO_PROMPT, np.array([prompt is None for prompt in prompts], bool)),
-        (NO_TEXT, np.array([not text for text in texts], bool)),
-    ):
-        out.left_out[reason] += int((good & wrong).sum())
-        good &= ~wrong
-    return good
 
 
 def trainable_rows(batch: Rollouts) -> Array:

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+
 from ....formats.errors import DataError, UsageError
 from ....formats.rollouts import Rollouts
 from ....formats.schema import CHOSEN, REJECTED
@@ -13,7 +15,7 @@ from ..kind import Batches, Sample, Source, Tally, Unmapped, exporter, importer
 from ._messages import is_chat, pieces_of, prompt_of
 from ._pairs import Cut, pairs_by_worth, pairs_in_file, pairs_of_siblings
 from ._reading import TEXTS_ONLY, Record, first_fields, number, read_records
-from ._writing import Form, Lines, Texts, as_response, check_texts, json_lines, prompt_column, worth
+from ._writing import Form, Lines, Texts, json_lines, prompt_column, worth
 
 SCORES = {CHOSEN: "score_chosen", REJECTED: "score_rejected"}
 
@@ -123,9 +125,8 @@ def write_pairs(
 ) -> Tally:
     """Preference pairs for TRL: prompt, chosen, rejected, score_chosen and score_rejected, JSON lines.
 
-    The best and the worst rollout of each group are a pair, if `by` tells them apart. Where rollouts of a group end with the same
-    text they are none. An episode of several rows counts once, with its first row. Rows not to train on, and responses in which
-    an environment wrote, are left out and counted.
+    The best and the worst rollout of each group are a pair, if `by` tells them apart and their texts differ. An episode of several
+    rows counts once, with its first row. Rows not to train on, and responses that others wrote a part of, are left out and counted.
 
     With siblings, a pair are two rollouts that leave the same node of their group's tree: of all forks the one whose best and
     worst branch lie furthest apart. A branch is worth the mean reward of the rollouts through it, or the mean credit of its own
@@ -166,24 +167,23 @@ def write_pairs(
 
 
 def _write_whole(batch: Rollouts, by: str, margin: float, most: int, form: Form, texts: Texts, lines: Lines) -> None:
-    responses, prompts = texts.responses(batch), texts.prompts(batch, form)
-    good = check_texts(batch, responses, prompts, lines)
+    prompts, responses, good = texts.examples(batch, form, lines)
     if by == "pair_role":
+        values = batch.numbers("reward") if "reward" in batch else np.full(len(batch), np.nan)
         pairs = pairs_in_file(batch, good, lines.left_out)
-        values = batch.numbers("reward").tolist() if "reward" in batch else None
     else:
-        found = worth(batch, by)
-        pairs, values = (
-            pairs_by_worth(batch, found, good, margin=margin, most=most, left_out=lines.left_out),
-            found.tolist(),
-        )
+        values = worth(batch, by)
+        pairs = pairs_by_worth(batch, values, good, margin=margin, most=most, left_out=lines.left_out)
     for chosen, rejected in pairs:
-        if responses[chosen] == responses[rejected]:
+        if prompts[chosen] != prompts[rejected]:
+            lines.left_out["pairs of different prompts"] += 1
+        elif responses[chosen] == responses[rejected]:
             lines.left_out["pairs of equal texts"] += 1
-            continue
-        record = {"prompt": prompts[chosen], CHOSEN: as_response(responses[chosen], form)}
-        record |= {REJECTED: as_response(responses[rejected], form)}
-        lines.write(record | _scores(values, chosen, rejected))
+        else:
+            record = {"prompt": prompts[chosen], CHOSEN: responses[chosen], REJECTED: responses[rejected]}
+            both = [float(values[row]) for row in (chosen, rejected)]
+            known = not np.isnan(both).any()
+            lines.write(record | (dict(zip(SCORES.values(), both, strict=True)) if known else {}))
 
 
 def _write_cut(batch: Rollouts, cut: Cut, texts: Texts, lines: Lines) -> None:
@@ -196,9 +196,3 @@ def _write_cut(batch: Rollouts, cut: Cut, texts: Texts, lines: Lines) -> None:
     lines.write(
         {"prompt": prompt, CHOSEN: better, REJECTED: worse} | dict(zip(SCORES.values(), cut.worth, strict=True))
     )
-
-
-def _scores(values: list[float] | None, chosen: int, rejected: int) -> dict[str, float]:
-    if values is None or any(values[row] != values[row] for row in (chosen, rejected)):
-        return {}
-    return {SCORES[CHOSEN]: values[chosen], SCORES[REJECTED]: values[rejected]}

@@ -7,7 +7,7 @@ import numpy as np
 from ....formats.flags import DEMONSTRATION
 from ...models.recorded import RECORDED
 from ..kind import Batches, Tally, exporter
-from ._writing import Form, Texts, as_response, check_texts, json_lines, prompt_column, worth
+from ._writing import Form, Texts, json_lines, prompt_column, worth
 
 
 @exporter(
@@ -29,7 +29,7 @@ def write_completions(
     """Accepted responses for supervised training: prompt, completion and weight, JSON lines.
 
     Rows that are demonstrations, and have nothing in `by`, are accepted. The weight is that of the row, 1 where it has none. Rows
-    not to train on and responses in which an environment wrote are left out and counted; `apportion filter` chooses by anything
+    not to train on and responses that others wrote a part of are left out and counted; `apportion filter` chooses by anything
     else.
 
     Args:
@@ -45,8 +45,7 @@ def write_completions(
     texts = Texts(batches, model, "prompt_completion")
     with json_lines(out) as lines:
         for batch in batches:
-            responses, prompts = texts.responses(batch), texts.prompts(batch, form)
-            good = check_texts(batch, responses, prompts, lines)
+            prompts, responses, good = texts.examples(batch, form, lines)
             if by:
                 values = worth(batch, by)
                 accepted = (values >= threshold) | (np.isnan(values) & batch.flagged(DEMONSTRATION))
@@ -55,6 +54,5 @@ def write_completions(
             weights = batch.numbers("weight").astype(np.float64) if "weight" in batch else np.ones(len(batch))
             for row in np.flatnonzero(good).tolist():
                 weight = 1.0 if np.isnan(weights[row]) else float(weights[row])
-                completion = as_response(responses[row], form)
-                lines.write({"prompt": prompts[row], "completion": completion, "weight": weight})
+                lines.write({"prompt": prompts[row], "completion": responses[row], "weight": weight})
     return lines.tally()

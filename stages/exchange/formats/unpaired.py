@@ -11,7 +11,7 @@ from ...models.recorded import RECORDED
 from ..kind import Batches, Sample, Source, Tally, Unmapped, exporter, importer
 from ._messages import pieces_of, prompt_of
 from ._reading import TEXTS_ONLY, Record, first_fields, read_records
-from ._writing import Form, Texts, as_response, check_texts, json_lines, prompt_column, worth
+from ._writing import Form, Texts, json_lines, prompt_column, worth
 
 RIGHT = 0.5  # what a reward needs for the label true, where nothing else is said
 
@@ -81,7 +81,7 @@ def write_unpaired(
 ) -> Tally:
     """Unpaired preferences for TRL: prompt, completion and label, JSON lines.
 
-    Rows not to train on, responses in which an environment wrote, and rows of which `by` says nothing are left out and counted.
+    Rows not to train on, responses that others wrote a part of, and rows of which `by` says nothing are left out and counted.
 
     Args:
         by: what the label is made of: reward, rewards.NAME, another column of numbers, or credit such as token.advantage, whose mean
@@ -99,14 +99,12 @@ def write_unpaired(
     texts = Texts(batches, model, "unpaired")
     with json_lines(out) as lines:
         for batch in batches:
-            responses, prompts = texts.responses(batch), texts.prompts(batch, form)
             values = worth(batch, by)
-            good = check_texts(batch, responses, prompts, lines)
+            prompts, responses, good = texts.examples(batch, form, lines)
             unknown, undecided = good & np.isnan(values), good & by_sign & (values == 0)
             lines.left_out[f"rows without {by}"] += int(unknown.sum())
             lines.left_out[f"rows whose {by} is 0"] += int(undecided.sum())
             for row in np.flatnonzero(good & ~unknown & ~undecided).tolist():
                 label = values[row] > 0 if by_sign else values[row] >= least
-                completion = as_response(responses[row], form)
-                lines.write({"prompt": prompts[row], "completion": completion, "label": bool(label)})
+                lines.write({"prompt": prompts[row], "completion": responses[row], "label": bool(label)})
     return lines.tally()
