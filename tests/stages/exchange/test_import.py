@@ -354,9 +354,9 @@ def test_the_commands_of_the_page_run_as_they_stand(cli: Cli, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```bash\n(.*?)```", (DOCS / "import.md").read_text(encoding="utf-8"), re.DOTALL)
     commands = [shlex.split(line)[1:] for block in blocks for line in block.splitlines()]
-    assert len(commands) == 8
+    assert len(commands) == 13
     for command in commands:
-        force = ["--force"] if command[0] in ("import", "assign-credit") else []
+        force = ["--force"] if command[0] in ("import", "tree-build", "assign-credit") else []
         done = cli(*command, *force)
         assert done.exit_code == 0, (command, done.stderr)
 
