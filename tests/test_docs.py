@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,12 @@ def test_the_python_of_a_page_runs(
 
 
 def test_the_trainers_page_names_what_is_there() -> None:
-    (script,) = blocks("trainers.md", "python")
-    compile(script, "trainers.md", "exec")
+    scripts = blocks("trainers.md", "python")
+    assert len(scripts) >= 5
+    for script in scripts:
+        compile(script, "trainers.md", "exec")
+        for module, name in re.findall(r"^from (apportion\.\S+) import (\w+)$", script, flags=re.MULTILINE):
+            assert hasattr(import_module(module), name), f"{module}.{name}"
     calls = re.findall(r'with_credit\((?:GRPO|My)Trainer, "(\w+)"([^)]*)\)', (DOCS / "trainers.md").read_text())
     assert len(calls) >= 5
     for method, options in calls:

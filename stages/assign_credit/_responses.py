@@ -75,7 +75,10 @@ def _read_lists(token_ids: Any, mask: Any, attention_mask: Any, lengths: Any) ->
     def flatten(given: Any) -> Array | None:
         if not is_ragged(given) or [len(row) for row in given] != tokens.sizes.tolist():
             return None
-        return np.concatenate([as_array(row) for row in given]) if len(tokens) else np.empty(0)
+        rows = [as_array(row) for row in given]
+        if any(row.ndim != 1 for row in rows):  # spans, as many as the row has tokens
+            return None
+        return np.concatenate(rows) if len(tokens) else np.empty(0)
 
     def like_given(values: Array) -> Any:
         pieces = np.split(values, tokens.offsets[1:-1]) if len(tokens) else []

@@ -24,6 +24,9 @@ def import_rollouts(
     settings: Annotated[
         Mapping[str, Any] | None, "Option of the importer, name=value; repeatable.", Names(("--set",))
     ] = None,
+    map: Annotated[
+        list[str] | None, "Own name of a field, ours=theirs, for texts; repeatable. The same as --set map=ours=theirs."
+    ] = None,
     tokenizer: Annotated[
         str | None,
         "Model whose tokenizer makes token ids of texts, or texts of token ids; without it, each character of a text is a token.",
@@ -46,6 +49,8 @@ def import_rollouts(
     """
     from ._import import import_files
 
+    if map:
+        settings = {**(settings or {}), "map": ",".join(map)}
     return import_files(
         paths, format=format, settings=settings, tokenizer=tokenizer, group_size=group_size, group_by=group_by,
         lenient=lenient, dry_run=dry_run, out=out, force=force,

@@ -21,7 +21,7 @@ from ..core.progress import track
 from ._spool import Spool
 from .guess import importer_for, sources_in
 from .kind import IMPORTERS, Importer, Sample, Source, Unmapped
-from .source import field_of
+from .source import UNREADABLE, field_of
 from .tokens import Encoder
 
 PROMPT = "prompt"
@@ -85,6 +85,8 @@ def import_files(
         unmapped: Counter[str] = Counter()
         columns: dict[str, None] = {}
         texts_only = False
+        for source in sources:
+            source.lenient = lenient
         for source, sample in _samples(sources, chosen, options, dry_run):
             if isinstance(sample, Unmapped):
                 unmapped[sample.reason] += 1
@@ -93,6 +95,8 @@ def import_files(
             columns.update(dict.fromkeys(path for path, value in sample.columns.items() if value is not None))
             texts_only |= sample.pieces is not None
             spool.add(sample, name, source.label)
+        for source in sources:
+            unmapped += source.faults
         if not len(spool):
             raise DataError(f"{paths[0]}: no rollouts in it{f' ({_reasons(unmapped)})' if unmapped else ''}")
         if group_size is not None:
@@ -146,7 +150,7 @@ def _samples(
                 taken += 1
                 if dry_run and taken >= LOOKED_AT:
                     return
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except UNREADABLE as error:
             told = f"{type(error).__name__}: {error}"
             raise DataError(f"{source.place}: not the shape that importer {chosen.name} reads ({told:.160})") from error
 

@@ -102,8 +102,6 @@ class Spool:
 
     def _columns(self, sample: Sample) -> dict[str, Any]:
         """Every column of the row. DataError, beginning with the field, for one that does not fit the tokens."""
-        if sample.fault is not None:
-            raise DataError(sample.fault)
         columns = dict(sample.columns)
         if sample.pieces is not None:
             ids, mask, spans = self._encoder.encode_pieces(sample.pieces)

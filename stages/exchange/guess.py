@@ -8,7 +8,7 @@ from ...formats.errors import DataError, UsageError
 from .kind import IMPORTERS, Importer
 from .source import Source
 
-ENDINGS = (".jsonl", ".json", ".parquet", ".pt")
+ENDINGS = (".jsonl", ".json", ".parquet", ".pt", ".sqlite")
 _PICKLED = {".pkl": "a pickle", ".pickle": "a pickle", ".dp": "a pickled DataProto of verl"}
 
 

@@ -19,8 +19,7 @@ class Sample:
     prompt_ids, ids, mask: token ids before and after the first sampled token, and which of the latter the policy wrote. Formats
     without ids leave these empty and give `pieces`: the response's text in order, each with whether the policy wrote it.
     columns: everything else, by path; a list that belongs to a ruler has one value for each of its places. record: the source's
-    own record, in which --group-by looks. fault: what in the record breaks a rule, beginning with the field; the import stops
-    there, and with --lenient the row is flagged error.
+    own record, in which --group-by looks.
     """
 
     where: str
@@ -32,7 +31,6 @@ class Sample:
     pieces: list[tuple[str, bool]] | None = None
     columns: dict[str, Any] = field(default_factory=dict[str, Any])
     record: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    fault: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,18 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ...formats.errors import DataError
 from ..core.extras import missing_extra
+
+NOTHING = object()
+UNREADABLE = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # what a record of another shape raises
 
 
 class Source:
@@ -20,6 +25,20 @@ class Source:
         """What tells it from the other files of one import."""
         self.place = str(path)
         """The file and the record that was read last, for messages."""
+        self.lenient = False
+        """Whether records that cannot be read are counted and left out, instead of ending the import."""
+        self.faults: Counter[str] = Counter()
+        """Records that were left out, by reason."""
+
+    @contextmanager
+    def record(self) -> Generator[None]:
+        """Around the reading of one record: what is wrong with it is a DataError, or counted where the import is lenient."""
+        try:
+            yield
+        except (DataError, *UNREADABLE) as error:
+            if not self.lenient:
+                raise
+            self.faults["records of another shape" if not isinstance(error, DataError) else "faulty records"] += 1
 
     def number_in_name(self, *before: str) -> int | None:
         """The number that stands behind one of these words in the file's name or in one of its folders', the innermost first.
@@ -54,15 +73,25 @@ class Source:
     def lines(self) -> Iterator[tuple[str, Any]]:
         """(place, record) of every line of JSON that is not empty. DataError for a line that is no JSON, with its number."""
         try:
-            with self.path.open(encoding="utf-8") as stream:
+            with self.path.open("rb") as stream:
                 for number, line in enumerate(stream, start=1):
-                    if line.strip():
-                        self.place = f"{self.path}, line {number}"
-                        yield self.place, _parse(line, self.place)
+                    self.place = f"{self.path}, line {number}"
+                    if line.strip() and (record := self._line(line)) is not NOTHING:
+                        yield self.place, record
         except OSError as error:
             raise self._unreadable(error) from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{self.path}: not UTF-8 ({error.reason} at byte {error.start})") from error
+
+    def _line(self, line: bytes) -> Any:
+        """A line's record; NOTHING for one that is no JSON, which is counted, where the import is lenient."""
+        try:
+            return _parse(line.decode("utf-8"), self.place)
+        except (DataError, UnicodeDecodeError) as error:
+            if not self.lenient:
+                if isinstance(error, UnicodeDecodeError):
+                    raise DataError(f"{self.place}: not UTF-8 ({error.reason} at byte {error.start})") from error
+                raise
+            self.faults["lines that are not JSON"] += 1
+            return NOTHING
 
     @cached_property
     def content(self) -> Any:
@@ -103,6 +132,54 @@ class Source:
         else:
             yield from self.lines()
 
+    def gathered(self, key: Callable[[Any], Hashable | None]) -> Iterator[tuple[Any, list[tuple[str, Any]]]]:
+        """(key, [(place, record)]) of JSON lines with one key, in the order in which the keys first come; None is left out.
+
+        The file is read twice, so that memory holds where the lines are and the records of one key.
+        """
+        places: dict[Hashable, list[tuple[int, int]]] = {}
+        for name, (number, start) in self._with_places(key):
+            places.setdefault(name, []).append((number, start))
+        with self.path.open("rb") as stream:
+            for name, lines in places.items():
+                found: list[tuple[str, Any]] = []
+                for number, start in lines:
+                    stream.seek(start)
+                    self.place = f"{self.path}, line {number}"
+                    found.append((self.place, _parse(stream.readline().decode("utf-8"), self.place)))
+                yield name, found
+
+    def _with_places(self, key: Callable[[Any], Hashable | None]) -> Iterator[tuple[Hashable, tuple[int, int]]]:
+        """(key, (number, first byte)) of each line that has one."""
+        start = 0
+        try:
+            with self.path.open("rb") as stream:
+                for number, line in enumerate(stream, start=1):
+                    self.place = f"{self.path}, line {number}"
+                    if line.strip() and (record := self._line(line)) is not NOTHING:
+                        name = key(record)
+                        if name is not None:
+                            yield name, (number, start)
+                    start += len(line)
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def query(self, statement: str) -> Iterator[dict[str, Any]]:
+        """The rows of an SQLite file, which is opened for reading alone. DataError for a file that is damaged."""
+        import sqlite3
+
+        try:
+            connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)
+            try:
+                connection.row_factory = sqlite3.Row
+                for number, row in enumerate(connection.execute(statement)):
+                    self.place = f"{self.path}, row {number}"
+                    yield dict(row)
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            raise DataError(f"{self.path}: not an SQLite file with what is looked for ({error})") from error
+
     def _unreadable(self, error: OSError) -> DataError:
         return DataError(f"{self.path}: cannot be read ({error.strerror or error})")
 
@@ -119,6 +196,7 @@ class Source:
             return torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:
             told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            told = re.sub(r"\x1b\[[0-9;]*m", "", told)
             raise DataError(
                 f"{self.path}: cannot be loaded without running code in it ({told:.120}), so it is not read; have the trainer "
                 "save plain lists, numbers and tensors"

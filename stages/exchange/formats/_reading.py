@@ -70,15 +70,16 @@ Read = Callable[[Record], Iterator[Sample | Unmapped]]
 
 
 def read_records(source: Source, read: Read) -> Iterator[Sample | Unmapped]:
-    """What `read` makes of each record. A DataError of it is the record's fault, and what came before of it is not kept."""
+    """What `read` makes of each record, all of it or none. DataError, with the record's place, for what is wrong in one."""
     for position, (where, fields) in enumerate(source.records()):
-        if not isinstance(fields, Mapping):
-            raise DataError(f"{where}: {type(fields).__name__}, expected a record with fields")
-        record = Record(fields, where, f"{source.label}/{position}")
-        try:
-            made = list(read(record))
-        except DataError as error:
-            made = [Sample(where=where, rollout_id=record.name, group_id=record.name, record=fields, fault=str(error))]
+        made: list[Sample | Unmapped] = []
+        with source.record():
+            if not isinstance(fields, Mapping):
+                raise DataError(f"{where}: {type(fields).__name__}, expected a record with fields")
+            try:
+                made += read(Record(fields, where, f"{source.label}/{position}"))
+            except DataError as error:
+                raise DataError(f"{where}, {error}; --lenient leaves the record out") from error
         yield from made
 
 

@@ -59,16 +59,16 @@ def json_lines(out: Path) -> Iterator[Lines]:
 class Texts:
     """Texts of a file's prompts, responses and steps; token ids are decoded only where no column says them."""
 
-    def __init__(self, batches: Batches, model: str, who: str):
+    def __init__(self, batches: Batches, tokenizer: str, who: str):
         self._batches = batches
-        self._model = model
+        self._named = tokenizer
         self._who = who
 
     @cached_property
     def _tokenizer(self) -> Any:
-        if self._model != RECORDED:
-            return load_tokenizer(self._model)
-        advice = f"exporter {self._who} decodes token ids; name their model with --set model=MODEL"
+        if self._named != RECORDED:
+            return load_tokenizer(self._named)
+        advice = f"exporter {self._who} decodes token ids; name their tokenizer with --set tokenizer=MODEL"
         history = [record for file in self._batches.files for record in file.provenance.history]
         named = {"sample": "model", "import": "tokenizer"}
         models = [

@@ -110,7 +110,7 @@ def write_solutions(
     by: By = "step.value",
     threshold: float = 0.5,
     tag: str = TAG,
-    model: str = RECORDED,
+    tokenizer: str = RECORDED,
 ) -> Tally:
     """Solutions as Math-Shepherd has them: input, label, and task where the file says it, JSON lines.
 
@@ -122,7 +122,7 @@ def write_solutions(
         by: what labels are made of: step.value, step.reward or step.valid.
         threshold: a label is + from this number on.
         tag: what ends each step.
-        model: whose tokenizer decodes token ids; "recorded" is the model that sampled the file.
+        tokenizer: of which model decodes token ids; "recorded" is the one that made the file's.
 
     Returns:
         The number of records, and how many rows made none.
@@ -132,7 +132,7 @@ def write_solutions(
     """
     if not tag:
         raise UsageError("exporter math_shepherd: tag: empty, expected what ends each step")
-    texts = Texts(batches, model, "math_shepherd")
+    texts = Texts(batches, tokenizer, "math_shepherd")
     with json_lines(out) as lines:
         for batch in batches:
             tasks = batch.strings("task") if "task" in batch else [None] * len(batch)

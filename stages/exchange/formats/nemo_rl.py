@@ -1,6 +1,7 @@
 """The training data that NeMo-RL writes at every step."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -32,36 +33,38 @@ def read_train_data(source: Source) -> Iterator[Sample | Unmapped]:
     """
     step = source.number_in_name("step")
     for number, (where, record) in enumerate(source.lines()):
-        if not isinstance(record, Mapping) or not isinstance(record.get("token_ids"), list):
-            raise DataError(f"{where}, token_ids: expected a list of token ids")
-        length = int(record.get("input_lengths", len(record["token_ids"])))
-        mask = _cut(record, "token_loss_mask", length, where)
-        own = np.flatnonzero(mask)
-        if not len(own):
-            yield Unmapped("rows without a token in the loss mask")
-            continue
-        ids, first = _cut(record, "token_ids", length, where), int(own[0])
-        columns = {
-            path: _cut(record, key, length, where)[first:]
-            for key, path in STREAMS.items()
-            if record.get(key) is not None
-        }
-        content = record.get("content")
-        yield Sample(
-            where=where,
-            rollout_id=f"{step}/{record.get('idx', number)}" if step is not None else str(record.get("idx", number)),
-            prompt_ids=ids[:first],
-            ids=ids[first:],
-            mask=mask[first:],
-            columns={
-                **columns,
-                "reward": record.get("rewards"),
-                "iteration": step,
-                "flags": [] if record.get("sample_loss_mask", 1) else [FILTERED],
-                "text": content[-1] if isinstance(content, list) and content and isinstance(content[-1], str) else None,
-            },
-            record=record,
-        )
+        with source.record():
+            yield _sample(where, record, number, step)
+
+
+def _sample(where: str, record: Any, number: int, step: int | None) -> Sample | Unmapped:
+    if not isinstance(record, Mapping) or not isinstance(record.get("token_ids"), list):
+        raise DataError(f"{where}, token_ids: expected a list of token ids")
+    length = int(record.get("input_lengths", len(record["token_ids"])))
+    mask = _cut(record, "token_loss_mask", length, where)
+    own = np.flatnonzero(mask)
+    if not len(own):
+        return Unmapped("rows without a token in the loss mask")
+    ids, first = _cut(record, "token_ids", length, where), int(own[0])
+    columns = {
+        path: _cut(record, key, length, where)[first:] for key, path in STREAMS.items() if record.get(key) is not None
+    }
+    content = record.get("content")
+    return Sample(
+        where=where,
+        rollout_id=f"{step}/{record.get('idx', number)}" if step is not None else str(record.get("idx", number)),
+        prompt_ids=ids[:first],
+        ids=ids[first:],
+        mask=mask[first:],
+        columns={
+            **columns,
+            "reward": record.get("rewards"),
+            "iteration": step,
+            "flags": [] if record.get("sample_loss_mask", 1) else [FILTERED],
+            "text": content[-1] if isinstance(content, list) and content and isinstance(content[-1], str) else None,
+        },
+        record=record,
+    )
 
 
 def _cut(record: Mapping[str, list[float]], key: str, length: int, where: str) -> list[float]:

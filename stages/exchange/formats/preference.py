@@ -121,7 +121,7 @@ def write_pairs(
     most: Annotated[int, AtLeast(1)] = 1,
     siblings: bool = False,
     form: Form | None = None,
-    model: str = RECORDED,
+    tokenizer: str = RECORDED,
 ) -> Tally:
     """Preference pairs for TRL: prompt, chosen, rejected, score_chosen and score_rejected, JSON lines.
 
@@ -141,7 +141,7 @@ def write_pairs(
         siblings: compare branches of the group's tree; run `tree-build` first.
         form: "chat" writes messages, "text" what the model read and wrote, as token ids say it. None is text with siblings, and
             chat otherwise.
-        model: whose tokenizer decodes token ids; "recorded" is the model that sampled the file.
+        tokenizer: of which model decodes token ids; "recorded" is the one that made the file's.
 
     Returns:
         The number of pairs, and how many groups and rows made none.
@@ -155,7 +155,7 @@ def write_pairs(
     if siblings and by == "pair_role":
         raise UsageError("exporter preference: by=pair_role writes the pairs of the file; leave siblings out")
     form = form or ("text" if siblings else "chat")
-    texts = Texts(batches, model, "preference")
+    texts = Texts(batches, tokenizer, "preference")
     with json_lines(out) as lines:
         for batch in batches:
             if siblings:

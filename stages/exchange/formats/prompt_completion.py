@@ -24,7 +24,7 @@ def write_completions(
     by: str = "reward",
     threshold: float = 0.5,
     form: Form = "chat",
-    model: str = RECORDED,
+    tokenizer: str = RECORDED,
 ) -> Tally:
     """Accepted responses for supervised training: prompt, completion and weight, JSON lines.
 
@@ -37,12 +37,12 @@ def write_completions(
             over the rollout's tokens counts. "" accepts every row.
         threshold: what `by` must say at least.
         form: "chat" writes messages, "text" what the model read and wrote, as token ids say it.
-        model: whose tokenizer decodes token ids; "recorded" is the model that sampled the file.
+        tokenizer: of which model decodes token ids; "recorded" is the one that made the file's.
 
     Returns:
         The number of records, and how many rows made none.
     """
-    texts = Texts(batches, model, "prompt_completion")
+    texts = Texts(batches, tokenizer, "prompt_completion")
     with json_lines(out) as lines:
         for batch in batches:
             prompts, responses, good = texts.examples(batch, form, lines)

@@ -77,7 +77,7 @@ def write_stepwise(
     threshold: float = 0.5,
     soft: bool = False,
     separator: str = "\n",
-    model: str = RECORDED,
+    tokenizer: str = RECORDED,
 ) -> Tally:
     r"""Stepwise supervision: prompt, completions and labels, and probes where the file counts them, JSON lines.
 
@@ -89,12 +89,12 @@ def write_stepwise(
         threshold: a label is true from this number on.
         soft: labels are the numbers themselves.
         separator: what stands between two steps, and is in neither's text.
-        model: whose tokenizer decodes token ids; "recorded" is the model that sampled the file.
+        tokenizer: of which model decodes token ids; "recorded" is the one that made the file's.
 
     Returns:
         The number of records, and how many rows made none.
     """
-    texts = Texts(batches, model, "stepwise")
+    texts = Texts(batches, tokenizer, "stepwise")
     with json_lines(out) as lines:
         for batch in batches:
             for each in labelled_steps(batch, by, separator, texts, lines):

@@ -77,7 +77,7 @@ def write_unpaired(
     by: str = "reward",
     threshold: float | None = None,
     form: Form = "chat",
-    model: str = RECORDED,
+    tokenizer: str = RECORDED,
 ) -> Tally:
     """Unpaired preferences for TRL: prompt, completion and label, JSON lines.
 
@@ -89,14 +89,14 @@ def write_unpaired(
         threshold: the label is true from this number on. None is 0.5 for a reward; by credit the label is then true above 0, and
             rows whose credit is 0, which says neither, are left out.
         form: "chat" writes messages, "text" what the model read and wrote, as token ids say it.
-        model: whose tokenizer decodes token ids; "recorded" is the model that sampled the file.
+        tokenizer: of which model decodes token ids; "recorded" is the one that made the file's.
 
     Returns:
         The number of records, and how many rows made none.
     """
     by_sign = threshold is None and ruler_of(by) == "token"
     least = RIGHT if threshold is None else threshold
-    texts = Texts(batches, model, "unpaired")
+    texts = Texts(batches, tokenizer, "unpaired")
     with json_lines(out) as lines:
         for batch in batches:
             values = worth(batch, by)

@@ -47,14 +47,15 @@ def read_traces(source: Source) -> Iterator[Sample | Unmapped]:
     """
     effective = _effective(source)
     for where, episode in source.lines():
-        if not isinstance(episode, Mapping):
-            raise DataError(f"{where}: {type(episode).__name__}, expected an episode")
-        traces = episode.get("traces") if "traces" in episode else [episode]
-        if not traces:
-            yield Unmapped("episodes without a trace")
-            continue
-        for trace in traces:
-            yield from _read_trace(where, episode, trace, source, effective)
+        with source.record():
+            if not isinstance(episode, Mapping):
+                raise DataError(f"{where}: {type(episode).__name__}, expected an episode")
+            traces = episode.get("traces") if "traces" in episode else [episode]
+            if not traces:
+                yield Unmapped("episodes without a trace")
+                continue
+            for trace in traces:
+                yield from _read_trace(where, episode, trace, source, effective)
 
 
 def _read_trace(
@@ -174,7 +175,8 @@ def _columns(where: str, nodes: list[Any], path: list[int], owned: set[int], tra
             spread[inside][own] = given
         found[column] = spread[first:]
     new = np.array([node not in owned for node in path]) & trainable
-    owned.update(path)
+    if trainable:
+        owned.update(path)
     if not new[sampled].all():
         trainable_here = (mask & np.repeat(new, sizes))[first:]
         found["token.trainable"] = trainable_here

@@ -156,6 +156,14 @@ def test_six_methods_of_steps_work_in_memory() -> None:
     assert sorted(STEP_METHODS) == ["gigpo", "groundedprm", "mapo", "potential_difference", "slate", "turn_return"]
 
 
+def test_spans_as_many_as_tokens_are_no_step_index() -> None:
+    found = credit_tokens(
+        "turn_return", reward=[1.0, 0.0], group=[0, 0], token_ids=[[5], [6, 7]], mask=[[True], [True, True]],
+        steps=[[(0, 1)], [(0, 1), (1, 2)]],
+    )  # fmt: skip
+    assert found == [[0.5], [-0.5, 0.0]]  # the second turn has no other to compare with
+
+
 @pytest.mark.parametrize("method", STEP_METHODS)
 @pytest.mark.parametrize("form", ["lists", "index", "left", "right"])
 def test_methods_of_steps_give_what_they_give_on_a_file(method: str, form: str) -> None:

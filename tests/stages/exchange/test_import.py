@@ -120,6 +120,16 @@ def test_an_attempt_at_compaction_that_nothing_went_on_from_is_not_trained(cli: 
     assert batch.strings("lineage") == [None, "compaction"]
 
 
+def test_what_an_attempt_shares_belongs_to_the_first_branch_that_is_trained(cli: Cli, tmp_path: Path) -> None:
+    episode = trace("a", "g", 1.0, branches=2)
+    first_leaf = len(trace("a", "g", 1.0)["traces"][0]["nodes"]) - 1
+    episode["traces"][0]["nodes"][first_leaf]["semantic_parents"] = [{"node": 1, "type": "compaction_attempt"}]
+    source = write_lines(tmp_path / "traces.jsonl", [episode])
+    assert cli("import", source, "-o", tmp_path / "out.parquet").exit_code == 0
+    batch = RolloutFile(tmp_path / "out.parquet").read()
+    assert batch.trainable.reshape(2, 6).tolist() == [[False] * 6, [True, True, False, False, False, True]]
+
+
 def test_what_prime_rl_left_out_of_effective_is_flagged(cli: Cli, tmp_path: Path) -> None:
     for name, traces in (("all", [trace("a", "g", 1.0), trace("b", "g", 0.0)]), ("effective", [trace("a", "g", 1.0)])):
         (tmp_path / "step_3" / "train" / name).mkdir(parents=True)
@@ -417,3 +427,94 @@ def test_a_torch_file_with_code_in_it_is_not_read(cli: Cli, tmp_path: Path) -> N
     refused = cli("import", source, "-o", tmp_path / "out.parquet")
     assert refused.exit_code == 3
     assert "cannot be loaded without running code in it" in " ".join(refused.stderr.split())
+
+
+def test_lists_in_a_line_of_ms_swift_are_rollouts(cli: Cli, tmp_path: Path) -> None:
+    line = {
+        "step": ["5", "5"], "prompt": ["a", "a"], "completion": ["b", "c"], "Accuracy": [1.0, 0.0], "Format": [0.5, 0.5],
+        "advantages": [0.7, -0.7],
+    }  # fmt: skip
+    source = write_lines(tmp_path / "completions.jsonl", [line, line])
+    out = tmp_path / "out.parquet"
+    assert cli("import", source, "--group-by", "prompt", "-o", out).exit_code == 0
+    batch = RolloutFile(out).read()
+    assert batch.arrow("iteration").to_pylist() == [5] * 4
+    assert batch.numbers("rewards.Accuracy").tolist() == [1.0, 0.0] * 2
+    assert batch.numbers("reward").tolist() == [1.5, 0.5] * 2
+    np.testing.assert_allclose(batch.ragged("token.advantage_source").values, [0.7, -0.7] * 2, rtol=1e-6)
+    source = write_lines(tmp_path / "completions.jsonl", [line | {"Format": [0.5]}])
+    refused = cli("import", source, "--group-by", "prompt", "-o", out, "--force")
+    assert "line 1, Format: 1 values for 2 completions" in " ".join(refused.stderr.split())
+
+
+def test_evaluations_of_skyrl_and_outputs_of_one_session_of_verl(cli: Cli, tmp_path: Path) -> None:
+    entry = {
+        "input_prompt": "q",
+        "output_response": "abc",
+        "score": [0.0, 0.5, 1.0],
+        "stop_reason": "length",
+        "env_class": "x",
+    }
+    source, out = write_lines(tmp_path / "gsm8k.jsonl", [entry]), tmp_path / "out.parquet"
+    assert cli("import", source, "--group-by", "input_prompt", "-o", out).exit_code == 0
+    batch = RolloutFile(out).read()
+    assert batch.numbers("reward").tolist() == [1.5]
+    assert batch.flagged("truncated").tolist() == [True]
+    rows = verl_rows(groups=1, size=2)
+    rows.append({**rows[0], "uid": "u0_0_1", "output": "more"})
+    source = write_lines(tmp_path / "1.jsonl", rows)
+    assert cli("import", source, "-o", out, "--force").exit_code == 0
+    batch = RolloutFile(out).read()
+    assert batch.strings("episode_id") == ["u0_0", "u0_1", "u0_0"]
+    assert batch.arrow("part").to_pylist() == [0, 0, 1]
+
+
+def test_the_users_own_names_have_an_option_of_their_own(cli: Cli, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "own.jsonl", [{"prompt": "q", "said": "abc", "points": 2, "q": 1}])
+    out = tmp_path / "out.parquet"
+    done = cli("import", source, "--format", "text", "--group-by", "q", "--map", "response=said", "--map", "reward=points", "-o", out)  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert RolloutFile(out).read().numbers("reward").tolist() == [2.0]
+    refused = cli("import", source, "--format", "nemo_rl", "--map", "reward=points", "-o", out, "--force")
+    assert refused.exit_code == 2
+    assert "map" in refused.stderr
+
+
+def rllm_episode(name: str, steps: list[tuple[list[tuple[str, str]], float]], **more: Any) -> dict[str, Any]:
+    """A file of rLLM's EpisodeLogger with one trajectory."""
+    made = [
+        {"observation": None, "thought": "", "action": None, "reward": reward, "done": False, "model_response": chat[-1][1],
+         "chat_completions": [{"role": role, "content": text} for role, text in chat], "timing": {}}
+        for chat, reward in steps
+    ]  # fmt: skip
+    return {
+        "training_step": 2, "epoch": 0, "episode_id": name, "session_id": "", "task": {"q": 1}, "task_hash": "abcd", "is_correct": True,
+        "termination_reason": "env_done", "metrics": {}, "metadata": {}, "timing": {},
+        "trajectories": [{"name": "solver", "uid": name, "reward": None, "num_steps": len(made), "timing": {}, "steps": made}], **more,
+    }  # fmt: skip
+
+
+def test_episodes_of_rllm_are_rows_as_long_as_their_conversation_goes_on(cli: Cli, tmp_path: Path) -> None:
+    first = [("user", "q"), ("assistant", "look")]
+    going_on = [(first, 0.0), ([*first, ("tool", "seen"), ("assistant", "four")], 1.0)]
+    rewritten = [(first, 0.0), ([("user", "short"), ("assistant", "four")], 0.5)]
+    folder = tmp_path / "episodes" / "train_step_2_epoch_0"
+    folder.mkdir(parents=True)
+    for name, steps, more in (
+        ("t:0", going_on, {}),
+        ("t:1", rewritten, {"is_correct": False, "termination_reason": "timeout"}),
+    ):
+        (folder / f"episode_hashabcd_id{name[-1]}.json").write_text(
+            json.dumps(rllm_episode(name, steps, **more)), encoding="utf-8"
+        )
+    out = tmp_path / "out.parquet"
+    done = cli("import", tmp_path / "episodes", "-o", out)
+    assert done.exit_code == 0, done.stderr
+    batch = RolloutFile(out).read()
+    assert batch.strings("group_id") == ["2/abcd/solver"] * 3
+    assert batch.strings("episode_id") == [None, "t:1/0", "t:1/0"]
+    assert batch.strings("text") == ["lookseenfour", "look", "four"]
+    assert batch.arrow("step.reward").to_pylist() == [[0.0, 1.0], [0.0], [0.5]]
+    assert batch.numbers("reward").tolist() == [1.0, 0.0, 0.0]
+    assert batch.flagged("truncated").tolist() == [False, True, True]
+    assert cli("validate", out).exit_code == 0
