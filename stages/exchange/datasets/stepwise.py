@@ -6,8 +6,8 @@ from pathlib import Path
 from ....formats.errors import DataError
 from ....formats.provenance import digest_of
 from ...models.recorded import RECORDED
+from ..formats._messages import prompt_of
 from ..kind import Batches, Sample, Source, Tally, Unmapped, exporter, importer
-from ._messages import prompt_of
 from ._reading import TEXTS_ONLY, Record, first_fields, join_steps, read_records
 from ._steps import By, labelled_steps, needed
 from ._writing import Texts, json_lines

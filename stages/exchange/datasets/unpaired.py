@@ -8,8 +8,8 @@ import numpy as np
 from ....formats.provenance import digest_of
 from ....formats.schema import ruler_of
 from ...models.recorded import RECORDED
+from ..formats._messages import pieces_of, prompt_of
 from ..kind import Batches, Sample, Source, Tally, Unmapped, exporter, importer
-from ._messages import pieces_of, prompt_of
 from ._reading import TEXTS_ONLY, Record, first_fields, read_records
 from ._writing import Form, Texts, json_lines, prompt_column, worth
 

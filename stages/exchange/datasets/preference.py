@@ -11,8 +11,8 @@ from ....formats.rollouts import Rollouts
 from ....formats.schema import CHOSEN, REJECTED
 from ...core.ranges import AtLeast
 from ...models.recorded import RECORDED
+from ..formats._messages import is_chat, pieces_of, prompt_of
 from ..kind import Batches, Sample, Source, Tally, Unmapped, exporter, importer
-from ._messages import is_chat, pieces_of, prompt_of
 from ._pairs import Cut, pairs_by_worth, pairs_in_file, pairs_of_siblings
 from ._reading import TEXTS_ONLY, Record, first_fields, number, read_records
 from ._writing import Form, Lines, Texts, json_lines, prompt_column, worth

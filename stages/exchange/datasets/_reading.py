@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....formats.errors import DataError
+from ..formats._messages import is_chat
 from ..kind import Sample, Source, Unmapped
-from ._messages import is_chat
 
 TEXTS_ONLY = "the token ids that the policy sampled, so `train` refuses the file"
 

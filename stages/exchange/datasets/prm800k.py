@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from ....formats.errors import DataError
 from ....formats.flags import DEMONSTRATION, FILTERED, PARTIAL
 from ....formats.provenance import digest_of
+from ..formats._messages import prompt_of
 from ..kind import Sample, Source, Unmapped, importer
-from ._messages import prompt_of
 from ._reading import TEXTS_ONLY, Record, first_fields, join_steps, read_records
 
 ANSWER = "# Answer"  # a heading in every solution's last step

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from ....formats.errors import DataError
 from ....formats.provenance import digest_of
+from ..formats._messages import prompt_of
 from ..kind import Sample, Source, Unmapped, importer
-from ._messages import prompt_of
 from ._reading import TEXTS_ONLY, Record, first_fields, join_steps, read_records
 
 
