@@ -86,6 +86,14 @@ class Texts:
             raise UsageError(f"{path}: {error}; {advice}") from error
 
     @cached_property
+    def _beginning(self) -> str:
+        """The special token that the tokenizer puts before a text; "" where it puts none."""
+        beginning = getattr(self._tokenizer, "bos_token", None)
+        if not beginning or self._tokenizer("")["input_ids"][:1] != [self._tokenizer.bos_token_id]:
+            return ""
+        return beginning
+
+    @cached_property
     def _plain(self) -> TokenOffsets:
         return TokenOffsets(self._tokenizer)
 
@@ -101,8 +109,8 @@ class Texts:
         ]
 
     def read(self, batch: Rollouts, row: int) -> str:
-        """What the model read before the response, special tokens included."""
-        return self._special(batch.ragged("prompt_ids")[row].tolist())[0]
+        """What the model read before the response, special tokens included but the one that its tokenizer begins every text with."""
+        return self._special(batch.ragged("prompt_ids")[row].tolist())[0].removeprefix(self._beginning)
 
     def cut(self, batch: Rollouts, row: int, place: int) -> tuple[str, str]:
         """(the response's text before a token, special tokens included; its text from there on)."""

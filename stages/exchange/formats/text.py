@@ -52,7 +52,7 @@ def read_texts(source: Source, *, map: str = "") -> Iterator[Sample | Unmapped]:
 
     It knows the fields of verl's rollout_data_dir, TRL's completions, SkyRL's evaluations, ms-swift's completions (a line holds
     lists, a value a rollout) and OpenAI's messages. A conversation is split where its first assistant message begins; each
-    assistant message is a step that the policy wrote. verl's uid, {prompt}_{session}_{output}, names group, episode and part.
+    assistant message is a step that the policy wrote. verl's uid, `{prompt}_{session}_{output}`, names group, episode and part.
 
     Numbers in fields of their own whose names end in "reward", in a mapping of rewards, and in ms-swift's lists become
     `rewards.NAME`. Where no field is the reward, it is their sum: TRL and ms-swift give each the weight 1 if nothing else is

@@ -13,7 +13,7 @@ from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.exchange.guess import importer_of
-from apportion.stages.models.policy import load_tokenizer
+from apportion.stages.models.policy import TINY, load_tokenizer
 from typer.testing import Result
 
 Cli = Callable[..., Result]
@@ -481,6 +481,30 @@ def test_texts_of_a_real_tokenizer_are_what_was_read_and_written(cli: Cli, chain
             shared = pair["prompt"].removeprefix(max(begins, key=len))
             assert {shared + pair[role] for role in ("chosen", "rejected")} <= responses
             assert words or not shared
+
+
+def test_a_beginning_that_the_tokenizer_adds_by_itself_is_not_written(cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    folder = tmp_path / "tokenizer"
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)]
+    )
+    tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text((TINY / "config.json").read_text(encoding="utf-8"), encoding="utf-8")
+    read = [tokenizer.bos_token_id, *tokenizer("1+1=", add_special_tokens=False)["input_ids"]]
+    said = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("2", "3")]
+    source = tmp_path / "sampled.parquet"
+    batch = rollouts_of([1.0, 0.0], tokens=said).with_columns({"prompt_ids": [read, read]})
+    write_rollouts(source, [batch], Provenance())
+    for name, prompt in ((folder, "1+1="), ("builtin:tiny", "<bos>1+1=")):
+        (pair,) = exported(cli, source, "preference", form="text", tokenizer=name)
+        assert pair == {"prompt": prompt, "chosen": "2", "rejected": "3", "score_chosen": 1.0, "score_rejected": 0.0}
+    loaded = AutoTokenizer.from_pretrained(folder)
+    assert loaded("1+1=2")["input_ids"] == [*read, *said[0]]
 
 
 # Labels, and responses to learn from
