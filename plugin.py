@@ -10,7 +10,7 @@
 | an engine        | `engine`        | a `ModelSource` and a seed                                       | an `Engine`                  |
 | a memory         | `memory`        | batches of `Rollouts`, and the table of before                   | a table                      |
 | an importer      | `importer`      | a `Source`, one file of another system                           | an iterator of `Sample`s     |
-| an exporter      | `exporter`      | batches of `Rollouts`, and a path to write                       | how many records it wrote    |
+| an exporter      | `exporter`      | batches of `Rollouts`, and a path to write                       | how many records, or a Tally |
 
 Keyword-only parameters of the decorated function are the entry's options; a type such as `Annotated[float, Between(0, 1)]`
 says what an option takes. `apportion new method NAME` writes a file to start from, and docs/plugins.md tells the rest.
@@ -27,7 +27,7 @@ from .stages.assign_credit.kind import credit_method
 from .stages.core.ranges import Above, AtLeast, Between, Inside, Range
 from .stages.core.seeds import derived_seed
 from .stages.core.wording import check_template, fill
-from .stages.exchange.kind import Batches, Sample, Source, Unmapped, exporter, importer
+from .stages.exchange.kind import Batches, Sample, Source, Tally, Unmapped, exporter, importer
 from .stages.models.engine import Alternatives, Completion, Engine, EngineDefaults, Request, Sampling, Usage
 from .stages.models.kind import engine
 from .stages.models.policy import ModelSource, render_prompt
@@ -84,6 +84,7 @@ __all__ = [
     "StepTask",
     "StepTexts",
     "Steps",
+    "Tally",
     "Task",
     "TokenBatch",
     "Unmapped",

@@ -55,7 +55,8 @@ def page(kind: Kind[Any], entry: Any) -> str:
     parts = split_docstring(entry)
     command = entry.usage_of(kind).format(name=entry.name)
     needs = [
-        f"- {NEEDS.get(path) or f'`{path}`' + (f': {made}' if (made := made_by(path)) else '')}" for path in entry.needs
+        f"- {NEEDS.get(path) or f'`{path}`' + (f': {made}' if (made := made_by(path)) else '')}"
+        for path in entry.needs_for({})
     ] + needs_with_settings(entry)
     lines = [
         f"# {entry.name}",

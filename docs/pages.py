@@ -123,10 +123,15 @@ def options_table(entry: Any, kind: Kind[Any] | None = None) -> str:
     says, hints = meanings_of(entry), parameter_hints(entry.function)
     rows = [
         f"| `{name}` | {_values(hints[name])} "
-        f"| {'needed' if option.default is option.empty else f'`{option.default}`'} | {cell(says.get(name, ''))} |"
+        f"| {'needed' if option.default is option.empty else f'`{_visible(option.default)}`'} | {cell(says.get(name, ''))} |"
         for name, option in options_of(entry.function).items()
     ]
     return "\n".join([f"| `{flag}` | values | default | meaning |", "|---|---|---|---|", *rows]) if rows else "None."
+
+
+def _visible(default: Any) -> str:
+    """A default in a table, where a line end would end the row."""
+    return str(default).replace("\n", "\\n")
 
 
 # Files

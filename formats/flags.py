@@ -52,17 +52,17 @@ FLAGS = {
             trained=False, own=False, revised=False,
         ),
         Flag(
-            name=FILTERED, set_by="filter, sample --strategy hint", meaning="the predicate is false for it, or the strategy left it out",
+            name=FILTERED, set_by="filter, import, sample --strategy hint", meaning="the predicate is false for it, or the strategy left it out",
             trained=False, revised=False,
         ),
         Flag(
-            name=DEMONSTRATION, set_by="sample --strategy demonstrate, critique",
-            meaning="written by the task's solver, not by a policy; no log-probabilities",
+            name=DEMONSTRATION, set_by="import, sample --strategy demonstrate, critique",
+            meaning="written by the task's solver or a person, not by a policy; no log-probabilities",
             own=False, revised=False, compared=False,
         ),
         Flag(name=HINTED, set_by="sample --strategy hint", meaning="sampled with a hint in the prompt, see `behaviour_prompt_ids`", own=False),
         Flag(
-            name=PARTIAL, set_by="sample --strategy truncate, inject_errors",
+            name=PARTIAL, set_by="import, sample --strategy truncate, inject_errors",
             meaning="stops before an answer, so a verifier's reward says nothing about it",
             own=False, revised=False,
         ),

@@ -1,4 +1,5 @@
-"""Rollouts of other systems in, credit out: `import` and `export`. One file per format in formats/."""
+"""Rollouts of other systems in, credit out: `import` and `export`. One file per format, in formats/ what trainers write of
+rollouts and in datasets/ what is made to train on."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,6 +4,7 @@ Sources may scatter a group's rows. So the rows lie in a temporary folder first,
 group: memory holds one chunk and one batch, however large the source is.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from ...formats.rollouts import Rollouts
 from ...formats.schema import FIELDS, arrow_type, ruler_of
 from ...formats.segments import Array
 from .kind import Sample
-from .tokens import Encoder
+from .tokens import Encoder, whole_characters
 
 CHUNK = 1 << 20  # response tokens
 _LARGEST = np.iinfo(np.int32).max
@@ -54,13 +55,14 @@ class Spool:
         faults = self.faults.total()
         row = self._checked(sample)
         prompt = np.asarray(row["prompt_ids"], np.int32).tobytes() if self.faults.total() == faults else None
-        name = sample.rollout_id
+        name, group_id = whole_characters(sample.rollout_id), whole_characters(group_id)
+        base = name
         if name in self._names:
             name = f"{label}/{name}"
         number = 1
         while name in self._names:
             number += 1
-            name = f"{label}/{sample.rollout_id}#{number}"
+            name = f"{label}/{base}#{number}"
         self._names.add(name)
         row |= {"rollout_id": name, "group_id": group_id}
         self._group_of_row.append(self._groups.setdefault(group_id, len(self._groups)))
@@ -91,7 +93,9 @@ class Spool:
                 raise DataError(f"{sample.where}, {error}; --lenient keeps the row and flags it error") from error
             field = str(error).partition(":")[0]
             self.faults[field] += 1
-            bare = {path: value for path, value in sample.columns.items() if ruler_of(path) == "rollout"}
+            bare = {
+                path: whole_characters(value) for path, value in sample.columns.items() if ruler_of(path) == "rollout"
+            }
             flags = [*(bare.get("flags") or []), ERROR]
             empty = {"prompt_ids": [], "token.id": np.empty(0, np.int32), "token.mask": np.empty(0, bool)}
             return {**bare, "reward": None, "flags": flags, "error": str(error), **empty}
@@ -230,15 +234,18 @@ def _signal(path: str, values: Any, mask: Array) -> Array:
 
 
 def _finite(path: str, value: Any) -> Any:
-    """A value on the rollout ruler; rewards are numbers."""
+    """A value on the rollout ruler; rewards are numbers, and texts whole characters."""
     if path not in ("reward", "weight") and not path.startswith("rewards."):
-        return value
+        return whole_characters(value)
     if value is None:
         return None
     if isinstance(value, str) or not hasattr(value, "__float__"):
         raise DataError(f"{path}: {value!r:.40}, expected a number")
-    number = float(value)
-    if not np.isfinite(number):
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise DataError(f"{path}: {number}, expected a finite number")
     return number
 

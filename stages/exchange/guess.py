@@ -1,5 +1,6 @@
 """Which files an import reads, and which importer takes them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,17 @@ def sources_in(paths: Sequence[Path], format: str | None) -> list[Source]:
         if not taken:
             raise DataError(f"{path}: no file in it that an importer takes; see `apportion list importers`")
         found += taken
+    _tell_apart(found)
     return found
+
+
+def _tell_apart(sources: Sequence[Source]) -> None:
+    """Number the labels that several files have: importers make names of them."""
+    used: Counter[str] = Counter()
+    for source in sources:
+        used[source.label] += 1
+        if used[source.label] > 1:
+            source.label = f"{source.label}#{used[source.label]}"
 
 
 def importer_for(sources: Sequence[Source], format: str | None) -> Importer:
@@ -65,5 +76,9 @@ def importer_of(path: Path) -> str | None:
 
 def _takers(source: Source, format: str | None) -> list[Importer]:
     """The importers that recognise a file, those of narrower formats first."""
-    known = [IMPORTERS[format]] if format is not None else sorted(IMPORTERS, key=lambda each: not each.exact)
+    known = (
+        [IMPORTERS[format]]
+        if format is not None
+        else sorted(IMPORTERS, key=lambda each: (each.general, not each.exact))
+    )
     return [each for each in known if each.recognises(source)]

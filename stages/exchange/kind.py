@@ -1,11 +1,13 @@
 """The kinds of entry that read other systems' rollouts and write credit for them: importers and exporters."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
 from ..core.kinds import Entry, Evidence, Kind
+from ..core.progress import track
 from .source import Source
 
 
@@ -44,7 +46,8 @@ class Importer(Entry):
 
     recognises: whether a file is of this format, by its name and its first record. exact: it holds the token ids that the policy
     sampled. fills: the columns of its rows beside the tokens, by path. loses: what the format does not say, or what is not taken
-    over. file_facts: what holds of the whole file that is written.
+    over. file_facts: what holds of the whole file that is written. general: it takes records of many shapes, so a file that
+    another importer recognises too is the other's.
     """
 
     shown = ("exact", "fills", "loses")
@@ -54,11 +57,32 @@ class Importer(Entry):
     fills: tuple[str, ...] = ()
     loses: tuple[str, ...] = ()
     file_facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    general: bool = False
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Whole groups of rollouts, in the order of their files."""
+
+    files: Sequence[RolloutFile]
+
+    def __iter__(self) -> Iterator[Rollouts]:
+        for file in self.files:
+            yield from track(file.batches(), total=file.num_row_groups, what="export")
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many records an exporter wrote, and what it left out, by reason."""
+
+    records: int
+    left_out: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exporter(Entry):
-    """`function(batches, out, **options)` writes rollouts and their credit to a path, and returns how many records it wrote.
+    """`function(batches, out, **options)` writes rollouts and their credit to a path, and returns how many records it wrote, or a
+    Tally.
 
     batches: whole groups, in the file's order. suffix: what the output's name ends with.
     """
@@ -84,13 +108,14 @@ def importer(
     fills: tuple[str, ...] = (),
     loses: tuple[str, ...] = (),
     facts: Mapping[str, Any] | None = None,
+    general: bool = False,
     source: str,
     evidence: Evidence | None = None,
 ) -> Callable[[Callable[..., Iterator[Sample | Unmapped]]], Any]:
     """Register the function under this name. Its keyword-only parameters become `--set` options."""
     return IMPORTERS.adder(
         Importer, name=name, recognises=recognises, exact=exact, fills=fills, loses=loses, file_facts=facts or {},
-        source=source, evidence=evidence,
+        general=general, source=source, evidence=evidence,
     )  # fmt: skip
 
 
@@ -102,11 +127,8 @@ def exporter(
     suffix: str,
     source: str,
     evidence: Evidence | None = None,
-) -> Callable[[Callable[..., int]], Any]:
+) -> Callable[[Callable[..., int | Tally]], Any]:
     """Register the function under this name. Its keyword-only parameters become `--set` options."""
     return EXPORTERS.adder(
         Exporter, name=name, needs=needs, needs_with=needs_with, suffix=suffix, source=source, evidence=evidence
     )
-
-
-Batches = Iterable[Rollouts]

@@ -28,8 +28,7 @@ class Encoder:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without special tokens."""
-        clean = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text
-        return self.tokenizer.encode(clean, add_special_tokens=False)
+        return self.tokenizer.encode(whole_characters(text), add_special_tokens=False)
 
     def encode_pieces(self, pieces: Sequence[tuple[str, bool]]) -> tuple[Array, Array, tuple[list[int], list[int]]]:
         """(ids [T], mask [T], (first, end) tokens of each piece that the policy wrote)."""
@@ -53,3 +52,18 @@ class Encoder:
         if len(messages) == 1:
             return self.encode(messages[0]["content"])
         return self.encode("".join(f"{each['role']}: {each['content']}\n" for each in messages))
+
+
+def whole_characters(value: Any) -> Any:
+    """The value with ? for each half of a surrogate pair in its texts, which no file can hold.
+
+    >>> whole_characters({"content": "a\\ud800"})
+    {'content': 'a?'}
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, list | tuple):
+        return [whole_characters(each) for each in value]
+    if isinstance(value, Mapping):
+        return {key: whole_characters(each) for key, each in value.items()}
+    return value

@@ -18,7 +18,7 @@ from ..kind import Sample, Source, Unmapped, importer
     evidence="code",
 )  # fmt: skip
 def read_rollouts(source: Source, *, tools: Literal["refuse", "keep"] = "refuse") -> Iterator[Sample | Unmapped]:
-    """Rollouts of open-instruct, one a line of {run}_rollouts_{shard}.jsonl.
+    """Rollouts of open-instruct, one a line of `{run}_rollouts_{shard}.jsonl`.
 
     A group is a step's prompt. The scalar advantage goes to `token.advantage_open_instruct`, on every token. A response that ended
     for any other reason than `stop` is flagged truncated.

@@ -8,7 +8,7 @@ from ....formats.errors import DataError, UsageError
 from ....formats.flags import TRUNCATED
 from ..kind import Sample, Source, Unmapped, importer
 from ..source import field_of
-from ._messages import message, messages_of, text_of
+from ._messages import messages_of, pieces_of, prompt_of, text_of
 
 # Ours, and the names under which trainers write them, the likeliest first.
 NAMES = {
@@ -38,6 +38,7 @@ def _recognises(source: Source) -> bool:
     "text",
     recognises=_recognises,
     exact=False,
+    general=True,
     fills=(
         "prompt", "text", "reference", "reward", "rewards.NAME", "iteration", "episode_id", "part", "flags", "step.start", "step.end",
         "step.kind", "token.advantage_source",
@@ -51,7 +52,7 @@ def read_texts(source: Source, *, map: str = "") -> Iterator[Sample | Unmapped]:
 
     It knows the fields of verl's rollout_data_dir, TRL's completions, SkyRL's evaluations, ms-swift's completions (a line holds
     lists, a value a rollout) and OpenAI's messages. A conversation is split where its first assistant message begins; each
-    assistant message is a step that the policy wrote. verl's uid, {prompt}_{session}_{output}, names group, episode and part.
+    assistant message is a step that the policy wrote. verl's uid, `{prompt}_{session}_{output}`, names group, episode and part.
 
     Numbers in fields of their own whose names end in "reward", in a mapping of rewards, and in ms-swift's lists become
     `rewards.NAME`. Where no field is the reward, it is their sum: TRL and ms-swift give each the weight 1 if nothing else is
@@ -159,15 +160,7 @@ def _split(found: Mapping[str, Any]) -> tuple[list[dict[str, str]], list[tuple[s
         chat = messages_of(each for each in found["messages"] if isinstance(each, Mapping))
         first = next((place for place, each in enumerate(chat) if each["role"] == "assistant"), len(chat))
         return chat[:first], [(each["content"], each["role"] == "assistant") for each in chat[first:]]
-    prompt, response = found["prompt"], found["response"]
-    messages = messages_of(prompt) if _is_chat(prompt) else [message("user", prompt)]
-    if _is_chat(response):
-        return messages, [(each["content"], each["role"] == "assistant") for each in messages_of(response)]
-    return messages, [(text_of(response), True)]
-
-
-def _is_chat(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, Mapping) for each in value)
+    return prompt_of(found["prompt"]), pieces_of(found["response"])
 
 
 def _rewards(record: Mapping[str, Any], reward: Any) -> dict[str, float]:

@@ -31,7 +31,7 @@ STREAMS = {
 def read_batch(source: Source) -> Iterator[Sample | Unmapped]:
     """Rows of tq_batch.pt, which verl's trainer writes with skip.rollout_tq.
 
-    A row's key is {prompt}_{session}_{output}: the prompt is the group, the session the episode, the output its part. `rm_scores`
+    A row's key is `{prompt}_{session}_{output}`: the prompt is the group, the session the episode, the output its part. `rm_scores`
     sum to the reward. The file is read without running code in it; that needs torch and tensordict.
     """
     try:

@@ -364,9 +364,9 @@ def test_the_commands_of_the_page_run_as_they_stand(cli: Cli, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```bash\n(.*?)```", (DOCS / "import.md").read_text(encoding="utf-8"), re.DOTALL)
     commands = [shlex.split(line)[1:] for block in blocks for line in block.splitlines()]
-    assert len(commands) == 8
+    assert len(commands) == 13
     for command in commands:
-        force = ["--force"] if command[0] in ("import", "assign-credit") else []
+        force = ["--force"] if command[0] in ("import", "tree-build", "assign-credit") else []
         done = cli(*command, *force)
         assert done.exit_code == 0, (command, done.stderr)
 
@@ -518,3 +518,18 @@ def test_episodes_of_rllm_are_rows_as_long_as_their_conversation_goes_on(cli: Cl
     assert batch.numbers("reward").tolist() == [1.0, 0.0, 0.0]
     assert batch.flagged("truncated").tolist() == [False, True, True]
     assert cli("validate", out).exit_code == 0
+
+
+def test_half_a_surrogate_pair_and_a_number_beyond_all_floats_end_no_import_with_a_traceback(
+    cli: Cli, tmp_path: Path
+) -> None:
+    half = {"prompt": "q\ud800", "response": "a\udfff", "group_id": "g\ud800", "id": "i\ud800", "reference": "\ud800"}
+    source, out = write_lines(tmp_path / "1.jsonl", [half, half | {"id": "j"}]), tmp_path / "out.parquet"
+    assert cli("import", source, "-o", out).exit_code == 0
+    batch = RolloutFile(out).read()
+    assert batch.strings("text") == ["a?", "a?"]
+    assert (batch.strings("rollout_id"), batch.strings("group_id")) == (["i?", "j"], ["g?", "g?"])
+    source = write_lines(tmp_path / "2.jsonl", [half | {"reward": 10**400}])
+    refused = cli("import", source, "-o", tmp_path / "no.parquet")
+    assert refused.exit_code == 3
+    assert "line 1, reward: inf, expected a finite number" in " ".join(refused.stderr.split())

@@ -1,0 +1,1 @@
+"""One file for each form of training data: preference pairs, labels, labelled steps."""
