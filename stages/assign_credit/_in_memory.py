@@ -52,7 +52,10 @@ class TokenCredit:
         self.options = METHODS.settle(method, options, preset)
         self.needs = self.method.needs_for(self.options)
         """The columns that the method reads with these options, by path."""
-        if probes := [path for path in PROBES if path in self.needs]:
+        probes = [path for path in PROBES if path in self.needs]
+        if self.options.get("baseline") == "greedy":
+            probes.append("greedy rollouts; or baseline=column")
+        if probes:
             raise UsageError(
                 f"credit method {method} needs probes ({', '.join(probes)}), which stand beside the rollouts in a file; use "
                 "`apportion assign-credit`"

@@ -92,7 +92,9 @@ def _line(command: Command, record: "Record", before: list[str], out: str) -> st
     for key, option in command.options().items():
         if key == "force":
             continue
-        if option.name == command.continues and (option.positional or parameters.get(key)):
+        if option.name == command.continues and key in record.parameters and option.positional:
+            values[key] = parameters[key]  # files of another system, by their names
+        elif option.name == command.continues and (option.positional or parameters.get(key)):
             values[key] = before if len(before) > 1 else before[0]
         elif option.name == "rollouts" and option.positional:
             values[key] = FOREIGN
@@ -132,6 +134,10 @@ def _short(key: str, value: Any) -> Any:
 def _remarks(command: Command, record: "Record", places: list[int | None]) -> Iterator[str]:
     if record.version != __version__:
         yield f"made by apportion {record.version}; this is {__version__}"
+    names = record.parameters.get("paths")
+    if isinstance(names, list) and command.continues == "paths":
+        digests = [digest for role, digest in record.inputs.items() if role.partition("/")[0] == "source"]
+        yield from (f"{name}: made elsewhere, digest {digest}" for name, digest in zip(names, digests, strict=False))
     if "rollouts" in command.options():
         for role, digest in record.inputs.items():
             kind, _, number = role.partition("/")

@@ -110,7 +110,7 @@ def import_files(
             return Imported(out=None, **summary)
         assert out is not None
         parameters = {
-            "format": chosen.name, "settings": as_json(options), "group_size": group_size, "group_by": group_by,
+            "paths": [each.label for each in sources], "format": chosen.name, "settings": as_json(options), "group_size": group_size, "group_by": group_by,
             "lenient": lenient, "tokenizer": encoder.spec if texts_only else tokenizer,
         }  # fmt: skip
         inputs = {

@@ -43,6 +43,7 @@ class Spool:
         self._groups: dict[str, int] = {}
         self._group_of_row: list[int] = []
         self._names: set[str] = set()
+        self._group_of_episode: dict[str, str] = {}
         self._prompts: list[int | None] = []  # equal where prompts are; None of a faulty row, which has none
         self.faults: Counter[str] = Counter()
         """Rows flagged `error`, by reason."""
@@ -65,12 +66,20 @@ class Spool:
             name = f"{label}/{base}#{number}"
         self._names.add(name)
         row |= {"rollout_id": name, "group_id": group_id}
+        if row.get("episode_id") is not None:
+            row["episode_id"] = self._episode(row["episode_id"], group_id)
         self._group_of_row.append(self._groups.setdefault(group_id, len(self._groups)))
         self._prompts.append(None if prompt is None else hash(prompt))
         self._rows.append(row)
         self._tokens += len(row["token.id"])
         if self._tokens >= CHUNK:
             self._flush()
+
+    def _episode(self, name: str, group_id: str) -> str:
+        """An episode's name; with its group's before it, where an episode of another group has it, too."""
+        if self._group_of_episode.setdefault(name, group_id) == group_id:
+            return name
+        return f"{group_id}/{name}"
 
     @property
     def num_groups(self) -> int:

@@ -203,7 +203,14 @@ def _trainable(
     names = UsedNames()
     for file in files:
         require(file, tuple(needs), chosen.name)
-        if file.provenance.facts.get("tokens_exact") is False and not allow_retokenized:
+        exact = file.provenance.facts.get("tokens_exact")
+        if exact is None and not allow_retokenized:
+            print(
+                f"{file.path}: does not say whether the policy sampled its token ids; if they were made from text, training on them is "
+                "wrong (the fact tokens_exact says so, docs/format.md)",
+                file=sys.stderr,
+            )
+        if exact is False and not allow_retokenized:
             raise DataError(
                 f"{file.path}: its token ids were made from text and may not be what the policy sampled; "
                 "add --allow-retokenized to train on them all the same"

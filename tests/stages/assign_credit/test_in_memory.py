@@ -263,6 +263,8 @@ def test_a_wrong_option_fails_before_the_loop() -> None:
         TokenCredit("hepo", rho=3)
     with pytest.raises(UsageError, match="vineppo needs probes"):
         TokenCredit("vineppo")
+    with pytest.raises(UsageError, match=r"remax needs probes \(greedy rollouts; or baseline=column\)"):
+        TokenCredit("remax")
     assert TokenCredit("remax", baseline="column").needs == ("reward", "reward_baseline")
 
 

@@ -533,3 +533,50 @@ def test_half_a_surrogate_pair_and_a_number_beyond_all_floats_end_no_import_with
     refused = cli("import", source, "-o", tmp_path / "no.parquet")
     assert refused.exit_code == 3
     assert "line 1, reward: inf, expected a finite number" in " ".join(refused.stderr.split())
+
+
+def test_an_imports_history_names_its_files_and_steps_keep_their_episodes_apart(cli: Cli, tmp_path: Path) -> None:
+    """The same uid at two steps is two groups, whose sessions are other episodes."""
+    for step in (3, 4):
+        write_lines(tmp_path / f"{step}.jsonl", [row | {"step": step} for row in verl_rows(groups=1, size=2)])
+    out = tmp_path / "out.parquet"
+    assert cli("import", tmp_path / "3.jsonl", tmp_path / "4.jsonl", "-o", out).exit_code == 0
+    batch = RolloutFile(out).read()
+    assert batch.strings("episode_id") == ["u0_0", "u0_1", "4/u0/u0_0", "4/u0/u0_1"]
+    assert cli("validate", out).exit_code == 0
+    lines = cli("log", out, "--shell").stdout.splitlines()
+    assert [line.partition(",")[0] for line in lines[:2]] == ["# 3.jsonl: made elsewhere", "# 4.jsonl: made elsewhere"]
+    assert lines[2].startswith("apportion import 3.jsonl 4.jsonl --format text")
+
+
+HOSTILE = (
+    "=cmd|' /C calc'!A0 \x1b[31mred\x1b[0m </script><script>alert(1)</script> \u202egnp.exe \x00 \ud800 \r\n,\"x\""
+)
+
+
+def test_hostile_text_comes_through_every_output(cli: Cli, tmp_path: Path) -> None:
+    """From a foreign file to the terminal, the page, and JSON: nothing in it is a command of any of them."""
+    row = {"input": HOSTILE, "output": f"42 {HOSTILE}", "gts": HOSTILE, "score": 1.0, "step": 1, "uid": HOSTILE}
+    source = write_lines(tmp_path / "1.jsonl", [row, row | {"score": 0.0, "output": HOSTILE}])
+    out, credit, page = tmp_path / "out.parquet", tmp_path / "credit.parquet", tmp_path / "page.html"
+    assert cli("import", source, "-o", out).exit_code == 0
+    assert cli("validate", out).exit_code == 0
+    assert cli("assign-credit", out, "--method", "rloo", "-o", credit).exit_code == 0
+    shown = cli("inspect", credit, "--html", page)
+    assert shown.exit_code == 0
+    assert "\x1b[31m" not in shown.stdout
+    assert "\x00" not in shown.stdout
+    said = page.read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in said
+    assert "\x1b" not in said
+    for command in (("show", credit), ("inspect", credit, "--json")):
+        printed = cli(*command).stdout
+        assert "\x1b" not in printed
+        assert json.loads(printed) if command[0] == "inspect" else [json.loads(line) for line in printed.splitlines()]
+    for format in ("verifiers", "atif", "preference", "unpaired", "prompt_completion"):
+        exported = tmp_path / f"{format}.jsonl"
+        done = cli("export", credit, "--format", format, "-o", exported)
+        assert done.exit_code == 0, done.stderr
+        lines = exported.read_bytes().split(b"\n")
+        assert all(json.loads(line) for line in lines if line)
+        assert b"\x1b" not in exported.read_bytes()

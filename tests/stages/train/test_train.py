@@ -413,6 +413,15 @@ def test_tokens_made_from_text_are_refused_unless_allowed(tmp_path: Path, traine
     assert trained(file, "allowed", allow_retokenized=True).is_dir()
 
 
+@pytest.mark.parametrize(("facts", "told"), [(None, True), ({"tokens_exact": True}, False)])
+def test_a_file_that_does_not_say_where_its_ids_are_from_is_told_of(
+    facts: Any, told: bool, tmp_path: Path, trained: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(ready_file(tmp_path / "own.parquet", facts=facts))
+    said = capsys.readouterr().err
+    assert ("own.parquet: does not say whether the policy sampled its token ids" in said) is told
+
+
 def test_rows_that_are_all_evals_are_nothing_to_train_on(tmp_path: Path, trained: Train) -> None:
     file = ready_file(tmp_path / "evals.parquet", purpose=["eval", "eval"])
     with pytest.raises(DataError, match="no row to train on"):
