@@ -22,6 +22,9 @@ NAMES = {
     "advantage": ("advantage", "advantages"),
     "reference": ("reference", "gts", "solution", "ground_truth"),
 }
+OF_LOGS = {name for theirs in NAMES.values() for name in theirs} | {
+    "entropy"
+}  # in logs of completions, no reward function
 CUT_OFF = ("length", "max_tokens")  # what sources call the end of a response that was cut off
 
 
@@ -54,8 +57,8 @@ def read_texts(source: Source, *, map: str = "") -> Iterator[Sample | Unmapped]:
     lists, a value a rollout) and OpenAI's messages. A conversation is split where its first assistant message begins; each
     assistant message is a step that the policy wrote. verl's uid, `{prompt}_{session}_{output}`, names group, episode and part.
 
-    Numbers in fields of their own whose names end in "reward", in a mapping of rewards, and in ms-swift's lists become
-    `rewards.NAME`. Where no field is the reward, it is their sum: TRL and ms-swift give each the weight 1 if nothing else is
+    Numbers in fields of their own whose names end in "reward", in a mapping of rewards, and of TRL's and ms-swift's reward functions
+    become `rewards.NAME`. Where no field is the reward, it is their sum: TRL and ms-swift give each the weight 1 if nothing else is
     said. A list of rewards is summed, too. A scalar advantage goes to `token.advantage_source`, on every token of the policy.
 
     Args:
@@ -87,13 +90,8 @@ def _unrolled(where: str, line: Any) -> Iterator[Mapping[str, Any]]:
     for name, value in lists.items():
         if len(value) != len(completions):
             raise DataError(f"{where}, {name}: {len(value)} values for {len(completions)} completions")
-    known = {name for theirs in NAMES.values() for name in theirs} | {"entropy"}
     for place in range(len(completions)):
-        record = {**line, **{name: value[place] for name, value in lists.items()}}
-        rewards = {
-            name: value for name, value in record.items() if name in lists and name not in known and _is_number(value)
-        }
-        yield {**record, "rewards": record.get("rewards", rewards)}
+        yield {**line, **{name: value[place] for name, value in lists.items()}}
 
 
 def _is_number(value: Any) -> TypeGuard[int | float]:
@@ -165,6 +163,8 @@ def _split(found: Mapping[str, Any]) -> tuple[list[dict[str, str]], list[tuple[s
 
 def _rewards(record: Mapping[str, Any], reward: Any) -> dict[str, float]:
     named = dict(reward) if isinstance(reward, Mapping) else {}
+    if {"prompt", "completion"} <= record.keys() and not record.keys().isdisjoint(NAMES["advantage"]):
+        named |= {name: each for name, each in record.items() if name not in OF_LOGS}  # TRL's, by its reward functions
     named |= {key: each for key, each in record.items() if key.endswith("reward") and key != "reward"}
     return {
         f"rewards.{re.sub(r'[^0-9A-Za-z_]', '_', name)}": float(value)

@@ -171,3 +171,20 @@ def test_completions_of_one_length_may_begin_with_a_tools_tokens(train: Train) -
     assert output["advantages"][:SIZE].tolist() == [
         pytest.approx([0.0, value, value]) for value in (-1.0, 1 / 3, 5 / 3, -1.0)
     ]
+
+
+@pytest.mark.peers
+def test_what_trl_logs_is_imported_with_its_own_credit_which_is_ours(
+    train: Train, cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    """From the Parquet files of log_completions to a diff: TRL's advantages are those of grpo with the preset trl."""
+    train(pytest.importorskip("trl").GRPOTrainer, log_completions=True)
+    out, credit = tmp_path / "rollouts.parquet", tmp_path / "credit.parquet"
+    done = cli("import", tmp_path / "out" / "completions", "--group-by", "prompt", "-o", out)
+    assert done.exit_code == 0, done.stderr
+    assert cli("assign-credit", out, "--method", "grpo", "--preset", "trl", "-o", credit).exit_code == 0
+    batch = RolloutFile(credit).read()
+    assert batch.groups.sizes.tolist() == [SIZE] * 4  # two prompts in each of two steps
+    ours, theirs = batch.ragged("token.advantage").values, batch.ragged("token.advantage_source").values
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert ours.any()
