@@ -203,14 +203,7 @@ def _trainable(
     names = UsedNames()
     for file in files:
         require(file, tuple(needs), chosen.name)
-        exact = file.provenance.facts.get("tokens_exact")
-        if exact is None and not allow_retokenized:
-            print(
-                f"{file.path}: does not say whether the policy sampled its token ids; if they were made from text, training on them is "
-                "wrong (the fact tokens_exact says so, docs/format.md)",
-                file=sys.stderr,
-            )
-        if exact is False and not allow_retokenized:
+        if file.provenance.facts.get("tokens_exact") is False and not allow_retokenized:
             raise DataError(
                 f"{file.path}: its token ids were made from text and may not be what the policy sampled; "
                 "add --allow-retokenized to train on them all the same"
@@ -253,6 +246,13 @@ def _trainable(
         raise NothingToTrain(
             f"{files[0].path}: all credit in {credit!r} is 0, there is nothing to learn; sample more groups or harder prompts"
         )
+    for file in files:
+        if "tokens_exact" not in file.provenance.facts and not allow_retokenized:
+            print(
+                f"{file.path}: does not say whether the policy sampled its token ids; if they were made from text, training on "
+                "them is wrong (the fact tokens_exact says so, docs/format.md)",
+                file=sys.stderr,
+            )
     return batch
 
 
