@@ -37,7 +37,8 @@ def import_rollouts(
     ] = None,
     group_by: Annotated[str | None, "Field that the rows of a group share (a.b for b inside a), or prompt."] = None,
     lenient: Annotated[
-        bool, "Keep rows that break a rule and flag them error, instead of stopping at the first."
+        bool,
+        "Flag rows that break a rule error, and count records that cannot be read, instead of stopping at the first.",
     ] = False,
     dry_run: Annotated[bool, "Print the format, the columns it fills and what is lost, and write nothing."] = False,
     out: Annotated[Path | None, "Rollout file to write.", OUT] = None,

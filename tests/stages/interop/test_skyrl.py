@@ -4,14 +4,17 @@ import sys
 import typing
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from apportion.formats.errors import DataError, UsageError
+from apportion.formats.parquet import RolloutFile
 from apportion.stages.interop.skyrl import register, with_credit
 from apportion.stages.models.policy import TINY
+from typer.testing import Result
 
 from .conftest import CreditOfFile, Row
 
@@ -268,3 +271,26 @@ def test_a_registered_estimator_is_skyrls_own_where_they_agree(
     pickle = import_module("ray.cloudpickle")  # as Ray sends it to its actors
     sent = pickle.loads(pickle.dumps(registry.get(name)))
     assert sent.credit.method.name == "rloo"
+
+
+@pytest.mark.peers
+def test_what_skyrls_evaluation_writes_is_imported(make: Make, cli: Callable[..., Result], tmp_path: Path) -> None:
+    """dumped_evals of SkyRL's own writer: rewards may be a number or one a token. The summary beside them is no rollout file."""
+    dump = import_module("skyrl.train.utils.trainer_utils").dump_per_dataset_eval_results
+    tokenizer = import_module("transformers").AutoTokenizer.from_pretrained(str(TINY))
+    prompt, responses = tokenizer.encode("17+4*2"), [tokenizer.encode("=25"), tokenizer.encode("=42")]
+    outputs = {
+        "prompt_token_ids": [prompt] * 2, "response_ids": responses, "rewards": [[0.0, 0.5, 1.0], 0.0],
+        "stop_reasons": ["stop", "length"],
+    }  # fmt: skip
+    folder = tmp_path / "dumped_evals"
+    folder.mkdir()
+    dump(folder, tokenizer, outputs, ["sums"] * 2, ["sums"] * 2, [{}, {}], {"eval/sums/pass_at_2": 0.5})
+    out = tmp_path / "out.parquet"
+    done = cli("import", folder, "--group-by", "input_prompt", "-o", out)
+    assert done.exit_code == 0, done.stderr
+    batch = RolloutFile(out).read()
+    assert batch.numbers("reward").tolist() == [1.5, 0.0]
+    assert batch.groups.sizes.tolist() == [2]
+    assert batch.flagged("truncated").tolist() == [False, True]
+    assert batch.strings("text") == [tokenizer.decode(each) for each in responses]
