@@ -103,7 +103,9 @@ class Spool:
             field = str(error).partition(":")[0]
             self.faults[field] += 1
             bare = {
-                path: whole_characters(value) for path, value in sample.columns.items() if ruler_of(path) == "rollout"
+                path: whole_characters(value)
+                for path, value in sample.columns.items()
+                if ruler_of(path) == "rollout" and not path.startswith("rewards.") and _fits(path, value)
             }
             flags = [*(bare.get("flags") or []), ERROR]
             empty = {"prompt_ids": [], "token.id": np.empty(0, np.int32), "token.mask": np.empty(0, bool)}
@@ -129,12 +131,16 @@ class Spool:
             if path.startswith("token.") and value is not None:
                 row[path] = _signal(path, value, mask)
             elif path.startswith("step.") and value is not None:
+                if not _fits(path, value):
+                    raise DataError(f"{path}: {value!r:.40}, expected {FIELDS[path].type} for every step")
                 row[path] = value
                 steps = len(value) if steps is None else steps
                 if len(value) != steps:
                     raise DataError(f"{path}: {len(value)} values for {steps} steps")
             else:
                 row[path] = _finite(path, value)
+                if not _fits(path, row[path]):
+                    raise DataError(f"{path}: {value!r:.40}, expected {FIELDS[path].type}")
         return row
 
     def _flush(self) -> None:
@@ -232,7 +238,8 @@ def _signal(path: str, values: Any, mask: Array) -> Array:
         raise DataError(f"{path}: expected numbers, got {found[:1].tolist()!r:.40}")
     if path in FIELDS and pa.types.is_boolean(FIELDS[path].type):
         return found.astype(bool)
-    found = np.where(mask, found.astype(np.float32), np.float32(0))
+    with np.errstate(over="ignore"):  # a number beyond float32 is infinite, and refused below
+        found = np.where(mask, found.astype(np.float32), np.float32(0))
     if not np.isfinite(found).all():
         place = int(np.flatnonzero(~np.isfinite(found))[0])
         raise DataError(f"{path}: {found[place]} at response token {place}, expected a finite number")
@@ -240,6 +247,17 @@ def _signal(path: str, values: Any, mask: Array) -> Array:
         place = int(np.flatnonzero(found > 0)[0])
         raise DataError(f"{path}: {found[place]:g} at response token {place}, expected 0 or less")
     return found
+
+
+def _fits(path: str, value: Any) -> bool:
+    """Whether a column of the schema can hold a value; of another column, any value."""
+    if value is None or path not in FIELDS:
+        return True
+    try:
+        pa.array([whole_characters(value)], arrow_type(path))
+    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        return False
+    return True
 
 
 def _finite(path: str, value: Any) -> Any:

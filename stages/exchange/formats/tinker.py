@@ -1,7 +1,7 @@
 """What tinker-cookbook captures of a run: every call of the sampler."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,13 @@ def read_capture(source: Source, *, summaries: str = "") -> Iterator[Sample | Un
     their own, as many as they sampled. A call whose prompt goes on from the last one continues the row, and what lies between
     is an environment's; any other prompt begins a new part of the episode. Each call is a step.
 
-    Rewards stand in the cookbook's *_rollout_summaries.jsonl, which are looked for in the run's folder. A step's reward is taken
-    over where the summary's steps have the lengths of the calls.
+    Rewards stand in the cookbook's *_rollout_summaries.jsonl, which are looked for in the run's folder, where the capture lies in a
+    folder `capture` of it, and its iterations. A step's reward is taken over where the summary's steps have the lengths of the calls.
 
     Args:
         summaries: the folder in which the summaries are looked for, with all that is below it.
     """
-    place = Path(summaries) if summaries else source.path.parent.parent
-    rewards = _rewards(place)
+    rewards = _rewards(_summaries(source.path, summaries))
     if summaries and not rewards:
         raise UsageError(f"importer tinker: summaries: no *_rollout_summaries.jsonl below {summaries}")
     for key, calls in _trajectories(source):
@@ -168,10 +167,20 @@ def _samples(
         )
 
 
-def _rewards(folder: Path) -> dict[Any, dict[str, Any]]:
+def _summaries(path: Path, folder: str) -> list[Path]:
+    """The files of summaries that belong to a capture."""
+    name = "*_rollout_summaries.jsonl"
+    if folder:
+        return sorted(Path(folder).rglob(name))
+    run = path.absolute().parent
+    run = run.parent if run.name == "capture" else run
+    return sorted([*run.glob(name), *run.glob(f"iteration_*/{name}")])
+
+
+def _rewards(paths: Sequence[Path]) -> dict[Any, dict[str, Any]]:
     """What the cookbook's summaries say of each trajectory, by split, iteration, group and trajectory."""
     found: dict[Any, dict[str, Any]] = {}
-    for path in sorted(folder.rglob("*_rollout_summaries.jsonl")):
+    for path in paths:
         for _, record in Source(path).lines():
             key = tuple(record.get(name) for name in ("split", "iteration", "group_idx", "traj_idx"))
             found[key] = {name: record.get(name) for name in ("total_reward", "steps")}

@@ -1,6 +1,7 @@
 """Every importer, on an example of its format, through the commands that come after: validate, tree-build, assign-credit, inspect."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,3 +180,43 @@ def test_an_example_goes_through_the_commands(name: str, cli: Cli, tmp_path: Pat
     assert batch.groups.sizes.tolist() == [2]
     assert batch.ragged("token.advantage").values.any()
     assert cli("inspect", credit, "--stats").exit_code == 0
+
+
+WRONG: list[Any] = [
+    None, 0, -1, 1e308, float("nan"), 10**30, "", "x", [], {}, [None], ["a"], [[1]], True, "\ud800\x1b[31m\x00", {"a": 1}, 2.5, [1, 2, 3],
+]  # fmt: skip
+
+
+def corrupted(value: Any, chance: random.Random) -> Any:
+    """The value with something wrong at some place of it: left out, or another kind of thing."""
+    if not isinstance(value, dict | list) or not value or chance.random() < 0.25:
+        return chance.choice(WRONG)
+    found = dict(value) if isinstance(value, dict) else dict(enumerate(value))
+    place = chance.choice(list(found))
+    if chance.random() < 0.2:
+        del found[place]
+    else:
+        found[place] = corrupted(found[place], chance)
+    return found if isinstance(value, dict) else list(found.values())
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_corrupted_record_is_told_in_one_line_or_counted(name: str, cli: Cli, tmp_path: Path) -> None:
+    """Never a traceback, half a file, or a file that breaks a rule."""
+    file, records, more = EXAMPLES[name]
+    source, out = tmp_path / file, tmp_path / "out.parquet"
+    for seed in range(8):
+        chance = random.Random(f"{name} {seed}")
+        place = chance.randrange(len(records))
+        changed = [corrupted(each, chance) if number == place else each for number, each in enumerate(records)]
+        source.write_text("".join(json.dumps(record) + "\n" for record in changed), encoding="utf-8")
+        for lenient in ([], ["--lenient"]):
+            done = cli("import", source, "--format", name, *more, *lenient, "-o", out, "--force")
+            assert done.exit_code in (0, 2, 3, 4), (changed[place], done.output)
+            if done.exit_code in (2, 3):
+                assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, (changed[place], done.stderr)
+                assert not out.exists()
+            else:
+                valid = cli("validate", out, "--ignore", "singleton", "--ignore", "split_episode")
+                assert valid.exit_code == 0, (changed[place], valid.output)
+                out.unlink()
