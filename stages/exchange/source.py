@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -183,17 +183,18 @@ class Source:
     def _unreadable(self, error: OSError) -> DataError:
         return DataError(f"{self.path}: cannot be read ({error.strerror or error})")
 
-    def torch(self) -> Any:
+    def torch(self, allowed: Sequence[Any] = ()) -> Any:
         """What `torch.save` wrote, loaded as weights only: no code in it runs. DataError for anything that this cannot hold.
 
-        UsageError where torch is not installed.
+        allowed: classes and functions that the file may hold beside what torch allows. UsageError where torch is not installed.
         """
         try:
             import torch
         except ModuleNotFoundError as error:
             raise missing_extra(error) or error from error
         try:
-            return torch.load(self.path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(list(allowed)):
+                return torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:
             told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             told = re.sub(r"\x1b\[[0-9;]*m", "", told)
