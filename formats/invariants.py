@@ -243,16 +243,15 @@ def _token_ids(rollouts: Rollouts, path: str) -> Iterator[Broken]:
 
 def _parts(rollouts: Rollouts) -> Iterator[Broken]:
     """Parts of an episode without a place in it, or at one that another part has."""
-    episode = rollouts.episodes
-    if (np.bincount(episode)[episode] == 1).all() or "part" not in rollouts:
+    if "part" not in rollouts:
         return
-    seen: set[tuple[int, int | None]] = set()
-    sizes = np.bincount(episode)
-    for row, (number, place) in enumerate(zip(episode.tolist(), rollouts.strings("part"), strict=True)):
-        if sizes[number] > 1 and (place is None or (number, place) in seen):
-            found = "missing (null)" if place is None else f"{place}, as another part of the same episode"
+    episode, places, seen = rollouts.episodes, rollouts.strings("part"), set[tuple[int, int | None]]()
+    for row in np.flatnonzero(np.bincount(episode)[episode] > 1).tolist():
+        key = (int(episode[row]), places[row])
+        if key[1] is None or key in seen:
+            found = "missing (null)" if key[1] is None else f"{key[1]}, as another part of the same episode"
             yield Broken("episode_parts", row, "part", f"{found}; expected the row's place in its episode")
-        seen.add((number, place))
+        seen.add(key)
 
 
 def _out_of_range(rollouts: Rollouts, path: str) -> Iterator[Broken]:

@@ -102,10 +102,11 @@ class Spool:
                 raise DataError(f"{sample.where}, {error}; --lenient keeps the row and flags it error") from error
             field = str(error).partition(":")[0]
             self.faults[field] += 1
+            whole = {
+                path: whole_characters(value) for path, value in sample.columns.items() if ruler_of(path) == "rollout"
+            }
             bare = {
-                path: whole_characters(value)
-                for path, value in sample.columns.items()
-                if ruler_of(path) == "rollout" and not path.startswith("rewards.") and _fits(path, value)
+                path: value for path, value in whole.items() if not path.startswith("rewards.") and _fits(path, value)
             }
             flags = [*(bare.get("flags") or []), ERROR]
             empty = {"prompt_ids": [], "token.id": np.empty(0, np.int32), "token.mask": np.empty(0, bool)}
@@ -254,7 +255,7 @@ def _fits(path: str, value: Any) -> bool:
     if value is None or path not in FIELDS:
         return True
     try:
-        pa.array([whole_characters(value)], arrow_type(path))
+        pa.array([value], arrow_type(path))
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
         return False
     return True

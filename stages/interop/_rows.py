@@ -17,17 +17,16 @@ SPANS = ("step.start", "step.end")
 def credit_for(
     trainer: str, method: str, preset: str | None, options: Mapping[str, Any], *, has: Sequence[str]
 ) -> TokenCredit:
-    """The method with its options. has: the columns that the trainer can fill. UsageError for a method that needs another."""
+    """The method with its options. has: the columns that the trainer can fill; "rewards." stands for all that begin so.
+
+    UsageError for a method that needs another.
+    """
     credit = TokenCredit(method, preset=preset, **options)
-    lacking = [path for path in credit.needs if path not in has and not path.startswith("node.")]
+    any_of = ("node.", *(path for path in has if path.endswith(".")))
+    lacking = [path for path in credit.needs if path not in has and not path.startswith(any_of)]
     if lacking:
         raise UsageError(f"credit method {method} needs {lacking[0]!r}, which {trainer} does not have")
     return credit
-
-
-def needs_tokens(credit: TokenCredit) -> bool:
-    """Whether the method goes by what the tokens are, and not only by whose they are."""
-    return any(path.startswith("node.") for path in credit.needs)
 
 
 def as_numpy(values: Any) -> Any:

@@ -11,6 +11,7 @@ from ...formats.digests import digest_of_tokens
 from ...formats.errors import DataError
 from ...formats.segments import Array
 from ..assign_credit import TokenCredit
+from ._seam import credit_rows, paid_in_turns
 
 # A batch's fields that credit, and the look-up of credit, read. verl makes them as it goes; one that it does not have is left out.
 FIELDS = (
@@ -124,12 +125,7 @@ class Batch:
     @cached_property
     def step_rewards(self) -> list[list[float]]:
         """[B][S] what was paid in each turn, and behind it up to the next; before the first one, in the first."""
-        found: list[list[float]] = []
-        for spans, paid in zip(self.turns, self.paid, strict=True):
-            turn = np.searchsorted(spans[:, 0], np.arange(len(paid)), "right") - 1
-            sums = np.bincount(np.maximum(turn, 0), weights=paid, minlength=len(spans))
-            found.append(sums[: len(spans)].tolist())
-        return found
+        return [paid_in_turns(paid.astype(np.float64), own) for paid, own in zip(self.paid, self.own, strict=True)]
 
     @cached_property
     def named_rewards(self) -> list[dict[str, float]]:
@@ -175,15 +171,14 @@ def credit_of(batch: Batch, credit: TokenCredit, *, turns: bool) -> tuple[list[A
         signals["step.reward"] = batch.step_rewards
     if turns and "step.kind" in credit.needs:
         signals["step.kind"] = [[TURN] * len(spans) for spans in batch.turns]
-    sizes = {len(row) for row in batch.ids}
-    return credit.with_info(
+    return credit_rows(
+        credit,
+        batch.ids,
+        batch.trained,
         reward=batch.reward,
         group=[key.uid for key in batch.keys],
         episode=[key.episode for key in batch.keys],
         part=[key.index for key in batch.keys],
-        token_ids=batch.ids,
-        mask=batch.trained,
-        lengths=[len(row) for row in batch.ids] if len(sizes) == 1 else None,
         steps=[spans.tolist() for spans in batch.turns] if turns and "step.start" in credit.needs else None,
         skip=batch.left_out,
         signals=signals,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...formats.errors import DataError, UsageError
-from ._rows import SPANS, Rows, as_numpy, credit_for, needs_tokens
+from ._rows import SPANS, Rows, as_numpy, credit_for
 
 
 def install(method: str, *, preset: str | None = None, **options: Any) -> None:
@@ -102,7 +102,7 @@ class Credit:
     def _sequences(self, repeated_batch: Any, trained: Any) -> list[tuple[Any, Any]]:
         """Of each row the token ids of its whole sequence, and which the policy wrote."""
         if repeated_batch is None or "message_log" not in repeated_batch:
-            if needs_tokens(self.credit):
+            if self.credit.method.compares_rows:
                 raise UsageError(
                     f"credit method {self.credit.method.name} compares tokens, and this path of NeMo-RL hands none to its "
                     "estimator; choose a method without trees, or run GRPO without the data plane"

@@ -19,8 +19,9 @@ import numpy as np
 from ...formats.errors import UsageError
 from ...formats.provenance import digest_of_file
 from ...formats.segments import Array
-from ..assign_credit import TokenCredit
 from ..core.options import as_json
+from ._rows import credit_for
+from ._seam import shares
 from ._verl_batch import FIELDS, SIGNALS, STEPS, Batch, credit_of, put_advantages
 from ._verl_replay import CreditFiles
 from ._verl_rollouts import write_batch
@@ -58,18 +59,12 @@ def with_credit(
         UsageError: an unknown method, preset or option, one that needs a column the trainer does not have, a class that is no v1
             trainer; when the trainer is made, a method that needs a critic's values without a critic.
     """
-    credit = TokenCredit(method, preset=preset, **options)
-    unknown = [path for path in credit.needs if not _is_known(path, steps)]
-    if unknown:
-        raise UsageError(f"credit method {method} needs {unknown[0]!r}, which verl's trainer does not have")
+    has = ("reward", "rewards.", *SIGNALS, *(STEPS if steps is not None else ()))
+    credit = credit_for("verl's trainer", method, preset, options, has=has)
 
     def assign(batch: Batch, _: int) -> tuple[list[Array], dict[str, float]]:
         found, info = credit_of(batch, credit, turns=steps is not None)
-        return found, {
-            "credit/dead_groups": info.dead_groups / max(info.groups, 1),
-            "credit/singletons": info.singletons / max(info.groups, 1),
-            "credit/tokens": info.credited / max(info.tokens, 1),
-        }
+        return found, shares(info)
 
     told = {"method": method, "preset": preset, "settings": as_json(credit.options), "steps": steps}
     signals = [SIGNALS[path] for path in credit.needs if path in SIGNALS]
@@ -161,11 +156,6 @@ def _with_advantages(
             return after
 
     return _named(CreditTrainer, f"Credit{trainer.__name__}")
-
-
-def _is_known(path: str, steps: str | None) -> bool:
-    in_batch = path == "reward" or path.startswith(("node.", "rewards."))
-    return in_batch or path in SIGNALS or (steps is not None and path in STEPS)
 
 
 def _named(made: Any, name: str) -> Any:

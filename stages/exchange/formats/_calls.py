@@ -56,14 +56,15 @@ class Line:
             found["step.reward"] = [float(each) for each in self.rewards if each is not None]
         return found
 
-    def _goes_on_in(self, prompt: Array) -> int | None:
+    def goes_on_in(self, prompt: Array) -> int | None:
         """How many tokens of a prompt this row has: all of its own, at the prompt's beginning; None otherwise."""
         size = len(self.prompt_ids) + sum(len(each) for each in self.pieces)
         if size > len(prompt) or not np.array_equal(prompt[: len(self.prompt_ids)], self.prompt_ids):
             return None
         return size if np.array_equal(prompt[len(self.prompt_ids) : size], self.ids) else None
 
-    def _add(self, number: int, call: Call, read: Array, ids: Array, logprobs: Array | None) -> None:
+    def add(self, number: int, call: Call, read: Array, ids: Array, logprobs: Array | None) -> None:
+        """Go on with a call: what it read beyond the row, and what it wrote."""
         start = sum(len(each) for each in self.pieces) + len(read)
         self.calls.append(number)
         self.pieces += [read, ids]
@@ -90,13 +91,13 @@ def lines_of(calls: Sequence[Call]) -> list[Line]:
         if logprobs is not None and len(logprobs) != len(ids):
             raise DataError(f"{call.where}: {len(logprobs)} log-probabilities for {len(ids)} token ids")
         for line in reversed(lines):
-            size = line._goes_on_in(prompt)  # pyright: ignore[reportPrivateUsage]
+            size = line.goes_on_in(prompt)
             if size is not None:
-                line._add(number, call, prompt[size:], ids, logprobs)  # pyright: ignore[reportPrivateUsage]
+                line.add(number, call, prompt[size:], ids, logprobs)
                 break
         else:
             line = Line(prompt_ids=prompt)
-            line._add(number, call, prompt[:0], ids, logprobs)  # pyright: ignore[reportPrivateUsage]
+            line.add(number, call, prompt[:0], ids, logprobs)
             lines.append(line)
     return lines
 

@@ -1,6 +1,7 @@
 """The token exports of prime-rl's trainer."""
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -96,16 +97,22 @@ def _numbers(record: Mapping[str, Any], key: str, mask: Array, where: str) -> Ar
     return None if np.isnan(found[mask]).all() else found
 
 
-def _groups_in(path: str) -> dict[str, str]:
+def _groups_in(path: str) -> Mapping[str, str]:
     """The group of every sequence of verifiers' traces, by the digest of its tokens."""
-    from .verifiers import read_traces
-
     place = Path(path)
     files = sorted(place.rglob("traces.jsonl")) if place.is_dir() else [place]
     if not files or not all(each.is_file() for each in files):
         raise UsageError(f"importer prime_rl_tokens: traces: no traces.jsonl at {path}")
+    return _groups_of(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=1)  # every rank's file of an import asks
+def _groups_of(files: tuple[tuple[Path, int, int], ...]) -> Mapping[str, str]:
+    """Of these files, as large and as old as they are."""
+    from .verifiers import read_traces
+
     found: dict[str, str] = {}
-    for file in files:
+    for file, *_ in files:
         for sample in read_traces(Source(file)):
             if isinstance(sample, Sample) and sample.group_id is not None:
                 found[digest_of_tokens([], [*sample.prompt_ids, *sample.ids])] = sample.group_id

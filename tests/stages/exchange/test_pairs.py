@@ -16,6 +16,8 @@ from apportion.stages.exchange.guess import importer_of
 from apportion.stages.models.policy import TINY, load_tokenizer
 from typer.testing import Result
 
+from .conftest import exported, imported, on_one_line, read_lines, write_lines
+
 Cli = Callable[..., Result]
 
 USER = {"role": "user", "content": "What colour is the sky?"}
@@ -24,36 +26,6 @@ GREEN = {"role": "assistant", "content": "It is green."}
 TEXT_PAIR = {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}
 CHAT_PAIR = {"prompt": [USER], "chosen": [BLUE], "rejected": [GREEN]}
 HOSTILE = 'a\nb\r\n"c"\\ \u0000 \u2028\u2029\u202e =cmd|calc \ud800é😀'
-
-
-def write_lines(path: Path, records: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    return path
-
-
-def read_lines(path: Path) -> list[Any]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-
-
-def on_one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def imported(cli: Cli, path: Path, records: list[Any], *options: object) -> Path:
-    """The records as a rollout file that is valid."""
-    out = path.with_suffix(".parquet")
-    done = cli("import", write_lines(path, records), *options, "-o", out)
-    assert done.exit_code == 0, done.stderr
-    assert cli("validate", out, "--ignore", "singleton").exit_code == 0
-    return out
-
-
-def exported(cli: Cli, source: Path, format: str, **settings: object) -> list[Any]:
-    out = source.parent / f"{format}.jsonl"
-    words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-    done = cli("export", source, "--format", format, *words, "-o", out, "--force")
-    assert done.exit_code == 0, done.stderr
-    return read_lines(out)
 
 
 def rewarded(cli: Cli, tmp_path: Path, rewards: list[float | None], *, name: str = "own", **more: list[Any]) -> Path:
