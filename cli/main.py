@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
-from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, TextIO, cast
 

@@ -12,7 +12,6 @@ from ..stages.core.options import parse_settings
 from ..stages.core.table import Command, Option
 
 
-
 def _load(paths: list[Path] | None) -> list[Path] | None:
     """Load the plugins as soon as they are read, so that what they register can be named by the options after them."""
     if paths:
