@@ -16,6 +16,7 @@ from ...formats.errors import PluginError, UsageError
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.schema import FIELDS, ruler_of
+from ..core.plugins import function_in_file
 from ..core.progress import progress
 from ..models.recorded import RECORDED
 from ..models.token_texts import TokenOffsets
@@ -37,6 +38,9 @@ INPUTS = {
 
 BATCHES = {"texts", "prompts", "references", "responses", "completions", "answers", "ground_truths", "solutions"}
 """Plurals: a function with one of them is called once for a batch, and each of its inputs is a list."""
+
+OF_AN_ANSWER = {"text", "prompt", "messages", "reference", "task", "row"}
+"""What is known of an answer before it is a rollout."""
 
 NEEDS = {"text": "text", "prompt": "prompt", "messages": "prompt", "reference": "reference", "task": "task"}
 TOTALS = ("score", "reward")  # in a mapping of rewards, the one that counts
@@ -62,6 +66,14 @@ class RewardFunction:
 
     name: str
     function: Callable[..., Any]
+
+    @classmethod
+    def named(cls, name: str) -> "RewardFunction":
+        """The function that FILE.py:NAME names. UsageError where it is not there, or the text has another form."""
+        found = function_in_file(name)
+        if found is None:
+            raise UsageError(f"--verifier takes FILE.py:NAME, a function of yours, got {name!r:.200}")
+        return cls(name, found[1])
 
     @cached_property
     def inputs(self) -> dict[str, str]:
@@ -194,12 +206,14 @@ class RewardFunction:
             )
         return list(listed)
 
+    def check_verifies(self) -> None:
+        """UsageError unless it can tell what an answer is worth by answer and problem alone."""
+        if self.of_steps or not set(self.inputs.values()) <= OF_AN_ANSWER:
+            given = ", ".join(self.inputs)
+            raise UsageError(f"{self.name}: cannot verify an answer by {given}; use it with `apportion score`")
+
     def rewards_of(self, problems: Sequence[Problem], texts: Sequence[str], task: str) -> list[float]:
         """The reward of each answer [N] to a problem [N], where there are no rollouts yet."""
-        if self.of_steps or not set(self.inputs.values()) <= {"text", "prompt", "messages", "reference", "task", "row"}:
-            raise UsageError(
-                f"{self.name}: cannot verify an answer by {', '.join(self.inputs)}; use it with `apportion score`"
-            )
         values = [_of_answer(problem, text, task) for problem, text in zip(problems, texts, strict=True)]
         if self.takes_batches:
             given = {name: [each[meaning] for each in values] for name, meaning in self.inputs.items()}
