@@ -49,6 +49,7 @@ def policy(
 
     from ...formats.files import check_output
     from ...formats.parquet import RolloutFile
+    from ..core.options import plain_value
     from ..sample import sample
     from ..score import score
     from ..score.reward_functions import RewardFunction
@@ -74,7 +75,7 @@ def policy(
             ["group_id", "problem_id", "rollout_id", "reward", "flags", "policy", "token.id"]
         )
     about = {
-        "model": model, "policy": rollouts.strings("policy")[0], "task": task, "task_settings": dict(task_settings or {}), "split": split,
+        "model": model, "policy": rollouts.strings("policy")[0], "task": task, "task_settings": {name: plain_value(value) for name, value in (task_settings or {}).items()}, "split": split,
         **({"verifier": verifier} if verifier is not None else {}), "seed": seed, "n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens,
     }  # fmt: skip
     report = report_on(rollouts, _ks(k, n), threshold, at=at, series=series, about=about)

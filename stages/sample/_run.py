@@ -13,7 +13,7 @@ from ...formats.parquet import STREAM, RolloutFile, check_output, partial_name, 
 from ...formats.provenance import Provenance, Record, digest_of_file
 from ...formats.rollouts import Rollouts
 from ..core.driver import Written
-from ..core.options import as_json
+from ..core.options import as_json, plain_value
 from ..core.plugins import plugin_digests
 from ..core.seeds import derived_seed
 from ..models import open_engine
@@ -135,7 +135,7 @@ class Run:
             "task_settings": dict(task.options),
             **({"verifier": self.verifier} if self.verifier is not None else {}),
             "engine": self.engine if engine is None else engine.name,
-            "engine_settings": dict(self.engine_settings or {}),
+            "engine_settings": {name: plain_value(value) for name, value in (self.engine_settings or {}).items()},
             "max_tokens": self.sampling.max_tokens,
             "temperature": self.sampling.temperature,
             "top_p": self.sampling.top_p,
