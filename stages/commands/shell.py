@@ -76,7 +76,7 @@ def _as_yaml(value: Any) -> str:
     """A setting's value as `--set` reads it back: null, not None; a text that looks like a number in quotes."""
     try:
         read = parse_settings([f"x={value}"])["x"] if isinstance(value, str) else None
-        same = read == value and not isinstance(read, Spelled)
+        same = isinstance(value, str) and read == value and not isinstance(read, Spelled)
     except (UsageError, ValueError, RecursionError):  # no YAML, unless in quotes
         same = False
     return value if same else json.dumps(value)

@@ -321,6 +321,7 @@ def _import_all(package: str) -> None:
 
 # Entries from outside
 
+_PLUGINS: list[Plugin] = []
 _loading: ContextVar[Plugin | None] = ContextVar("_loading", default=None)
 
 
@@ -330,6 +331,7 @@ def registering(plugin: Plugin) -> Iterator[None]:
     token = _loading.set(plugin)
     try:
         yield
+        _PLUGINS.append(plugin)
     except (Exception, SystemExit) as error:
         for kind in _KINDS.values():
             for name in [name for name, owner in kind.brought_by.items() if owner is plugin]:
@@ -339,6 +341,11 @@ def registering(plugin: Plugin) -> Iterator[None]:
         raise UsageError(f"{plugin.where}: {told}{advice}") from error
     finally:
         _loading.reset(token)
+
+
+def registered_plugins() -> list[Plugin]:
+    """All whose code was imported, the latest last. Imports nothing."""
+    return list(_PLUGINS)
 
 
 def _load_point(point: EntryPoint) -> None:

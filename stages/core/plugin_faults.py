@@ -5,13 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import unwrap
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from ...formats.errors import ApportionError, PluginError
 from .extras import missing_extra
-
-if TYPE_CHECKING:
-    from .kinds import Plugin
+from .kinds import Plugin, kinds, registered_plugins
 
 LONGEST = 300  # characters of what the exception says
 
@@ -31,12 +28,10 @@ def blame_plugins() -> Iterator[None]:
 
 
 def _fault_of(error: BaseException) -> PluginError | None:
-    from .plugins import registered_plugins  # here, since `--help` needs none of it
-
     owners = {file: plugin for plugin in registered_plugins() for file in plugin.files}
     walked = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     own = [(frame, line) for frame, line in walked if frame.f_code.co_filename in owners]
-    if not own:
+    if not own or (isinstance(error, SystemExit) and own[-1] != walked[-1]):  # a signal's, in whatever code it found
         return None
     frame, line = own[-1]
     plugin = owners[frame.f_code.co_filename]
@@ -48,10 +43,8 @@ def _fault_of(error: BaseException) -> PluginError | None:
     )
 
 
-def _named(plugin: "Plugin", frames: list[FrameType]) -> str:
+def _named(plugin: Plugin, frames: list[FrameType]) -> str:
     """The entry whose function runs in one of the frames, as "scorer NAME"; the plugin where there is none."""
-    from .kinds import kinds
-
     codes = [frame.f_code for frame in frames]
     for kind in kinds().values():
         for name, owner in kind.brought_by.items():

@@ -39,12 +39,6 @@ def plugins_loaded() -> list[Path]:
     return list(_loaded)
 
 
-def registered_plugins() -> list[Plugin]:
-    """All that are loaded: files, and those that installed packages brought."""
-    brought = (plugin for kind in kinds().values() for plugin in kind.brought_by.values())
-    return list(dict.fromkeys([*(each.plugin for each in _loaded.values()), *brought]))
-
-
 def load_plugins(paths: Iterable[Path], where: str = "--plugin {}") -> None:
     """`load_plugin` on each."""
     for path in paths:
