@@ -268,19 +268,16 @@ class Kind(Generic[E]):
         if found is None:
             raise unknown(self.noun, name, self._entries)
         plugin, function = found
-        entry = next(
-            (
-                self._entries[each]
-                for each, owner in self.brought_by.items()
-                if owner is plugin and self._entries[each].function is function
-            ),
-            None,
-        )
-        if entry is None and self.of_function is None:
+        registered = (self._entries[each] for each, owner in self.brought_by.items() if owner is plugin)
+        entry = next((each for each in registered if each.function is function), None)
+        if entry is not None:
+            made = replace(entry, name=name)
+        elif self.of_function is not None:
+            made = self.of_function(name, function)
+        else:
             raise UsageError(
                 f"{name}: not registered as a {self.noun}; put the decorator of its kind above it (docs/plugins.md)"
             )
-        made = replace(entry, name=name) if entry is not None else self.of_function(name, function)
         self._entries[name], self.brought_by[name] = made, plugin
 
     def __contains__(self, name: str) -> bool:
