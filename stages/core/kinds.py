@@ -15,13 +15,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from inspect import Parameter
+from inspect import Parameter, signature
 from pathlib import Path
+from traceback import walk_tb
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin
 
 from ...formats.errors import UsageError, unknown
 from .options import as_setting, defaults_of, options_of, typed_options, values_to_try
@@ -147,14 +148,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Plugin:
     """What registers entries from outside of this package: a file given to --plugin, or an installed entry point's module.
 
-    name: the file's, or the module's. digest: of its code; of a package, of all its Python files. where: for messages.
-    path: the file given to --plugin, None of an entry point.
+    name: the file's, or the module's. digest: of its code: of a file with the modules beside it that it imports, or of all
+    Python files of a package. where: for messages. path: the file given to --plugin, None of an entry point. files: those
+    that its code is in.
     """
 
     name: str
     digest: str
     where: str
     path: Path | None = None
+    files: frozenset[str] = frozenset()
 
 
 @dataclass(eq=False)
@@ -164,6 +167,8 @@ class Kind(Generic[E]):
     plural: as in `apportion list methods`. noun: as in messages, "credit method". room: the package whose files register
     entries. usage: the command that uses one, with {name} in it. named_by: the entry that the value of an option means, where
     that is not just the entry's name; None where it cannot be told before the work. setting: the flag of its options.
+    of_function: makes an entry, under this name, of a function that no decorator registered, for a kind that takes those
+    (FILE.py:NAME). brought_by: the plugins that entries came from, by the entries' names.
     """
 
     plural: str
@@ -172,6 +177,7 @@ class Kind(Generic[E]):
     usage: str
     named_by: Callable[[str], str | None] = str
     setting: str = "--set"
+    of_function: "Callable[[str, Callable[..., Any]], E] | None" = None
     brought_by: dict[str, Plugin] = field(default_factory=dict, init=False)
     _entries: dict[str, E] = field(default_factory=dict, init=False)
     _is_loaded: bool = field(default=False, init=False)
@@ -191,6 +197,8 @@ class Kind(Generic[E]):
             owner = self.brought_by.get(entry.name)
             told = f"{self.noun} {entry.name!r} is there already ({owner.where if owner else 'built in'})"
             raise UsageError(f"{told}; choose another name")
+        if plugin is not None:
+            _check_entry(entry, self.noun)
         self._entries[entry.name] = entry
         if plugin is not None:
             self.brought_by[entry.name] = plugin
@@ -249,8 +257,28 @@ class Kind(Generic[E]):
     def __getitem__(self, name: str) -> E:
         self.load()
         if name not in self._entries:
-            raise unknown(self.noun, name, self._entries)
+            self._add_from_file(name)
         return self._entries[name]
+
+    def _add_from_file(self, name: str) -> None:
+        """Add what FILE.py:NAME names, under the whole of it. UsageError where that is no entry, or the name of another form."""
+        from .plugins import function_in_file
+
+        found = function_in_file(name)
+        if found is None:
+            raise unknown(self.noun, name, self._entries)
+        plugin, function = found
+        registered = (self._entries[each] for each, owner in self.brought_by.items() if owner is plugin)
+        entry = next((each for each in registered if each.function is function), None)
+        if entry is not None:
+            made = replace(entry, name=name)
+        elif self.of_function is not None:
+            made = self.of_function(name, function)
+        else:
+            raise UsageError(
+                f"{name}: not registered as a {self.noun}; put the decorator of its kind above it (docs/plugins.md)"
+            )
+        self._entries[name], self.brought_by[name] = made, plugin
 
     def __contains__(self, name: str) -> bool:
         self.load()
@@ -259,6 +287,19 @@ class Kind(Generic[E]):
     def __iter__(self) -> Iterator[E]:
         self.load()
         return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
+
+
+def _check_entry(entry: Entry, noun: str) -> None:
+    """UsageError for a fact that is none of those there are, an option that is not keyword-only, and one without a type."""
+    for each in fields(entry):
+        value, choices = getattr(entry, each.name), get_args(each.type)
+        if get_origin(each.type) is Literal and value not in choices:
+            raise unknown(f"{each.name} of {noun} {entry.name}", str(value), choices)
+    for name, parameter in signature(entry.function).parameters.items():
+        if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD and parameter.default is not Parameter.empty:
+            raise UsageError(f"{noun} {entry.name}: the option {name!r} must be keyword-only; put `*,` before it")
+        if parameter.kind is Parameter.KEYWORD_ONLY and parameter.annotation is Parameter.empty:
+            raise UsageError(f"{noun} {entry.name}: the option {name!r} needs a type, such as `{name}: float`")
 
 
 _KINDS: dict[str, Kind[Any]] = {}
@@ -293,6 +334,7 @@ def _import_all(package: str) -> None:
 
 # Entries from outside
 
+_PLUGINS: list[Plugin] = []
 _loading: ContextVar[Plugin | None] = ContextVar("_loading", default=None)
 
 
@@ -302,15 +344,28 @@ def registering(plugin: Plugin) -> Iterator[None]:
     token = _loading.set(plugin)
     try:
         yield
+        _PLUGINS.append(plugin)
     except (Exception, SystemExit) as error:
         for kind in _KINDS.values():
             for name in [name for name, owner in kind.brought_by.items() if owner is plugin]:
                 kind.remove(name)
         told = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
         advice = "" if plugin.path is not None else "; mend or uninstall it"
-        raise UsageError(f"{plugin.where}: {told}{advice}") from error
+        raise UsageError(f"{plugin.where}: {told}{_line_of(error, plugin)}{advice}") from error
     finally:
         _loading.reset(token)
+
+
+def _line_of(error: BaseException, plugin: Plugin) -> str:
+    """Where in the plugin's code it came from; empty where that cannot be told, or the error says it."""
+    walked = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    own = [f" (line {line} of {Path(file).name})" for file, line in walked if file in plugin.files]
+    return own[-1] if own else ""
+
+
+def registered_plugins() -> list[Plugin]:
+    """All whose code was imported, the latest last. Imports nothing."""
+    return list(_PLUGINS)
 
 
 def _load_point(point: EntryPoint) -> None:
@@ -319,17 +374,19 @@ def _load_point(point: EntryPoint) -> None:
     plugin = Plugin(point.module, "", where)
     with registering(plugin):
         point.load()
-        plugin.digest = _digest_of_code(sys.modules[point.module])
+        plugin.digest, plugin.files = _code_of(sys.modules[point.module])
 
 
-def _digest_of_code(module: ModuleType) -> str:
+def _code_of(module: ModuleType) -> tuple[str, frozenset[str]]:
+    """(digest, files) of the module's code; of a package, of all its files."""
     from ...formats.provenance import digest_of, digest_of_file
 
     origin = Path(module.__file__ or "")
     if origin.name != "__init__.py":
-        return digest_of_file(origin) if origin.is_file() else ""
-    folder = origin.parent
-    return digest_of([[str(file.relative_to(folder)), digest_of_file(file)] for file in sorted(folder.rglob("*.py"))])
+        return (digest_of_file(origin), frozenset([str(origin)])) if origin.is_file() else ("", frozenset())
+    files = sorted(origin.parent.rglob("*.py"))
+    digest = digest_of([[str(file.relative_to(origin.parent)), digest_of_file(file)] for file in files])
+    return digest, frozenset(map(str, files))
 
 
 def _importing() -> str:

@@ -13,13 +13,16 @@ from ...formats.parquet import STREAM, RolloutFile, check_output, partial_name, 
 from ...formats.provenance import Provenance, Record, digest_of_file
 from ...formats.rollouts import Rollouts
 from ..core.driver import Written
-from ..core.options import as_json
+from ..core.options import as_json, plain_value
 from ..core.plugins import plugin_digests
+from ..core.results import check_each
 from ..core.seeds import derived_seed
 from ..models import open_engine
 from ..models.engine import Engine, Sampling
 from ..models.policy import ModelSource
+from ..score.reward_functions import RewardFunction
 from ..tasks import Problem, Task, open_task
+from ..tasks.played import is_played
 from ._failures import Failures
 from ._resume import Stopping, open_begun
 from ._source import groups_of, open_source, problems_of
@@ -41,6 +44,7 @@ class Run:
     settings: Mapping[str, Any] | None
     rollouts: Path | None
     task_settings: Mapping[str, Any] | None
+    verifier: str | None
     sampling: Sampling
     purpose: str
     engine: str
@@ -59,6 +63,8 @@ class Run:
         source = open_source(self.rollouts, chosen)
         task, problems = self._problems(source)
         check_turns(chosen, task)
+        if self.verifier is not None:
+            self._check_verifier(self.verifier, task)
         weights = ModelSource(self.model, self.device, self.dtype)
         engine = self._open_engine(weights) if chosen.engine else None
         policy = weights.identity if engine is None else engine.identity
@@ -82,7 +88,7 @@ class Run:
         context = SamplingContext(
             strategy=chosen.name, task=task, problems=problems[done:], tokenizer=weights.tokenizer, source=weights,
             opened=engine, sampling=self.sampling, n=self.n, seed=self.seed, round=self.round, purpose=self.purpose,
-            policy=policy, rollouts=source, finished=problems[:done], kept=kept,
+            policy=policy, verifier=self.verifier, rollouts=source, finished=problems[:done], kept=kept,
             failures=Failures() if kept is None else Failures.of(kept, source), tally=tally,
         )  # fmt: skip
         provenance = _provenance(replace(record, counts=tally), source, engine)  # runs after all batches are written
@@ -98,7 +104,16 @@ class Run:
             return problems_of(source, self.task, self.task_settings)
         task = open_task(self.task, self.task_settings)
         seed = derived_seed("problems", self.seed, self.round)
-        return task, list(task.problems(self.split, self.prompts, seed))
+        problems = task.problems(self.split, self.prompts, seed)
+        return task, list(check_each(problems, Problem, f"task {task.spec}", "Problems"))
+
+    def _check_verifier(self, verifier: str, task: Task) -> None:
+        """UsageError for a verifier that is no function of a file, or of another kind, and for a task that rewards itself."""
+        RewardFunction.named(verifier).check_verifies()
+        if is_played(task):
+            raise UsageError(
+                f"task {task.spec!r} gives rewards while it is played; leave --verifier out, and score afterwards"
+            )
 
     def _open_engine(self, weights: ModelSource) -> Engine:
         seed = derived_seed("engine", self.seed, self.round) & 0x7FFFFFFF
@@ -120,8 +135,9 @@ class Run:
             "strategy": self.strategy,
             "settings": as_json(options),
             "task_settings": dict(task.options),
+            **({"verifier": self.verifier} if self.verifier is not None else {}),
             "engine": self.engine if engine is None else engine.name,
-            "engine_settings": dict(self.engine_settings or {}),
+            "engine_settings": {name: plain_value(value) for name, value in (self.engine_settings or {}).items()},
             "max_tokens": self.sampling.max_tokens,
             "temperature": self.sampling.temperature,
             "top_p": self.sampling.top_p,
@@ -164,7 +180,10 @@ def _write(
     """Write what was kept and the strategy's batches as a file; if stopped, as far as they came."""
     kept = () if context.kept is None else context.kept.batches()
     with Stopping() as stopping:
-        batches = _forget_between(chosen.function(context, **options), context.opened)
+        given = check_each(
+            chosen.function(context, **options), Rollouts, f"strategy {chosen.name}", "batches of Rollouts"
+        )
+        batches = _forget_between(given, context.opened)
         made = context.failures.checked(stopping.until(batches, out, kept=context.kept is not None))
         counts = write_rollouts(
             out, chain(kept, made), provenance, force=force, is_partial=lambda: stopping.early, replace_partial=resume
