@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
-from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, TextIO, cast
 
@@ -21,10 +20,11 @@ from typer.core import TyperGroup
 from ..formats.errors import ApportionError, DeprecatedUse, ForeignFileError, unknown
 from ..stages.core.extras import missing_extra
 from ..stages.core.harmless import HarmlessStream
+from ..stages.core.plugin_faults import blame_plugins
 from ..stages.core.table import commands
 from ..stages.core.trust import trust_remote_code
 from .show import show
-from .typed import as_typer
+from .typed import PLUGIN, as_typer
 
 # What a wrong command line raises, in whichever click this typer brings.
 _WrongUse: Any = typer.BadParameter.mro()[1]
@@ -60,8 +60,10 @@ class Commands(TyperGroup):
 @contextmanager
 def _faults_as_lines() -> Iterator[None]:
     try:
-        yield
+        with blame_plugins():
+            yield
     except ApportionError as error:
+        print(getattr(error, "frames", ""), end="", file=sys.stderr)
         print(f"error: {' '.join(str(error).split())}{_way_in(error)}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
     except ModuleNotFoundError as error:
@@ -163,9 +165,7 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-    plugin: Annotated[
-        list[Path] | None, typer.Option("--plugin", help="Python file that registers methods, scorers …; repeatable.")
-    ] = None,
+    plugin: PLUGIN = None,
     trusted: Annotated[
         bool,
         typer.Option("--trust-remote-code", help="Run code that comes with the models named; otherwise none runs."),
@@ -176,10 +176,10 @@ def root(
     sample -> tree-build -> score -> assign-credit -> train -> eval: every stage reads and writes one Parquet file.
     """
     trust_remote_code(trusted)
-    if plugin:
-        from ..stages.core.plugins import load_plugins
+    if os.environ.get("APPORTION_PLUGINS"):
+        from ..stages.core.plugins import load_named_by_environment
 
-        load_plugins(plugin)
+        load_named_by_environment()
 
 
 def _assemble() -> None:

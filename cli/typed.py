@@ -11,6 +11,22 @@ from ..stages.commands.places import check_places, read_place
 from ..stages.core.options import parse_settings
 from ..stages.core.table import Command, Option
 
+
+def _load(paths: list[Path] | None) -> list[Path] | None:
+    """Load the plugins as soon as they are read, so that what they register can be named by the options after them."""
+    if paths:
+        from ..stages.core.plugins import load_plugins
+
+        load_plugins(paths)
+    return paths
+
+
+PLUGIN = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin", callback=_load, is_eager=True, help="Python file that registers methods, scorers …; repeatable."
+    ),
+]
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -21,6 +37,7 @@ def as_typer(command: Command, show: Callable[[Any, bool], None]) -> Callable[..
 
     def run(**given: Any) -> None:
         as_json = given.pop("json")
+        given.pop("plugin")
         for name in settings:
             given[name] = parse_settings(given[name] or [])
         for option in options:
@@ -29,6 +46,7 @@ def as_typer(command: Command, show: Callable[[Any, bool], None]) -> Callable[..
         show(command.function(**given), as_json)
 
     parameters = [_parameter(option) for option in options]
+    parameters.append(Parameter("plugin", Parameter.KEYWORD_ONLY, default=None, annotation=PLUGIN))
     parameters.append(Parameter("json", Parameter.KEYWORD_ONLY, default=False, annotation=JSON))
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -4,6 +4,7 @@
     ├── UsageError          2  the command line or the recipe is wrong
     ├── DataError           3  a file's content is wrong
     │   └── ForeignFileError   3  it is no rollout file at all
+    ├── PluginError         1  code of a plugin raised, or gave what it must not
     ├── PartialError        4  it finished, with some rows failed
     ├── GateError           5  it finished, and a gate the user set was not met
     └── Stopped           130  Ctrl-C, or 143 SIGTERM: what was whole is kept
@@ -41,6 +42,17 @@ class ForeignFileError(DataError):
     def __init__(self, message: str, path: Path):
         super().__init__(message)
         self.path = path
+
+
+class PluginError(ApportionError):
+    """Code of a plugin raised something, or gave what its kind of entry must not. frames: its own part of the traceback."""
+
+    def __init__(self, message: str, frames: str = ""):
+        super().__init__(message, frames)
+        self.frames = frames
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class PartialError(ApportionError):

@@ -102,3 +102,19 @@ def _scalars(content: Any) -> Iterator[Any]:
 def is_text(value: str) -> bool:
     """Neither NUL, which no file name can hold, nor half of a surrogate pair, which cannot be written."""
     return "\0" not in value and not any("\ud800" <= each <= "\udfff" for each in value)
+
+
+class Spelled(str):
+    """A number or truth value of `--set`, as it is written: an option for text takes it so, any other takes `value`."""
+
+    value: Any
+
+    def __new__(cls, text: str, value: Any) -> "Spelled":
+        made = super().__new__(cls, text)
+        made.value = value
+        return made
+
+
+def plain_value(value: Any) -> Any:
+    """The value that a setting means where nothing says of what type it is."""
+    return value.value if isinstance(value, Spelled) else value

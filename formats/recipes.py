@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError, unknown
-from .plain_yaml import LARGEST, NotPlain, is_text, read_yaml
+from .plain_yaml import LARGEST, NotPlain, Spelled, is_text, plain_value, read_yaml
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 _KEYS = ("name", "about", "system", "vars", "steps")
@@ -166,7 +166,7 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]
     None can be given for any of them: the options that use it know whether it means something.
     """
     variables = _copy(recipe.vars)
-    for dotted, value in settings.items():
+    for dotted, given in settings.items():
         place, parts = variables, dotted.split(".")
         for depth, part in enumerate(parts):
             if not isinstance(place, dict) or part not in place:
@@ -176,6 +176,7 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]
                 )
             if depth < len(parts) - 1:
                 place = place[part]
+        value = str(given) if isinstance(place[parts[-1]], str) and isinstance(given, Spelled) else plain_value(given)
         if isinstance(place[parts[-1]], int | float) and not isinstance(value, int | float | None):
             raise UsageError(f"--set {dotted}={value}: expected a number like {place[parts[-1]]}")
         place[parts[-1]] = value

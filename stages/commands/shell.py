@@ -8,7 +8,7 @@ from typing import Any
 
 from ...formats.errors import UsageError
 from ..core.harmless import UNSAFE, on_one_line
-from ..core.options import parse_settings
+from ..core.options import Spelled, parse_settings
 from ..core.table import Command
 
 
@@ -75,7 +75,8 @@ def comment(text: str) -> str:
 def _as_yaml(value: Any) -> str:
     """A setting's value as `--set` reads it back: null, not None; a text that looks like a number in quotes."""
     try:
-        same = isinstance(value, str) and parse_settings([f"x={value}"]) == {"x": value}
+        read = parse_settings([f"x={value}"])["x"] if isinstance(value, str) else None
+        same = isinstance(value, str) and read == value and not isinstance(read, Spelled)
     except (UsageError, ValueError, RecursionError):  # no YAML, unless in quotes
         same = False
     return value if same else json.dumps(value)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from inspect import Parameter
@@ -147,14 +147,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Plugin:
     """What registers entries from outside of this package: a file given to --plugin, or an installed entry point's module.
 
-    name: the file's, or the module's. digest: of its code; of a package, of all its Python files. where: for messages.
-    path: the file given to --plugin, None of an entry point.
+    name: the file's, or the module's. digest: of its code: of a file with the modules beside it that it imports, or of all
+    Python files of a package. where: for messages. path: the file given to --plugin, None of an entry point. files: those
+    that its code is in.
     """
 
     name: str
     digest: str
     where: str
     path: Path | None = None
+    files: frozenset[str] = frozenset()
 
 
 @dataclass(eq=False)
@@ -164,6 +166,8 @@ class Kind(Generic[E]):
     plural: as in `apportion list methods`. noun: as in messages, "credit method". room: the package whose files register
     entries. usage: the command that uses one, with {name} in it. named_by: the entry that the value of an option means, where
     that is not just the entry's name; None where it cannot be told before the work. setting: the flag of its options.
+    of_function: makes an entry, under this name, of a function that no decorator registered, for a kind that takes those
+    (FILE.py:NAME). brought_by: the plugins that entries came from, by the entries' names.
     """
 
     plural: str
@@ -172,6 +176,7 @@ class Kind(Generic[E]):
     usage: str
     named_by: Callable[[str], str | None] = str
     setting: str = "--set"
+    of_function: "Callable[[str, Callable[..., Any]], E] | None" = None
     brought_by: dict[str, Plugin] = field(default_factory=dict, init=False)
     _entries: dict[str, E] = field(default_factory=dict, init=False)
     _is_loaded: bool = field(default=False, init=False)
@@ -249,8 +254,31 @@ class Kind(Generic[E]):
     def __getitem__(self, name: str) -> E:
         self.load()
         if name not in self._entries:
-            raise unknown(self.noun, name, self._entries)
+            self._add_from_file(name)
         return self._entries[name]
+
+    def _add_from_file(self, name: str) -> None:
+        """Add what FILE.py:NAME names, under the whole of it. UsageError where that is no entry, or the name of another form."""
+        from .plugins import function_in_file
+
+        found = function_in_file(name)
+        if found is None:
+            raise unknown(self.noun, name, self._entries)
+        plugin, function = found
+        entry = next(
+            (
+                self._entries[each]
+                for each, owner in self.brought_by.items()
+                if owner is plugin and self._entries[each].function is function
+            ),
+            None,
+        )
+        if entry is None and self.of_function is None:
+            raise UsageError(
+                f"{name}: not registered as a {self.noun}; put the decorator of its kind above it (docs/plugins.md)"
+            )
+        made = replace(entry, name=name) if entry is not None else self.of_function(name, function)
+        self._entries[name], self.brought_by[name] = made, plugin
 
     def __contains__(self, name: str) -> bool:
         self.load()
@@ -293,6 +321,7 @@ def _import_all(package: str) -> None:
 
 # Entries from outside
 
+_PLUGINS: list[Plugin] = []
 _loading: ContextVar[Plugin | None] = ContextVar("_loading", default=None)
 
 
@@ -302,6 +331,7 @@ def registering(plugin: Plugin) -> Iterator[None]:
     token = _loading.set(plugin)
     try:
         yield
+        _PLUGINS.append(plugin)
     except (Exception, SystemExit) as error:
         for kind in _KINDS.values():
             for name in [name for name, owner in kind.brought_by.items() if owner is plugin]:
@@ -313,23 +343,30 @@ def registering(plugin: Plugin) -> Iterator[None]:
         _loading.reset(token)
 
 
+def registered_plugins() -> list[Plugin]:
+    """All whose code was imported, the latest last. Imports nothing."""
+    return list(_PLUGINS)
+
+
 def _load_point(point: EntryPoint) -> None:
     maker = f"{point.dist.name} {point.dist.version}, " if point.dist is not None else ""
     where = f"{maker}entry point {point.name!r} of {point.group}"
     plugin = Plugin(point.module, "", where)
     with registering(plugin):
         point.load()
-        plugin.digest = _digest_of_code(sys.modules[point.module])
+        plugin.digest, plugin.files = _code_of(sys.modules[point.module])
 
 
-def _digest_of_code(module: ModuleType) -> str:
+def _code_of(module: ModuleType) -> tuple[str, frozenset[str]]:
+    """(digest, files) of the module's code; of a package, of all its files."""
     from ...formats.provenance import digest_of, digest_of_file
 
     origin = Path(module.__file__ or "")
     if origin.name != "__init__.py":
-        return digest_of_file(origin) if origin.is_file() else ""
-    folder = origin.parent
-    return digest_of([[str(file.relative_to(folder)), digest_of_file(file)] for file in sorted(folder.rglob("*.py"))])
+        return (digest_of_file(origin), frozenset([str(origin)])) if origin.is_file() else ("", frozenset())
+    files = sorted(origin.parent.rglob("*.py"))
+    digest = digest_of([[str(file.relative_to(origin.parent)), digest_of_file(file)] for file in files])
+    return digest, frozenset(map(str, files))
 
 
 def _importing() -> str:

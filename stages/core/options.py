@@ -12,6 +12,8 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ...formats.errors import UsageError, unknown
+from ...formats.plain_yaml import Spelled as Spelled
+from ...formats.plain_yaml import plain_value as plain_value
 from .ranges import Finite, check_range, range_of
 
 Stage = TypeVar("Stage", bound=Callable[..., Any])
@@ -122,7 +124,11 @@ def typed_options(function: Callable[..., Any], given: Mapping[str, Any], whose:
     UsageError for an unknown name (with a did-you-mean), a missing option, a value of another type or out of its range, and NaN.
     """
     wanted = _declared(function)
-    others = {name: value for name, value in given.items() if name not in wanted} if takes_others(function) else {}
+    others = (
+        {name: plain_value(value) for name, value in given.items() if name not in wanted}
+        if takes_others(function)
+        else {}
+    )
     return typed_values(wanted, {name: value for name, value in given.items() if name not in others}, whose) | others
 
 
@@ -176,6 +182,8 @@ def _to_type(kind: Any, value: Any, where: str) -> Any:
     """The value as this type. UsageError, saying what the type is, for one that cannot be."""
     from pydantic import ValidationError
 
+    if isinstance(value, Spelled):
+        value = str(value) if _wants_text(kind, value.value) else value.value
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)  # pydantic has other words for 1e25 than for its digits
     try:
@@ -185,6 +193,14 @@ def _to_type(kind: Any, value: Any, where: str) -> Any:
     except ValidationError as error:
         quotes = QUOTES if isinstance(value, dict | list) and str in (kind, *get_args(kind)) else ""
         raise UsageError(f"{where} must be {in_words(kind)}, got {value!r:.200}{quotes}") from error
+
+
+def _wants_text(kind: Any, value: Any) -> bool:
+    """Whether a type is of texts, and not of values such as this one, too."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    texts = any(each in (str, Path) or (get_origin(each) is Literal and str(value) in get_args(each)) for each in kinds)
+    own = (type(value), float) if isinstance(value, int) and not isinstance(value, bool) else (type(value),)
+    return texts and not any(each in own for each in kinds)
 
 
 def in_words(kind: Any) -> str:
@@ -242,7 +258,8 @@ def _takes_none(kind: Any) -> bool:
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """["name=value", …] with YAML values, and None as Python writes it. UsageError for one without `=`."""
+    """["name=value", …] with YAML values, and None as Python writes it; numbers and truth values are `Spelled`. UsageError
+    for one without `=`."""
     from ...formats.plain_yaml import NotPlain, NotYaml, read_yaml
 
     parsed: dict[str, Any] = {}
@@ -251,11 +268,10 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         if not equals or not name:
             raise UsageError(f"--set takes name=value, got {setting!r:.200}")
         try:
-            parsed[name.strip()] = read_yaml(text) if text else ""
-            if text == "None":
-                parsed[name.strip()] = None
-            elif _EXPONENT.fullmatch(text):  # 2e-4 is text to YAML 1.1, which wants 2.0e-4
-                parsed[name.strip()] = float(text)
+            value = None if text == "None" else read_yaml(text) if text else ""
+            if _EXPONENT.fullmatch(text):  # 2e-4 is text to YAML 1.1, which wants 2.0e-4
+                value = float(text)
+            parsed[name.strip()] = Spelled(text, value) if isinstance(value, bool | int | float) else value
         except NotYaml as error:
             raise UsageError(f"--set {setting:.200}: the value is not YAML{QUOTES}") from error
         except NotPlain as error:

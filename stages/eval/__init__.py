@@ -33,6 +33,7 @@ def policy(
     task_settings: Annotated[
         Mapping[str, Any] | None, "Option of the task, name=value; repeatable.", Names(("--task-set",))
     ] = None,
+    verifier: Annotated[str | None, "Function of yours that verifies in place of the task: FILE.py:NAME."] = None,
     max_tokens: Annotated[int, "Token budget of a response.", AtLeast(1)] = 256,
     temperature: Annotated[float, "Sampling temperature; 0 is greedy.", Between(0, 1000)] = 1.0,
     top_p: Annotated[float, "Nucleus mass to keep; 1 keeps everything.", Between(0, 1)] = 1.0,
@@ -52,14 +53,18 @@ def policy(
 
     from ...formats.files import check_output
     from ...formats.parquet import RolloutFile
+    from ..core.options import plain_value
     from ..models.engine import Sampling
     from ..sample._run import Run
     from ..score import score
+    from ..score.reward_functions import RewardFunction
     from .report import report_on
 
     for target in (out, keep):
         if target is not None:
             check_output(target, force=force)
+    if verifier is not None:
+        RewardFunction.named(verifier).check_verifies()
     with TemporaryDirectory() as folder:
         raw, scored = Path(folder, "raw.parquet"), keep or Path(folder, "scored.parquet")
         try:
@@ -67,17 +72,17 @@ def policy(
                 model=model, task=task, prompts=prompts, usual_prompts=256, n=n, seed=seed, split=split,
                 task_settings=task_settings,
                 sampling=Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p), purpose="eval",
-                engine=engine, device=device, dtype=dtype, verified_by="eval policy",
+                engine=engine, device=device, dtype=dtype, verified_by="" if verifier else "eval policy",
             ).write(raw)  # fmt: skip
         except Stopped as stopped:
             raise Stopped("stopped, nothing kept; a new evaluation starts over", stopped.exit_code) from stopped
-        score(raw, scorer="verify", out=scored, force=force)
+        score(raw, scorer=verifier or "verify", out=scored, force=force)
         rollouts = RolloutFile(scored).read(
             ["group_id", "problem_id", "rollout_id", "reward", "flags", "policy", "token.id"]
         )
     about = {
-        "model": model, "policy": rollouts.strings("policy")[0], "task": task, "task_settings": dict(task_settings or {}), "split": split,
-        "seed": seed, "n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens,
+        "model": model, "policy": rollouts.strings("policy")[0], "task": task, "task_settings": {name: plain_value(value) for name, value in (task_settings or {}).items()}, "split": split,
+        **({"verifier": verifier} if verifier is not None else {}), "seed": seed, "n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens,
     }  # fmt: skip
     report = report_on(rollouts, _ks(k, n), threshold, at=at, series=series, about=about)
     if out is not None:

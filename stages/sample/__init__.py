@@ -39,6 +39,9 @@ def sample(
     task_settings: Annotated[
         Mapping[str, Any] | None, "Option of the task, name=value; repeatable.", Names(("--task-set",))
     ] = None,
+    verifier: Annotated[
+        str | None, "Function of yours that verifies in place of the task, for strategies that verify: FILE.py:NAME."
+    ] = None,
     max_tokens: Annotated[int, "Token budget of a response.", AtLeast(1)] = 256,
     temperature: Annotated[float, "Sampling temperature; 0 is greedy.", Between(0, 1000)] = 1.0,
     top_p: Annotated[float, "Nucleus mass to keep; 1 keeps everything.", Between(0, 1)] = 1.0,
@@ -71,7 +74,7 @@ def sample(
 
     run = Run(
         model=model, task=task, prompts=prompts, n=n, seed=seed, round=round, split=split, strategy=strategy,
-        settings=settings, rollouts=rollouts, task_settings=task_settings,
+        settings=settings, rollouts=rollouts, task_settings=task_settings, verifier=verifier,
         sampling=Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k),
         purpose=purpose, engine=engine, engine_settings=engine_settings, device=device, dtype=dtype,
     )  # fmt: skip

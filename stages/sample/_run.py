@@ -13,12 +13,13 @@ from ...formats.parquet import STREAM, RolloutFile, check_output, partial_name, 
 from ...formats.provenance import Provenance, Record, digest_of_file
 from ...formats.rollouts import Rollouts
 from ..core.driver import Written
-from ..core.options import as_json
+from ..core.options import as_json, plain_value
 from ..core.plugins import plugin_digests
 from ..core.seeds import derived_seed
 from ..models import open_engine
 from ..models.engine import Engine, Sampling
 from ..models.policy import ModelSource
+from ..score.reward_functions import RewardFunction
 from ..tasks import Problem, Task, open_task
 from ..tasks.drawing import check_references, draw_problems
 from ..tasks.played import is_played
@@ -48,6 +49,7 @@ class Run:
     settings: Mapping[str, Any] | None = None
     rollouts: Path | None = None
     task_settings: Mapping[str, Any] | None
+    verifier: str | None = None
     sampling: Sampling
     purpose: str
     engine: str
@@ -67,8 +69,12 @@ class Run:
         source = open_source(self.rollouts, chosen)
         task, problems = self._problems(source)
         check_turns(chosen, task)
-        if who := self.verified_by or (f"strategy {chosen.name}" if chosen.verifies else task.spec * is_played(task)):
+        if self.verifier is not None:
+            self._check_verifier(self.verifier, task)
+        elif who := self.verified_by or (f"strategy {chosen.name}" if chosen.verifies else ""):
             check_references(task, problems, who)
+        elif is_played(task):
+            check_references(task, problems, f"task {task.spec}")
         weights = ModelSource(self.model, self.device, self.dtype)
         engine = self._open_engine(weights) if chosen.engine else None
         policy = weights.identity if engine is None else engine.identity
@@ -92,7 +98,7 @@ class Run:
         context = SamplingContext(
             strategy=chosen.name, task=task, problems=problems[done:], tokenizer=weights.tokenizer, source=weights,
             opened=engine, sampling=self.sampling, n=self.n, seed=self.seed, round=self.round, purpose=self.purpose,
-            policy=policy, rollouts=source, finished=problems[:done], kept=kept,
+            policy=policy, verifier=self.verifier, rollouts=source, finished=problems[:done], kept=kept,
             failures=Failures() if kept is None else Failures.of(kept, source), tally=tally,
         )  # fmt: skip
         provenance = _provenance(replace(record, counts=tally), source, engine)  # runs after all batches are written
@@ -109,6 +115,14 @@ class Run:
         task = open_task(self.task, self.task_settings)
         seed = derived_seed("problems", self.seed, self.round)
         return task, draw_problems(task, self.split, self.prompts, seed, usual=self.usual_prompts)
+
+    def _check_verifier(self, verifier: str, task: Task) -> None:
+        """UsageError for a verifier that is no function of a file, or of another kind, and for a task that rewards itself."""
+        RewardFunction.named(verifier).check_verifies()
+        if is_played(task):
+            raise UsageError(
+                f"task {task.spec!r} gives rewards while it is played; leave --verifier out, and score afterwards"
+            )
 
     def _open_engine(self, weights: ModelSource) -> Engine:
         seed = derived_seed("engine", self.seed, self.round) & 0x7FFFFFFF
@@ -130,8 +144,9 @@ class Run:
             "strategy": self.strategy,
             "settings": as_json(options),
             "task_settings": dict(task.options),
+            **({"verifier": self.verifier} if self.verifier is not None else {}),
             "engine": self.engine if engine is None else engine.name,
-            "engine_settings": dict(self.engine_settings or {}),
+            "engine_settings": {name: plain_value(value) for name, value in (self.engine_settings or {}).items()},
             "max_tokens": self.sampling.max_tokens,
             "temperature": self.sampling.temperature,
             "top_p": self.sampling.top_p,

@@ -18,6 +18,8 @@ from ..core.progress import progress
 from ..core.seeds import derived_seed
 from ..models.engine import Completion, Engine, Request, Sampling
 from ..models.policy import ModelSource
+from ..score.kind import SCORERS, score_batch
+from ..score.reward_functions import RewardFunction
 from ..tasks import Problem, Task
 from ._failures import Failures
 
@@ -52,7 +54,7 @@ class SamplingContext:
 
     strategy: its name. opened: the engine; None for a strategy registered with engine=False. policy: digest of the
     weights. rollouts: the file of `--from`, whose rows then decide task and problems. kept: what an earlier run wrote
-    before it was stopped. finished: the problems of that part; `problems` and `batches` give what is left. failures: of
+    before it was stopped. verifier: a function of the user's that verifies in place of the task, as FILE.py:NAME. finished: the problems of that part; `problems` and `batches` give what is left. failures: of
     this run's rollouts. tally: see `count`.
     """
 
@@ -68,6 +70,7 @@ class SamplingContext:
     round: int
     purpose: str
     policy: str
+    verifier: str | None = None
     rollouts: RolloutFile | None = None
     finished: Sequence[Problem] = ()
     kept: RolloutFile | None = None
@@ -114,6 +117,19 @@ class SamplingContext:
         """The engine's completions of each request, with the run's sampling unless another is given. Does not call the engine
         without requests."""
         return self.engine.generate(requests, sampling or self.sampling) if requests else []
+
+    # What an answer is worth
+
+    def verify(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[float]:
+        """The reward of each answer [N] to its problem [N]: by the verifier that the user named, else by the task's own."""
+        if self.verifier is not None:
+            return RewardFunction.named(self.verifier).rewards_of(problems, texts, self.task.spec)
+        return [self.task.verify(text, each.reference) for each, text in zip(problems, texts, strict=True)]
+
+    def with_rewards(self, batch: Rollouts) -> Rollouts:
+        """The batch with `reward`, from the same verifier."""
+        scorer = self.verifier or "verify"
+        return score_batch(batch, scorer, SCORERS.settle(scorer, None))
 
     # The loops of a run
 

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...formats.errors import UsageError
+import pyarrow as pa
+
+from ...formats.errors import PluginError, UsageError
 from ...formats.rollouts import Rollouts
 from ...formats.schema import Field
 from ..core.kinds import Entry, Evidence, Kind
@@ -21,7 +23,15 @@ class Scorer(Entry):
     granularity: str
 
 
-SCORERS: Kind[Scorer] = Kind("scorers", "scorer", __package__ or "", "apportion score IN --with {name} -o OUT")
+def _of_function(name: str, function: Callable[..., Any]) -> Scorer:
+    from .reward_functions import scorer_of
+
+    return scorer_of(name, function)
+
+
+SCORERS: Kind[Scorer] = Kind(
+    "scorers", "scorer", __package__ or "", "apportion score IN --with {name} -o OUT", of_function=_of_function
+)
 
 
 def scorer(
@@ -52,7 +62,24 @@ def reward_column(column: str, whose: str) -> str:
 
 
 def score_batch(batch: Rollouts, scorer: str, options: Mapping[str, Any]) -> Rollouts:
-    """The batch with the columns the scorer gives. DataError where it lacks what the scorer needs."""
+    """The batch with the columns the scorer gives. DataError where it lacks what the scorer needs, PluginError where a plugin's
+    gives no such columns."""
     chosen = SCORERS[scorer]
     check_needs(chosen, batch.paths, options)
-    return batch.with_columns(chosen.function(batch, **options))
+    made = chosen.function(batch, **options)
+    if scorer not in SCORERS.brought_by:
+        return batch.with_columns(made)
+    if not isinstance(made, Mapping):
+        raise PluginError(f"scorer {scorer}: must give {{column: one value a rollout}}, gave {made!r:.60}")
+    for path, values in made.items():
+        if not hasattr(values, "__len__") or len(values) != len(batch):
+            got = f"{len(values)} values" if hasattr(values, "__len__") else f"{values!r:.60}"
+            raise PluginError(
+                f"scorer {scorer}: gave {got} for column {path!r}; must give {len(batch)}, one for each rollout"
+            )
+    try:
+        return batch.with_columns(made)
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        raise PluginError(
+            f"scorer {scorer}: its columns {', '.join(map(repr, made))} are not what they must be: {error}"
+        ) from error

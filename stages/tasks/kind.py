@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from ...formats.errors import UsageError, unknown
 from ..core.extras import missing_extra
 from ..core.kinds import Entry, Kind
-from ..core.options import takes_others, typed_options
+from ..core.options import plain_value, takes_others, typed_options
 
 Message = dict[str, str]
 Opener = TypeVar("Opener", bound="Callable[..., Task]")
@@ -97,7 +97,7 @@ class TaskFamily(Entry):
     def open(self, spec: str, given: Mapping[str, Any]) -> Task:
         """The task. UsageError for an option that is unknown, missing, of the wrong type or out of range."""
         if not self.checks_options:
-            return self.function(spec, dict(given))
+            return self.function(spec, {name: plain_value(value) for name, value in given.items()})
         return self.function(spec, **typed_options(self.function, given, f"task {spec!r}"))
 
 

@@ -11,7 +11,6 @@ from ....formats.rollouts import Rollouts
 from ....formats.segments import Array, Segments
 from ...core.progress import progress
 from ...core.ranges import AtLeast
-from ...score.outcome.verify import verify
 from ..kind import SamplingContext, strategy
 from ..rows import respond
 
@@ -31,7 +30,7 @@ def dynamic(
 ) -> Iterator[Rollouts]:
     """Independent rollouts, prompt after prompt, until `live` groups have different rewards (DAPO).
 
-    --prompts limits the number of prompts. The task's own verifier gives the rewards, written as `reward`. Nothing is
+    --prompts limits the number of prompts. The task's verifier, or --verifier, gives the rewards, written as `reward`. Nothing is
     thrown away: a group of equal rewards stays, flagged `dead_group`, and so do live groups in excess, which the last
     batch may bring. If the prompts do not suffice, a line on standard error says so.
 
@@ -48,8 +47,7 @@ def dynamic(
             share = max(found, 1) / max(tried, 1)
             count = min(at_once, ceil(MARGIN * (live - found) / share)) if tried else min(at_once, live)
             some, problems = problems[:count], problems[count:]
-            batch = respond(context, some)
-            batch = batch.with_columns(verify(batch))
+            batch = context.with_rewards(respond(context, some))
             dead = _dead(batch)
             fresh = int(np.sum(~dead))
             context.count(tried=len(dead), live=fresh)

@@ -16,7 +16,6 @@ from ...core.wording import check_template
 from ...models.engine import Request
 from ...models.policy import render_prompt
 from ...remember.problems import of_the_prompt
-from ...score.outcome.verify import verify
 from ...tasks import Message, Problem
 from .._questions import with_template
 from .._solutions import (
@@ -194,7 +193,7 @@ def _sample_hinted(
         "group_id": [f"{group}/{HINTED}" for group in groups for _ in range(context.n)],
         "rollout_id": [f"{group}/{HINTED}@{context.salt}/{index}" for group in groups for index in range(context.n)],
         "behaviour_prompt_ids": pa.array(read, arrow_type("behaviour_prompt_ids")),
-        "reward": verify(made)["reward"],
+        "reward": context.with_rewards(made).arrow("reward"),
     }  # fmt: skip
     if "seed" in made:
         columns["seed"] = pa.array(seeds, FIELDS["seed"].type)

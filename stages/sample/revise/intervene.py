@@ -375,10 +375,8 @@ def _rewards(
     """The verifier's reward of each try; 0 if the engine made none."""
     whole = [[*begun, *each.ids.tolist()] for each in made]
     texts = context.tokenizer.batch_decode(whole, skip_special_tokens=True)
-    return [
-        0.0 if each.finish_reason == "error" else context.task.verify(text, problem.reference)
-        for each, text in zip(made, texts, strict=True)
-    ]
+    rewards = context.verify([problem] * len(texts), texts)
+    return [0.0 if each.finish_reason == "error" else reward for each, reward in zip(made, rewards, strict=True)]
 
 
 def _target_columns(

@@ -399,7 +399,7 @@ def _find_helpful(
         if each.played is not None:
             given, fewer = reward_of(each.played), len(each.played.starts) < turns[row]
         else:
-            given, fewer = context.task.verify(text, problems[int(groups[row])].reference), False
+            (given,), fewer = context.verify([problems[int(groups[row])]], [text]), False
         if given >= correct and (given > reward[row] or fewer):
             better.append(row)
     return better, [row for row, each in found.items() if each.step is None and reward[row] >= correct]

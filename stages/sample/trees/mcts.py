@@ -265,13 +265,10 @@ class Search:
             claims += found
             sizes.append(len(found))
         checks = np.array(self.verify(forest, claims), np.float64)
-        rewards = [
-            context.task.verify(
-                context.tokenizer.decode(response.ids.tolist(), skip_special_tokens=True),
-                forest.problems[problem].reference,
-            )
-            for (problem, _), (response, _) in zip(nodes, paths, strict=True)
-        ]
+        rewards = context.verify(
+            [forest.problems[problem] for problem, _ in nodes],
+            [context.tokenizer.decode(response.ids.tolist(), skip_special_tokens=True) for response, _ in paths],
+        )
         answers = np.where(np.array(rewards) > self.correct_above, 1.0, -1.0)
         rows = Segments.of_sizes(np.array(sizes, np.int64))
         finals = simulation_values(checks, rows, answers, self.outcome_weight)

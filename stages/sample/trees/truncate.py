@@ -99,7 +99,7 @@ class _Judge:
         for state in dict.fromkeys(states):
             problem, *begun = state
             texts = decode([[*begun, *each] for each in responses.get(state, [[]])], skip_special_tokens=True)
-            rewards = [context.task.verify(text, forest.problems[problem].reference) for text in texts]
+            rewards = context.verify([forest.problems[problem]] * len(texts), texts)
             found[state] = sum(rewards) / len(rewards)
         return [found[state] for state in states]
 

@@ -32,7 +32,7 @@ def {name}(credit, *, scale: float = 1.0):
 @pytest.fixture(autouse=True)
 def forget(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tests load plugins into this process: take them out again."""
-    monkeypatch.setattr(plugins, "_loaded", [])
+    monkeypatch.setattr(plugins, "_loaded", {})
     yield
     for each in kinds().values():
         for name in list(each.brought_by):

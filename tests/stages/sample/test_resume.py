@@ -44,7 +44,7 @@ def content(path: Path) -> object:
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setattr(plugins, "_loaded", [])  # or worker processes of later tests would load it, too
+    monkeypatch.setattr(plugins, "_loaded", {})  # or worker processes of later tests would load it, too
     path = tmp_path / "stopping.py"
     path.write_text(PLUGIN)
     load_plugin(path)
