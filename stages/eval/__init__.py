@@ -19,7 +19,9 @@ def policy(
     *,
     model: Annotated[str, "builtin:tiny, a Hugging Face directory, or a Hub id."] = "builtin:tiny",
     task: Annotated[
-        str, "A name from `apportion list tasks`, hf:DATASET, or a .jsonl/.json/.csv/.parquet/.txt file.", Chooses("tasks", "task_set")
+        str,
+        "A name from `apportion list tasks`, hf:DATASET, or a .jsonl/.json/.csv/.parquet/.txt file.",
+        Chooses("tasks", "task_set"),
     ] = "arithmetic",
     prompts: Annotated[
         int | None, "Number of distinct problems; the default is 256, or all if a file has fewer.", AtLeast(1)

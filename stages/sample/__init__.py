@@ -16,10 +16,14 @@ def sample(
     *,
     model: Annotated[str, "builtin:tiny, a Hugging Face directory, or a Hub id."] = "builtin:tiny",
     task: Annotated[
-        str, "A name from `apportion list tasks`, hf:DATASET, or a .jsonl/.json/.csv/.parquet/.txt file.", Chooses("tasks", "task_set")
+        str,
+        "A name from `apportion list tasks`, hf:DATASET, or a .jsonl/.json/.csv/.parquet/.txt file.",
+        Chooses("tasks", "task_set"),
     ] = "arithmetic",
     prompts: Annotated[
-        int | None, "Number of distinct problems; the default is 64, or all if a file has fewer.", Between(1, 10_000_000)
+        int | None,
+        "Number of distinct problems; the default is 64, or all if a file has fewer.",
+        Between(1, 10_000_000),
     ] = None,
     n: Annotated[int, "Rollouts per problem.", Names(("-n", "--n")), Between(1, 1_000_000)] = 8,
     seed: Annotated[int, "Seed for problems and samples."] = 0,

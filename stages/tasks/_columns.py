@@ -136,7 +136,9 @@ def names_in(row: Mapping[Any, Any], before: str = "") -> Iterable[str]:
 
 def is_missing(value: Any) -> bool:
     """Whether a cell says nothing: null, a text of spaces only, or NaN, which pandas writes for it."""
-    return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and isnan(value))
+    return (
+        value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and isnan(value))
+    )
 
 
 def no_column(sought: Iterable[str], names: Iterable[str]) -> str:
@@ -194,7 +196,9 @@ def _message(value: Any) -> Message | None:
     """A message with the text of its parts, [{"type": "text", "text": …}], as one; None if it is no message of text."""
     role, content = (value.get("role"), value.get("content")) if isinstance(value, Mapping) else (None, None)
     if isinstance(content, list):
-        texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in content]
+        texts = [
+            part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in content
+        ]
         content = None if None in texts else "".join(map(str, texts))
     return {"role": role, "content": content} if isinstance(role, str) and isinstance(content, str) else None
 

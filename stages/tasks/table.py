@@ -125,7 +125,9 @@ class TableTask:
                 raise DataError(f"{self.spec}: row {number}: {error}") from error
             split = self._split_of(row) or (named if field is None else None)
             index.hashed += split is None
-            split = split or (hash_split(prompt.question) if fraction is None else hash_split(prompt.question, fraction))
+            split = split or (
+                hash_split(prompt.question) if fraction is None else hash_split(prompt.question, fraction)
+            )
             index.add(number, prompt.problem_id, split, reference)
         if not number:
             raise DataError(f"{self.spec}: no rows; it must have at least one prompt")
