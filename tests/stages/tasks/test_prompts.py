@@ -1,6 +1,7 @@
 """A user's own prompts: without answers, in splits of the user's choice, and as people write files."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_all_of_a_generated_task_has_problems_of_both(spec: str) -> None:
 def test_the_test_problems_of_a_smaller_fraction_are_among_those_of_a_larger_one(tmp_path: Path) -> None:
     shares = [0, 0.1, 0.2, 0.5, 0.99]
     tests = [prompts_of(task_of(tmp_path, HUNDRED, test_fraction=share), "test") for share in shares]
-    assert all(one <= other for one, other in zip(tests, tests[1:], strict=False))
+    assert all(one <= other for one, other in pairwise(tests))
     assert tests[0] == set()
     assert tests[2] == prompts_of(task_of(tmp_path, HUNDRED), "test")
     assert 35 <= len(tests[3]) <= 65
@@ -103,7 +104,7 @@ def test_a_column_of_the_users_names_the_split(tmp_path: Path) -> None:
     assert prompts_of(task_of(tmp_path, rows, split_field="", test_fraction=0), "train") == {"a", "b"}
     with pytest.raises(UsageError, match="every row names its split, so test_fraction decides nothing"):
         task_of(tmp_path, rows, test_fraction=0.5).problems("all", 1, 0)
-    with pytest.raises(DataError, match="no column 'prat' .*did you mean 'part'"):
+    with pytest.raises(DataError, match=r"no column 'prat' .*did you mean 'part'"):
         task_of(tmp_path, rows, split_field="prat").problems("all", 1, 0)
 
 
