@@ -57,7 +57,7 @@ def policy(
     from ...formats.parquet import RolloutFile
     from ..core.options import plain_value
     from ..models.engine import Sampling
-    from ..sample._run import Run
+    from ..sample.run import Run
     from ..score import score
     from ..score.reward_functions import RewardFunction
     from .report import report_on

@@ -74,7 +74,7 @@ def sample(
     the engine fails, it keeps what was complete by then.
     """
     from ..models.engine import Sampling
-    from ._run import Run
+    from .run import Run
 
     run = Run(
         model=model, task=task, prompts=prompts, n=n, seed=seed, round=round, split=split, strategy=strategy,

@@ -18,7 +18,7 @@ def hash_split(question: str, test_fraction: float = 1 / TEST_SHARE) -> str:
     fraction are among those of a larger one.
 
     >>> [hash_split("1+1", fraction) for fraction in (0.0, 0.2, 0.7, 0.8)]
-    ['train', 'train', 'train', 'test']
+    ['train', 'train', 'test', 'test']
     """
     rest, fifth = divmod(int.from_bytes(digest_question(question), "big"), TEST_SHARE)
     place = fifth + (rest & 0xFFFFFFFF) / (1 << 32)  # from 0 to below 5

@@ -135,13 +135,8 @@ def _text_rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield {"prompt": line.rstrip("\r\n")}
 
 
-READERS = {
-    ".jsonl": _json_rows,
-    ".json": _json_rows,
-    ".csv": _csv_rows,
-    ".parquet": _parquet_rows,
-    ".txt": _text_rows,
-}
+TABLES = {".jsonl": _json_rows, ".json": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
+READERS = TABLES | {".txt": _text_rows}
 
 
 def _claims(spec: str) -> bool:
