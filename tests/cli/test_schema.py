@@ -180,7 +180,7 @@ def test_it_completes_with_defaults_help_and_names(validator: Draft202012Validat
     schema: Any = validator.schema
     definitions = schema["$defs"]
     sample = definitions["command-sample"]["properties"]
-    assert sample["prompts"]["default"] == 64
+    assert sample["temperature"]["default"] == 1.0
     assert sample["prompts"]["description"] == "Number of distinct problems."
     assert {"enum": ["train", "test"]} in sample["split"]["anyOf"]
     method = definitions["command-assign-credit"]["properties"]["method"]["anyOf"][0]["enum"]
