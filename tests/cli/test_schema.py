@@ -181,7 +181,10 @@ def test_it_completes_with_defaults_help_and_names(validator: Draft202012Validat
     definitions = schema["$defs"]
     sample = definitions["command-sample"]["properties"]
     assert sample["temperature"]["default"] == 1.0
-    assert sample["prompts"]["description"] == "Number of distinct problems; the default is 64, or all if a file has fewer."
+    assert (
+        sample["prompts"]["description"]
+        == "Number of distinct problems; the default is 64, or all if a file has fewer."
+    )
     assert {"enum": ["train", "test", "all"]} in sample["split"]["anyOf"]
     method = definitions["command-assign-credit"]["properties"]["method"]["anyOf"][0]["enum"]
     assert {"grpo", "rloo", "tempo"} <= set(method)
