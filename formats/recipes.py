@@ -3,6 +3,7 @@
     name: quickstart
     about: one line
     system: TEMPO
+    plugins: [my_method.py]
     vars: {rounds: 20}
     steps:
       - sample: {round: 0, out: rollouts.parquet}
@@ -30,7 +31,7 @@ from .errors import UsageError, unknown
 from .plain_yaml import LARGEST, NotPlain, Spelled, is_text, plain_value, read_yaml
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-_KEYS = ("name", "about", "system", "vars", "steps")
+_KEYS = ("name", "about", "system", "plugins", "vars", "steps")
 _LOOP_KEYS = ("var", "range", "in", "independent", "steps")
 _EXPRESSION = re.compile(r"\$\{([^}]*)\}")
 _LONGEST = 1000  # characters of one expression
@@ -70,7 +71,8 @@ class Loop:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as it is written. system: the published systems that it runs, by their names in docs/systems.md."""
+    """A recipe as it is written. system: the published systems that it runs, by their names in docs/systems.md. plugins: files
+    that it takes entries from, by paths from where it is run."""
 
     name: str
     about: str
@@ -78,6 +80,7 @@ class Recipe:
     steps: tuple[Step | Loop, ...]
     path: Path
     system: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
 
 
 def recipe_names() -> list[str]:
@@ -109,10 +112,8 @@ def load_recipe(name_or_file: str) -> Recipe:
         raise UsageError(f"{where}: expected `steps`, a list of `command: {{options}}`")
     if not isinstance(content.get("vars") or {}, dict):
         raise UsageError(f"{where}: `vars` is a mapping")
-    system = content.get("system") or []
-    system = system if isinstance(system, list) else [system]
-    if not all(isinstance(each, str) for each in system):
-        raise UsageError(f"{where}: `system` is the name of a published system, or a list of names")
+    system = _names(content, "system", "the name of a published system", where)
+    plugins = _names(content, "plugins", "the path of a Python file", where)
     name = str(content.get("name") or path.stem)
     if name.startswith(".") or not name.isprintable() or any(mark in name for mark in "/\\"):
         raise UsageError(f"{where}: name {name!r}: it names the run's folder; choose letters, digits, - and _")
@@ -122,8 +123,18 @@ def load_recipe(name_or_file: str) -> Recipe:
         vars=content.get("vars") or {},
         steps=_steps(content["steps"], where),
         path=path,
-        system=tuple(system),
+        system=system,
+        plugins=plugins,
     )
+
+
+def _names(content: Mapping[str, Any], key: str, what: str, where: str) -> tuple[str, ...]:
+    """The text, or the texts, under a key. UsageError for anything else."""
+    given = content.get(key) or []
+    names = given if isinstance(given, list) else [given]
+    if not all(isinstance(each, str) for each in names):
+        raise UsageError(f"{where}: `{key}` is {what}, or a list of them")
+    return tuple(names)
 
 
 def _steps(content: list[Any], where: str) -> tuple[Step | Loop, ...]:

@@ -1,7 +1,7 @@
 """Fixtures shared by all rooms."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,8 @@ from apportion.cli.main import app
 from apportion.formats.parquet import write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.stages.assign_credit._examples import rollouts_of
+from apportion.stages.core import plugins
+from apportion.stages.core.kinds import kinds
 from typer.testing import CliRunner, Result
 
 # The models here are so small that a second thread mostly waits; on a busy machine it does so twenty times over.
@@ -40,6 +42,16 @@ def cli() -> Callable[..., Result]:
         return runner.invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
 
     return run
+
+
+@pytest.fixture
+def forget_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tests load plugins into this process: take them out again."""
+    monkeypatch.setattr(plugins, "_loaded", {})
+    yield
+    for each in kinds().values():
+        for name in list(each.brought_by):
+            each.remove(name)
 
 
 @pytest.fixture

@@ -6,9 +6,12 @@ from functools import cached_property
 from inspect import Parameter, signature
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+
 from ...formats.segments import Array
 from ..core.kinds import Entry, Evidence, Kind
 from ..core.remedies import check_needs
+from ..core.results import check_result
 from ..structure.baseline import Singleton as Singleton
 from ..structure.batch import Credit as Credit
 
@@ -50,9 +53,16 @@ class Method(Entry):
         return tuple(each.name for each in named if each.kind is not Parameter.KEYWORD_ONLY)
 
     def assign(self, credit: Credit, **options: Any) -> Array:
-        """The method's credit of a batch: [R] or [T]. DataError where the batch lacks what it needs."""
+        """The method's credit of a batch: [R] or [T]. DataError where the batch lacks what it needs, PluginError where the
+        function gives anything else than such an array of numbers."""
         check_needs(self, credit.paths, options)
-        return self.function(*(self._input(name, credit, options) for name in self.inputs), **options)
+        given = self.function(*(self._input(name, credit, options) for name in self.inputs), **options)
+        rows, tokens = len(credit.rollouts), credit.rollouts.num_tokens
+        sizes = {tokens: "tokens"} if self.granularity != "rollout" else {tokens: "tokens", rows: "rollouts"}
+        fits = isinstance(given, np.ndarray) and given.dtype.kind in "fiub" and given.ndim == 1 and len(given) in sizes
+        needed = " or ".join(f"{size} ({of})" for size, of in reversed(sizes.items()))
+        check_result(fits, f"credit method {self.name}", f"an array of {needed} numbers", given)
+        return given
 
     def _input(self, name: str, credit: Credit, options: Mapping[str, Any]) -> Any:
         if name in self.columns_of:

@@ -40,6 +40,11 @@ def recipe_schema() -> dict[str, Any]:
                 "items": {"type": "string"},
                 "description": "The published systems that it runs, by their names in docs/systems.md.",
             },
+            "plugins": {
+                "type": ["string", "array"],
+                "items": {"type": "string"},
+                "description": "Python files that register methods, scorers …, by paths from where the recipe is run.",
+            },
             "vars": {"type": ["object", "null"], "description": "Variables for ${…}; --set changes them."},
             "steps": STEPS,
         },

@@ -15,13 +15,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from inspect import Parameter
+from inspect import Parameter, signature
 from pathlib import Path
+from traceback import walk_tb
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin
 
 from ...formats.errors import UsageError, unknown
 from .options import as_setting, defaults_of, options_of, typed_options, values_to_try
@@ -196,6 +197,8 @@ class Kind(Generic[E]):
             owner = self.brought_by.get(entry.name)
             told = f"{self.noun} {entry.name!r} is there already ({owner.where if owner else 'built in'})"
             raise UsageError(f"{told}; choose another name")
+        if plugin is not None:
+            _check_entry(entry, self.noun)
         self._entries[entry.name] = entry
         if plugin is not None:
             self.brought_by[entry.name] = plugin
@@ -265,19 +268,16 @@ class Kind(Generic[E]):
         if found is None:
             raise unknown(self.noun, name, self._entries)
         plugin, function = found
-        entry = next(
-            (
-                self._entries[each]
-                for each, owner in self.brought_by.items()
-                if owner is plugin and self._entries[each].function is function
-            ),
-            None,
-        )
-        if entry is None and self.of_function is None:
+        registered = (self._entries[each] for each, owner in self.brought_by.items() if owner is plugin)
+        entry = next((each for each in registered if each.function is function), None)
+        if entry is not None:
+            made = replace(entry, name=name)
+        elif self.of_function is not None:
+            made = self.of_function(name, function)
+        else:
             raise UsageError(
                 f"{name}: not registered as a {self.noun}; put the decorator of its kind above it (docs/plugins.md)"
             )
-        made = replace(entry, name=name) if entry is not None else self.of_function(name, function)
         self._entries[name], self.brought_by[name] = made, plugin
 
     def __contains__(self, name: str) -> bool:
@@ -287,6 +287,19 @@ class Kind(Generic[E]):
     def __iter__(self) -> Iterator[E]:
         self.load()
         return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
+
+
+def _check_entry(entry: Entry, noun: str) -> None:
+    """UsageError for a fact that is none of those there are, an option that is not keyword-only, and one without a type."""
+    for each in fields(entry):
+        value, choices = getattr(entry, each.name), get_args(each.type)
+        if get_origin(each.type) is Literal and value not in choices:
+            raise unknown(f"{each.name} of {noun} {entry.name}", str(value), choices)
+    for name, parameter in signature(entry.function).parameters.items():
+        if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD and parameter.default is not Parameter.empty:
+            raise UsageError(f"{noun} {entry.name}: the option {name!r} must be keyword-only; put `*,` before it")
+        if parameter.kind is Parameter.KEYWORD_ONLY and parameter.annotation is Parameter.empty:
+            raise UsageError(f"{noun} {entry.name}: the option {name!r} needs a type, such as `{name}: float`")
 
 
 _KINDS: dict[str, Kind[Any]] = {}
@@ -338,9 +351,16 @@ def registering(plugin: Plugin) -> Iterator[None]:
                 kind.remove(name)
         told = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
         advice = "" if plugin.path is not None else "; mend or uninstall it"
-        raise UsageError(f"{plugin.where}: {told}{advice}") from error
+        raise UsageError(f"{plugin.where}: {told}{_line_of(error, plugin)}{advice}") from error
     finally:
         _loading.reset(token)
+
+
+def _line_of(error: BaseException, plugin: Plugin) -> str:
+    """Where in the plugin's code it came from; empty where that cannot be told, or the error says it."""
+    walked = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    own = [f" (line {line} of {Path(file).name})" for file, line in walked if file in plugin.files]
+    return own[-1] if own else ""
 
 
 def registered_plugins() -> list[Plugin]:

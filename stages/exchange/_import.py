@@ -18,6 +18,7 @@ from ...formats.rollouts import Rollouts
 from ..core.options import as_json
 from ..core.plugins import plugin_digests
 from ..core.progress import track
+from ..core.results import check_each
 from ._spool import Spool
 from .guess import importer_for, sources_in
 from .kind import IMPORTERS, Importer, Sample, Source, Unmapped
@@ -145,7 +146,8 @@ def _samples(
     taken = 0
     for source in track(sources, total=len(sources), what="import"):
         try:
-            for sample in chosen.function(source, **options):
+            given = chosen.function(source, **options)
+            for sample in check_each(given, (Sample, Unmapped), f"importer {chosen.name}", "Samples"):
                 yield source, sample
                 taken += 1
                 if dry_run and taken >= LOOKED_AT:

@@ -19,6 +19,7 @@ from ..core.kinds import Entry, Evidence, Kind
 from ..core.options import as_json
 from ..core.plugins import plugin_digests
 from ..core.progress import track
+from ..core.results import check_result
 from ..models.recorded import RECORDED, recorded_model
 
 
@@ -100,6 +101,7 @@ def update_memory(
         table = chosen.function(iter(read), old, **options)
     except DataError as error:
         raise DataError(f"{read.place}{error}") from error
+    check_result(isinstance(table, pa.Table), f"memory {what}", "a pyarrow Table", table)
     parameters = {"what": what, "settings": as_json(options)} | ({"earlier": "earlier"} if before is not None else {})
     record = Record(
         stage="remember",

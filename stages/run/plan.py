@@ -11,8 +11,12 @@ from ..commands.places import check_places, read_place
 from ..commands.shell import command_line
 from ..core.kinds import Entry, Kind
 from ..core.options import typed_values
+<<<<<<< HEAD
 from ..core.plugins import plugin_files
 from ..core.several import names_in, one_or_more, settle_each
+=======
+from ..core.plugins import load_plugins, plugin_files
+>>>>>>> main
 from ..core.table import Command, commands
 from .targets import Targets
 
@@ -63,6 +67,7 @@ def plan_of(
     given: variables that the user set; an output may lie outside where such a one says. within: the files of the recipes
     that have this one as a step; length: what is planned of them already.
     """
+    load_plugins(map(Path, recipe.plugins), f"{recipe.path.name}: plugins: {{}}")
     _check_length(recipe, variables)
     length = length or Length(recipe)
     known = commands()

@@ -15,6 +15,7 @@ from ...formats.rollouts import Rollouts
 from ..core.driver import Written
 from ..core.options import as_json, plain_value
 from ..core.plugins import plugin_digests
+from ..core.results import check_each
 from ..core.seeds import derived_seed
 from ..models import open_engine
 from ..models.engine import Engine, Sampling
@@ -103,7 +104,8 @@ class Run:
             return problems_of(source, self.task, self.task_settings)
         task = open_task(self.task, self.task_settings)
         seed = derived_seed("problems", self.seed, self.round)
-        return task, list(task.problems(self.split, self.prompts, seed))
+        problems = task.problems(self.split, self.prompts, seed)
+        return task, list(check_each(problems, Problem, f"task {task.spec}", "Problems"))
 
     def _check_verifier(self, verifier: str, task: Task) -> None:
         """UsageError for a verifier that is no function of a file, or of another kind, and for a task that rewards itself."""
@@ -178,7 +180,10 @@ def _write(
     """Write what was kept and the strategy's batches as a file; if stopped, as far as they came."""
     kept = () if context.kept is None else context.kept.batches()
     with Stopping() as stopping:
-        batches = _forget_between(chosen.function(context, **options), context.opened)
+        given = check_each(
+            chosen.function(context, **options), Rollouts, f"strategy {chosen.name}", "batches of Rollouts"
+        )
+        batches = _forget_between(given, context.opened)
         made = context.failures.checked(stopping.until(batches, out, kept=context.kept is not None))
         counts = write_rollouts(
             out, chain(kept, made), provenance, force=force, is_partial=lambda: stopping.early, replace_partial=resume

@@ -15,6 +15,7 @@ from ...formats.rollouts import Rollouts
 from ...formats.segments import Array
 from ..core.driver import require
 from ..core.progress import progress
+from ..core.results import check_number
 from ..core.seeds import derived_seed
 from ..models.engine import Completion, Engine, Request, Sampling
 from ..models.policy import ModelSource
@@ -124,7 +125,11 @@ class SamplingContext:
         """The reward of each answer [N] to its problem [N]: by the verifier that the user named, else by the task's own."""
         if self.verifier is not None:
             return RewardFunction.named(self.verifier).rewards_of(problems, texts, self.task.spec)
-        return [self.task.verify(text, each.reference) for each, text in zip(problems, texts, strict=True)]
+        who = f"task {self.task.spec}: verify"
+        return [
+            check_number(self.task.verify(text, each.reference), who)
+            for each, text in zip(problems, texts, strict=True)
+        ]
 
     def with_rewards(self, batch: Rollouts) -> Rollouts:
         """The batch with `reward`, from the same verifier."""

@@ -10,6 +10,7 @@ from ...formats.errors import UsageError, unknown
 from ..core.extras import missing_extra
 from ..core.kinds import Entry, Kind
 from ..core.options import plain_value, takes_others, typed_options
+from ..core.results import check_result
 
 Message = dict[str, str]
 Opener = TypeVar("Opener", bound="Callable[..., Task]")
@@ -92,10 +93,15 @@ class TaskFamily(Entry):
             return []
 
     def open(self, spec: str, given: Mapping[str, Any]) -> Task:
-        """The task. UsageError for an option that is unknown, missing, of the wrong type or out of range."""
+        """The task. UsageError for an option that is unknown, missing, of the wrong type or out of range, PluginError for what is
+        no task."""
         if not self.checks_options:
-            return self.function(spec, {name: plain_value(value) for name, value in given.items()})
-        return self.function(spec, **typed_options(self.function, given, f"task {spec!r}"))
+            made = self.function(spec, {name: plain_value(value) for name, value in given.items()})
+        else:
+            made = self.function(spec, **typed_options(self.function, given, f"task {spec!r}"))
+        fits = all(hasattr(made, name) for name in ("spec", "options", "problems", "verify"))
+        check_result(fits, f"task {spec}", "an object with spec, options, problems and verify", made)
+        return made
 
 
 TASKS: Kind[TaskFamily] = Kind(

@@ -11,6 +11,7 @@ import numpy as np
 from ...formats.errors import ApportionError
 from ...formats.segments import Array
 from ..core.progress import progress
+from ..core.results import check_result
 from ..models.examples import Examples, MicroBatch, micro_batches, micro_budget
 from .kind import Objective, PairBatch, TokenBatch
 
@@ -172,10 +173,11 @@ def update_policy(
                     logprob = token_logprobs(model, examples, batch, autocast)
                     if objective.of == "pairs":
                         share = examples.weight[batch.rows[::2]] * together / len(in_update)
-                        loss, metrics = objective.function(_pair_batch(examples, batch, logprob), **options)
+                        given = objective.function(_pair_batch(examples, batch, logprob), **options)
                     else:
                         share = batch.coefficient
-                        loss, metrics = objective.function(_token_batch(examples, batch, logprob), **options)
+                        given = objective.function(_token_batch(examples, batch, logprob), **options)
+                    loss, metrics = _loss_and_metrics(given, objective.name, len(share))
                     total = (loss * torch.from_numpy(share).to(loss.device, torch.float32)).sum()
                     total.backward()
                     loss_sum += total.item()
@@ -239,3 +241,19 @@ def with_reference(examples: Examples, model: Any, micro_tokens: int, dtype: "to
 def with_old(examples: Examples, model: Any, micro_tokens: int, dtype: "torch.dtype") -> Examples:
     """The examples with the log-probabilities of the policy as it is before the first update."""
     return replace(examples, old_logprob=all_logprobs(model, examples, micro_tokens, dtype))
+
+
+def _loss_and_metrics(given: Any, objective: str, size: int) -> tuple["Tensor", Mapping[str, "Tensor"]]:
+    """What an objective gave. PluginError unless it is a loss of that many items that a gradient flows through, and metrics."""
+    from torch import Tensor
+
+    pair = isinstance(given, tuple) and len(given) == 2
+    loss, metrics = given if pair else (None, None)
+    fits = isinstance(loss, Tensor) and tuple(loss.shape) == (size,) and isinstance(metrics, Mapping)
+    who = f"objective {objective}"
+    check_result(fits, who, f"a loss of {size} numbers, and metrics by name", loss if pair else given)
+    assert loss is not None and metrics is not None
+    check_result(loss.requires_grad, who, "a loss that depends on logprob", loss)
+    for name, values in metrics.items():
+        check_result(isinstance(values, Tensor), f"{who}: metric {name!r}", "a tensor", values)
+    return loss, metrics

@@ -11,6 +11,7 @@ from ....formats.flags import UNVERIFIED
 from ....formats.rollouts import Rollouts
 from ....formats.segments import Array
 from ...core.progress import progress
+from ...core.results import check_number
 from ...tasks import Task, open_task
 from ...tasks.played import is_played
 from ..kind import reward_column, scorer
@@ -49,7 +50,7 @@ def verify(rollouts: Rollouts, *, truncated: float | None = None, column: str = 
             except (TypeError, ValueError, RecursionError) as error:
                 raise DataError(f"row {row}, column 'reference': {reference!r:.60}, expected JSON") from error
             try:
-                reward[row] = opened.verify(text or "", known)
+                reward[row] = check_number(opened.verify(text or "", known), f"task {task}: verify")
             except DataError as error:
                 raise DataError(f"row {row}, column 'reference': {error}") from error
             advance(1)

@@ -4,14 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from apportion.formats.errors import UsageError
 from apportion.formats.parquet import RolloutFile
 from apportion.stages.assign_credit.kind import METHODS
-from apportion.stages.core import plugins
 from apportion.stages.core.kinds import kinds
 from apportion.stages.core.plugins import load_plugin, plugin_digests
 from apportion.stages.score.kind import SCORERS
@@ -29,14 +28,7 @@ def {name}(credit, *, scale: float = 1.0):
 '''
 
 
-@pytest.fixture(autouse=True)
-def forget(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Tests load plugins into this process: take them out again."""
-    monkeypatch.setattr(plugins, "_loaded", {})
-    yield
-    for each in kinds().values():
-        for name in list(each.brought_by):
-            each.remove(name)
+pytestmark = pytest.mark.usefixtures("forget_plugins")
 
 
 def file_of(folder: Path, name: str = "theirs", factor: float = 1.0, more: str = "") -> Path:
@@ -72,14 +64,14 @@ def test_a_name_that_is_taken_is_one_line(cli: Cli, tmp_path: Path) -> None:
     result = cli("--plugin", path, "list", "methods")
     assert result.exit_code == 2
     assert result.stderr == (
-        f"error: --plugin {path}: credit method 'grpo' is there already (built in); choose another name\n"
+        f"error: --plugin {path}: credit method 'grpo' is there already (built in); choose another name (line 4 of grpo.py)\n"
     )
     (tmp_path / "other").mkdir()
     first, second = file_of(tmp_path), file_of(tmp_path / "other")
     result = cli("--plugin", first, "--plugin", second, "list", "methods")
     assert result.exit_code == 2
     assert result.stderr == (
-        f"error: --plugin {second}: credit method 'theirs' is there already (--plugin {first}); choose another name\n"
+        f"error: --plugin {second}: credit method 'theirs' is there already (--plugin {first}); choose another name (line 4 of theirs.py)\n"
     )
 
 
@@ -99,7 +91,7 @@ from apportion.stages.assign_credit.kind import METHODS
 print(METHODS["grpo"].name, METHODS.brought_by)
 """
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert told == f"--plugin {path}: ZeroDivisionError: division by zero\ngrpo {{}}\n"
+    assert told == f"--plugin {path}: ZeroDivisionError: division by zero (line 2 of late.py)\ngrpo {{}}\n"
 
 
 # ------------------------------------------------------------------------------------------------ installed packages
