@@ -177,7 +177,7 @@ def root(
     """
     trust_remote_code(trusted)
     if os.environ.get("APPORTION_PLUGINS"):
-        from ..stages.core.plugins import load_named_by_environment
+        from ..stages.core.plugin_files import load_named_by_environment
 
         load_named_by_environment()
 

@@ -9,14 +9,13 @@ import typer
 
 from ..stages.commands.places import check_places, read_place
 from ..stages.core.options import parse_settings
+from ..stages.core.plugin_files import load_plugins
 from ..stages.core.table import Command, Option
 
 
 def _load(paths: list[Path] | None) -> list[Path] | None:
     """Load the plugins as soon as they are read, so that what they register can be named by the options after them."""
     if paths:
-        from ..stages.core.plugins import load_plugins
-
         load_plugins(paths)
     return paths
 

@@ -9,7 +9,7 @@ from apportion.cli.main import app
 from apportion.formats.parquet import write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.core import plugins
+from apportion.stages.core import plugin_files
 from apportion.stages.core.kinds import kinds
 from typer.testing import CliRunner, Result
 
@@ -47,7 +47,7 @@ def cli() -> Callable[..., Result]:
 @pytest.fixture
 def forget_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tests load plugins into this process: take them out again."""
-    monkeypatch.setattr(plugins, "_loaded", {})
+    monkeypatch.setattr(plugin_files, "_loaded", {})
     yield
     for each in kinds().values():
         for name in list(each.brought_by):

@@ -14,7 +14,8 @@ from ...formats.invariants import missing_paths
 from ...formats.parquet import STREAM, RolloutFile, check_names, check_output, files_of, write_rollouts
 from ...formats.provenance import Record
 from ...formats.rollouts import Rollouts
-from .plugins import load_plugins, plugin_digests, plugins_loaded
+from .plugin_files import load_plugins, plugins_loaded
+from .plugins import plugin_digests
 from .progress import track
 from .remedies import missing_column
 from .trust import remote_code_is_trusted, trust_remote_code

@@ -13,19 +13,17 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from inspect import Parameter, signature
 from pathlib import Path
-from traceback import walk_tb
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin
 
 from ...formats.errors import UsageError, unknown
 from .options import as_setting, defaults_of, options_of, typed_options, values_to_try
+from .plugin_files import Plugin, forgetters, function_in_file, plugin_being_loaded, registering
 from .systems import SYSTEMS
 
 if TYPE_CHECKING:
@@ -145,22 +143,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(eq=False)
-class Plugin:
-    """What registers entries from outside of this package: a file given to --plugin, or an installed entry point's module.
-
-    name: the file's, or the module's. digest: of its code: of a file with the modules beside it that it imports, or of all
-    Python files of a package. where: for messages. path: the file given to --plugin, None of an entry point. files: those
-    that its code is in.
-    """
-
-    name: str
-    digest: str
-    where: str
-    path: Path | None = None
-    files: frozenset[str] = frozenset()
-
-
-@dataclass(eq=False)
 class Kind(Generic[E]):
     """Entries of one kind by name.
 
@@ -190,7 +172,7 @@ class Kind(Generic[E]):
         for system in entry.system:
             if system not in SYSTEMS:
                 raise unknown(f"system of {self.noun} {entry.name}", system, SYSTEMS)
-        plugin = None if _importing().startswith(f"{STAGES}.") else _loading.get()
+        plugin = None if _importing().startswith(f"{STAGES}.") else plugin_being_loaded()
         if plugin is not None:
             self._load_room()  # or the plugin would take a built-in's name, and the built-in be the one that fails
         if entry.name in self._entries:
@@ -262,8 +244,6 @@ class Kind(Generic[E]):
 
     def _add_from_file(self, name: str) -> None:
         """Add what FILE.py:NAME names, under the whole of it. UsageError where that is no entry, or the name of another form."""
-        from .plugins import function_in_file
-
         found = function_in_file(name)
         if found is None:
             raise unknown(self.noun, name, self._entries)
@@ -305,6 +285,15 @@ def _check_entry(entry: Entry, noun: str) -> None:
 _KINDS: dict[str, Kind[Any]] = {}
 
 
+def _forget(plugin: Plugin) -> None:
+    for kind in _KINDS.values():
+        for name in [name for name, owner in kind.brought_by.items() if owner is plugin]:
+            kind.remove(name)
+
+
+forgetters.append(_forget)
+
+
 @cache
 def _declare() -> None:
     for room in pkgutil.iter_modules(importlib.import_module(STAGES).__path__):
@@ -333,39 +322,6 @@ def _import_all(package: str) -> None:
 
 
 # Entries from outside
-
-_PLUGINS: list[Plugin] = []
-_loading: ContextVar[Plugin | None] = ContextVar("_loading", default=None)
-
-
-@contextmanager
-def registering(plugin: Plugin) -> Iterator[None]:
-    """What is added in the block is the plugin's. UsageError when the block fails, and what was added is taken out again."""
-    token = _loading.set(plugin)
-    try:
-        yield
-        _PLUGINS.append(plugin)
-    except (Exception, SystemExit) as error:
-        for kind in _KINDS.values():
-            for name in [name for name, owner in kind.brought_by.items() if owner is plugin]:
-                kind.remove(name)
-        told = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
-        advice = "" if plugin.path is not None else "; mend or uninstall it"
-        raise UsageError(f"{plugin.where}: {told}{_line_of(error, plugin)}{advice}") from error
-    finally:
-        _loading.reset(token)
-
-
-def _line_of(error: BaseException, plugin: Plugin) -> str:
-    """Where in the plugin's code it came from; empty where that cannot be told, or the error says it."""
-    walked = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
-    own = [f" (line {line} of {Path(file).name})" for file, line in walked if file in plugin.files]
-    return own[-1] if own else ""
-
-
-def registered_plugins() -> list[Plugin]:
-    """All whose code was imported, the latest last. Imports nothing."""
-    return list(_PLUGINS)
 
 
 def _load_point(point: EntryPoint) -> None:

@@ -8,7 +8,8 @@ from types import FrameType
 
 from ...formats.errors import ApportionError, PluginError
 from .extras import missing_extra
-from .kinds import Plugin, kinds, registered_plugins
+from .kinds import kinds
+from .plugin_files import Plugin, registered_plugins
 
 LONGEST = 300  # characters of what the exception says
 

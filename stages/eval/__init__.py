@@ -19,13 +19,19 @@ def policy(
     *,
     model: Annotated[str, "builtin:tiny, a Hugging Face directory, or a Hub id."] = "builtin:tiny",
     task: Annotated[
-        str, "A name from `apportion list tasks`, hf:DATASET, or a .jsonl/.parquet file.", Chooses("tasks", "task_set")
+        str,
+        "A name from `apportion list tasks`, hf:DATASET, or a .jsonl/.json/.csv/.parquet/.txt file.",
+        Chooses("tasks", "task_set"),
     ] = "arithmetic",
-    prompts: Annotated[int, "Number of distinct problems.", AtLeast(1)] = 256,
+    prompts: Annotated[
+        int | None, "Number of distinct problems; the default is 256, or all if a file has fewer.", AtLeast(1)
+    ] = None,
     n: Annotated[int, "Rollouts per problem.", Names(("-n", "--n")), AtLeast(1)] = 4,
     k: Annotated[list[int] | None, "pass@k to report, 1 to n; repeatable; the default is 1 and n."] = None,
     seed: Annotated[int, "Seed for problems and samples."] = 0,
-    split: Annotated[Literal["train", "test"], "Split of the task."] = "test",
+    split: Annotated[
+        Literal["train", "test", "all"], "Split of the task; train and test never overlap, all is both."
+    ] = "test",
     task_settings: Annotated[
         Mapping[str, Any] | None, "Option of the task, name=value; repeatable.", Names(("--task-set",))
     ] = None,
@@ -50,7 +56,8 @@ def policy(
     from ...formats.files import check_output
     from ...formats.parquet import RolloutFile
     from ..core.options import plain_value
-    from ..sample import sample
+    from ..models.engine import Sampling
+    from ..sample.run import Run
     from ..score import score
     from ..score.reward_functions import RewardFunction
     from .report import report_on
@@ -63,11 +70,12 @@ def policy(
     with TemporaryDirectory() as folder:
         raw, scored = Path(folder, "raw.parquet"), keep or Path(folder, "scored.parquet")
         try:
-            sample(
-                model=model, task=task, prompts=prompts, n=n, seed=seed, split=split, task_settings=task_settings,
-                max_tokens=max_tokens, temperature=temperature, top_p=top_p, purpose="eval", engine=engine,
-                device=device, dtype=dtype, out=raw,
-            )  # fmt: skip
+            Run(
+                model=model, task=task, prompts=prompts, usual_prompts=256, n=n, seed=seed, split=split,
+                task_settings=task_settings,
+                sampling=Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p), purpose="eval",
+                engine=engine, device=device, dtype=dtype, verified_by="" if verifier else "eval policy",
+            ).write(raw)  # fmt: skip
         except Stopped as stopped:
             raise Stopped("stopped, nothing kept; a new evaluation starts over", stopped.exit_code) from stopped
         score(raw, scorer=verifier or "verify", out=scored, force=force)

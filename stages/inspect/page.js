@@ -780,7 +780,7 @@
       mean === null ? null : el("span", {}, "mean reward ", el("b", {}, number(mean, 3))),
       mean === null || rows.length < 2 ? null : el("span", {}, spreadOf(rows) ? `spread ${number(spreadOf(rows), 3)}` : "dead: all rewards equal"),
       facts.task ? el("span", {}, facts.task) : null,
-      facts.reference ? el("span", { title: facts.reference }, "reference ", el("b", {}, cutTo(visible(answerOf(facts.reference)), 48))) : null,
+      facts.reference && facts.reference !== "null" ? el("span", { title: facts.reference }, "reference ", el("b", {}, cutTo(visible(answerOf(facts.reference)), 48))) : null,
     ];
     $("rollouts").replaceChildren(...[
       el("div", { class: "title" }, el("div", {}, el("h2", {}, facts.id), el("p", { class: "facts" }, summary)), el("div", { class: "steps", id: "steps" })),

@@ -11,7 +11,8 @@ from ..commands.places import check_places, read_place
 from ..commands.shell import command_line
 from ..core.kinds import Entry, Kind
 from ..core.options import typed_values
-from ..core.plugins import load_plugins, plugin_files
+from ..core.plugin_files import load_plugins
+from ..core.plugins import plugin_files
 from ..core.several import names_in, one_or_more, settle_each
 from ..core.table import Command, commands
 from .targets import Targets

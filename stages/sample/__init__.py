@@ -16,13 +16,21 @@ def sample(
     *,
     model: Annotated[str, "builtin:tiny, a Hugging Face directory, or a Hub id."] = "builtin:tiny",
     task: Annotated[
-        str, "A name from `apportion list tasks`, hf:DATASET, or a .jsonl/.parquet file.", Chooses("tasks", "task_set")
+        str,
+        "A name from `apportion list tasks`, hf:DATASET, or a .jsonl/.json/.csv/.parquet/.txt file.",
+        Chooses("tasks", "task_set"),
     ] = "arithmetic",
-    prompts: Annotated[int, "Number of distinct problems.", Between(1, 10_000_000)] = 64,
+    prompts: Annotated[
+        int | None,
+        "Number of distinct problems; the default is 64, or all if a file has fewer.",
+        Between(1, 10_000_000),
+    ] = None,
     n: Annotated[int, "Rollouts per problem.", Names(("-n", "--n")), Between(1, 1_000_000)] = 8,
     seed: Annotated[int, "Seed for problems and samples."] = 0,
     round: Annotated[int, "Iteration of a training loop; changes problems and samples under one seed.", AtLeast(0)] = 0,
-    split: Annotated[Literal["train", "test"], "Split of the task; the two never overlap."] = "train",
+    split: Annotated[
+        Literal["train", "test", "all"], "Split of the task; train and test never overlap, all is both."
+    ] = "train",
     strategy: Annotated[
         str, "Sampling strategy; see `apportion list strategies`.", Chooses("strategies")
     ] = "independent",
@@ -66,7 +74,7 @@ def sample(
     the engine fails, it keeps what was complete by then.
     """
     from ..models.engine import Sampling
-    from ._run import Run
+    from .run import Run
 
     run = Run(
         model=model, task=task, prompts=prompts, n=n, seed=seed, round=round, split=split, strategy=strategy,

@@ -89,7 +89,9 @@ def question_of(problem: Problem) -> str:
 
 
 def reference_of(problem: Problem) -> str:
-    """What the verifier compares with, as text."""
+    """What the verifier compares with, as text; "" if there is nothing."""
+    if problem.reference is None:
+        return ""
     return (
         problem.reference if isinstance(problem.reference, str) else json.dumps(problem.reference, ensure_ascii=False)
     )

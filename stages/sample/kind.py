@@ -25,12 +25,13 @@ class Strategy(Entry):
     """A registered strategy. `function(context, **options)` yields batches of whole groups.
 
     needs: "--from" if it continues rollouts. engine: False if it generates nothing. turns: True if it plays environment
-    tasks. remark(counts, **options): a one-line remark on a whole run from its counts; None for no remark. dialogue:
+    tasks. verifies: True if it asks the task's verifier, or shows the policy the reference answer. remark(counts, **options): a one-line remark on a whole run from its counts; None for no remark. dialogue:
     the question about rollouts that it puts to the policy, if `critique` can teach the answer.
     """
 
     engine: bool = True
     turns: bool = False
+    verifies: bool = False
     remark: Callable[..., str | None] | None = None
     dialogue: type[Dialogue] | None = None
 
@@ -60,6 +61,7 @@ def strategy(
     makes: tuple[str | Field, ...] = (),
     engine: bool = True,
     turns: bool = False,
+    verifies: bool = False,
     remark: Callable[..., str | None] | None = None,
     dialogue: type[Dialogue] | None = None,
     system: tuple[str, ...] = (),
@@ -67,7 +69,7 @@ def strategy(
     """Register the function under its own name. Its keyword-only parameters become `--set` options."""
     return STRATEGIES.adder(
         Strategy, needs=needs, makes=makes, source=source, evidence=evidence, system=system, engine=engine, turns=turns,
-        remark=remark, dialogue=dialogue,
+        verifies=verifies, remark=remark, dialogue=dialogue,
     )  # fmt: skip
 
 

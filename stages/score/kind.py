@@ -31,15 +31,7 @@ class Scorer(Entry):
         return tuple(dict.fromkeys([*kept, *([str(column)] if column else [])]))
 
 
-def _of_function(name: str, function: Callable[..., Any]) -> Scorer:
-    from .reward_functions import scorer_of
-
-    return scorer_of(name, function)
-
-
-SCORERS: Kind[Scorer] = Kind(
-    "scorers", "scorer", __package__ or "", "apportion score IN --with {name} -o OUT", of_function=_of_function
-)
+SCORERS: Kind[Scorer] = Kind("scorers", "scorer", __package__ or "", "apportion score IN --with {name} -o OUT")
 
 
 def scorer(

@@ -16,12 +16,12 @@ from ...formats.errors import PluginError, UsageError
 from ...formats.ragged import Ragged
 from ...formats.rollouts import Rollouts
 from ...formats.schema import FIELDS, ruler_of
-from ..core.plugins import function_in_file
+from ..core.plugin_files import function_in_file
 from ..core.progress import progress
 from ..models.recorded import RECORDED
 from ..models.token_texts import TokenOffsets
 from ..tasks import Problem
-from .kind import Scorer, reward_column
+from .kind import SCORERS, Scorer, reward_column
 
 INPUTS = {
     "text": ("text", "response", "completion", "solution_str"),
@@ -314,3 +314,6 @@ def _number(whose: RewardFunction, value: Any, where: str) -> float:
     if not isinstance(given, Real) or not math.isfinite(given):
         raise PluginError(f"scorer {whose.name}: gave {value!r:.60} for {where}; must give a finite number")
     return float(given)
+
+
+SCORERS.of_function = scorer_of

@@ -19,11 +19,11 @@ from hashlib import blake2b
 from random import Random
 from typing import Annotated, Any, NamedTuple
 
-from ...formats.errors import UsageError, unknown
+from ...formats.errors import DataError, UsageError
 from ..core.ranges import Between
+from ._splits import check_split, is_in
 from .kind import Problem, task_family
 
-SPLITS = ("train", "test")
 TEST_SHARE = 10  # one expression in ten is a test problem
 MAX_DRAWS = 100_000  # draws without a new problem after which hardly any can be left
 _ANSWER = re.compile(r"\s*(-?[0-9]{1,9})\W*")
@@ -62,8 +62,7 @@ class Arithmetic:
 
     def problems(self, split: str, count: int, seed: int) -> Iterator[Problem]:
         """`count` distinct problems of `split`. A larger `count` with the same seed begins with the same problems."""
-        if split not in SPLITS:
-            raise unknown("split", split, SPLITS)
+        check_split(split)
         # A str seed is hashed with SHA-512, so it gives the same problems in every process and on every machine.
         rng = Random(f"arithmetic {split} {seed}")
         seen: set[str] = set()
@@ -78,6 +77,8 @@ class Arithmetic:
         >>> [Arithmetic().verify(text, 5) for text in ("7+10=17\\n17-12=5", "7+2=9\\n9*5=45", "5", "5=", "")]
         [1.0, 0.0, 1.0, 0.0, 0.0]
         """
+        if not isinstance(reference, int | str) or not str(reference).lstrip("-").isdecimal():
+            raise DataError(f"the reference must be a whole number, got {reference!r:.60}")
         answer = _ANSWER.fullmatch(text.rpartition("=")[2])
         return float(answer is not None and int(answer[1]) == int(reference))
 
@@ -136,7 +137,7 @@ class Arithmetic:
             digest = blake2b(expression.encode(), digest_size=8)
             problem_id = f"arithmetic-{digest.hexdigest()}"
             is_test = int.from_bytes(digest.digest(), "big") % TEST_SHARE == 0
-            if is_test == (split == "test") and problem_id not in seen:
+            if is_in(split, "test" if is_test else "train") and problem_id not in seen:
                 reference = first + sum(sign * b * c for sign, b, c in terms)
                 return Problem(problem_id, [{"role": "user", "content": expression}], reference)
         raise UsageError(

@@ -1,10 +1,12 @@
-"""Questions with reference answers from a data set on the Hugging Face Hub, or a folder that `datasets` can read."""
+"""Prompts, with reference answers or without, from a data set on the Hugging Face Hub, or a folder that `datasets` can read."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ...formats.errors import ApportionError, DataError, UsageError
+from ..core.ranges import Range
 from ._third_party import contain
 from .kind import task_family
 from .table import Row, TableTask, given_options
@@ -24,6 +26,8 @@ def open_hf(
     config: str | None = None,
     train_split: str | None = None,
     test_split: str | None = None,
+    test_fraction: Annotated[float | None, Range(0, 1, below=True)] = None,
+    split_field: str | None = None,
 ) -> TableTask:
     """A data set of the Hugging Face Hub, hf:OWNER/NAME[:CONFIG], or a local hf:FOLDER.
 
@@ -31,23 +35,26 @@ def open_hf(
 
     If only one of `train_split` and `test_split` is given, the other split is empty. Without either, they are "train"
     and "test" (or "validation" if there is no "test"). If the data set has a single split, the question's hash makes
-    one in five a test problem.
+    one in five a test problem. `--split all` takes both. Rows without an answer are prompts that only `verify` refuses.
 
     Args:
         prompt_field: the column with the question, or with a list of chat messages; None is the first of prompt,
             question and problem. A dot reaches into a column of objects.
         answer_field: the column with the right answer, or with a list of them; None is the first of
-            reward_model.ground_truth, answer, reference, solution, ground_truth and target.
+            reward_model.ground_truth, answer, reference, solution, ground_truth and target, if there is any.
         instruction: text appended to every question; None asks for the final answer in a box if the column is question
             or problem, and adds nothing to a prompt.
         columns: the columns to keep besides question and answer, separated by commas; None keeps all.
         config: the data set's configuration, if `--task` does not name it.
         train_split: the data set's split from which training problems come.
         test_split: the data set's split from which test problems come.
+        test_fraction: the share of test problems in a data set of one split; 0 makes all of them training problems, None
+            is one in five. The test problems of a smaller share are among those of a larger one.
+        split_field: the column that names a row's split, whichever split of the data set it is in; None is none.
     """
     checked = given_options(
         prompt_field=prompt_field, answer_field=answer_field, instruction=instruction, columns=columns, config=config,
-        train_split=train_split, test_split=test_split,
+        train_split=train_split, test_split=test_split, test_fraction=test_fraction, split_field=split_field,
     )  # fmt: skip
     name, _, config = spec.removeprefix("hf:").partition(":")
     if not spec.startswith("hf:") or not name:
@@ -56,11 +63,11 @@ def open_hf(
         raise UsageError(
             f"task {spec!r}: the option config also names one, {checked['config']!r}; give only one of the two"
         )
-    return TableTask(spec, checked, lambda: _rows(spec, name, config or checked.get("config"), checked))
+    load = cache(lambda: _load(spec, name, config or checked.get("config")))  # rows are read twice
+    return TableTask(spec, checked, lambda: _rows(spec, load(), checked))
 
 
-def _rows(spec: str, name: str, config: str | None, options: Mapping[str, str]) -> Iterator[Row]:
-    splits = _load(spec, name, config)
+def _rows(spec: str, splits: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[Row]:
     named = {split: options[option] for split, option in SPLIT_OPTIONS.items() if option in options}
     for split in named.values():
         if split not in splits:

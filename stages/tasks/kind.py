@@ -1,7 +1,7 @@
 """The kind of entry that makes tasks, and what a task is."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from inspect import signature
 from typing import Any, Protocol, TypeVar
@@ -21,14 +21,16 @@ class Problem:
     """One problem of a task.
 
     problem_id: stable; the same problem has the same id in every run. prompt: chat messages ({role, content}).
-    reference: JSON-able; all that `verify` needs besides the answer's text. row: what else the problem's source says
-    about it, by column, such as a hint or a worked solution; None if there is no such row.
+    reference: JSON-able; all that `verify` needs besides the answer's text; None if there is no answer to compare with. row: what else the problem's source says
+    about it, by column, such as a hint or a worked solution; None if there is no such row. place: where its source has
+    it, such as "row 3"; it is no part of what the problem is.
     """
 
     problem_id: str
     prompt: list[Message]
     reference: Any
     row: Mapping[str, Any] | None = None
+    place: str = field(default="", compare=False)
 
 
 class Task(Protocol):
@@ -45,7 +47,8 @@ class Task(Protocol):
         ...
 
     def problems(self, split: str, count: int, seed: int) -> Iterator[Problem]:
-        """`count` distinct problems of `split` ("train" or "test"). Splits never overlap; same seed, same problems.
+        """`count` distinct problems of `split` ("train", "test", or "all" for both). Train and test never overlap; same seed,
+        same problems.
 
         A larger `count` begins with the same problems. UsageError if there are not that many.
         """

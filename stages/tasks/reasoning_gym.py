@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 from ...formats.errors import DataError, UsageError, unknown
 from ._json_types import from_json, to_json
 from ._reasoning_gym_repairs import check_reference, in_fixed_order, is_entry, is_readable, run_no_text
-from ._splits import check_split, digest_question, hash_split
+from ._splits import check_split, digest_question, hash_split, is_in
 from ._third_party import contain, time_limit
 from .answers import final_answer
 from .kind import Problem, task_family
@@ -142,7 +142,7 @@ class ReasoningGym:
             faults = 0
             question = entry["question"]
             problem_id = f"{self.name}-{digest_question(question).hex()}"
-            if hash_split(question) == split and problem_id not in seen:
+            if is_in(split, hash_split(question)) and problem_id not in seen:
                 instruction = self.options.get("instruction", INSTRUCTION)
                 content = f"{question.rstrip()}\n\n{instruction}" if instruction else question
                 return Problem(problem_id, [{"role": "user", "content": content}], self._reference(entry))

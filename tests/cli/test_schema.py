@@ -180,9 +180,12 @@ def test_it_completes_with_defaults_help_and_names(validator: Draft202012Validat
     schema: Any = validator.schema
     definitions = schema["$defs"]
     sample = definitions["command-sample"]["properties"]
-    assert sample["prompts"]["default"] == 64
-    assert sample["prompts"]["description"] == "Number of distinct problems."
-    assert {"enum": ["train", "test"]} in sample["split"]["anyOf"]
+    assert sample["temperature"]["default"] == 1.0
+    assert (
+        sample["prompts"]["description"]
+        == "Number of distinct problems; the default is 64, or all if a file has fewer."
+    )
+    assert {"enum": ["train", "test", "all"]} in sample["split"]["anyOf"]
     method = definitions["command-assign-credit"]["properties"]["method"]["anyOf"][0]["enum"]
     assert {"grpo", "rloo", "tempo"} <= set(method)
     for name, command in commands().items():

@@ -24,7 +24,7 @@ def _remark(counts: Mapping[str, int], *, live: int, **_: Any) -> str | None:
     return f"{found:,} of {live:,} groups are live after all {tried:,} prompts; raise --prompts for more"
 
 
-@strategy(source="arXiv:2503.14476, §3.2 (DAPO)", evidence="code", makes=("reward",), remark=_remark)
+@strategy(source="arXiv:2503.14476, §3.2 (DAPO)", evidence="code", makes=("reward",), verifies=True, remark=_remark)
 def dynamic(
     context: SamplingContext, *, live: Annotated[int, AtLeast(1)], rows_at_once: Annotated[int, AtLeast(1)] = 2048
 ) -> Iterator[Rollouts]:

@@ -90,6 +90,7 @@ def _remark(counts: Mapping[str, int], **_: Any) -> str:
     evidence="code",
     needs=(CONTINUES,),
     makes=("behaviour_prompt_ids", "reward"),
+    verifies=True,
     remark=_remark,
     dialogue=Hints,
     system=("Guide",),

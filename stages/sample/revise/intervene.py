@@ -152,6 +152,7 @@ def _remark(counts: Mapping[str, int], **_: Any) -> str:
     evidence="code",
     needs=(CONTINUES,),
     makes=("reward", INTERVENTION_RATE),
+    verifies=True,
     remark=_remark,
     dialogue=Interventions,
     system=("InT",),

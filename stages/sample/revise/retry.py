@@ -168,6 +168,7 @@ def _remark(counts: Mapping[str, int], *, reflections: str, **_: Any) -> str:
     evidence="code",
     needs=(CONTINUES,),
     turns=True,
+    verifies=True,
     makes=("parent_id", "fork", "behaviour_prompt_ids", "reward", REFLECTION_TEXT, RETRY_STEP),
     remark=_remark,
     dialogue=Reflections,

@@ -58,6 +58,7 @@ SEARCH_VALUE = Field("step.search_value", pa.float64(), "value that the search h
     source="arXiv:2510.14942 (GroundedPRM)",
     evidence="code",
     makes=("parent_id", "fork", "reward", "step.start", "step.end", "step.kind", "step.reward", SEARCH_VALUE),
+    verifies=True,
     system=("GroundedPRM",),
 )
 def mcts(

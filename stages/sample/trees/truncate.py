@@ -135,6 +135,7 @@ def _seed(forest: Forest, problem: int, row: int, index: int) -> int:
     source="arXiv:2602.23440 (SLATE)",
     evidence="code",
     makes=("parent_id", "fork", "step.start", "step.end", "step.kind", "step.reward"),
+    verifies=True,
     system=("SLATE",),
 )
 def truncate(

@@ -13,6 +13,7 @@ from ....formats.segments import Array
 from ...core.progress import progress
 from ...core.results import check_number
 from ...tasks import Task, open_task
+from ...tasks.drawing import needs_reference, no_reference
 from ...tasks.played import is_played
 from ..kind import reward_column, scorer
 
@@ -46,9 +47,12 @@ def verify(rollouts: Rollouts, *, truncated: float | None = None, column: str = 
                 advance(1)
                 continue
             try:
-                known = json.loads(reference)
+                known = None if reference is None else json.loads(reference)
             except (TypeError, ValueError, RecursionError) as error:
                 raise DataError(f"row {row}, column 'reference': {reference!r:.60}, expected JSON") from error
+            if known is None and needs_reference(opened):
+                prompt = rollouts.arrow("prompt")[row].as_py() if "prompt" in rollouts else None
+                raise DataError(f"row {row}: {no_reference(opened.spec, '', prompt, 'verify')}")
             try:
                 reward[row] = check_number(opened.verify(text or "", known), f"task {task}: verify")
             except DataError as error:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ....formats.errors import DataError, UsageError
-from ..file import READERS, rows_of
+from ..file import TABLES, rows_of
 from . import import_optional
 from .tools import ToolBox
 
@@ -59,8 +59,8 @@ def read_corpus(path: Path) -> tuple[list[str], list[str]]:
 
     UsageError if the file does not exist, DataError if a row has no text.
     """
-    if path.suffix.lower() not in READERS:
-        raise UsageError(f"corpus {path}: the file must end in {', '.join(READERS)}")
+    if path.suffix.lower() not in TABLES:
+        raise UsageError(f"corpus {path}: the file must end in {', '.join(TABLES)}")
     ids: list[str] = []
     texts: list[str] = []
     try:

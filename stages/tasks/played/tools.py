@@ -8,6 +8,7 @@ from typing import Any
 
 from ....formats.errors import UsageError, unknown
 from .. import open_task
+from ..drawing import count_problems, needs_reference
 from ..kind import Problem, Task
 from . import Action, Outcome, Role, Tool, is_played
 
@@ -51,6 +52,20 @@ class ToolTask:
 
     def problems(self, split: str, count: int, seed: int) -> Iterator[Problem]:
         return self.of.problems(split, count, seed)
+
+    def count(self, split: str) -> int | None:
+        """See `count_problems`."""
+        return count_problems(self.of, split)
+
+    @property
+    def needs_reference(self) -> bool:
+        """See `check_references`."""
+        return needs_reference(self.of)
+
+    @property
+    def remarks(self) -> list[str]:
+        """See `draw_problems`."""
+        return getattr(self.of, "remarks", [])
 
     def verify(self, text: str, reference: Any) -> float:
         return self.of.verify(text, reference)

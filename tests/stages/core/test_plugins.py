@@ -12,7 +12,8 @@ from apportion.formats.errors import UsageError
 from apportion.formats.parquet import RolloutFile
 from apportion.stages.assign_credit.kind import METHODS
 from apportion.stages.core.kinds import kinds
-from apportion.stages.core.plugins import load_plugin, plugin_digests
+from apportion.stages.core.plugin_files import load_plugin
+from apportion.stages.core.plugins import plugin_digests
 from apportion.stages.score.kind import SCORERS
 from typer.testing import Result
 
@@ -82,7 +83,7 @@ def test_built_ins_that_a_plugin_imports_are_not_its_own(tmp_path: Path) -> None
     script = f"""
 from pathlib import Path
 from apportion.formats.errors import UsageError
-from apportion.stages.core.plugins import load_plugin
+from apportion.stages.core.plugin_files import load_plugin
 try:
     load_plugin(Path({str(path)!r}))
 except UsageError as error:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from apportion.formats.errors import ApportionError, Stopped, UsageError
 from apportion.formats.parquet import STREAM, RolloutFile
-from apportion.stages.core import plugins
-from apportion.stages.core.plugins import load_plugin
+from apportion.stages.core import plugin_files
+from apportion.stages.core.plugin_files import load_plugin
 from apportion.stages.models.policy import load_policy
 from apportion.stages.rows.digest import digest
 from apportion.stages.sample import sample
@@ -44,7 +44,7 @@ def content(path: Path) -> object:
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setattr(plugins, "_loaded", {})  # or worker processes of later tests would load it, too
+    monkeypatch.setattr(plugin_files, "_loaded", {})  # or worker processes of later tests would load it, too
     path = tmp_path / "stopping.py"
     path.write_text(PLUGIN)
     load_plugin(path)

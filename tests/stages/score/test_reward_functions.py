@@ -10,7 +10,7 @@ from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit._examples import rollouts_of
-from apportion.stages.core import plugins
+from apportion.stages.core import plugin_files
 from apportion.stages.score.reward_functions import RewardFunction
 from apportion.stages.tasks import Problem
 from typer.testing import Result
@@ -167,7 +167,7 @@ def test_the_history_has_the_digest_of_the_file_and_of_its_helpers(
         0, "apportion score input.parquet --with mine.py:reward -o out.parquet",
     )  # fmt: skip
     Path("helper_of_mine.py").write_text("def size(text): return 1 + len(text)\n")
-    monkeypatch.setattr(plugins, "_loaded", {})  # as in the next process
+    monkeypatch.setattr(plugin_files, "_loaded", {})  # as in the next process
     refused = cli("log", "out.parquet", "--shell")
     assert refused.exit_code == 2
     assert "which makes something else; load the one of then" in refused.stderr
@@ -180,7 +180,7 @@ def test_log_does_not_run_the_file_that_a_history_names(
     write_file(tmp_path)
     Path("mine.py").write_text("def reward(text): return 1.0\n")
     assert cli("score", "rollouts.parquet", "--with", "mine.py:reward", "-o", "out.parquet").exit_code == 0
-    monkeypatch.setattr(plugins, "_loaded", {})
+    monkeypatch.setattr(plugin_files, "_loaded", {})
     Path("mine.py").write_text("open('ran', 'w')\ndef reward(text): return 1.0\n")
     assert cli("log", "out.parquet", "--shell").exit_code == 2
     assert not Path("ran").exists()

@@ -22,6 +22,7 @@ from ..models.engine import Engine, Sampling
 from ..models.policy import ModelSource
 from ..score.reward_functions import RewardFunction
 from ..tasks import Problem, Task, open_task
+from ..tasks.drawing import check_references, draw_problems
 from ..tasks.played import is_played
 from ._failures import Failures
 from ._resume import Stopping, open_begun
@@ -31,28 +32,34 @@ from .kind import STRATEGIES, SamplingContext, Strategy, check_turns, named_file
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run of `sample`: its options except those on output, under the names that the history uses."""
+    """A run of `sample`: its options except those on output, under the names that the history uses.
+
+    usual_prompts: how many problems to take where prompts is None. verified_by: who is to verify the rollouts, besides the
+    strategy; every problem then needs a reference answer.
+    """
 
     model: str
     task: str
-    prompts: int
+    prompts: int | None
+    usual_prompts: int = 64
     n: int
     seed: int
-    round: int
+    round: int = 0
     split: str
-    strategy: str
-    settings: Mapping[str, Any] | None
-    rollouts: Path | None
+    strategy: str = "independent"
+    settings: Mapping[str, Any] | None = None
+    rollouts: Path | None = None
     task_settings: Mapping[str, Any] | None
-    verifier: str | None
+    verifier: str | None = None
     sampling: Sampling
     purpose: str
     engine: str
-    engine_settings: Mapping[str, Any] | None
+    engine_settings: Mapping[str, Any] | None = None
     device: str
     dtype: str
+    verified_by: str = ""
 
-    def write(self, out: Path, *, resume: bool, force: bool) -> Written:
+    def write(self, out: Path, *, resume: bool = False, force: bool = False) -> Written:
         """See `sample`. Raises UsageError, DataError, ApportionError (all failed, or the engine is lost) and Stopped."""
         if out != STREAM:
             check_output(out, force=force)
@@ -65,6 +72,10 @@ class Run:
         check_turns(chosen, task)
         if self.verifier is not None:
             self._check_verifier(self.verifier, task)
+        elif who := self.verified_by or (f"strategy {chosen.name}" if chosen.verifies else ""):
+            check_references(task, problems, who)
+        elif is_played(task):
+            check_references(task, problems, f"task {task.spec}")
         weights = ModelSource(self.model, self.device, self.dtype)
         engine = self._open_engine(weights) if chosen.engine else None
         policy = weights.identity if engine is None else engine.identity
@@ -104,8 +115,7 @@ class Run:
             return problems_of(source, self.task, self.task_settings)
         task = open_task(self.task, self.task_settings)
         seed = derived_seed("problems", self.seed, self.round)
-        problems = task.problems(self.split, self.prompts, seed)
-        return task, list(check_each(problems, Problem, f"task {task.spec}", "Problems"))
+        return task, draw_problems(task, self.split, self.prompts, seed, usual=self.usual_prompts)
 
     def _check_verifier(self, verifier: str, task: Task) -> None:
         """UsageError for a verifier that is no function of a file, or of another kind, and for a task that rewards itself."""
@@ -127,7 +137,7 @@ class Run:
         found: dict[str, Any] = {
             "model": self.model,
             "task": self.task,
-            "prompts": self.prompts,
+            "prompts": len(problems),
             "n": self.n,
             "seed": self.seed,
             "round": self.round,
@@ -147,7 +157,7 @@ class Run:
             "dtype": self.dtype,
         }
         if source is not None:
-            found |= {"task": task.spec, "prompts": len(problems), "from": "rollouts"}
+            found |= {"task": task.spec, "from": "rollouts"}
         return found
 
 
