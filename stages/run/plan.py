@@ -9,11 +9,13 @@ from ...formats.errors import UsageError, unknown
 from ...formats.recipes import Loop, Recipe, Step, expand, load_recipe, with_settings
 from ..commands.places import check_places, read_place
 from ..commands.shell import command_line
+from ..core.gated import FAIL_IF, gates_of
 from ..core.kinds import Entry, Kind
 from ..core.options import typed_values
 from ..core.plugin_files import load_plugins
 from ..core.plugins import plugin_files
 from ..core.table import Command, commands
+from .members import members_of
 from .targets import Targets
 
 MAX_STEPS = 100_000
@@ -153,7 +155,8 @@ def _check_inner(planned: Planned, within: Sequence[Path], length: Length) -> No
     if inner.path.resolve() in within:
         raise UsageError(f"{planned.where}: {inner.path} runs itself")
     folder = Path(planned.options["dir"] or Path("runs") / inner.name)
-    plan_of(inner, with_settings(inner, planned.options["set"] or {}), folder, within=within, length=length)
+    for member in members_of(inner, planned.options["set"] or {}):
+        plan_of(inner, with_settings(inner, member.settings), folder / member.name, within=within, length=length)
 
 
 def _values(loop: Loop, given: Any) -> Sequence[Any]:
@@ -187,6 +190,7 @@ def _plan_step(
         )
         resolved = {key: read_place(parameters[key], value) for key, value in resolved.items()}
         check_places(command, resolved)
+        gates_of(resolved.get(FAIL_IF))
         chosen = tuple(_choose(command, resolved))
     except UsageError as error:
         raise UsageError(f"{step.where}: {error}") from error
