@@ -94,7 +94,7 @@ def _parse(text: str) -> list[list[_Comparison]]:
             raise _wrong(text)
         (_, left), (_, sign), (_, right) = three
         any_of[-1].append(_Comparison(left, sign, right))
-        if joint and joint[0] not in (("side", "and"), ("side", "or")) or (joint and start + 4 >= len(tokens)):
+        if (joint and joint[0] not in (("side", "and"), ("side", "or"))) or (joint and start + 4 >= len(tokens)):
             raise _wrong(text)
         if joint and joint[0][1] == "or":
             any_of.append([])

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ...formats.errors import DataError, Stopped
-from ..core.gated import FailIf, gates_of
 from ..core.options import OUT, Chooses, Names, Output, check_numbers
 from ..core.ranges import AtLeast, Between, Finite
+from .gated import FailIf, gates_of
 
 if TYPE_CHECKING:
     from ._refinement import Refinement

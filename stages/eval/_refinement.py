@@ -23,9 +23,9 @@ from ...formats.files import whole_file
 from ...formats.flags import ERROR, REFINED
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array
-from ..core.gated import Gated
 from ..core.remedies import remedy
 from .accuracy import Estimate, bootstrap_ratio
+from .gated import Gated
 
 VERDICT = "accept_probability"
 SCORE_IT = "run `apportion score IN --with verify -o OUT`"

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ...formats.errors import UsageError
-from ..core.gated import Gated
 from .accuracy import Estimate, bootstrap
+from .gated import Gated
 from .plot import svg_plot, terminal_plot
 from .points import Point, Points
 from .report import Report

@@ -13,8 +13,8 @@ import pyarrow as pa
 from ...formats.errors import DataError, UsageError
 from ...formats.files import whole_file
 from ...formats.rollouts import Rollouts
-from ..core.gated import Gated
 from .accuracy import Estimate, bootstrap, pass_at_k
+from .gated import Gated
 
 REPORT_VERSION = 1
 _INTERVAL = ("value", "low", "high")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ...formats.errors import ApportionError, DataError, unknown
 from ...formats.rules import RULES
-from ..core.gated import FailIf, Gated, gates_of
 from ..core.options import check_numbers
 from ..core.ranges import AtLeast
+from ..eval.gated import FailIf, Gated, gates_of
 from ..inspect.statistics import FileStatistics, FileTally
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import Any
 from ...formats.errors import ApportionError, GateError, PartialError, UsageError
 from ...formats.gates import Figures
 from ...formats.recipes import Recipe, load_recipe, with_settings
-from ..core.gated import FAIL_IF, fault_of, gates_of
 from ..core.options import typed_values
+from ..eval.gated import FAIL_IF, fault_of, gates_of
 from .changes import changes_line, remember_variables
 from .columns import check_columns
 from .journal import Journal
@@ -48,7 +48,7 @@ class Ran:
 
     def fault(self) -> PartialError | None:
         """What the command ends with, where steps finished with some rows failed."""
-        return PartialError("; ".join(self.partly)) if self.partly else None
+        return PartialError("; ".join(self.partly)) if self.partly and self.error is None else None
 
     def to_json(self) -> dict[str, Any]:
         held = {name: value for name, value in vars(self).items() if name not in ("lines", "result", "by_step")}
@@ -205,6 +205,7 @@ def _run_plan(
             try:
                 _check_gates(step, figures)
             except ApportionError as error:
+                result = None
                 raise failed(step, error, figures)  # noqa: B904
             by_step.append(StepRan.of(step, "up to date", figures))
             continue

@@ -23,7 +23,8 @@ def remember_variables(folder: Path, variables: Mapping[str, Any]) -> None:
 def changes_line(
     folder: Path, variables: Mapping[str, Any], plan: Sequence[Planned], retention: Retention
 ) -> str | None:
-    """Which variables differ from the last run's here, and which of its outputs are replaced; None where none differ."""
+    """Which variables differ from the last run's here, and which of its outputs are replaced; None where none
+    differ or no step runs."""
     try:
         before = json.loads((folder / VARIABLES).read_text())
         now = json.loads(json.dumps(dict(_flat(variables)), default=str))
@@ -39,13 +40,11 @@ def changes_line(
     if len(names) > MOST:
         changed.append(f"{len(names) - MOST} more")
     again = [step for number, step in enumerate(plan) if number in retention.to_run]
+    if not again:
+        return None
     replaced = sum(any(Path(out).exists() for out in step.outputs.values()) for step in again)
     commands = ", ".join(dict.fromkeys(step.command.name for step in again))
-    what = (
-        f"{len(again)} of {len(plan)} steps run ({commands}), {replaced} replace what is there"
-        if again
-        else "no step runs again"
-    )
+    what = f"{len(again)} of {len(plan)} steps run ({commands}), {replaced} replace what is there"
     return on_one_line(f"{folder}: other variables than last time ({', '.join(changed)}): {what}")
 
 

@@ -13,9 +13,9 @@ from ... import __version__
 from ...formats.errors import ApportionError
 from ...formats.gates import Figures
 from ...formats.provenance import digest_of, digest_of_file
-from ..core.gated import FAIL_IF
 from ..core.options import texts_in
 from ..core.plugins import plugin_digests
+from ..eval.gated import FAIL_IF
 from .plan import Planned
 from .targets import JOURNAL
 

@@ -9,12 +9,12 @@ from ...formats.errors import UsageError, unknown
 from ...formats.recipes import Loop, Recipe, Step, expand, load_recipe, with_settings
 from ..commands.places import check_places, read_place
 from ..commands.shell import command_line
-from ..core.gated import FAIL_IF, gates_of
 from ..core.kinds import Entry, Kind
 from ..core.options import typed_values
 from ..core.plugin_files import load_plugins
 from ..core.plugins import plugin_files
 from ..core.table import Command, commands
+from ..eval.gated import FAIL_IF, gates_of
 from .members import members_of
 from .targets import Targets
 

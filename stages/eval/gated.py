@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from ...formats.errors import ApportionError
 from ...formats.gates import Gate, flatten_figures
-from .options import Names
+from ..core.options import Names
 
 FAIL_IF = "fail_if"  # its key in a recipe
 FailIf = Annotated[
