@@ -62,6 +62,8 @@ def as_typer(command: Command, show: Callable[[Any, bool], None]) -> Callable[..
 
 def _parameter(option: Option) -> Parameter:
     kind, default, about = option.type, option.default, _about(option)
+    if option.chooses is not None and option.chooses.several:
+        kind, default = list[str], [default] if isinstance(default, str) else default
     if _is_mapping(kind):
         kind, default = list[str] | None, None
         info: Any = typer.Option(*option.flags, help=about, metavar="NAME=VALUE")

@@ -6,7 +6,7 @@ python docs/regenerate.py
 from pathlib import Path
 from typing import Any
 
-from apportion.stages.core.docstrings import split_docstring
+from apportion.stages.commands.docstrings import split_docstring
 from apportion.stages.core.kinds import Kind, kinds
 from apportion.stages.sample.kind import CONTINUES
 from pages import (

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from apportion.stages.assign_credit.kind import METHODS, Method
-from apportion.stages.core.docstrings import meanings_of, split_docstring
+from apportion.stages.commands.docstrings import meanings_of, split_docstring
 from pages import (
     EVIDENCE,
     ROOT,

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from apportion.stages.core.docstrings import meanings_of
+from apportion.stages.commands.docstrings import meanings_of
 from apportion.stages.core.kinds import Kind
 from apportion.stages.core.options import bare, options_of, parameter_hints
 from apportion.stages.core.ranges import range_of

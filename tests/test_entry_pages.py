@@ -4,7 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from apportion.stages.core.docstrings import meanings_of
+from apportion.stages.commands.docstrings import meanings_of
 from apportion.stages.core.options import options_of
 from apportion.stages.core.table import commands
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from apportion.stages.assign_credit.kind import METHODS
-from apportion.stages.core.docstrings import meanings_of
+from apportion.stages.commands.docstrings import meanings_of
 from apportion.stages.core.options import options_of
 from markdown_it import MarkdownIt
 

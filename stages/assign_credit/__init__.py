@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ..core.options import ROLLOUTS_OUT, Chooses, Names, check_numbers
 from ..core.ranges import Above, AtLeast
+from ..core.several import Several
 
 if TYPE_CHECKING:
     from ..core.driver import Written
@@ -27,9 +28,15 @@ def __getattr__(name: str) -> Any:
 def assign_credit(
     rollouts: Annotated[Path, "Scored rollout file or directory, or - for standard input."],
     *,
-    method: Annotated[str, "Credit method; see `apportion list methods`.", Chooses("methods", preset="preset")],
+    method: Annotated[
+        Several,
+        "Credit method, or several, a,b; see `apportion list methods`.",
+        Chooses("methods", preset="preset", several=True),
+    ],
     settings: Annotated[
-        Mapping[str, Any] | None, "Hyperparameter of the method, name=value; repeatable.", Names(("--set",))
+        Mapping[str, Any] | None,
+        "Hyperparameter of the method, name=value, of several method.name=value; repeatable.",
+        Names(("--set",)),
     ] = None,
     preset: Annotated[str | None, "Conventions of a library: verl, trl, openrlhf …; --set overrides it."] = None,
     column: Annotated[
@@ -44,21 +51,33 @@ def assign_credit(
 
     Writes `token.advantage` (with --as NAME, `token.advantage_NAME`): 0 where the mask is false. Groups whose rewards are all
     equal get the flag dead_group, groups of one the flag singleton.
+
+    Several methods, `--method grpo,tempo`, are applied in one pass. Each writes `token.advantage_METHOD`, the same as a command
+    of its own with --as METHOD would.
     """
     from ...formats.errors import UsageError
     from ...formats.schema import credit_name
     from ..core.driver import map_rollouts
-    from ._apply import Assigning
+    from ..core.several import dotted, names_in, one_or_more, settle_each, who_needs
+    from ._apply import Assigning, Assignment
     from .kind import METHODS
 
-    chosen = METHODS[method]
-    options = METHODS.settle(method, settings, preset)
+    names = names_in(method, "--method")
+    settled = settle_each(METHODS, names, settings, preset)
     column = credit_name(column)
-    if not column.replace("_", "").isalnum():
-        raise UsageError(f"--as must be letters, digits and underscores, got {column!r}")
-    parameters = {"method": method, "settings": options, "column": column, "clip": clip}
+    if len(names) > 1 and column != "advantage":
+        raise UsageError(f"--as names the column of one method, got {len(names)} methods; each writes advantage_METHOD")
+    columns = [column] if len(names) == 1 else [credit_name(name) for name in names]
+    for each in columns:
+        if not each.replace("_", "").isalnum():
+            raise UsageError(f"--as must be letters, digits and underscores, got {each!r}")
+    needs, who = who_needs({each.name: each.entry.ways_around(each.options) for each in settled})
+    parameters = {"method": one_or_more(names), "settings": dotted(settled), "column": column, "clip": clip}
+    assignments = [Assignment(each.name, name, each.options) for each, name in zip(settled, columns, strict=True)]
+    batchwise = [each.name for each in settled if each.entry.scope == "batch"]
     return map_rollouts(
-        Assigning(method, column, options, clip), rollouts, out,
-        stage="assign-credit", parameters=parameters, needs=chosen.ways_around(options),
-        who=method, advice=f". `apportion list methods --for {rollouts}` shows what this file can take", force=force, workers=workers, whole=chosen.scope == "batch",
+        Assigning(assignments, clip), rollouts, out,
+        stage="assign-credit", parameters=parameters, needs=needs, who=who if len(names) > 1 else names[0],
+        advice=f". `apportion list methods --for {rollouts}` shows what this file can take", force=force, workers=workers,
+        whole=bool(batchwise),
     )  # fmt: skip

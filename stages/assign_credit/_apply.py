@@ -1,7 +1,7 @@
 """A credit method applied to a batch: its values as a column, and the flags that say where there was nothing to learn."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,57 +19,72 @@ from .kind import METHODS, Method
 MADE = (SINGLETON, DEAD_GROUP)
 
 
-@dataclass
-class Assigning:
-    """`assign_to` for every batch of a file; what a method remarks goes to standard error, once."""
+@dataclass(frozen=True)
+class Assignment:
+    """A method with its options, all of them, and the column of the token ruler that its credit stands in."""
 
     method: str
     column: str
     options: Mapping[str, Any]
+
+
+@dataclass
+class Assigning:
+    """`assign_each` for every batch of a file; what a method remarks goes to standard error, once."""
+
+    assignments: Sequence[Assignment]
     clip: float | None = None
-    told: bool = field(default=False, init=False)
+    told: set[str] = field(default_factory=set[str], init=False)
 
     def __call__(self, batch: Rollouts) -> Rollouts:
-        return assign_to(batch, self.method, self.column, self.options, self.clip, seen=self._remark)
+        return assign_each(batch, self.assignments, self.clip, seen=self._remark)
 
-    def _remark(self, credit: Credit) -> None:
-        remark = METHODS[self.method].remark
-        if remark is None or self.told:
+    def _remark(self, assignment: Assignment, credit: Credit) -> None:
+        remark = METHODS[assignment.method].remark
+        if remark is None or assignment.method in self.told:
             return
-        said = remark(credit, **self.options)
+        said = remark(credit, **assignment.options)
         if said is not None:
-            print(f"{self.method}: {said}", file=sys.stderr)
-            self.told = True
+            print(f"{assignment.method}: {said}", file=sys.stderr)
+            self.told.add(assignment.method)
 
 
 def assign_to(
+    batch: Rollouts, method: str, column: str, options: Mapping[str, Any], clip: float | None = None
+) -> Rollouts:
+    """`assign_each` of one method."""
+    return assign_each(batch, [Assignment(method, column, options)], clip)
+
+
+def assign_each(
     batch: Rollouts,
-    method: str,
-    column: str,
-    options: Mapping[str, Any],
+    assignments: Sequence[Assignment],
     clip: float | None = None,
     *,
-    seen: Callable[[Credit], None] = lambda credit: None,
+    seen: Callable[[Assignment, Credit], None] = lambda assignment, credit: None,
 ) -> Rollouts:
-    """The batch with `token.{column}`, 0 where the mask is false, and the flags dead_group and singleton.
+    """The batch with the `token.{column}` of each, 0 where the mask is false, and the flags dead_group and singleton.
 
-    clip: credit is cut off at ± this. seen: called with what the method saw, an episode a row, once its credit is sound.
+    All methods see one `Credit`: the trees and groups that they share are built once. clip: credit is cut off at ± this.
+    seen: called with what a method saw, an episode a row, once its credit is sound.
 
     Probes, evals and rows flagged `error` take no part in any group's statistics and get no credit (null); a method that
-    wants probes finds them in `credit.probes`. DataError when the method gives a value that is not finite.
+    wants probes finds them in `credit.probes`. DataError when a method gives a value that is not finite.
     """
     batch = batch.with_missing("flags")
     credit, trained = credit_of_batch(batch)
     if trained.all():
-        return _assign_to(batch, credit, method, column, options, clip, seen)
+        return _assign_each(batch, credit, assignments, clip, seen)
     if not trained.any():
-        empty = batch.token_ids.with_values(np.zeros(batch.num_tokens, np.float32))
-        return batch.with_columns({f"token.{column}": _only(empty, trained)})
+        empty = _only(batch.token_ids.with_values(np.zeros(batch.num_tokens, np.float32)), trained)
+        return batch.with_columns({f"token.{each.column}": empty for each in assignments})
     rows = np.flatnonzero(trained)
-    result = _assign_to(credit.rollouts, credit, method, column, options, clip, seen)
-    values = np.zeros(batch.num_tokens, np.float32)
-    values[batch.tokens.spread(trained)] = result.ragged(f"token.{column}").values
-    whole = batch.with_columns({f"token.{column}": _only(batch.token_ids.with_values(values), trained)})
+    result = _assign_each(credit.rollouts, credit, assignments, clip, seen)
+    whole = batch
+    for each in assignments:
+        values = np.zeros(batch.num_tokens, np.float32)
+        values[batch.tokens.spread(trained)] = result.ragged(f"token.{each.column}").values
+        whole = whole.with_columns({f"token.{each.column}": _only(batch.token_ids.with_values(values), trained)})
     for flag in MADE:
         flagged = np.zeros(len(batch), bool)
         flagged[rows] = result.flagged(flag)
@@ -93,19 +108,35 @@ def on_tokens(method: Method, batch: Rollouts, values: Array) -> Array:
     return values if mask.all() else np.where(mask, values, np.float32(0.0))
 
 
+@dataclass(eq=False)
+class Joined:
+    """What methods see of rollouts: those that are parts of one episode taken together, once for all methods."""
+
+    rows: Credit
+    episodes: Episodes | None = field(init=False)
+    credit: Credit = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.episodes = join_parts(self.rows.rollouts)
+        whole = self.episodes
+        self.credit = self.rows if whole is None else Credit(whole.rollouts, self.rows.probe_rollouts)
+
+
 def assign_whole(method: Method, credit: Credit, options: Mapping[str, Any]) -> "Assigned":
     """The method's credit of rollouts, those that are parts of one episode taken together."""
-    episodes = join_parts(credit.rollouts)
-    if episodes is None:
-        return Assigned(on_tokens(method, credit.rollouts, method.assign(credit, **options)), credit, None)
-    if method.compares_rows:
+    return assign_joined(method, Joined(credit), options)
+
+
+def assign_joined(method: Method, joined: Joined, options: Mapping[str, Any]) -> "Assigned":
+    """The same, of what is joined already."""
+    credit, episodes = joined.credit, joined.episodes
+    if episodes is not None and method.compares_rows:
         raise DataError(
             f"credit method {method.name} compares rollouts token by token, or with probes, and an episode in several parts is no "
             "single line of tokens; choose a method without trees and probes"
         )
-    joined = Credit(episodes.rollouts, credit.probe_rollouts)
-    values = on_tokens(method, joined.rollouts, method.assign(joined, **options))
-    return Assigned(episodes.split(values, credit.tokens), joined, episodes)
+    values = on_tokens(method, credit.rollouts, method.assign(credit, **options))
+    return Assigned(values if episodes is None else episodes.split(values, joined.rows.tokens), credit, episodes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,25 +168,27 @@ class Assigned:
         return per_episode if self.episodes is None else self.episodes.spread(per_episode)
 
 
-def _assign_to(
+def _assign_each(
     batch: Rollouts,
     credit: Credit,
-    method: str,
-    column: str,
-    options: Mapping[str, Any],
+    assignments: Sequence[Assignment],
     clip: float | None,
-    seen: Callable[[Credit], None],
+    seen: Callable[[Assignment, Credit], None],
 ) -> Rollouts:
-    chosen = METHODS[method]
-    assigned = assign_whole(chosen, credit, options)
-    values = assigned.values
-    if not np.isfinite(values).all():
-        row = int(np.searchsorted(batch.tokens.offsets, np.flatnonzero(~np.isfinite(values))[0], "right") - 1)
-        raise DataError(f"row {row}: {method} gave credit that is not finite; check its reward and options")
-    seen(assigned.credit)
-    if clip is not None:
-        bound = np.float32(min(clip, float(np.finfo(np.float32).max)))
-        values = np.clip(values, -bound, bound)
-    result = batch.with_columns({f"token.{column}": batch.token_ids.with_values(values)})
-    result = result.with_flag(SINGLETON, assigned.singletons)
-    return result.with_flag(DEAD_GROUP, assigned.dead) if "reward" in chosen.needs else result
+    joined, result = Joined(credit), batch
+    for each in assignments:
+        chosen = METHODS[each.method]
+        assigned = assign_joined(chosen, joined, each.options)
+        values = assigned.values
+        if not np.isfinite(values).all():
+            row = int(np.searchsorted(batch.tokens.offsets, np.flatnonzero(~np.isfinite(values))[0], "right") - 1)
+            raise DataError(f"row {row}: {each.method} gave credit that is not finite; check its reward and options")
+        seen(each, assigned.credit)
+        if clip is not None:
+            bound = np.float32(min(clip, float(np.finfo(np.float32).max)))
+            values = np.clip(values, -bound, bound)
+        result = result.with_columns({f"token.{each.column}": batch.token_ids.with_values(values)})
+        result = result.with_flag(SINGLETON, assigned.singletons)
+        if "reward" in chosen.needs:
+            result = result.with_flag(DEAD_GROUP, assigned.dead)
+    return result

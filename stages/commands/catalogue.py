@@ -162,7 +162,7 @@ def _for(plural: str, path: Path) -> list[dict[str, Any]]:
 
 def _whole(kind: Kind[Any], entry: Entry) -> dict[str, Any]:
     """All that is known of an entry, JSON-able."""
-    from ..core.docstrings import meanings_of, split_docstring
+    from .docstrings import meanings_of, split_docstring
 
     says, hints, parts = meanings_of(entry), parameter_hints(entry.function), split_docstring(entry)
     options = {

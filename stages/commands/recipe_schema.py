@@ -129,7 +129,7 @@ def _chosen_settings(command: Command) -> Iterator[dict[str, Any]]:
 
 def _settings(entry: Entry) -> dict[str, Any]:
     """The options of an entry. Unknown ones are refused, but for entries that take others than their signature names."""
-    from ..core.docstrings import meanings_of
+    from .docstrings import meanings_of
 
     hints, says = parameter_hints(entry.function), meanings_of(entry)
     found: dict[str, Any] = {}

@@ -8,6 +8,7 @@ from ... import __version__
 from ...formats.errors import ApportionError, DataError, UsageError
 from ...formats.provenance import inputs_of
 from ..core.plugins import PLUGIN, plugin_digests, plugin_files
+from ..core.several import short_name
 from ..core.table import Command, commands
 from .shell import command_line, comment
 
@@ -157,7 +158,16 @@ def _defaults(command: Command, record: "Record") -> dict[str, Mapping[str, Any]
     found: dict[str, Mapping[str, Any]] = {}
     for kind, option in command.choices():
         chosen, name = option.chooses, record.parameters.get(option.key, record.parameters.get(option.name))
-        if chosen is None or not isinstance(name, str):
+        if chosen is None or not isinstance(name, str | list):
+            continue
+        if isinstance(name, list):
+            names = [str(each) for each in name] if chosen.several else []
+            known = [each for each in names if each in kind]  # a plugin's may not be loaded
+            found[chosen.settings] = {
+                f"{short_name(each)}.{key}": option.default
+                for each in known
+                for key, option in kind[each].options.items()
+            }
             continue
         if kind.plural == "tasks":
             found[chosen.settings] = _task_defaults(record)

@@ -46,6 +46,8 @@ def command_line(
             ]
         elif isinstance(value, bool) and option.type is bool:
             words.append(option.flags[-1] if value else f"--no-{option.flags[-1].removeprefix('--')}")
+        elif isinstance(value, list) and option.chooses is not None and option.chooses.several:
+            words.append(f"{option.flags[0]} {word(','.join(map(str, value)), key)}")
         elif isinstance(value, list):
             words += [f"{option.flags[-1]} {word(each, key)}" for each in value]
         else:

@@ -43,11 +43,17 @@ Needs = Mapping[str, str] | Sequence[str]
 """Columns that are needed; as a mapping, with the setting that would do without each, name=value, or ""."""
 
 
-def require(file: RolloutFile, needs: Needs, who: str, advice: str = "") -> None:
+Who = str | Mapping[str, str]
+"""Who needs the columns, or {column: who needs it}."""
+
+
+def require(file: RolloutFile, needs: Needs, who: Who, advice: str = "") -> None:
     """DataError naming the first column `who` needs and the file lacks, and the stage that makes it. advice: what else helps."""
     for path in missing_paths(file.schema, needs):
         way_around = needs[path] if isinstance(needs, Mapping) else ""
-        raise DataError(f"{file.path}: {missing_column(path, who, way_around)}{advice}")
+        raise DataError(
+            f"{file.path}: {missing_column(path, who if isinstance(who, str) else who[path], way_around)}{advice}"
+        )
 
 
 def map_rollouts(
@@ -58,7 +64,7 @@ def map_rollouts(
     stage: str,
     parameters: Mapping[str, Any],
     needs: Needs = (),
-    who: str = "",
+    who: Who = "",
     advice: str = "",
     force: bool = False,
     inputs: Mapping[str, str] | None = None,
@@ -82,7 +88,7 @@ def map_rollouts(
         return job(source, out, force=force)
     if whole:
         raise UsageError(
-            f"{source}: {who or stage} compares all rollouts, which have to be in one file; merge them first"
+            f"{source}: {who if who and isinstance(who, str) else stage} compares all rollouts, which have to be in one file; merge them first"
         )
     if out == STREAM:
         raise UsageError(f"{source}: a directory cannot be written to standard output; name a directory with -o")
@@ -104,7 +110,7 @@ def _map_file(
     stage: str,
     parameters: Mapping[str, Any],
     needs: Needs,
-    who: str,
+    who: Who,
     advice: str,
     inputs: Mapping[str, str],
     whole: bool,

@@ -276,7 +276,8 @@ def _check_entry(entry: Entry, noun: str) -> None:
         if get_origin(each.type) is Literal and value not in choices:
             raise unknown(f"{each.name} of {noun} {entry.name}", str(value), choices)
     for name, parameter in signature(entry.function).parameters.items():
-        if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD and parameter.default is not Parameter.empty:
+        # None is no option's default, but what a method's parameter is where the file lacks its column.
+        if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD and parameter.default not in (Parameter.empty, None):
             raise UsageError(f"{noun} {entry.name}: the option {name!r} must be keyword-only; put `*,` before it")
         if parameter.kind is Parameter.KEYWORD_ONLY and parameter.annotation is Parameter.empty:
             raise UsageError(f"{noun} {entry.name}: the option {name!r} needs a type, such as `{name}: float`")

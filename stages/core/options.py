@@ -34,11 +34,13 @@ class Chooses:
     """In an `Annotated` hint: the option names an entry of a kind (its plural).
 
     settings: the recipe key of the option with the entry's own options. preset: that of the option with a preset's name.
+    several: it may name more than one (see several.py).
     """
 
     kind: str
     settings: str = "set"
     preset: str | None = None
+    several: bool = False
 
 
 @dataclass(frozen=True)

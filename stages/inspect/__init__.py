@@ -15,20 +15,28 @@ def inspect(
     rollouts: Annotated[Path, "Rollout file, or - for standard input."],
     *,
     group: Annotated[str | None, "Only this group (group_id, or its number from 0)."] = None,
-    rollout: Annotated[str | None, "Only this rollout (rollout_id, or its row from 0)."] = None,
+    rollout: Annotated[
+        str | None,
+        "Only this rollout (rollout_id, or its row from 0); with --group, one of that group, with the group's tree.",
+    ] = None,
     where: Annotated[
         str | None, "Only groups with a rollout of which this is true, e.g. reward > 0 and length < 20."
     ] = None,
     signal: Annotated[str | None, "Token signal shown as colour; default the first credit column."] = None,
     sort: Annotated[Literal["file", "reward", "advantage", "length"], "Order of the rollouts of a group."] = "file",
     limit: Annotated[
-        int | None, "Groups shown; default 1, on the page as many as fit.", Names(("-l", "--limit")), AtLeast(0)
+        int | None,
+        "Groups shown; default 1, the first whose rewards differ; on the page as many as fit.",
+        Names(("-l", "--limit")),
+        AtLeast(0),
     ] = None,
     tree: Annotated[bool, "Draw the group's tree."] = True,
     stats: Annotated[bool, "Statistics of every signal of the whole file."] = True,
     model: Annotated[str | None, "Tokenizer for the tokens' text; default that of the model that sampled."] = None,
     svg: Annotated[Path | None, "Also save the view as an SVG picture.", Output()] = None,
-    html: Annotated[Path | None, "Also write a page for a browser, with everything in it.", Output()] = None,
+    html: Annotated[
+        Path | None, "Write a page for a browser, with everything in it, instead of the view in the terminal.", Output()
+    ] = None,
     force: Annotated[bool, "Overwrite the picture and the page."] = False,
 ) -> "View":
     """Show rollouts with their credit as coloured tokens, the tree of their group, and statistics of every signal.

@@ -21,24 +21,46 @@ def first_groups(limit: int) -> Room:
     return lambda chosen, group: chosen[0] < limit
 
 
+def is_dead(group: Rollouts) -> bool:
+    """Whether the group's rewards are all equal, so that nothing in it was decided. Never of a group of one, or without rewards."""
+    if "reward" not in group or len(group) < 2:
+        return False
+    reward = group.numbers("reward").astype(np.float64)
+    return bool((reward == reward[0]).all())
+
+
+def row_of(group: Rollouts, rollout: str) -> int:
+    """The row of a rollout in its group, by its name or its number from 0. UsageError where there is none."""
+    names = group.strings("rollout_id")
+    if rollout in names:
+        return names.index(rollout)
+    if rollout.isdigit() and int(rollout) < len(names):
+        return int(rollout)
+    raise unknown(f"rollout of group {group.strings('group_id')[0]!r}:", rollout, names[:NAMED_IN_A_FAULT])
+
+
 class Choice:
     """The groups to show: one by name or number, that of one rollout (and nothing else of it), or as many as there is room for.
 
+    A rollout of a named group is left to the caller. live: groups whose rewards are all equal are passed over, unless
+    there are no others; then the first of them is shown.
     where: only groups with a rollout of which it is true; numbers count among these. A name comes before a number.
     UsageError for a predicate that does not fit the file.
     """
 
     def __init__(
-        self, file: RolloutFile, *, group: str | None, rollout: str | None, where: str | None, room: Room
-    ) -> None:
+        self, file: RolloutFile, *, group: str | None, rollout: str | None, where: str | None, room: Room,
+        live: bool = False,
+    ) -> None:  # fmt: skip
         self._predicate = None if where is None else Predicate(where)
         if self._predicate is not None:
             self._predicate.check(file.schema)
-        self._what, self._wanted = ("rollout", rollout) if rollout is not None else ("group", group)
+        self._what, self._wanted = ("group", group) if group is not None or rollout is None else ("rollout", rollout)
         self._number: int | None = None
         if self._wanted is not None and self._wanted.isdigit() and not self._is_name(file):
             self._number = int(self._wanted)
-        self._room = room
+        self._room, self._live = room, live
+        self._dead: list[Rollouts] = []  # the first group that was passed over
         self._rows = self._passed = 0  # rows read; rollouts or groups that were looked at
         self._names: list[str] = []
         self._size = (0, 0, 0)  # of what is chosen: groups, rollouts, tokens
@@ -61,8 +83,8 @@ class Choice:
 
     def found(self) -> list[Rollouts]:
         """What was chosen of all that was added, in groups. UsageError where it is nothing."""
-        if self._found:
-            return self._found
+        if self._found or self._dead:
+            return self._found or self._dead
         if self._predicate is not None and not self._passed:
             raise UsageError(f"--where {self._predicate.text}: true of no rollout in the file")
         if self._wanted is None:
@@ -96,6 +118,9 @@ class Choice:
         """As many of the groups as there is room for."""
         self._passed += len(batch.groups)
         for start, end in pairwise(batch.groups.offsets.tolist()):
+            if self._live and is_dead(batch.slice(start, end)):
+                self._dead = self._dead or [batch.slice(start, end)]
+                continue
             tokens = int(batch.tokens.offsets[end] - batch.tokens.offsets[start])
             if not self._room(self._size, (end - start, tokens)):
                 self.done = True

@@ -18,7 +18,7 @@ from ..core.harmless import harmless
 from ..core.progress import track
 from ..models.token_texts import TokenTexts, mark_ends
 from .branches import draw_forks, draw_tree
-from .choosing import Choice, first_groups
+from .choosing import Choice, first_groups, row_of
 from .colours import credit_style, excluded_style
 from .html import room_on_the_page, write_page
 from .statistics import QUANTILES, FileStatistics, FileTally, SignalStatistics, signals_of
@@ -32,7 +32,7 @@ _WEB_FONTS = re.compile(r"@font-face\s*{.*?}\s*", re.DOTALL)
 
 @dataclass(frozen=True)
 class View:
-    """What `inspect` shows. groups: the chosen groups' rollouts."""
+    """What `inspect` shows. shown: the chosen groups' rollouts. only: the one row of the group that is shown with its tree."""
 
     path: str
     statistics: FileStatistics | None
@@ -43,16 +43,18 @@ class View:
     svg: Path | None
     html: Path | None = None
     force: bool = False
+    only: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        rows = [row for batch in self.shown for row in batch.table.to_pylist()]
+        shown = self.shown if self.only is None else [self.shown[0].slice(self.only, self.only + 1)]
+        rows = [row for batch in shown for row in batch.table.to_pylist()]
         return {"path": self.path, "statistics": asdict(self.statistics) if self.statistics else None, "rollouts": rows}
 
     def render(self) -> None:
         from ..core.console import WordsConsole
 
-        console = WordsConsole(soft_wrap=False)
-        self.draw(console)
+        if self.html is None:
+            self.draw(WordsConsole(soft_wrap=False))
         if self.svg is not None:
             import io
 
@@ -67,7 +69,7 @@ class View:
 
     def draw(self, console: "Console") -> None:
         for batch in self.shown:
-            _draw_group(console, batch, self.signal, self.tree, self.texts)
+            _draw_group(console, batch, self.signal, self.tree, self.texts, self.only)
         if self.statistics is not None:
             _draw_statistics(console, self.statistics)
 
@@ -92,13 +94,14 @@ def view(
         signal = signals[0] if signals else None
     texts = TokenTexts.of(model, [file.provenance])
     room = room_on_the_page if html is not None and limit is None else first_groups(1 if limit is None else limit)
-    choice = Choice(file, group=group, rollout=rollout, where=where, room=room)
+    choice = Choice(file, group=group, rollout=rollout, where=where, room=room, live=limit is None and html is None)
     statistics = _read(file, choice, whole=stats or html is not None)
     chosen = choice.found()
     shown = [_sort(batch, sort, signal) for batch in (chosen[:1] if limit is None else chosen)]
+    only = row_of(shown[0], rollout) if group is not None and rollout is not None else None
     if html is not None and statistics is not None:
         write_page(html, file, Rollouts.concat(chosen), statistics=statistics, signal=signal, texts=texts, force=force)
-    return View(str(path), statistics if stats else None, shown, signal, tree, texts, svg, html, force)
+    return View(str(path), statistics if stats else None, shown, signal, tree, texts, svg, html, force, only)
 
 
 def _read(file: RolloutFile, choice: Choice, *, whole: bool) -> FileStatistics | None:
@@ -129,7 +132,10 @@ def _sort(batch: Rollouts, sort: str, signal: str | None) -> Rollouts:
     return batch.take(np.argsort(-keys, kind="stable"))
 
 
-def _draw_group(console: "Console", batch: Rollouts, signal: str | None, tree: bool, texts: TokenTexts) -> None:
+def _draw_group(
+    console: "Console", batch: Rollouts, signal: str | None, tree: bool, texts: TokenTexts, only: int | None
+) -> None:
+    """only: the one row that is shown with the tree of the whole group."""
     from rich.padding import Padding
     from rich.rule import Rule
 
@@ -144,7 +150,7 @@ def _draw_group(console: "Console", batch: Rollouts, signal: str | None, tree: b
     scale = float(np.abs(values.values).max()) if values is not None and len(values.values) else 0.0
     names = batch.strings("rollout_id")
     flags = batch.strings("flags") if "flags" in batch else [None] * len(batch)
-    for row in range(len(batch)):
+    for row in range(len(batch)) if only is None else [only]:
         reward = "" if rewards is None else f"  reward {rewards[row]:g}"
         marks = f"  [{', '.join(flags[row] or ())}]" if flags[row] else ""
         console.print(f"{names[row]}{reward}{marks}", style="dim")

@@ -34,11 +34,14 @@ def check_columns(plan: Sequence[Planned]) -> None:
         read = _columns_read(step, made, files)
         chosen = [each for each in step.chosen if each.kind.plural in OF_COLUMNS]
         if read is not None:
+            found = set(read)
             for _, entry, options in chosen:
                 needs = _needs(step, entry.needs_for(options))
-                for path in lacking(read, [path for path in needs if _is_column(path)]):
+                for path in lacking(found, [path for path in needs if _is_column(path)]):
                     lacks = missing_column(path, entry.name, entry.ways_around(options).get(path, ""))
                     raise UsageError(f"{step.where}: no step before it makes column{lacks.removeprefix('no column')}")
+                if step.command.name == "score":  # the next scorer reads what this one made
+                    found.update(entry.columns)
         for out in step.outputs.values():
             made[out] = _columns_made(step, [each.entry for each in chosen], read)
 
@@ -99,8 +102,11 @@ def _columns_made(step: Planned, chosen: Sequence[Entry], read: frozenset[str] |
     if any(isinstance(entry, Strategy) and entry.turns for entry in chosen) and _may_be_played(step.options["task"]):
         read = read | set(PLAYED)
     columns = {path for entry in chosen for path in entry.columns}
-    if step.options.get("as"):
+    if isinstance(step.options.get("method"), list):
+        columns = {f"token.{credit_name(name)}" for name in step.options["method"]}
+    elif step.options.get("as"):
         columns.add(f"token.{credit_name(step.options['as'])}")
-    if scored := (step.options.get("set") or {}).get("column"):
-        columns.add(str(scored))
+    for setting, value in (step.options.get("set") or {}).items():
+        if setting == "column" or setting.endswith(".column"):
+            columns.add(str(value))
     return read | columns | set(step.command.makes)

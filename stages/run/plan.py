@@ -13,6 +13,7 @@ from ..core.kinds import Entry, Kind
 from ..core.options import typed_values
 from ..core.plugin_files import load_plugins
 from ..core.plugins import plugin_files
+from ..core.several import names_in, one_or_more, settle_each
 from ..core.table import Command, commands
 from ..eval.gated import FAIL_IF, gates_of
 from .members import members_of
@@ -189,6 +190,9 @@ def _plan_step(
             {key: (option.hint, option.default) for key, option in parameters.items()}, options, whose=""
         )
         resolved = {key: read_place(parameters[key], value) for key, value in resolved.items()}
+        for _, option in command.choices():
+            if option.chooses is not None and option.chooses.several:
+                resolved[option.key] = one_or_more(names_in(resolved[option.key], option.flags[-1]))
         check_places(command, resolved)
         gates_of(resolved.get(FAIL_IF))
         chosen = tuple(_choose(command, resolved))
@@ -206,8 +210,17 @@ def _choose(command: Command, options: Mapping[str, Any]) -> Iterator[Chosen]:
     """
     for kind, option in command.choices():
         chosen = option.chooses
-        name = None if chosen is None or options[option.key] is None else kind.named_by(options[option.key])
-        if chosen is not None and name is not None:
+        name = (
+            None
+            if chosen is None or chosen.several or options[option.key] is None
+            else kind.named_by(options[option.key])
+        )
+        if chosen is not None and chosen.several:
+            names = names_in(options[option.key], option.flags[-1])
+            settings, preset = options.get(chosen.settings), options.get(chosen.preset or "")
+            for each in settle_each(kind, names, settings, preset):
+                yield Chosen(kind, each.entry, each.options)
+        elif chosen is not None and name is not None:
             settled = kind.settle(name, options.get(chosen.settings), options.get(chosen.preset or ""))
             yield Chosen(kind, kind[name], settled)
 

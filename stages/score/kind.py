@@ -1,17 +1,19 @@
 """What a scorer is: rollouts in, columns out."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from ...formats.errors import PluginError, UsageError
+from ...formats.invariants import lacking
 from ...formats.rollouts import Rollouts
 from ...formats.schema import Field
 from ..core.kinds import Entry, Evidence, Kind
 from ..core.remedies import check_needs
+from ..core.several import Settled, short_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,12 @@ class Scorer(Entry):
     shown = ("granularity",)
 
     granularity: str
+
+    def writes(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """The columns that it says it makes, a reward where the option `column` puts it."""
+        column = options.get("column")
+        kept = [path for path in self.columns if not (column and (path == "reward" or path.startswith("rewards.")))]
+        return tuple(dict.fromkeys([*kept, *([str(column)] if column else [])]))
 
 
 SCORERS: Kind[Scorer] = Kind("scorers", "scorer", __package__ or "", "apportion score IN --with {name} -o OUT")
@@ -75,3 +83,30 @@ def score_batch(batch: Rollouts, scorer: str, options: Mapping[str, Any]) -> Rol
         raise PluginError(
             f"scorer {scorer}: its columns {', '.join(map(repr, made))} are not what they must be: {error}"
         ) from error
+
+
+def needs_in_order(settled: Sequence[Settled[Scorer]]) -> dict[str, dict[str, str]]:
+    """{scorer: {column: way around}} of what a file has to have: what a scorer reads and none before it makes.
+
+    UsageError for two scorers that write one column.
+    """
+    found: dict[str, dict[str, str]] = {}
+    written: dict[str, str] = {}
+    for each in settled:
+        ways = each.entry.ways_around(each.options)
+        found[each.name] = {path: ways[path] for path in lacking(written, ways)}
+        for path in each.entry.writes(each.options):
+            if path in written:
+                advice = f"; --set {short_name(each.name)}.column=rewards.NAME keeps them apart" * (
+                    "column" in each.options
+                )
+                raise UsageError(f"--with: {written[path]} and {each.name} both write column {path!r}{advice}")
+            written[path] = each.name
+    return found
+
+
+def score_in_order(batch: Rollouts, scorers: Sequence[tuple[str, Mapping[str, Any]]]) -> Rollouts:
+    """`score_batch` of one scorer after the other."""
+    for name, options in scorers:
+        batch = score_batch(batch, name, options)
+    return batch

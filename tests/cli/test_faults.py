@@ -114,7 +114,7 @@ FAULTS: dict[str, tuple[str, int, str]] = {
     "recipe with an unknown key": ("run key.yaml", 2, "key.yaml: unknown key 'stps'; did you mean 'steps'?"),
     "recipe with an unknown option": ("run option.yaml", 2, "option.yaml, step 1 (sample): unknown option 'promts'; did you mean 'prompts'?"),
     "recipe with an unknown command": ("run command.yaml", 2, "unknown command 'smple'; did you mean 'sample'?"),
-    "recipe with a value of another type": ("run value.yaml", 2, "value.yaml, step 1 (sample): prompts must be a whole number, got 'many'"),
+    "recipe with a value of another type": ("run value.yaml", 2, "value.yaml, step 1 (sample): prompts must be a whole number or null, got 'many'"),
     "recipe with an unknown option of a method": ("run chosen.yaml", 2, "chosen.yaml, step 2 (assign-credit): credit method grpo: unknown option 'scal'; did you mean 'scale'?"),
     "recipe with a method that is none": ("run quickstart --set method=tmpo", 2, "(assign-credit): unknown credit method 'tmpo'; did you mean 'tempo'?"),
     "recipe that says a key twice": ("run twice.yaml", 2, "twice.yaml: not YAML (the key 'set' stands twice"),

@@ -62,3 +62,34 @@ def test_words_of_a_file_are_neither_markup_nor_commands_to_the_terminal(
     assert "\x1b" not in svg.read_text()
     assert f"group {shown}" in cli("inspect", path).stdout
     assert f"flags: {shown} 1" in cli("inspect", path).stdout
+
+
+def test_the_group_shown_by_default_is_one_whose_rewards_differ(cli: Callable[..., Result], tmp_path: Path) -> None:
+    batch = rollouts_of([0.0, 0.0, 1.0, 0.0], groups=[0, 0, 1, 1])
+    write_rollouts(tmp_path / "a.parquet", [batch], Provenance())
+    write_rollouts(tmp_path / "dead.parquet", [batch.slice(0, 2)], Provenance())
+    assert "group g1" in cli("inspect", tmp_path / "a.parquet").stdout
+    assert "group g0" in cli("inspect", tmp_path / "a.parquet", "--limit", "1").stdout
+    assert "group g0" in cli("inspect", tmp_path / "dead.parquet").stdout
+
+
+def test_a_rollout_of_a_group_is_shown_with_the_tree_of_the_group(cli: Callable[..., Result], tmp_path: Path) -> None:
+    tree = add_prefix_tree(rollouts_of([1.0, 0.0, 0.0], tokens=[[5, 7, 9], [5, 7, 8], [5, 6]]))
+    write_rollouts(tmp_path / "a.parquet", [tree], Provenance())
+    for rollout in ("r2", "2"):
+        shown = cli("inspect", tmp_path / "a.parquet", "--group", "g0", "--rollout", rollout, "--no-stats")
+        assert shown.exit_code == 0, shown.output
+        assert "r2  reward 0" in shown.stdout
+        assert "r1" not in shown.stdout
+        assert "×3" in shown.stdout
+    wrong = cli("inspect", tmp_path / "a.parquet", "--group", "g0", "--rollout", "r9")
+    assert wrong.exit_code == 2
+    assert "rollout of group 'g0'" in wrong.stderr
+
+
+def test_the_page_takes_the_place_of_the_view_in_the_terminal(cli: Callable[..., Result], tmp_path: Path) -> None:
+    write_rollouts(tmp_path / "a.parquet", [rollouts_of([1.0, 0.0])], Provenance())
+    written = cli("inspect", tmp_path / "a.parquet", "--html", tmp_path / "a.html")
+    assert written.exit_code == 0, written.output
+    assert written.stdout == ""
+    assert "page: " in written.stderr

@@ -9,7 +9,7 @@ from apportion.formats.errors import DataError
 from apportion.formats.ragged import Ragged
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.assign_credit import TokenCredit, credit_tokens
-from apportion.stages.assign_credit._apply import Assigning, assign_to
+from apportion.stages.assign_credit._apply import Assigning, Assignment, assign_to
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.assign_credit._step_examples import stepped
 from apportion.stages.assign_credit.kind import METHODS
@@ -161,7 +161,7 @@ def test_flags_count_episodes() -> None:
 def test_a_methods_remark_is_of_episodes(capsys: pytest.CaptureFixture[str]) -> None:
     rows = stepped([1.0, 1.0, 0.0], [[1], [1, 1], [1, 1, 1]], reward=[[0.6], [0.6, 0.7], [0.6, 0.5, 0.6]]).rollouts
     options = METHODS.settle("turn_return", {"rewards": "both"})
-    assign = Assigning("turn_return", "advantage", options)
+    assign = Assigning([Assignment("turn_return", "advantage", options)])
     assign(rows.with_columns({"episode_id": ["a", "a", "b"], "part": [0, 1, 0]}))  # both of three turns
     assert capsys.readouterr().err == ""
     assign(rows)
