@@ -12,6 +12,8 @@ from apportion.plugin import Decisions
 from apportion.stages.assign_credit.kind import INPUTS, METHODS
 from apportion.stages.core.kinds import kinds
 from apportion.stages.score.kind import SCORERS
+from apportion.stages.score.reward_functions import BATCHES
+from apportion.stages.score.reward_functions import INPUTS as REWARD_INPUTS
 from typer.testing import Result
 
 PAGE = Path(__file__).parent.parent / "docs" / "plugins.md"
@@ -35,7 +37,7 @@ def plugin(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 def test_there_is_an_example_of_every_kind_that_one_function_makes() -> None:
-    assert list(EXAMPLES) == ["my_method", "my_step_method", "brevity", "twice", "weighted"]
+    assert list(EXAMPLES) == ["exact", "my_method", "my_step_method", "brevity", "twice", "weighted"]
 
 
 def test_the_method(
@@ -72,6 +74,27 @@ def test_the_step_method(
 def test_the_page_names_every_parameter_that_is_bound_by_name() -> None:
     table = PAGE.read_text().partition("| parameter | what it gets |")[2].partition("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines()[2:]))) == INPUTS
+
+
+def test_the_reward_functions(cli: Callable[..., Result], chain: Path, tmp_path: Path, forget_plugins: None) -> None:
+    file = tmp_path / "reward.py"
+    file.write_text(EXAMPLES["exact"])
+    first, second = tmp_path / "first.parquet", tmp_path / "second.parquet"
+    assert cli("score", chain / "rollouts.parquet", "--with", f"{file}:exact", "-o", first).exit_code == 0
+    words = ["--with", f"{file}:brief", "--set", "most=8", "--set", "column=rewards.brief"]
+    assert cli("score", first, *words, "-o", second).exit_code == 0
+    rollouts = RolloutFile(second).read()
+    texts, references = rollouts.strings("text"), rollouts.strings("reference")
+    pairs = zip(texts, references, strict=True)
+    assert rollouts.numbers("reward").tolist() == [float(text.strip().endswith(known)) for text, known in pairs]
+    assert rollouts.numbers("rewards.brief").tolist() == [float(len(text) <= 8) for text in texts]
+
+
+def test_the_page_names_what_a_reward_function_can_be_given() -> None:
+    table = PAGE.read_text().partition("| parameter | what the function gets |")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines()[2:])))
+    assert {name for names in REWARD_INPUTS.values() for name in names} <= named
+    assert named - {name for names in REWARD_INPUTS.values() for name in names} <= BATCHES | {"finish_reason"}
 
 
 def test_the_scorer(plugin: Callable[[str], Path], cli: Callable[..., Result], chain: Path, tmp_path: Path) -> None:

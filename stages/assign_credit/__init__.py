@@ -58,7 +58,7 @@ def assign_credit(
     from ...formats.errors import UsageError
     from ...formats.schema import credit_name
     from ..core.driver import map_rollouts
-    from ..core.several import dotted, names_in, one_or_more, settle_each, who_needs
+    from ..core.several import dotted, names_in, one_or_more, settle_each, short_name, who_needs
     from ._apply import Assigning, Assignment
     from .kind import METHODS
 
@@ -67,7 +67,11 @@ def assign_credit(
     column = credit_name(column)
     if len(names) > 1 and column != "advantage":
         raise UsageError(f"--as names the column of one method, got {len(names)} methods; each writes advantage_METHOD")
-    columns = [column] if len(names) == 1 else [credit_name(name) for name in names]
+    columns = [column] if len(names) == 1 else [credit_name(short_name(name)) for name in names]
+    if len(set(columns)) < len(columns):
+        raise UsageError(
+            f"--method {','.join(names)}: two would write one column; give them in commands of their own, with --as"
+        )
     for each in columns:
         if not each.replace("_", "").isalnum():
             raise UsageError(f"--as must be letters, digits and underscores, got {each!r}")

@@ -8,6 +8,7 @@ from ...formats.invariants import lacking
 from ...formats.schema import credit_name
 from ..core.kinds import Entry
 from ..core.remedies import missing_column
+from ..core.several import short_name
 from ..sample.kind import PLAYED, Strategy
 from ..tasks import family_of
 from .plan import Planned
@@ -103,7 +104,7 @@ def _columns_made(step: Planned, chosen: Sequence[Entry], read: frozenset[str] |
         read = read | set(PLAYED)
     columns = {path for entry in chosen for path in entry.columns}
     if isinstance(step.options.get("method"), list):
-        columns = {f"token.{credit_name(name)}" for name in step.options["method"]}
+        columns = {f"token.{credit_name(short_name(name))}" for name in step.options["method"]}
     elif step.options.get("as"):
         columns.add(f"token.{credit_name(step.options['as'])}")
     for setting, value in (step.options.get("set") or {}).items():

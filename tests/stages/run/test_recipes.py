@@ -176,7 +176,7 @@ def test_set_refuses_what_the_recipe_lacks(plan: Callable[..., list[Planned]], s
         ("steps: [sample: 3]", "step 1 (sample): its options are a mapping"),
         ("steps: [sampel: {out: a}]", "unknown command 'sampel'; did you mean 'sample'?"),
         ("steps: [sample: {out: a, prompt: 3}]", "step 1 (sample): unknown option 'prompt'; did you mean 'prompts'?"),
-        ("steps: [sample: {out: a, prompts: many}]", "step 1 (sample): prompts must be a whole number, got 'many'"),
+        ("steps: [sample: {out: a, prompts: many}]", "step 1 (sample): prompts must be a whole number or null, got 'many'"),
         ("steps: [sample: {}]", "step 1 (sample): the option 'out' is required"),
         ("steps: [sample: {out: a, force: true}]", "leave `force` out"),
         ("steps: [sample: {out: a}, sample: {out: a}]", "'a' is written twice"),
