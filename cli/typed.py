@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from ..formats.errors import ApportionError
 from ..stages.commands.places import check_places, read_place
 from ..stages.core.options import parse_settings
 from ..stages.core.plugin_files import load_plugins
@@ -42,7 +43,12 @@ def as_typer(command: Command, show: Callable[[Any, bool], None]) -> Callable[..
         for option in options:
             given[option.name] = read_place(option, given[option.name])
         check_places(command, {option.key: given[option.name] for option in options})
-        show(command.function(**given), as_json)
+        try:
+            result = command.function(**given)
+        except ApportionError as error:
+            show(error.result, as_json)
+            raise
+        show(result, as_json)
 
     parameters = [_parameter(option) for option in options]
     parameters.append(Parameter("plugin", Parameter.KEYWORD_ONLY, default=None, annotation=PLUGIN))

@@ -19,9 +19,13 @@ from pathlib import Path
 
 
 class ApportionError(Exception):
-    """It failed at run time, e.g. the output directory is read-only."""
+    """It failed at run time, e.g. the output directory is read-only.
+
+    result: what was done by then, which the command prints before the fault; None where there is nothing to print.
+    """
 
     exit_code = 1
+    result: object = None
 
 
 class UsageError(ApportionError):

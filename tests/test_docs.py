@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from apportion.formats.parquet import RolloutFile
 from apportion.formats.recipes import recipe_names
+from apportion.stages.eval._refinement import Refinement
 from apportion.stages.interop.trl import with_credit
 from typer.testing import Result
 
@@ -91,20 +93,42 @@ def test_every_recipe_is_listed() -> None:
     assert set(recipe_names()) <= set(re.findall(r"`([^`]+)`", " ".join(rows)))
 
 
-def keys(value: Any) -> set[str]:
-    return set(value[0] if isinstance(value, list) else value)
+def shape(value: Any) -> dict[str, str]:
+    """The keys of an object, or of a list's first one, with the types that JSON has for their values."""
+    names = {str: "text", bool: "truth", int: "number", float: "number", list: "list", dict: "object"}
+    content = value[0] if isinstance(value, list) else value
+    return {key: names.get(type(each), "null") for key, each in content.items()}
+
+
+def assert_same_shape(example: Any, printed: Any, where: str) -> None:
+    """The same keys; the same types, where neither is null."""
+    first, second = shape(example), shape(printed)
+    assert first.keys() == second.keys(), where
+    differ = {key for key in first if first[key] != second[key] and "null" not in (first[key], second[key])}
+    assert not differ, where
 
 
 def test_the_shapes_of_json_are_so(
     chain: Path, cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every example's keys are those that the command prints; what an example shortens, it shortens below them."""
+    """Every example's keys and types are those that the command prints; what an example shortens, it shortens below them."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.jsonl").write_text('{"prompt": "a", "response": "b", "reward": 1.0, "group": "a"}\n')
+    sweep = "name: s\nvars: {part: 0.5}\nsteps: [digest: {paths: ['" + str(chain / "scored.parquet") + "']}]\n"
+    (tmp_path / "sweep.yaml").write_text(sweep)
+    assert cli("eval", "rollouts", chain / "scored.parquet", "-o", "report.json").exit_code == 0
     credit, scored = chain / "credit.parquet", chain / "scored.parquet"
     lines = {
         "score": ("score", chain / "rollouts.parquet", "--with", "verify", "-o", "scored.parquet"),
+        "filter": ("filter", scored, "--where", "reward > 0", "-o", "kept.parquet"),
+        "split": ("split", scored, "--parts", "2", "-o", "parts"),
+        "import": ("import", "texts.jsonl", "--group-by", "group", "-o", "imported.parquet"),
+        "export": ("export", credit, "-o", "credit.jsonl"),
+        "new": ("new", "scorer", "mine"),
         "train": ("train", credit, "-o", "policy"),
         "eval rollouts": ("eval", "rollouts", scored),
+        "eval curve": ("eval", "curve", "report.json"),
+        "eval refinement": (),
         "diff": ("diff", credit, "-c", "grpo,advantage"),
         "inspect": ("inspect", credit),
         "validate": ("validate", credit),
@@ -112,10 +136,15 @@ def test_the_shapes_of_json_are_so(
         "digest": ("digest", credit),
         "list methods --for": ("list", "methods", "--for", scored),
         "run": ("run", "quickstart", "--dry-run"),
+        "sweep": ("run", "sweep.yaml", "--set", "part=[1,2]", "--dry-run"),
     }
     shown = re.findall(r"```json ([^\n]+)\n(.*?)```", (DOCS / "json.md").read_text(), flags=re.DOTALL)
     assert [name for name, _ in shown] == list(lines)
     for name, example in shown:
+        if not lines[name]:
+            known = {each.name for each in fields(Refinement)} - {"gates", "out"}
+            assert set(json.loads(example)) == known
+            continue
         result = cli(*lines[name], "--json")
         assert result.exit_code == 0, f"{name}: {result.output}"
-        assert keys(json.loads(example)) == keys(json.loads(result.stdout)), name
+        assert_same_shape(json.loads(example), json.loads(result.stdout), name)

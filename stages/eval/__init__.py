@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from ...formats.errors import DataError, Stopped
 from ..core.options import OUT, Chooses, Names, Output, check_numbers
 from ..core.ranges import AtLeast, Between, Finite
+from .gated import FailIf, gates_of
 
 if TYPE_CHECKING:
     from ._refinement import Refinement
@@ -48,6 +49,7 @@ def policy(
     keep: Annotated[Path | None, "Also write the evaluation's rollouts to this file.", Output()] = None,
     out: Annotated[Path | None, "Write the report to this JSON file.", OUT] = None,
     force: Annotated[bool, "Overwrite the output."] = False,
+    fail_if: FailIf = None,
 ) -> "Report":
     """Evaluate a policy on held-out problems: pass@1 and pass@k with 95 % intervals over problems."""
     from dataclasses import replace
@@ -60,8 +62,11 @@ def policy(
     from ..sample.run import Run
     from ..score import score
     from ..score.reward_functions import RewardFunction
-    from .report import report_on
+    from .report import report_figures, report_on
 
+    gates = gates_of(fail_if)
+    for gate in gates:
+        gate.check(report_figures(_ks(k, n)))
     for target in (out, keep):
         if target is not None:
             check_output(target, force=force)
@@ -90,7 +95,7 @@ def policy(
     if out is not None:
         report.write(out, force=force)
         report = replace(report, out=str(out))
-    return report
+    return replace(report, gates=gates)
 
 
 @check_numbers
@@ -105,14 +110,18 @@ def rollouts(
     series: Annotated[str, "Name of the series on a learning curve."] = "",
     out: Annotated[Path | None, "Write the report to this JSON file.", OUT] = None,
     force: Annotated[bool, "Overwrite the output."] = False,
+    fail_if: FailIf = None,
 ) -> "Report":
     """Compute accuracy and pass@k of a scored rollout file, with 95 % intervals over its groups."""
+    from dataclasses import replace
+
     from ...formats.files import check_output
     from ...formats.parquet import RolloutFile
     from ..core.driver import require
     from ..structure.episodes import join_parts
-    from .report import report_on
+    from .report import report_figures, report_on
 
+    gates = gates_of(fail_if)
     if out is not None:
         check_output(out, force=force)
     file = RolloutFile(rollouts)
@@ -129,33 +138,41 @@ def rollouts(
     if (episodes := join_parts(batch)) is not None:  # the parts of an episode count as one rollout
         batch = episodes.rollouts
     ks = _ks(k, int(batch.groups.sizes.min()))
+    for gate in gates:
+        gate.check(report_figures(ks))
     report = report_on(batch, ks, threshold, at=at, series=series, about={"rollouts": str(rollouts)})
     if out is not None:
         report.write(out, force=force)
-    return report
+    return replace(report, gates=gates)
 
 
 def curve(
-    reports: Annotated[list[Path], "Reports written by `eval policy`."],
+    reports: Annotated[list[Path], "Reports written by `eval policy`, or the folder of a sweep."],
     *,
     axis: Annotated[str, "What the positions (--at) of the reports count."] = "rollouts",
     out: Annotated[Path | None, "Write the picture to this SVG file.", OUT] = None,
     force: Annotated[bool, "Overwrite the output."] = False,
+    fail_if: FailIf = None,
 ) -> "Curve":
-    """Draw learning curves from reports, and report how much each series gained."""
+    """Draw learning curves from reports, and report how much each series gained.
+
+    The folder of a sweep (`apportion run R --set lr=[1e-4,3e-4]`) gives a curve for each of its members; those that differ in
+    the variable seed alone are runs of one curve.
+    """
     from dataclasses import replace
 
     from ...formats.files import check_output
     from .curves import curve_of, write_svg
-    from .report import Report
+    from .members import labelled_reports
 
+    gates = gates_of(fail_if)
     if out is not None:
         check_output(out, force=force)
-    drawn = curve_of([Report.read(path) for path in reports], axis)
+    drawn = curve_of(labelled_reports(reports), axis)
     if out is not None:
         write_svg(drawn, out, force=force)
         drawn = replace(drawn, out=str(out))
-    return drawn
+    return replace(drawn, gates=gates)
 
 
 @check_numbers
@@ -165,6 +182,7 @@ def refinement(
     threshold: Annotated[float, "A rollout counts as right if its reward is at least this.", Finite] = 1.0,
     out: Annotated[Path | None, "Write the report to this JSON file.", OUT] = None,
     force: Annotated[bool, "Overwrite the output."] = False,
+    fail_if: FailIf = None,
 ) -> "Refinement":
     """Report what the refiner of `sample --strategy refine` changed, and how well it chose what to accept."""
     from dataclasses import replace
@@ -176,6 +194,7 @@ def refinement(
     from ..core.remedies import missing_column
     from ._refinement import VERDICT, refinement_of
 
+    gates = gates_of(fail_if)
     if out is not None:
         check_output(out, force=force)
     file = RolloutFile(rollouts)
@@ -190,7 +209,7 @@ def refinement(
     if out is not None:
         report.write(out, force=force)
         report = replace(report, out=str(out))
-    return report
+    return replace(report, gates=gates)
 
 
 def _ks(asked: list[int] | None, most: int) -> list[int]:

@@ -10,7 +10,7 @@ are reported here.
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ from ...formats.rollouts import Rollouts
 from ...formats.segments import Array
 from ..core.remedies import remedy
 from .accuracy import Estimate, bootstrap_ratio
+from .gated import Gated
 
 VERDICT = "accept_probability"
 SCORE_IT = "run `apportion score IN --with verify -o OUT`"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refinement:
+class Refinement(Gated):
     """A refiner's report: rewards in reward units, shares from 0 to 1, intervals over problems. None: no cases.
 
     judged: responses with a verdict. accepted: those accepted. replaced: those replaced by another response; the rest
@@ -64,8 +65,8 @@ class Refinement:
     out: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        content = asdict(self)
-        content.pop("out")
+        content = asdict(replace(self, gates=()))
+        del content["out"], content["gates"]
         return content
 
     def write(self, path: Path, *, force: bool) -> None:

@@ -1,7 +1,7 @@
 """Learning curves: reports side by side as a table, a terminal plot and an SVG."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +9,22 @@ import numpy as np
 
 from ...formats.errors import UsageError
 from .accuracy import Estimate, bootstrap
+from .gated import Gated
 from .plot import svg_plot, terminal_plot
 from .points import Point, Points
 from .report import Report
 
 
 @dataclass(frozen=True)
-class Curve(Points):
+class Curve(Points, Gated):
     """Points with a picture. out: path of the picture."""
 
     out: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        content = asdict(replace(self, gates=()))
+        del content["gates"]
+        return content
 
     def render(self) -> None:
         print(terminal_plot(self))

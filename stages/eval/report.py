@@ -2,8 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,20 @@ from ...formats.errors import DataError, UsageError
 from ...formats.files import whole_file
 from ...formats.rollouts import Rollouts
 from .accuracy import Estimate, bootstrap, pass_at_k
+from .gated import Gated
 
 REPORT_VERSION = 1
+_INTERVAL = ("value", "low", "high")
+
+
+def report_figures(ks: Sequence[int]) -> list[str]:
+    """The figures that a report has, known before it is made."""
+    numbers = ["mean_tokens", "truncated", "problems", "rollouts", "threshold", "at", "version"]
+    return numbers + [f"{name}.{end}" for name in ("mean_reward", *(f"pass_at.{k}" for k in ks)) for end in _INTERVAL]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(Gated):
     """An evaluation. pass_at: {k: estimate}; right means a reward ≥ `threshold`. per_problem: {id: [n, c]}."""
 
     pass_at: Mapping[int, Estimate]
@@ -37,9 +45,9 @@ class Report:
     out: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        content = asdict(self)
+        content = asdict(replace(self, gates=()))
         content["pass_at"] = {str(k): asdict(estimate) for k, estimate in self.pass_at.items()}
-        content.pop("out")
+        del content["out"], content["gates"]
         return content
 
     @classmethod
@@ -66,6 +74,11 @@ class Report:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path}: not a report of `apportion eval` ({error!r})") from error
+
+    def figures(self) -> dict[str, float | None]:
+        """Those of the measures; what the report is about is none."""
+        known = set(report_figures(list(self.pass_at)))
+        return {name: value for name, value in super().figures().items() if name in known}
 
     def write(self, path: Path, *, force: bool) -> None:
         with whole_file(path, force=force) as temporary:

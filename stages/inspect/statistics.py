@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from ...formats.flags import ERROR, TRUNCATED
 from ...formats.invariants import is_credit
 from ...formats.rollouts import Rollouts
 from ...formats.segments import Array, Segments
@@ -70,11 +71,26 @@ class FileStatistics:
     signals: list[SignalStatistics]
     rewards: Histogram | None = None
 
+    def figures(self) -> dict[str, float | None]:
+        """What gates ask for and a run's log shows. Shares: of groups with siblings, those whose rewards are all equal; of
+        groups, those of one; of rollouts, those cut off and those that failed."""
+        sizes = sum(self.group_sizes.values())
+        return {
+            "groups": self.groups, "tokens": self.tokens, "mean_reward": self.mean_reward, "dead_group_share": self.dead_groups,
+            "singleton_share": self.group_sizes.get(1, 0) / sizes if sizes else None,
+            "truncated_share": self.flags.get(TRUNCATED, 0) / self.rollouts if self.rollouts else None,
+            "error_share": self.flags.get(ERROR, 0) / self.rollouts if self.rollouts else None,
+        }  # fmt: skip
+
 
 class FileTally:
-    """Statistics of a file from its batches of whole groups. Memory does not grow with the file."""
+    """Statistics of a file from its batches of whole groups. Memory does not grow with the file.
 
-    def __init__(self) -> None:
+    signals: with those of the token signals, which take most of the time.
+    """
+
+    def __init__(self, *, signals: bool = True) -> None:
+        self._with_signals = signals
         self._rollouts = self._episodes = self._groups = self._tokens = 0
         self._sizes: Counter[int] = Counter()
         self._flags: Counter[str] = Counter()
@@ -104,7 +120,7 @@ class FileTally:
             self._dead += int(groups.constant(reward)[compared].sum())
         if "flags" in batch:
             self._flags.update(flag for row in batch.strings("flags") for flag in row or ())
-        for path in signals_of(batch.table.schema):
+        for path in signals_of(batch.table.schema) if self._with_signals else ():
             self._signals.setdefault(path, _SignalTally(path)).add(batch)
 
     def result(self) -> FileStatistics:

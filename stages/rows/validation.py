@@ -1,19 +1,24 @@
 """Check rollout files against the rules of the format."""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ...formats.errors import DataError, unknown
+from ...formats.errors import ApportionError, DataError, unknown
 from ...formats.rules import RULES
 from ..core.options import check_numbers
 from ..core.ranges import AtLeast
+from ..eval.gated import FailIf, Gated, gates_of
+from ..inspect.statistics import FileStatistics, FileTally
 
 if TYPE_CHECKING:
     from ...formats.invariants import UsedNames
     from ...formats.parquet import RolloutFile
+
+_STATISTICS = tuple(FileStatistics(0, 0, 0, 0, {}, None, None, {}, []).figures())
+FIGURES = ("rollouts", *(f"counts.{rule}" for rule in RULES), *_STATISTICS)  # what a gate may ask for
 
 
 @dataclass(frozen=True)
@@ -29,19 +34,26 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Validation:
-    """What was checked and what is broken. counts: findings of each rule that has any; limit: of each rule, printed."""
+class Validation(Gated):
+    """What was checked and what is broken. counts: findings of each rule that has any; limit: of each rule, printed.
+    statistics: the figures of `inspect --stats`, undefined where an invariant is broken."""
 
     path: str
     rollouts: int
     findings: list[Finding]
     counts: dict[str, int]
     limit: int
+    statistics: Mapping[str, float | None]
 
     def to_json(self) -> dict[str, Any]:
-        content = asdict(self)
-        content.pop("limit")
-        return content
+        content = asdict(replace(self, gates=()))
+        statistics = content.pop("statistics")
+        del content["limit"], content["gates"]
+        return content | statistics
+
+    def figures(self) -> dict[str, float | None]:
+        """Also the count of every rule that nothing breaks."""
+        return dict.fromkeys(FIGURES[1 : -len(_STATISTICS)], 0) | super().figures()
 
     def render(self) -> None:
         printed: Counter[str] = Counter()
@@ -54,11 +66,14 @@ class Validation:
         for rule, count in self.counts.items():
             if count > self.limit:
                 print(f"{self.path}: {count - self.limit:,} more of [{rule}], {count:,} in all; --limit N lists more")
-        if self.fault() is None:
+        if self._defects() is None:
             print(f"{self.path}: ok, {self.rollouts:,} rollouts")
 
-    def fault(self) -> DataError | None:
-        """What the command ends with."""
+    def fault(self) -> ApportionError | None:
+        """What the command ends with: defects before gates."""
+        return self._defects() or super().fault()
+
+    def _defects(self) -> DataError | None:
         warnings = sum(each.severity == "warning" for each in self.findings)
         errors = sum(each.severity == "error" for each in self.findings)
         found = [f"{errors} broken invariants"] if errors else []
@@ -74,6 +89,7 @@ def validate(
     *,
     ignore: Annotated[list[str] | None, "Rule that is not looked at; repeatable."] = None,
     limit: Annotated[int, "Findings of each rule that are printed; --json has them all.", AtLeast(0)] = 100,
+    fail_if: FailIf = None,
 ) -> Validation:
     """Check every rule of the rollout format on every row; exit code 3 when one is broken, or looks as if.
 
@@ -82,17 +98,20 @@ def validate(
     from ...formats.invariants import UsedNames
     from ...formats.parquet import RolloutFile, files_of
 
+    gates = gates_of(fail_if)
+    for gate in gates:
+        gate.check(FIGURES)
     for name in ignore or ():
         if name not in RULES:
             raise unknown("rule", name, RULES)
     names, group_of_episode = UsedNames(), dict[str, str]()
     found: list[tuple[Finding, str]] = []
-    rollouts = 0
+    rollouts, tally = 0, FileTally(signals=False)
     for part in files_of(path):
         file = RolloutFile(part)
         file.digest()  # of a sealed file: whether its bytes are those that were written
         rollouts += file.num_rows
-        found += _findings(file, names, group_of_episode)
+        found += _findings(file, names, group_of_episode, tally)
     if not rollouts:
         raise DataError(f"{path}: no rollouts in it")
     findings = [
@@ -101,7 +120,10 @@ def validate(
         if finding.rule not in (ignore or ()) and not (finding.severity == "warning" and group in names.split)
     ]
     counts = Counter(finding.rule for finding in findings)
-    return Validation(str(path), rollouts, findings, {name: counts[name] for name in RULES if counts[name]}, limit)
+    is_sound = not any(finding.severity == "error" for finding, _ in found)
+    statistics = tally.result().figures() if is_sound else dict.fromkeys(_STATISTICS)
+    told = {name: counts[name] for name in RULES if counts[name]}
+    return Validation(str(path), rollouts, findings, told, limit, statistics, gates=gates)
 
 
 def _rules() -> str:
@@ -120,7 +142,7 @@ validate.__doc__ = f"{(validate.__doc__ or '').rstrip()}\n\n    {_rules()}\n    
 
 
 def _findings(
-    file: "RolloutFile", names: "UsedNames", group_of_episode: dict[str, str]
+    file: "RolloutFile", names: "UsedNames", group_of_episode: dict[str, str], tally: FileTally
 ) -> Iterator[tuple[Finding, str]]:
     """The findings in one file, each with its row's group. names, group_of_episode: of the files before it."""
     from ...formats.invariants import Broken, broken_invariants
@@ -144,6 +166,8 @@ def _findings(
                 yield finding(broken, row), groups[broken.row].as_py()
             for broken in suspicions(batch, unusable, group_of_episode):
                 yield finding(broken, row), groups[broken.row].as_py()
+            if not unusable:
+                tally.add(batch)
         except DataError as error:
             raise DataError(f"{where} (rows from {row}): {error}") from error
         row += len(batch)

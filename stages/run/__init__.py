@@ -8,6 +8,7 @@ from ..core.options import Names, Output
 
 if TYPE_CHECKING:
     from ._run import Ran
+    from .sweep import Sweep
 
 
 def run(
@@ -30,13 +31,17 @@ def run(
         "Tracker that gets the figures of every step, and some rollouts with their credit; its package has to be installed.",
     ] = None,
     redact: Annotated[bool, "Leave prompts and responses out of what --log sends."] = False,
-) -> "Ran":
+) -> "Ran | Sweep":
     """Run a recipe from start to end.
 
     Every output lands under runs/NAME. A step whose options, version and inputs are unchanged is skipped, so a run that
     was killed goes on where it was and ends with the same numbers. One run at a time works in a folder; what an earlier run
     made there it may make anew, but a file that no run made is never overwritten. How much disk the checkpoints need is said
     before.
+
+    A list given to a variable that is none in the recipe is a sweep, such as --set seed=[0,1,2]: a run for each value, in a
+    folder of its own; of several lists, for each combination. One that fails does not stop the others; the exit code is the
+    first failure's. `apportion eval curve FOLDER` draws what they evaluated.
 
     Nothing is sent anywhere without --log, which says what goes where. What is up to date is not sent again.
     """

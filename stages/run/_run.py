@@ -4,19 +4,26 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...formats.errors import ApportionError, PartialError, UsageError
-from ...formats.recipes import load_recipe, with_settings
+from ...formats.errors import ApportionError, GateError, PartialError, UsageError
+from ...formats.gates import Figures
+from ...formats.recipes import Recipe, load_recipe, with_settings
 from ..core.options import typed_values
+from ..eval.gated import FAIL_IF, fault_of, gates_of
+from .changes import changes_line, remember_variables
 from .columns import check_columns
 from .journal import Journal
 from .lock import only_run
 from .logging import Say, logged
+from .members import Member, members_of
 from .plan import Planned, plan_of
 from .retention import Keep, Retention
+from .steps import StepRan, step_figures, step_line
+from .sweep import Sweep, run_sweep
 from .targets import JOURNAL, LOCK
 from .trackers import TrackerName
 
@@ -24,7 +31,7 @@ from .trackers import TrackerName
 @dataclass(frozen=True)
 class Ran:
     """What `run` did, or with --dry-run would do: steps in all, run, skipped; the last step's result. quiet: trainings, of
-    this run and those before it, that found nothing to learn and left the policy as it was."""
+    this run and those before it, that found nothing to learn and left the policy as it was. error: of the step that failed, the last of by_step."""
 
     recipe: str
     folder: str
@@ -36,22 +43,24 @@ class Ran:
     result: Any = None
     partly: Sequence[str] = ()
     quiet: int = 0
+    by_step: Sequence["StepRan"] = ()
+    error: str | None = None
 
     def fault(self) -> PartialError | None:
         """What the command ends with, where steps finished with some rows failed."""
-        return PartialError("; ".join(self.partly)) if self.partly else None
+        return PartialError("; ".join(self.partly)) if self.partly and self.error is None else None
 
     def to_json(self) -> dict[str, Any]:
-        held = {name: value for name, value in vars(self).items() if name not in ("lines", "result")}
+        held = {name: value for name, value in vars(self).items() if name not in ("lines", "result", "by_step")}
         result = self.result.to_json() if hasattr(self.result, "to_json") else None
-        return {**held, "plan": list(self.lines), "result": result}
+        return {**held, "plan": list(self.lines), "by_step": [asdict(each) for each in self.by_step], "result": result}
 
     def render(self) -> None:
         for line in self.lines:
             print(line)
         if self.result is not None and hasattr(self.result, "render"):
             self.result.render()
-        if self.ran or (self.skipped and not self.lines):
+        if self.error is None and (self.ran or (self.skipped and not self.lines)):
             quiet = f"{self.quiet} trainings found nothing to learn, " if self.quiet else ""
             print(
                 f"{self.recipe}: {self.ran} steps run, {self.skipped} up to date, {quiet}{self.seconds:.0f} s, "
@@ -63,30 +72,72 @@ class Ran:
 def run_recipe(
     name: str, settings: Mapping[str, Any], folder: Path | None, *, dry_run: bool, shell: bool, keep: Keep = "all",
     log: TrackerName | None = None, redact: bool = False,
-) -> Ran:  # fmt: skip
+) -> "Ran | Sweep":  # fmt: skip
     """See `run`. The plan is checked as a whole before the first step starts."""
     if redact and log is None:
         raise UsageError("--redact leaves texts out of what --log sends; give --log, too")
     recipe = load_recipe(name)
-    variables = with_settings(recipe, settings)
     folder = folder or Path("runs") / recipe.name
-    plan = plan_of(recipe, variables, folder, settings)
+    members = members_of(recipe, settings)
+    plans = [_checked_plan(recipe, member.settings, folder / member.name) for member in members]
+
+    def run_one(member: Member, plan: Sequence[Planned]) -> Ran:
+        variables = with_settings(recipe, member.settings)
+        return _run_member(
+            recipe.name,
+            variables,
+            plan,
+            folder / member.name,
+            dry_run=dry_run,
+            shell=shell,
+            keep=keep,
+            log=log,
+            redact=redact,
+        )
+
+    if len(members) == 1 and not members[0].values:
+        return run_one(members[0], plans[0])
+    return run_sweep(
+        recipe.name, folder, members, [partial(run_one, *each) for each in zip(members, plans, strict=True)]
+    )
+
+
+def _checked_plan(recipe: Recipe, settings: Mapping[str, Any], folder: Path) -> list[Planned]:
+    plan = plan_of(recipe, with_settings(recipe, settings), folder, settings)
     check_columns(plan)
+    return plan
+
+
+def _run_member(
+    name: str, variables: Mapping[str, Any], plan: Sequence[Planned], folder: Path, *, dry_run: bool, shell: bool, keep: Keep,
+    log: TrackerName | None, redact: bool,
+) -> Ran:  # fmt: skip
     if shell:
-        return Ran(recipe.name, str(folder), len(plan), 0, 0, 0.0, [step.shell() for step in plan])
+        return Ran(name, str(folder), len(plan), 0, 0, 0.0, [step.shell() for step in plan])
     if dry_run:
         shown = [step.shell() for step in plan]
-        retention = _retention(recipe.name, plan, Journal(folder), keep)
+        journal = Journal(folder)
+        retention = _retention(name, plan, journal, keep)
+        _tell_changes(folder, variables, plan, retention)
         words = ["to run    " if number in retention.to_run else "up to date" for number in range(len(plan))]
         lines = [f"{word}  {line}" for word, line in zip(words, shown, strict=True)]
-        return Ran(recipe.name, str(folder), len(plan), 0, len(plan) - len(retention.to_run), 0.0, lines)
+        by_step = [
+            StepRan.of(step, "to run" if number in retention.to_run else "up to date", journal.figures(key) if number not in retention.to_run else {})
+            for number, (key, step) in enumerate(zip(retention.keys, plan, strict=True))
+        ]  # fmt: skip
+        return Ran(name, str(folder), len(plan), 0, len(plan) - len(retention.to_run), 0.0, lines, by_step=by_step)
     _check_free(plan, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ApportionError(f"{folder}: cannot be made ({error.strerror}); choose another --dir") from error
-    with only_run(folder), logged(log, recipe.name, folder, variables, redact=redact) as say:
-        return _run_plan(recipe.name, plan, folder, keep, say)
+    with only_run(folder), logged(log, name, folder, variables, redact=redact) as say:
+        return _run_plan(name, variables, plan, folder, keep, say)
+
+
+def _tell_changes(folder: Path, variables: Mapping[str, Any], plan: Sequence[Planned], retention: Retention) -> None:
+    if (line := changes_line(folder, variables, plan, retention)) is not None:
+        print(line, file=sys.stderr)
 
 
 def _check_free(plan: Sequence[Planned], folder: Path) -> None:
@@ -110,11 +161,39 @@ def _retention(name: str, plan: Sequence[Planned], journal: Journal, keep: Keep)
     return retention
 
 
-def _run_plan(name: str, plan: Sequence[Planned], folder: Path, keep: Keep, say: Say) -> Ran:
+def _run_plan(
+    name: str, variables: Mapping[str, Any], plan: Sequence[Planned], folder: Path, keep: Keep, say: Say
+) -> Ran:
     journal = Journal(folder)
     retention = _retention(name, plan, journal, keep)
+    _tell_changes(folder, variables, plan, retention)
+    remember_variables(folder, variables)
     started, ran, quiet, result = time.monotonic(), 0, 0, None
     partly: list[str] = []
+    by_step: list[StepRan] = []
+
+    def so_far(error: str | None = None) -> Ran:
+        skipped = sum(each.status == "up to date" for each in by_step)
+        return Ran(
+            name,
+            str(folder),
+            len(plan),
+            ran,
+            skipped,
+            time.monotonic() - started,
+            (),
+            result,
+            partly,
+            quiet,
+            by_step,
+            error,
+        )
+
+    def failed(step: Planned, error: ApportionError, figures: Figures) -> ApportionError:
+        by_step.append(StepRan.of(step, "failed", figures))
+        error.result = so_far(str(error))
+        return error
+
     if retention.again:
         print(f"{name}: {retention.again} deleted checkpoints are read again, and made anew", file=sys.stderr)
     for number, (key, step) in enumerate(zip(retention.keys, plan, strict=True)):
@@ -122,17 +201,49 @@ def _run_plan(name: str, plan: Sequence[Planned], folder: Path, keep: Keep, say:
         if number not in retention.to_run and not (last and _reports(step)):
             quiet += journal.was_quiet(key)
             retention.prune(number)
+            figures = journal.figures(key)
+            try:
+                _check_gates(step, figures)
+            except ApportionError as error:
+                result = None
+                raise failed(step, error, figures)  # noqa: B904
+            by_step.append(StepRan.of(step, "up to date", figures))
             continue
-        result = _call(step, f"[{number + 1}/{len(plan)}]")
+        begun = time.monotonic()
+        try:
+            result = _call(step)
+        except ApportionError as error:
+            result = None
+            raise failed(step, error, {}) from error.__cause__
+        figures = step_figures(result)
+        fault = getattr(result, "fault", lambda: None)()
         quiet += (nothing := bool(getattr(result, "quiet", False)))
-        journal.add(key, step, quiet=nothing)
+        if fault is None or isinstance(fault, PartialError | GateError):
+            journal.add(key, step, quiet=nothing, figures=figures)
+        seconds = time.monotonic() - begun
+        print(step_line(f"[{number + 1}/{len(plan)}]", step, figures, seconds), file=sys.stderr, flush=True)
+        if fault is not None and not isinstance(fault, PartialError):
+            fault.args = (f"{step.where}: {fault}",)
+            raise failed(step, fault, figures)
+        by_step.append(StepRan.of(step, "ran", figures, seconds))
         say(number + 1, step, result)
         retention.prune(number)
         ran += 1
-        if (fault := getattr(result, "fault", lambda: None)()) is not None:
+        if fault is not None:
             partly.append(f"{step.where}: {fault}")
-    seconds = time.monotonic() - started
-    return Ran(name, str(folder), len(plan), ran, len(plan) - ran, seconds, (), result, partly, quiet)
+    return so_far()
+
+
+def _check_gates(step: Planned, figures: Figures) -> None:
+    """GateError where one does not hold of a step that is up to date."""
+    try:
+        fault = fault_of(gates_of(step.options.get(FAIL_IF)), lambda: figures)
+    except ApportionError as error:
+        error.args = (f"{step.where}: {error}",)
+        raise
+    if fault is not None:
+        fault.args = (f"{step.where}: {fault}",)
+        raise fault
 
 
 def _reports(step: Planned) -> bool:
@@ -140,7 +251,7 @@ def _reports(step: Planned) -> bool:
     return step.command.repeats
 
 
-def _call(step: Planned, label: str) -> Any:
+def _call(step: Planned) -> Any:
     options = step.command.options()
     types = {key: (option.hint, option.default) for key, option in options.items()}
     values = typed_values(
@@ -150,9 +261,8 @@ def _call(step: Planned, label: str) -> Any:
         values["force"] = True
     if "resume" in options:
         values["resume"] = True  # with force: only where the same command left something
-    started = time.monotonic()
     try:
-        result = step.command.function(
+        return step.command.function(
             *(values[key] for key, option in options.items() if option.positional),
             **{option.name: values[key] for key, option in options.items() if not option.positional},
         )
@@ -161,8 +271,3 @@ def _call(step: Planned, label: str) -> Any:
         told = str(error).replace("--resume goes on", "the same run goes on")
         error.args = (f"{step.where}: {told}",)
         raise
-    if sys.stderr.isatty() or step.command.name.startswith("eval policy"):
-        shown = getattr(result, "pass_at", None)
-        note = f"  pass@1 {shown[1].value:.3f}" if shown and 1 in shown else ""
-        print(f"{label} {step.command.name} -> {step.out}{note}  {time.monotonic() - started:.1f} s", file=sys.stderr)
-    return result

@@ -11,9 +11,11 @@ from typing import Any
 
 from ... import __version__
 from ...formats.errors import ApportionError
+from ...formats.gates import Figures
 from ...formats.provenance import digest_of, digest_of_file
 from ..core.options import texts_in
 from ..core.plugins import plugin_digests
+from ..eval.gated import FAIL_IF
 from .plan import Planned
 from .targets import JOURNAL
 
@@ -23,7 +25,7 @@ MOST_FILES = 10_000  # of a folder that are looked at
 class Journal:
     """Kept in the run's folder. A step is up to date when a line has its key and its output is as it was then.
 
-    A step's key covers the command, the version, the resolved options, the code of the plugins it uses, and its inputs: for
+    A step's key covers the command, the version, the resolved options (gates are none: they change no output), the code of the plugins it uses, and its inputs: for
     an output of an earlier step that step's key, for any other file the digest of its content, for any other directory
     names, sizes and times.
     """
@@ -65,14 +67,15 @@ class Journal:
         inputs: dict[str, Any] = dict(plugin_digests(step.command.name, step.options))
         outputs = step.outputs
         for name, value in step.options.items():
-            for each in texts_in(value) if name not in outputs else ():
+            for each in texts_in(value) if name not in outputs and name != FAIL_IF else ():
                 if each in self._keys:
                     inputs[f"{name}={each}"] = self._keys[each]
                 elif os.path.isfile(each):
                     inputs[f"{name}={each}"] = digest_of_file(Path(each))
                 elif os.path.isdir(each):
                     inputs[f"{name}={each}"] = _state(Path(each))
-        key = digest_of([step.command.name, __version__, step.options, inputs])
+        asked = {name: value for name, value in step.options.items() if name != FAIL_IF}
+        key = digest_of([step.command.name, __version__, asked, inputs])
         self._keys |= dict.fromkeys(outputs.values(), key)
         return key
 
@@ -82,6 +85,7 @@ class Journal:
             entry is not None
             and (step.out is None or entry["state"] == _state(Path(step.out)))
             and all(Path(each).exists() for key, each in step.outputs.items() if key != "out")
+            and ("figures" in entry or not step.options.get(FAIL_IF))
         )
 
     def has_written(self, out: str) -> bool:
@@ -100,10 +104,17 @@ class Journal:
         """Write down that the output of a finished step is going to be deleted."""
         self._write(key, {**self._done[key], "removed": True})
 
-    def add(self, key: str, step: Planned, *, quiet: bool = False) -> None:
+    def figures(self, key: str) -> dict[str, float | None]:
+        """Those of the step's result, as they were when it was done; none of a journal without them."""
+        figures = self._done.get(key, {}).get("figures", {})
+        return figures if isinstance(figures, dict) else {}
+
+    def add(self, key: str, step: Planned, *, quiet: bool = False, figures: Figures | None = None) -> None:
         state = _state(Path(step.out)) if step.out is not None else None
         entry = {"key": key, "command": step.command.name, "out": step.out, "state": state}
-        self._write(key, entry | {"outputs": list(step.outputs.values()), "quiet": quiet})
+        self._write(
+            key, entry | {"outputs": list(step.outputs.values()), "quiet": quiet, "figures": dict(figures or {})}
+        )
 
     def _write(self, key: str, entry: dict[str, Any]) -> None:
         self._done[key] = entry

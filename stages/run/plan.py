@@ -15,6 +15,8 @@ from ..core.plugin_files import load_plugins
 from ..core.plugins import plugin_files
 from ..core.several import names_in, one_or_more, settle_each
 from ..core.table import Command, commands
+from ..eval.gated import FAIL_IF, gates_of
+from .members import members_of
 from .targets import Targets
 
 MAX_STEPS = 100_000
@@ -154,7 +156,8 @@ def _check_inner(planned: Planned, within: Sequence[Path], length: Length) -> No
     if inner.path.resolve() in within:
         raise UsageError(f"{planned.where}: {inner.path} runs itself")
     folder = Path(planned.options["dir"] or Path("runs") / inner.name)
-    plan_of(inner, with_settings(inner, planned.options["set"] or {}), folder, within=within, length=length)
+    for member in members_of(inner, planned.options["set"] or {}):
+        plan_of(inner, with_settings(inner, member.settings), folder / member.name, within=within, length=length)
 
 
 def _values(loop: Loop, given: Any) -> Sequence[Any]:
@@ -191,6 +194,7 @@ def _plan_step(
             if option.chooses is not None and option.chooses.several:
                 resolved[option.key] = one_or_more(names_in(resolved[option.key], option.flags[-1]))
         check_places(command, resolved)
+        gates_of(resolved.get(FAIL_IF))
         chosen = tuple(_choose(command, resolved))
     except UsageError as error:
         raise UsageError(f"{step.where}: {error}") from error

@@ -9,8 +9,8 @@ from typing import Any
 from ...formats.errors import UsageError
 from ..core.options import texts_in
 
-JOURNAL, LOCK = "journal.jsonl", "run.lock"
-RESERVED = (JOURNAL, LOCK)  # names in a run's folder that no step writes to
+JOURNAL, LOCK, VARIABLES = "journal.jsonl", "run.lock", "variables.json"
+RESERVED = (JOURNAL, LOCK, VARIABLES)  # names in a run's folder that no step writes to
 
 
 class Targets:
