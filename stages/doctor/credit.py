@@ -14,7 +14,13 @@ FEWEST = 32  # rollouts below which shares of the whole say nothing
     remedy="check the method's options and columns: `apportion inspect FILE`, `apportion log FILE`",
 )
 def no_credit(examined: Examination, *, above: float = 0.0) -> Measured:
-    """Groups whose rewards differ and whose credit is 0 throughout. Measures their share of the live groups, of the worst column."""
+    """Groups whose rewards differ and whose credit is 0 throughout.
+
+    Measures their share of the live groups, of the worst column.
+
+    Args:
+        above: the measure from which it is a finding.
+    """
     live = examined.groups.any(examined.live)
     if not live.any() or not examined.credits:
         return NOTHING
@@ -37,8 +43,14 @@ def no_credit(examined: Examination, *, above: float = 0.0) -> Measured:
     remedy="clip the credit (`assign-credit --clip`), or look at the rollout; a reward on another scale does this",
 )
 def one_rollout_dominates(examined: Examination, *, above: float = 0.25) -> Measured:
-    """One rollout has much of all credit, so that the update is its own. Measures its share of the sum of absolute credit, of the
-    worst column; of fewer than 32 rollouts with credit it is not measured."""
+    """One rollout has much of all credit, so that the update is its own.
+
+    Measures its share of the sum of absolute credit, of the worst column; of fewer than 32 rollouts with credit it
+    is not measured.
+
+    Args:
+        above: the measure from which it is a finding.
+    """
     worst = NOTHING
     for path in examined.credits:
         size = np.where(np.isfinite(examined[f"{path}|size"]), examined[f"{path}|size"], 0.0)
@@ -58,8 +70,13 @@ def one_rollout_dominates(examined: Examination, *, above: float = 0.25) -> Meas
     remedy="look at these rollouts with `apportion inspect`; a sign or an option of the method may be wrong",
 )
 def credit_against_reward(examined: Examination, *, above: float = 0.5) -> Measured:
-    """Rollouts that earned more than their group's mean and whose credit is below 0 in sum, and the other way round. Measures their
-    share of the rollouts with credit in live groups, of the worst column."""
+    """Rollouts that earned more than their group's mean have credit below 0, and the other way round.
+
+    Measures their share of the rollouts with credit in live groups, of the worst column.
+
+    Args:
+        above: the measure from which it is a finding.
+    """
     worst = NOTHING
     for path in examined.credits:
         total = examined[f"{path}|sum"]
@@ -79,7 +96,13 @@ def credit_against_reward(examined: Examination, *, above: float = 0.5) -> Measu
     remedy="assign credit anew; rows that failed, probes and evaluations have none on purpose",
 )
 def credit_missing(examined: Examination, *, above: float = 0.0) -> Measured:
-    """Trained rollouts without credit in a column that others have. Measures their share, of the worst column."""
+    """Trained rollouts without credit in a column that others have.
+
+    Measures their share, of the worst column.
+
+    Args:
+        above: the measure from which it is a finding.
+    """
     worst = NOTHING
     trained = examined["trained"]
     for path in examined.credits:

@@ -207,4 +207,4 @@ def _step_measures(batch: Rollouts, own: Array) -> dict[str, Array]:
 
 def examples_of(names: Sequence[str], rows: Array | None, most: int = 3) -> list[str]:
     """The names of the first rollouts [R] that show a finding."""
-    return [] if rows is None else [names[row] for row in np.flatnonzero(rows)[:most].tolist()]
+    return [] if rows is None else [str(names[row]) for row in np.flatnonzero(rows)[:most].tolist()]

@@ -10,11 +10,12 @@ HACKED = "read them (`apportion inspect FILE --rollout NAME`), and mend the rewa
 
 @finding(severity="warning", needs=("reward", "text"), remedy=HACKED)
 def empty_rewarded(examined: Examination, *, above: float = 0.0, characters: int = 1) -> Measured:
-    """Responses of almost nothing that earn more than their group's mean. Measures their share of the rewarded rollouts (above
-    their group's mean).
+    """Responses of almost nothing that earn more than their group's mean.
+
+    Measures their share of the rewarded rollouts (above their group's mean).
 
     Args:
-        above: the share from which it is a finding.
+        above: the measure from which it is a finding.
         characters: a response of fewer is almost nothing.
     """
     earning = examined.live & (examined.centred > 0)
@@ -28,10 +29,12 @@ def empty_rewarded(examined: Examination, *, above: float = 0.0, characters: int
 def repetition_rewarded(
     examined: Examination, *, above: float = 0.05, variety: float = 0.3, tokens: int = 32
 ) -> Measured:
-    """Responses that repeat themselves and earn more than their group's mean. Measures their share of the rewarded rollouts.
+    """Responses that repeat themselves and earn more than their group's mean.
+
+    Measures their share of the rewarded rollouts.
 
     Args:
-        above: the share from which it is a finding.
+        above: the measure from which it is a finding.
         variety: a response repeats itself if fewer of its stretches of four tokens are different.
         tokens: only responses of as many tokens or more are looked at.
     """
@@ -44,11 +47,12 @@ def repetition_rewarded(
 
 @finding(severity="warning", needs=("reward", "text", "prompt"), remedy=HACKED)
 def one_response_everywhere(examined: Examination, *, above: float = 0.1, prompts: int = 3) -> Measured:
-    """One and the same response earns more than its group's mean under several prompts, as an answer seldom can. Measures the share
-    of the rewarded rollouts that the most frequent one has.
+    """One and the same response is rewarded under several prompts, as an answer seldom can be.
+
+    Measures the share of the rewarded rollouts that the most frequent one has.
 
     Args:
-        above: the share from which it is a finding.
+        above: the measure from which it is a finding.
         prompts: so many different prompts at least.
     """
     earning = np.flatnonzero(examined.live & (examined.centred > 0))

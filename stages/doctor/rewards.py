@@ -15,7 +15,13 @@ FEWEST = 20  # rollouts below which a correlation is not measured
     remedy="score them (`apportion score FILE --with verify -o OUT`), or flag them with `apportion filter`",
 )
 def missing_rewards(examined: Examination, *, above: float = 0.0) -> Measured:
-    """Trained rollouts without a reward: methods refuse them or leave them out. Measures their share."""
+    """Trained rollouts without a reward: methods refuse them or leave them out.
+
+    Measures their share.
+
+    Args:
+        above: the measure from which it is a finding.
+    """
     trained = examined["trained"]
     if not trained.any():
         return NOTHING
@@ -25,16 +31,27 @@ def missing_rewards(examined: Examination, *, above: float = 0.0) -> Measured:
 
 @finding(severity="warning", remedy="look at the column `error`, and sample the prompts again")
 def failed_rollouts(examined: Examination, *, above: float = 0.05) -> Measured:
-    """Rollouts whose engine or environment failed. Measures their share; they have no part in credit."""
+    """Rollouts whose engine or environment failed.
+
+    Measures their share; they have no part in credit.
+
+    Args:
+        above: the measure from which it is a finding.
+    """
     failed = examined["failed"]
     return Measured(float(failed.mean()), f"{failed.sum():,} of {len(failed):,} rollouts", failed)
 
 
 @finding(severity="warning", remedy="raise --max-tokens, or reward short responses")
 def truncated_rollouts(examined: Examination, *, above: float = 0.2) -> Measured:
-    """Responses cut by the token limit: their reward is of an answer that was never given. Measures their share.
+    """Responses cut by the token limit: their reward is of an answer that was never given.
+
+    Measures their share.
 
     DAPO (arXiv:2503.14476, §3.4) shapes their reward; others leave them out (`apportion filter --where`).
+
+    Args:
+        above: the measure from which it is a finding.
     """
     rows = examined["truncated"] & examined["trained"]
     trained = examined["trained"].sum()
@@ -51,8 +68,14 @@ def truncated_rollouts(examined: Examination, *, above: float = 0.2) -> Measured
     remedy="give cut responses a reward of their own: `score --with verify --set truncated=0`",
 )
 def truncation_rewarded(examined: Examination, *, above: float = 0.0) -> Measured:
-    """Cut responses earn more than finished ones of their group: the policy learns to go on. Measures the mean difference of their
-    rewards, in groups with both; of fewer than 10 cut responses it is not measured."""
+    """Cut responses earn more than finished ones of their group: the policy learns to go on.
+
+    Measures the mean difference of their rewards, in groups with both; of fewer than 10 cut responses it is not
+    measured.
+
+    Args:
+        above: the measure from which it is a finding.
+    """
     cut = examined["truncated"] & examined.counted
     both = examined.groups.spread(examined.groups.any(cut) & examined.groups.any(examined.counted & ~cut))
     cut &= both
@@ -70,11 +93,15 @@ def truncation_rewarded(examined: Examination, *, above: float = 0.0) -> Measure
     "the reward; `dr_grpo` and the aggregation of `train` decide how much a token of a long response counts",
 )
 def length_bias(examined: Examination, *, above: float = 0.5) -> Measured:
-    """Within a group, reward goes with length, so that the policy can earn by writing more, or less. Measures the absolute
-    correlation of reward and length, both beyond their group's mean.
+    """Within a group, reward goes with length: the policy can earn by writing more, or less.
 
-    Right answers may well be shorter than wrong ones: look before you act. Dr. GRPO (arXiv:2503.20783, §3) is about the bias that the
-    loss adds.
+    Measures the absolute correlation of reward and length, both beyond their group's mean.
+
+    Right answers may well be shorter than wrong ones: look before you act. Dr. GRPO (arXiv:2503.20783, §3) is about
+    the bias that the loss adds.
+
+    Args:
+        above: the measure from which it is a finding.
     """
     rows = examined.live
     found = correlation(examined.centre(examined["length"], rows), examined.centred, rows)
@@ -90,8 +117,13 @@ def length_bias(examined: Examination, *, above: float = 0.5) -> Measured:
     remedy="make the reward a function of the response alone, or of a judge at temperature 0; train on the mean of several judgements",
 )
 def unsteady_reward(examined: Examination, *, above: float = 0.0) -> Measured:
-    """The same response to the same prompt has different rewards: the reward is noise in part. Measures the share of repeated
-    responses whose rewards differ."""
+    """The same response to the same prompt has different rewards: the reward is noise in part.
+
+    Measures the share of repeated responses whose rewards differ.
+
+    Args:
+        above: the measure from which it is a finding.
+    """
     rows = np.flatnonzero(examined.counted)
     order = rows[np.lexsort((examined["text"][rows], examined["group"][rows]))]
     if len(order) < 2:
@@ -113,8 +145,13 @@ def unsteady_reward(examined: Examination, *, above: float = 0.0) -> Measured:
     needs=("reward",),
 )
 def rewards_against(examined: Examination, *, above: float = 0.3) -> Measured:
-    """Two rewards of the file, `rewards.NAME`, pull in opposite directions within groups: one may be earned at the other's cost.
-    Measures the strongest negative correlation, as a positive number."""
+    """Two rewards, `rewards.NAME`, pull in opposite directions: one may be earned at the other's cost.
+
+    Measures the strongest negative correlation, as a positive number.
+
+    Args:
+        above: the measure from which it is a finding.
+    """
     worst, says = 0.0, ""
     names = examined.several_rewards
     for place, one in enumerate(names):

@@ -12,7 +12,13 @@ from .kind import NOTHING, Measured, finding
     remedy="mark what the policy wrote in token.mask, or drop the rows (`apportion filter --drop`)",
 )
 def nothing_to_train(examined: Examination, *, above: float = 0.0) -> Measured:
-    """Trained rollouts of which the policy wrote no token, by `token.mask`. Measures their share."""
+    """Trained rollouts of which the policy wrote no token, by `token.mask`.
+
+    Measures their share.
+
+    Args:
+        above: the measure from which it is a finding.
+    """
     trained = examined["trained"]
     if not trained.any():
         return NOTHING
@@ -26,9 +32,13 @@ def nothing_to_train(examined: Examination, *, above: float = 0.0) -> Measured:
     remedy="set token.mask false on what a tool or an environment wrote; check the importer's field map",
 )
 def foreign_tokens_trained(examined: Examination, *, above: float = 0.5) -> Measured:
-    """Tokens that count as the policy's have a log-probability of exactly 0, which samplers give to what they did not sample.
+    """Many of the policy's tokens have a log-probability of exactly 0, as what nobody sampled has.
 
-    Measures the share of such tokens among the policy's. A policy that is certain rounds to 0, too, and so does greedy decoding.
+    Measures the share of such tokens among the policy's. A policy that is certain rounds to 0, too, and so does
+    greedy decoding.
+
+    Args:
+        above: the measure from which it is a finding.
     """
     if "certain" not in examined:
         return NOTHING
@@ -46,7 +56,13 @@ def foreign_tokens_trained(examined: Examination, *, above: float = 0.5) -> Meas
     remedy="set token.mask true on what the policy sampled, unless you leave it out on purpose (token.trainable says so better)",
 )
 def sampled_tokens_masked(examined: Examination, *, above: float = 0.0) -> Measured:
-    """Tokens with a log-probability that `token.mask` says the policy did not write. Measures the share of rollouts with any."""
+    """Tokens with a log-probability that `token.mask` says the policy did not write.
+
+    Measures the share of rollouts with any.
+
+    Args:
+        above: the measure from which it is a finding.
+    """
     if "masked_samples" not in examined:
         return NOTHING
     rows = examined["trained"] & (examined["masked_samples"] > 0)
@@ -59,11 +75,15 @@ def sampled_tokens_masked(examined: Examination, *, above: float = 0.0) -> Measu
     remedy="use one precision in sampler and trainer, or correct for it (truncated importance sampling)",
 )
 def sampler_trainer_gap(examined: Examination, *, above: float = 0.05) -> Measured:
-    """The sampler's log-probabilities are not the trainer's: the update is off-policy without anyone knowing. Measures the mean
-    absolute difference, nat a token.
+    """The sampler's log-probabilities are not the trainer's: the update is off-policy without anyone knowing.
 
-    Yao et al. 2025 ("Your efficient RL framework secretly brings you off-policy RL training") describe the effect; the threshold is
-    ours.
+    Measures the mean absolute difference, nat a token.
+
+    Yao et al. 2025 ("Your efficient RL framework secretly brings you off-policy RL training") describe the effect;
+    the threshold is ours.
+
+    Args:
+        above: the measure from which it is a finding.
     """
     if "gap" not in examined:
         return NOTHING
@@ -84,7 +104,13 @@ def sampler_trainer_gap(examined: Examination, *, above: float = 0.05) -> Measur
     remedy="cut the steps anew: `apportion score FILE --with steps -o OUT`",
 )
 def tokens_outside_steps(examined: Examination, *, above: float = 0.05) -> Measured:
-    """Tokens of the policy that are in no step, in rollouts that have steps: step methods give them nothing. Measures their share."""
+    """Tokens of the policy that are in no step, in rollouts with steps: step methods give them nothing.
+
+    Measures their share.
+
+    Args:
+        above: the measure from which it is a finding.
+    """
     if "outside" not in examined:
         return NOTHING
     total = examined["length"][examined["trained"]].sum()
@@ -101,7 +127,13 @@ def tokens_outside_steps(examined: Examination, *, above: float = 0.05) -> Measu
     remedy="cut the steps anew: `apportion score FILE --with steps -o OUT`",
 )
 def empty_steps(examined: Examination, *, above: float = 0.0) -> Measured:
-    """Steps without a token: their reward goes nowhere. Measures the share of rollouts with any."""
+    """Steps without a token: their reward goes nowhere.
+
+    Measures the share of rollouts with any.
+
+    Args:
+        above: the measure from which it is a finding.
+    """
     if "empty_steps" not in examined:
         return NOTHING
     rows = examined["trained"] & (examined["empty_steps"] > 0)
@@ -114,9 +146,14 @@ def empty_steps(examined: Examination, *, above: float = 0.0) -> Measured:
     remedy="take the ids from the sampler, not from the text; `--model` names the tokenizer if it is another one",
 )
 def text_drift(examined: Examination, *, above: float = 0.0) -> Measured:
-    """The ids, decoded by the recorded tokenizer, are not the text. Measures the share of up to 64 rollouts.
+    """The ids, decoded by the recorded tokenizer, are not the text.
+
+    Measures the share of up to 64 rollouts.
 
     Nothing is measured where the file names no tokenizer, or this machine has none of that name.
+
+    Args:
+        above: the measure from which it is a finding.
     """
     if examined.decode is None or not examined.samples:
         return NOTHING
