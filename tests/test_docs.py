@@ -123,7 +123,7 @@ def test_the_shapes_of_json_are_so(
         "filter": ("filter", scored, "--where", "reward > 0", "-o", "kept.parquet"),
         "split": ("split", scored, "--parts", "2", "-o", "parts"),
         "import": ("import", "texts.jsonl", "--group-by", "group", "-o", "imported.parquet"),
-        "export": ("export", credit, "-o", "credit.jsonl"),
+        "export": ("export", credit, "--format", "flat", "-o", "exported.parquet"),
         "new": ("new", "scorer", "mine"),
         "train": ("train", credit, "-o", "policy"),
         "eval rollouts": ("eval", "rollouts", scored),
