@@ -132,6 +132,7 @@ def test_the_shapes_of_json_are_so(
         "diff": ("diff", credit, "-c", "grpo,advantage"),
         "inspect": ("inspect", credit),
         "validate": ("validate", credit),
+        "doctor": ("doctor", credit),
         "log": ("log", credit),
         "digest": ("digest", credit),
         "list methods --for": ("list", "methods", "--for", scored),
