@@ -84,6 +84,7 @@ def test_guide_can_learn_to_read_them(own: Path, tmp_path: Path) -> None:
 def test_recipes_that_look_at_their_own_work_leave_arithmetic(own: Path, tmp_path: Path, name: str) -> None:
     settings = SMALL | {"task": str(own), "warmups": 0, "prompts": 6} | PLAIN[name]
     ran = run(name, folder=tmp_path, settings=settings)
+    assert isinstance(ran, Ran)
     assert ran.ran == ran.steps
     made = RolloutFile(
         tmp_path / {"int": "interventions.parquet", "rise": "0/pairs.parquet"}.get(name, "0/rescored.parquet")

@@ -11,6 +11,7 @@ from apportion.formats.parquet import RolloutFile
 from apportion.formats.recipes import load_recipe, with_settings
 from apportion.formats.rollouts import Rollouts
 from apportion.stages.run import run
+from apportion.stages.run._run import Ran
 from apportion.stages.run.plan import plan_of
 from typer.testing import Result
 
@@ -28,6 +29,7 @@ ANSWERS = {"search-r2": "verdict", "rise": "edit", "int": "intervention", "r3l":
 def test_a_warm_start_and_a_round(name: str, tmp_path: Path, cli: Callable[..., Result]) -> None:
     settings = SMALL | EXTRA[name]
     ran = run(name, folder=tmp_path, settings=settings)
+    assert isinstance(ran, Ran)
     assert ran.ran == ran.steps == len(plan_of(load_recipe(name), with_settings(load_recipe(name), settings), tmp_path))
     lessons = RolloutFile(tmp_path / "warmup-0/lessons.parquet").read()
     taught = lessons.take(np.flatnonzero(lessons.flagged("demonstration")))

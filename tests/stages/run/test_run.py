@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from apportion.stages.run import run
+from apportion.stages.run._run import Ran
 from typer.testing import Result
 
 Cli = Callable[..., Result]
@@ -26,6 +27,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, recipe_text: str) -> Path
     recipe.write_text(recipe_text)
     folder = tmp_path_factory.mktemp("run") / "small"
     ran = run(str(recipe), folder=folder)
+    assert isinstance(ran, Ran)
     assert (ran.steps, ran.ran, ran.skipped) == (STEPS, STEPS, 0)
     return folder
 

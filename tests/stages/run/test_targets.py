@@ -10,6 +10,7 @@ import pytest
 from apportion.formats.errors import UsageError
 from apportion.formats.recipes import load_recipe
 from apportion.stages.run import run
+from apportion.stages.run._run import Ran
 from apportion.stages.run.lock import only_run
 from typer.testing import Result
 
@@ -195,4 +196,5 @@ def test_the_lock_is_given_back(work: Path) -> None:
         with only_run(Path("run")):
             pass
     ran = run(recipe(OUT.format(default="here", out="tree.parquet")), folder=Path("run"))
+    assert isinstance(ran, Ran)
     assert ran.ran == 1
