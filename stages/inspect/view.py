@@ -19,9 +19,11 @@ from ..core.progress import track
 from ..models.token_texts import TokenTexts, mark_ends
 from .branches import draw_forks, draw_tree
 from .choosing import Choice, first_groups, row_of
-from .colours import credit_style, excluded_style
+from .colours import credit_style, excluded_style, palette_of
 from .html import room_on_the_page, write_page
 from .statistics import QUANTILES, FileStatistics, FileTally, SignalStatistics, signals_of
+from .turn_table import draw_turns
+from .turns import turns_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -157,6 +159,7 @@ def _draw_group(
         has = values is not None and (values.present is None or values.present[row])
         tokens = _colour(batch, row, pieces[row], values[row] if has and values is not None else None, scale)
         console.print(Padding(tokens, (0, 0, 0, 2), expand=False))
+        draw_turns(console, turns_of(batch, row, pieces[row]), signal, full=scale, palette=palette_of(console))
     if signal:
         console.print(f"colour: {signal}, full at ±{scale:.3g}", style="dim")
     if tree and "node.id" in batch and batch.ragged("node.id").present is None:
