@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..core.harmless import harmless, on_one_line
-from .colours import Palette, credit_style
+from .colours import credit_style
+from .drawn_tokens import Painter
 from .turns import CALL_FORMATS, Turn
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.style import Style
     from rich.text import Text
 
 TABLE_WIDTH = 80  # columns of a terminal that a table needs
@@ -19,16 +21,14 @@ MOST_LINES = 12  # of a cell
 _PARTS = re.compile(r"[/\n]")
 
 
-def draw_turns(
-    console: "Console", turns: Sequence[Turn], signal: str | None, *, full: float, palette: Palette | None
-) -> None:
-    """Each turn with its credit of one column. full: the mean credit of a turn that has the full colour."""
+def draw_turns(console: "Console", turns: Sequence[Turn], painter: Painter) -> None:
+    """Each turn with its credit of the column that is drawn, in the colour of its mean."""
     if not turns:
         return
-    lines = [_cells(turn, following, signal) for turn, following in zip(turns, [*turns[1:], None], strict=True)]
+    lines = [_cells(turn, following, painter.signal) for turn, following in zip(turns, [*turns[1:], None], strict=True)]
     lines = lines[:MOST_TURNS]
     headings = [name for name in lines[0] if any(line[name] for line in lines)]
-    styles = [_credit_style(turn, signal, full, palette) for turn in turns[:MOST_TURNS]]
+    styles = [_credit_style(turn, painter) for turn in turns[:MOST_TURNS]]
     if console.width >= TABLE_WIDTH:
         _draw_table(console, headings, lines, styles)
     else:
@@ -87,13 +87,15 @@ def _cut(text: str) -> str:
     return shown if len(lines) <= MOST_LINES else "\n".join([*lines[: MOST_LINES - 1], "…"])
 
 
-def _credit_style(turn: Turn, signal: str | None, full: float, palette: Palette | None) -> object:
-    credit = turn.credit.get(signal or "")
-    return "" if credit is None or palette is None else credit_style(credit.mean, full, palette)
+def _credit_style(turn: Turn, painter: Painter) -> "Style | str":
+    credit = turn.credit.get(painter.signal or "")
+    if credit is None or painter.palette is None or painter.relative:
+        return ""
+    return credit_style(credit.mean, painter.full, painter.palette)
 
 
 def _draw_table(
-    console: "Console", headings: Sequence[str], lines: Sequence[dict[str, str]], styles: Sequence[object]
+    console: "Console", headings: Sequence[str], lines: Sequence[dict[str, str]], styles: "Sequence[Style | str]"
 ) -> None:
     from rich.padding import Padding
     from rich.table import Table
@@ -112,22 +114,23 @@ def _draw_table(
 
 
 def _draw_list(
-    console: "Console", headings: Sequence[str], lines: Sequence[dict[str, str]], styles: Sequence[object]
+    console: "Console", headings: Sequence[str], lines: Sequence[dict[str, str]], styles: "Sequence[Style | str]"
 ) -> None:
     from rich.padding import Padding
     from rich.table import Table
 
     for line, style in zip(lines, styles, strict=True):
         table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_column(style="bold")
+        table.add_column(style="dim")
         table.add_column(overflow="fold")
+        console.print(f"  turn {line['turn']}", style="bold")
         for heading in headings:
-            if line[heading]:
+            if heading != "turn" and line[heading]:
                 table.add_row(heading, _cell(heading, line[heading], style))
-        console.print(Padding(table, (0, 0, 0, 2), expand=False))
+        console.print(Padding(table, (0, 0, 0, 4), expand=False))
 
 
-def _cell(heading: str, content: str, style: object) -> "Text":
+def _cell(heading: str, content: str, style: "Style | str") -> "Text":
     from rich.text import Text
 
-    return Text(content, style if heading in ("credit", "a token") else "")  # pyright: ignore[reportArgumentType]
+    return Text(content, style if heading in ("credit", "a token") else "")
