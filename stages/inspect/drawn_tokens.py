@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+TABLE_WIDTH = 80  # columns of a terminal that a table needs
 FEW_STRETCHES = 12  # of equal credit in a rollout; each has its number
 LONGEST_NAME = 24  # characters of a token in the table of credits
 
@@ -146,16 +147,23 @@ def draw_credits(console: "Console", batch: Rollouts, row: int, pieces: Sequence
     known = {path: values[own] for path, values in found.items() if values is not None and own.any()}
     if len(known) < 2:
         return
+    headings = ("sum", "mean", "min", "max")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("credit", "sum", "mean", "min", "max", "decided"):
+    for heading in ("credit", *headings, "decided"):
         text = heading in ("credit", "decided")
         table.add_column(heading, justify="left" if text else "right", overflow="fold", no_wrap=not text)
     for path, values in known.items():
         place = deciding_token(batch, row, path)
-        numbers = (f"{each:+.3f}" for each in (values.sum(), values.mean(), values.min(), values.max()))
+        name = harmless(path.removeprefix("token."))
+        numbers = [f"{each:+.3f}" for each in (values.sum(), values.mean(), values.min(), values.max())]
         decided = "–" if place is None else f"{_name(pieces[place])} ({place})"
-        table.add_row(Text(harmless(path.removeprefix("token."))), *numbers, Text(decided))
-    console.print(Padding(table, (0, 0, 0, 2), expand=False))
+        if console.width >= TABLE_WIDTH:
+            table.add_row(Text(name), *numbers, Text(decided))
+            continue
+        line = ", ".join(f"{heading} {number}" for heading, number in zip(headings, numbers, strict=True))
+        console.print(Padding(Text(f"{name}: {line}, decided {decided}"), (0, 0, 0, 2)))
+    if table.row_count:
+        console.print(Padding(table, (0, 0, 0, 2), expand=False))
 
 
 def _name(piece: str) -> str:
@@ -168,7 +176,9 @@ def _own(batch: Rollouts, row: int) -> Array:
 
 
 def _number(value: float) -> str:
-    return f"{value:+.2f}" if abs(value) >= 0.005 or value == 0 else f"{value:+.0e}"
+    if value == 0:
+        return "0"
+    return f"{value:+.2f}" if abs(value) >= 0.005 else f"{value:+.0e}"
 
 
 def _stretch_ends(shown: Sequence[str]) -> list[int]:

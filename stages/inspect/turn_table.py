@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..core.harmless import harmless, on_one_line
 from .colours import credit_style
-from .drawn_tokens import Painter
+from .drawn_tokens import TABLE_WIDTH, Painter
 from .turns import CALL_FORMATS, Turn
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from rich.style import Style
     from rich.text import Text
 
-TABLE_WIDTH = 80  # columns of a terminal that a table needs
 MOST_TURNS = 40
 LONGEST = 240  # characters of a cell
 MOST_LINES = 12  # of a cell

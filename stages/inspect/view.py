@@ -63,14 +63,12 @@ class View:
         if self.svg is not None:
             import io
 
-            record = WordsConsole(
-                record=True,
-                width=110,
-                file=io.StringIO(),
-                force_terminal=True,
-                color_system="truecolor",
-                no_color=False,
-            )
+            always = {
+                "force_terminal": True,
+                "color_system": "truecolor",
+                "no_color": False,
+            }  # whatever the terminal is
+            record = WordsConsole(record=True, width=110, file=io.StringIO(), **always)
             self.draw(record)
             picture = record.export_svg(title=harmless(f"apportion inspect {Path(self.path).name}"))
             with whole_file(self.svg, force=self.force) as temporary:
