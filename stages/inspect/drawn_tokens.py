@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TABLE_WIDTH = 80  # columns of a terminal that a table needs
 FEW_STRETCHES = 12  # of equal credit in a rollout; each has its number
+ROUNDING = 1e-6  # of the largest credit of a rollout: what is nearer to the mean is equal to it
 LONGEST_NAME = 24  # characters of a token in the table of credits
 
 
@@ -58,7 +59,8 @@ class Painter:
         own = _own(batch, row)
         if values is None or not self.relative or not own.any():
             return values
-        return np.where(own, values - values[own].mean(), 0.0)
+        less = np.where(own, values - values[own].mean(), 0.0)
+        return np.where(np.abs(less) > ROUNDING * np.abs(values[own]).max(), less, 0.0)
 
     def draw(self, batch: Rollouts, row: int, pieces: Sequence[str]) -> "Text":
         """The tokens of one rollout."""

@@ -57,6 +57,12 @@ def test_relative_credit_is_less_the_mean_of_the_own_tokens() -> None:
     assert "token.advantage less its rollout's mean" in painter.legend()
 
 
+def test_relative_credit_is_0_where_all_is_equal() -> None:
+    batch = credited([0.1, 0.1, 0.1])
+    painter = Painter.of(batch, [0], SIGNAL, None, relative=True)
+    assert (painter.full, painter.draw(batch, 0, PIECES[:3]).plain) == (0.0, "abc‹0›")
+
+
 def test_the_token_that_decided_is_furthest_from_the_mean_of_the_policys_tokens() -> None:
     assert deciding_token(credited([0.0, 9.0, 1.0, 5.0], [True, False, True, True]), 0, SIGNAL) == 3
 
