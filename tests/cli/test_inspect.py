@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from apportion.formats.parquet import write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.ragged import Ragged
@@ -96,7 +97,7 @@ def test_the_page_takes_the_place_of_the_view_in_the_terminal(cli: Callable[...,
 
 
 def test_turns_stand_beneath_their_rollout_and_do_nothing_to_a_terminal(
-    cli: Callable[..., Result], tmp_path: Path
+    cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = rollouts_of([1.0, 0.0], tokens=[[1, 2, 3, 4], [1, 2, 3, 4]], mask=[[True, False, False, True]] * 2)
     steps = {
@@ -109,7 +110,8 @@ def test_turns_stand_beneath_their_rollout_and_do_nothing_to_a_terminal(
     columns = {name: pa.array(value) for name, value in steps.items()}
     write_rollouts(path, [batch.with_columns({**columns, "token.advantage": credit})], Provenance())
     for width in ("40", "80", "160"):
-        shown = cli("inspect", path, "--no-stats", env={"COLUMNS": width})
+        monkeypatch.setenv("COLUMNS", width)
+        shown = cli("inspect", path, "--no-stats")
         assert shown.exit_code == 0, shown.output
         assert not set("\x1b\u202e") & set(shown.stdout)
         assert "␛[31m�漢字 😀" in shown.stdout
