@@ -71,8 +71,11 @@ class Diagnosis(Gated):
             if each.examples:
                 print(f"    e.g. {', '.join(each.examples)}")
         checked = len(self.measured)
-        told = ", ".join(f"{count} {name}" for name, count in self._counts().items() if count) or "nothing found"
-        print(f"{self.path}: {told} ({checked} checks, {self.rollouts:,} rollouts, {self.groups:,} groups)")
+        counts = {name: count for name, count in self._counts().items() if count}
+        told = ", ".join(f"{count} {name.removesuffix('s') if count == 1 else name}" for name, count in counts.items())
+        print(
+            f"{self.path}: {told or 'nothing found'} ({checked} checks, {self.rollouts:,} rollouts, {self.groups:,} groups)"
+        )
         if self.not_checked:
             print(f"not checked: {', '.join(self.not_checked)} (--json says why)")
 

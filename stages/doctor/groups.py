@@ -12,7 +12,7 @@ from .kind import NOTHING, Measured, finding
     remedy="sample prompts of middling difficulty (`sample --strategy dynamic`), more rollouts a prompt (-n), or a finer reward",
 )
 def dead_groups(examined: Examination, *, above: float = 0.5) -> Measured:
-    """Groups whose rewards are all equal: they teach nothing, and their tokens are paid for..
+    """Groups whose rewards are all equal: they teach nothing, and their tokens are paid for.
 
     Measures their share of the groups with two rollouts or more. DAPO (arXiv:2503.14476, §3.2) samples until none
     is left.
