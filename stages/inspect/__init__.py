@@ -23,6 +23,7 @@ def inspect(
         str | None, "Only groups with a rollout of which this is true, e.g. reward > 0 and length < 20."
     ] = None,
     signal: Annotated[str | None, "Token signal shown as colour; default the first credit column."] = None,
+    relative: Annotated[bool, "Colour credit less the mean of its rollout."] = False,
     sort: Annotated[Literal["file", "reward", "advantage", "length"], "Order of the rollouts of a group."] = "file",
     limit: Annotated[
         int | None,
@@ -41,13 +42,15 @@ def inspect(
 ) -> "View":
     """Show rollouts with their credit as coloured tokens, the tree of their group, and statistics of every signal.
 
-    Green earned credit, red lost it; the stronger the colour, the more. Tokens an environment wrote are dimmed; ┊ begins a step,
-    and a dot is a token without a character of its own. The file streams by: memory does not grow with it, and --no-stats
+    Green earned credit, red lost it; the stronger the colour, the more. Where there is no colour, ‹+0.42› stands behind the tokens
+    that have this credit, or ‹++› to ‹−−› where it changes often. The token whose credit is furthest from its rollout's mean
+    is bold and underlined, without colour »so«. Tokens an environment wrote are dimmed; ┊ begins a step, and a dot is a token
+    without a character of its own. Turns of a rollout stand beneath it, and several columns of credit side by side. The file streams by: memory does not grow with it, and --no-stats
     reads (and checks) no more than it takes to find what is shown.
     """
     from .view import view
 
     return view(
         rollouts, group=group, rollout=rollout, where=where, signal=signal, sort=sort, limit=limit, tree=tree, stats=stats,
-        model=model, svg=svg, html=html, force=force,
+        model=model, svg=svg, html=html, force=force, relative=relative,
     )  # fmt: skip

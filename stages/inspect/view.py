@@ -16,23 +16,27 @@ from ...formats.parquet import RolloutFile
 from ...formats.rollouts import Rollouts
 from ..core.harmless import harmless
 from ..core.progress import track
-from ..models.token_texts import TokenTexts, mark_ends
+from ..models.token_texts import TokenTexts
 from .branches import draw_forks, draw_tree
 from .choosing import Choice, first_groups, row_of
-from .colours import credit_style, excluded_style
+from .colours import palette_of
+from .drawn_tokens import Painter, draw_credits
 from .html import room_on_the_page, write_page
 from .statistics import QUANTILES, FileStatistics, FileTally, SignalStatistics, signals_of
+from .turn_table import draw_turns
+from .turns import turns_of
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.text import Text
 
 _WEB_FONTS = re.compile(r"@font-face\s*{.*?}\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class View:
-    """What `inspect` shows. shown: the chosen groups' rollouts. only: the one row of the group that is shown with its tree."""
+    """What `inspect` shows. shown: the chosen groups' rollouts. only: the one row of the group that is shown with its tree.
+    relative: credit is drawn less the mean of its rollout.
+    """
 
     path: str
     statistics: FileStatistics | None
@@ -44,6 +48,7 @@ class View:
     html: Path | None = None
     force: bool = False
     only: int | None = None
+    relative: bool = False
 
     def to_json(self) -> dict[str, Any]:
         shown = self.shown if self.only is None else [self.shown[0].slice(self.only, self.only + 1)]
@@ -58,7 +63,12 @@ class View:
         if self.svg is not None:
             import io
 
-            record = WordsConsole(record=True, width=110, file=io.StringIO(), force_terminal=True)
+            always = {
+                "force_terminal": True,
+                "color_system": "truecolor",
+                "no_color": False,
+            }  # whatever the terminal is
+            record = WordsConsole(record=True, width=110, file=io.StringIO(), **always)
             self.draw(record)
             picture = record.export_svg(title=harmless(f"apportion inspect {Path(self.path).name}"))
             with whole_file(self.svg, force=self.force) as temporary:
@@ -69,7 +79,7 @@ class View:
 
     def draw(self, console: "Console") -> None:
         for batch in self.shown:
-            _draw_group(console, batch, self.signal, self.tree, self.texts, self.only)
+            _draw_group(console, batch, self)
         if self.statistics is not None:
             _draw_statistics(console, self.statistics)
 
@@ -77,6 +87,7 @@ class View:
 def view(
     path: Path, *, group: str | None, rollout: str | None, where: str | None, signal: str | None, sort: str,
     limit: int | None, tree: bool, stats: bool, model: str | None, svg: Path | None, html: Path | None, force: bool,
+    relative: bool = False,
 ) -> View:  # fmt: skip
     """Read and choose. UsageError for an unknown group, rollout, signal or column, and where no rollout is chosen."""
     for output in (svg, html):
@@ -101,7 +112,7 @@ def view(
     only = row_of(shown[0], rollout) if group is not None and rollout is not None else None
     if html is not None and statistics is not None:
         write_page(html, file, Rollouts.concat(chosen), statistics=statistics, signal=signal, texts=texts, force=force)
-    return View(str(path), statistics if stats else None, shown, signal, tree, texts, svg, html, force, only)
+    return View(str(path), statistics if stats else None, shown, signal, tree, texts, svg, html, force, only, relative)
 
 
 def _read(file: RolloutFile, choice: Choice, *, whole: bool) -> FileStatistics | None:
@@ -132,13 +143,12 @@ def _sort(batch: Rollouts, sort: str, signal: str | None) -> Rollouts:
     return batch.take(np.argsort(-keys, kind="stable"))
 
 
-def _draw_group(
-    console: "Console", batch: Rollouts, signal: str | None, tree: bool, texts: TokenTexts, only: int | None
-) -> None:
-    """only: the one row that is shown with the tree of the whole group."""
+def _draw_group(console: "Console", batch: Rollouts, view: View) -> None:
+    """The group's rollouts, or the one of them that is wanted, and the tree of the whole group."""
     from rich.padding import Padding
     from rich.rule import Rule
 
+    signal, texts, only = view.signal, view.texts, view.only
     pieces = [texts(batch.token_ids[row].tolist()) for row in range(len(batch))]
     prompt = batch.strings("prompt")[0] if "prompt" in batch else None
     question = " ".join(message["content"] or "" for message in prompt) if prompt else ""
@@ -146,47 +156,23 @@ def _draw_group(
     if question:
         console.print(question, style="bold")
     rewards = batch.numbers("reward") if "reward" in batch else None
-    values = batch.ragged(signal) if signal else None
-    scale = float(np.abs(values.values).max()) if values is not None and len(values.values) else 0.0
+    rows = range(len(batch)) if only is None else [only]
+    painter = Painter.of(batch, rows, signal, palette_of(console), relative=view.relative)
     names = batch.strings("rollout_id")
     flags = batch.strings("flags") if "flags" in batch else [None] * len(batch)
-    for row in range(len(batch)) if only is None else [only]:
+    for row in rows:
         reward = "" if rewards is None else f"  reward {rewards[row]:g}"
         marks = f"  [{', '.join(flags[row] or ())}]" if flags[row] else ""
         console.print(f"{names[row]}{reward}{marks}", style="dim")
-        has = values is not None and (values.present is None or values.present[row])
-        tokens = _colour(batch, row, pieces[row], values[row] if has and values is not None else None, scale)
-        console.print(Padding(tokens, (0, 0, 0, 2), expand=False))
+        console.print(Padding(painter.draw(batch, row, pieces[row]), (0, 0, 0, 2), expand=False))
+        draw_credits(console, batch, row, pieces[row])
+        draw_turns(console, turns_of(batch, row, pieces[row]), painter)
     if signal:
-        console.print(f"colour: {signal}, full at ±{scale:.3g}", style="dim")
-    if tree and "node.id" in batch and batch.ragged("node.id").present is None:
+        console.print(painter.legend(), style="dim")
+    if view.tree and "node.id" in batch and batch.ragged("node.id").present is None:
         draw_tree(console, batch, pieces)
         if rewards is not None and np.isfinite(rewards).all():
             draw_forks(console, batch, pieces, signal)
-
-
-def _colour(batch: Rollouts, row: int, pieces: list[str], values: Any, scale: float) -> "Text":
-    """One rollout's tokens. values: [T] of the signal, None without."""
-    from rich.style import Style
-    from rich.text import Text
-
-    mask = batch.mask[batch.tokens.offsets[row] : batch.tokens.offsets[row + 1]]
-    begins = _step_starts(batch, row)
-    out = Text()
-    for place, piece in enumerate(pieces):
-        if place in begins:
-            out.append("┊", Style(color="yellow", dim=True))
-        if not mask[place]:
-            style = excluded_style()
-        else:
-            style = Style() if values is None else credit_style(float(values[place]), scale)
-        out.append(mark_ends(piece), style)
-    return out
-
-
-def _step_starts(batch: Rollouts, row: int) -> set[int]:
-    """Response tokens at which a step begins, but for the first."""
-    return {int(start) for start in batch.ragged("step.start")[row]} - {0} if "step.start" in batch else set()
 
 
 def _draw_statistics(console: "Console", found: FileStatistics) -> None:

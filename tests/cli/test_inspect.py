@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from apportion.formats.parquet import write_rollouts
 from apportion.formats.provenance import Provenance
 from apportion.formats.ragged import Ragged
@@ -93,3 +94,35 @@ def test_the_page_takes_the_place_of_the_view_in_the_terminal(cli: Callable[...,
     assert written.exit_code == 0, written.output
     assert written.stdout == ""
     assert "page: " in written.stderr
+
+
+def test_turns_stand_beneath_their_rollout_and_do_nothing_to_a_terminal(
+    cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = rollouts_of([1.0, 0.0], tokens=[[1, 2, 3, 4], [1, 2, 3, 4]], mask=[[True, False, False, True]] * 2)
+    steps = {
+        "step.start": [[0, 3]] * 2,
+        "step.end": [[1, 4]] * 2,
+        "step.state": [["PF/FG", "\x1b[31m\u202e漢字 😀"]] * 2,
+    }
+    credit = Ragged.from_lists([[0.5, 0.0, 0.0, 1.5], [-1.0, 0.0, 0.0, -1.0]], np.float32)
+    path = tmp_path / "turns.parquet"
+    columns = {name: pa.array(value) for name, value in steps.items()}
+    write_rollouts(path, [batch.with_columns({**columns, "token.advantage": credit})], Provenance())
+    for width in ("40", "80", "160"):
+        monkeypatch.setenv("COLUMNS", width)
+        shown = cli("inspect", path, "--no-stats")
+        assert shown.exit_code == 0, shown.output
+        assert not set("\x1b\u202e") & set(shown.stdout)
+        assert "␛[31m�漢字 😀" in shown.stdout
+        assert "+1.500" in shown.stdout
+
+
+def test_credit_can_be_shown_less_the_mean_of_its_rollout(cli: Callable[..., Result], tmp_path: Path) -> None:
+    batch = rollouts_of([1.0, 0.0], tokens=[[1, 2], [1, 2]])
+    credit = Ragged.from_lists([[0.5, 1.5], [-1.0, -1.0]], np.float32)
+    write_rollouts(tmp_path / "a.parquet", [batch.with_columns({"token.advantage": credit})], Provenance())
+    shown = cli("inspect", tmp_path / "a.parquet", "--no-stats", "--relative").stdout
+    assert "‹-0.50›" in shown
+    assert "‹0›" in shown
+    assert "token.advantage less its rollout's mean" in shown
