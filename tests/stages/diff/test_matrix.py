@@ -93,7 +93,7 @@ def shown_lines(cli: Cli, *arguments: object) -> list[str]:
 def test_a_matrix_a_measure_has_tokens_above_the_diagonal(
     cli: Cli, four: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", "200")
     lines = shown_lines(cli, four, "-c", "a,b,c")
     assert "tokens without credit: 1 in advantage_a, 2 in advantage_c" in lines
     place = lines.index("same sign")
@@ -107,7 +107,7 @@ def test_a_matrix_a_measure_has_tokens_above_the_diagonal(
 
 
 def test_a_narrow_terminal_gets_a_list_of_pairs(cli: Cli, four: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("COLUMNS", "46")
     lines = shown_lines(cli, four, "-c", "a,b,c")
     assert "above the diagonal: over tokens; below it: over rollouts" not in lines
     place = lines.index("advantage_a and advantage_c")
