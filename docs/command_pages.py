@@ -15,7 +15,7 @@ GROUPS = {
     "Make rollouts and train on them": ("sample", "tree-build", "score", "assign-credit", "remember", "train", "run"),
     "Exchange with other systems": ("import", "export"),
     "Measure": ("eval policy", "eval rollouts", "eval curve", "eval refinement"),
-    "Look": ("inspect", "diff", "head", "show", "log", "validate", "digest", "list", "schema"),
+    "Look": ("inspect", "diff", "head", "show", "log", "validate", "doctor", "digest", "list", "schema"),
     "Change files": ("filter", "split", "merge", "upgrade"),
     "Extend": ("new",),
 }

@@ -36,6 +36,8 @@ ABOUT = {
     "importers": "An importer reads the rollouts that another system writes. `apportion import` tells the format from the file; "
     "`--dry-run` says what it found. [Rollouts from elsewhere](../import.md) is the introduction.",
     "exporters": "An exporter writes rollouts and their credit for another system.",
+    "findings": "A finding is a measure of a rollout file above which training on it is likely to go wrong. `apportion doctor FILE` "
+    "looks for all of them; `--set NAME.above=…` moves a threshold.",
     "objectives": "An objective is the loss that `apportion train` minimises.",
     "engines": "An engine continues token ids with the policy. `--engine auto` takes vllm where it is installed and a GPU is "
     "there, and transformers elsewhere.",

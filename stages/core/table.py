@@ -138,6 +138,7 @@ _COMMANDS = (
     Command("split", "rows:split", writes="parts"),
     Command("merge", "rows:merge", writes="merged"),
     Command("validate", "rows.validation:validate"),
+    Command("doctor", "doctor:doctor"),
     Command("log", "commands.history:log"),
     Command("digest", "rows.digest:digest"),
     Command("schema", "commands.schema:schema"),

@@ -11,14 +11,13 @@ from ...formats.rules import RULES
 from ..core.options import check_numbers
 from ..core.ranges import AtLeast
 from ..eval.gated import FailIf, Gated, gates_of
-from ..inspect.statistics import FileStatistics, FileTally
 
 if TYPE_CHECKING:
     from ...formats.invariants import UsedNames
     from ...formats.parquet import RolloutFile
+    from ..inspect.statistics import FileTally
 
-_STATISTICS = tuple(FileStatistics(0, 0, 0, 0, {}, None, None, {}, []).figures())
-FIGURES = ("rollouts", *(f"counts.{rule}" for rule in RULES), *_STATISTICS)  # what a gate may ask for
+COUNTS = dict.fromkeys((f"counts.{rule}" for rule in RULES), 0)  # of rules that nothing breaks, as gates name them
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Validation(Gated):
 
     def figures(self) -> dict[str, float | None]:
         """Also the count of every rule that nothing breaks."""
-        return dict.fromkeys(FIGURES[1 : -len(_STATISTICS)], 0) | super().figures()
+        return COUNTS | super().figures()
 
     def render(self) -> None:
         printed: Counter[str] = Counter()
@@ -97,10 +96,11 @@ def validate(
     """
     from ...formats.invariants import UsedNames
     from ...formats.parquet import RolloutFile, files_of
+    from ..inspect.statistics import FileTally
 
     gates = gates_of(fail_if)
     for gate in gates:
-        gate.check(FIGURES)
+        gate.check(("rollouts", *COUNTS, *FileTally().result().figures()))
     for name in ignore or ():
         if name not in RULES:
             raise unknown("rule", name, RULES)
@@ -121,7 +121,7 @@ def validate(
     ]
     counts = Counter(finding.rule for finding in findings)
     is_sound = not any(finding.severity == "error" for finding, _ in found)
-    statistics = tally.result().figures() if is_sound else dict.fromkeys(_STATISTICS)
+    statistics = tally.result().figures() if is_sound else dict.fromkeys(tally.result().figures())
     told = {name: counts[name] for name in RULES if counts[name]}
     return Validation(str(path), rollouts, findings, told, limit, statistics, gates=gates)
 
@@ -142,7 +142,7 @@ validate.__doc__ = f"{(validate.__doc__ or '').rstrip()}\n\n    {_rules()}\n    
 
 
 def _findings(
-    file: "RolloutFile", names: "UsedNames", group_of_episode: dict[str, str], tally: FileTally
+    file: "RolloutFile", names: "UsedNames", group_of_episode: dict[str, str], tally: "FileTally"
 ) -> Iterator[tuple[Finding, str]]:
     """The findings in one file, each with its row's group. names, group_of_episode: of the files before it."""
     from ...formats.invariants import Broken, broken_invariants

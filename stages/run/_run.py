@@ -218,7 +218,10 @@ def _run_plan(
         figures = step_figures(result)
         fault = getattr(result, "fault", lambda: None)()
         quiet += (nothing := bool(getattr(result, "quiet", False)))
-        if fault is None or isinstance(fault, PartialError | GateError):
+        is_gate = isinstance(fault, GateError) and bool(
+            step.options.get(FAIL_IF)
+        )  # its own; looked at again from its figures
+        if fault is None or isinstance(fault, PartialError) or is_gate:
             journal.add(key, step, quiet=nothing, figures=figures)
         seconds = time.monotonic() - begun
         print(step_line(f"[{number + 1}/{len(plan)}]", step, figures, seconds), file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ FLOORS = (
     {"train", "assign_credit"},
     {"sample"},
     {"eval", "interop"},
-    {"inspect", "diff", "rows", "exchange"},
+    {"inspect", "diff", "rows", "exchange", "doctor"},
     {"commands"},
     {"run"},
 )
