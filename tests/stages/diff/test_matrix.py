@@ -95,26 +95,42 @@ def test_a_matrix_a_measure_has_tokens_above_the_diagonal(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     lines = shown_lines(cli, four, "-c", "a,b,c")
-    assert "tokens without credit: 1 in advantage_a, 2 in advantage_c" in lines
+    assert "tokens without credit: 1 in a, 2 in c" in lines
     place = lines.index("same sign")
     assert lines[place + 1 : place + 5] == [
-        "advantage_a advantage_b advantage_c", "advantage_a 75.0% 0.0%", "advantage_b 50.0% 66.7%", "advantage_c 100.0% 50.0%",
+        "a b c", "a 75.0% 0.0%", "b 50.0% 66.7%", "c 100.0% 50.0%",
     ]  # fmt: skip
     place = lines.index("Spearman")
-    assert lines[place + 2 : place + 5] == ["advantage_a – -1.000", "advantage_b – –", "advantage_c – –"]
+    assert lines[place + 2 : place + 5] == ["a – -1.000", "b – –", "c – –"]
     assert "a: " + f"{four} token.advantage_a" in lines
     assert any(line.startswith("rollout r0") for line in lines)
 
 
-def test_a_narrow_terminal_gets_a_list_of_pairs(cli: Cli, four: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "46")
-    lines = shown_lines(cli, four, "-c", "a,b,c")
-    assert "above the diagonal: over tokens; below it: over rollouts" not in lines
-    place = lines.index("advantage_a and advantage_c")
+@pytest.fixture
+def six(four: Path, tmp_path: Path) -> Path:
+    rollouts = RolloutFile(four).read()
+    more = {f"token.advantage_{name}": rollouts.arrow("token.advantage_a") for name in "def"}
+    path = tmp_path / "six.parquet"
+    write_rollouts(path, [rollouts.with_columns(more)], Provenance())
+    return path
+
+
+def test_a_narrow_terminal_gets_a_list_of_pairs(cli: Cli, six: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    lines = shown_lines(cli, six, "-c", "a,b,c,d,e,f")
+    place = lines.index("a and c")
     # The one rollout with both has means of 0 and 0.
     assert lines[place + 1 : place + 5] == [
         "tokens rollouts", "same sign 0.0% 100.0%", "Spearman -1.000 –", "mean difference, scaled 2.000 0.000",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("width", "fits"), [(50, False), (54, False), (55, True), (56, True)])
+def test_a_matrix_is_never_cut(cli: Cli, six: Path, monkeypatch: pytest.MonkeyPatch, width: int, fits: bool) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = cli("diff", six, "-c", "a,b,c,d,e,f").stdout
+    assert ("above the diagonal" in text) == fits
+    assert "…" not in text.split("\na: ")[0]
 
 
 def test_hostile_names_do_nothing(cli: Cli, four: Path, tmp_path: Path) -> None:
