@@ -191,7 +191,7 @@ def _plan_step(
         )
         resolved = {key: read_place(parameters[key], value) for key, value in resolved.items()}
         for _, option in command.choices():
-            if option.chooses is not None and option.chooses.several:
+            if option.chooses is not None and option.chooses.several and resolved[option.key] is not None:
                 resolved[option.key] = one_or_more(names_in(resolved[option.key], option.flags[-1]))
         check_places(command, resolved)
         gates_of(resolved.get(FAIL_IF))
@@ -209,20 +209,15 @@ def _choose(command: Command, options: Mapping[str, Any]) -> Iterator[Chosen]:
     options: by recipe key, typed.
     """
     for kind, option in command.choices():
-        chosen = option.chooses
-        name = (
-            None
-            if chosen is None or chosen.several or options[option.key] is None
-            else kind.named_by(options[option.key])
-        )
-        if chosen is not None and chosen.several:
-            names = names_in(options[option.key], option.flags[-1])
-            settings, preset = options.get(chosen.settings), options.get(chosen.preset or "")
-            for each in settle_each(kind, names, settings, preset):
+        chosen, given = option.chooses, options[option.key]
+        if chosen is None or given is None:
+            continue
+        settings, preset = options.get(chosen.settings), options.get(chosen.preset or "")
+        if chosen.several:
+            for each in settle_each(kind, names_in(given, option.flags[-1]), settings, preset):
                 yield Chosen(kind, each.entry, each.options)
-        elif chosen is not None and name is not None:
-            settled = kind.settle(name, options.get(chosen.settings), options.get(chosen.preset or ""))
-            yield Chosen(kind, kind[name], settled)
+        elif (name := kind.named_by(given)) is not None:
+            yield Chosen(kind, kind[name], kind.settle(name, settings, preset))
 
 
 def _place(value: Any, outputs: Mapping[str, str]) -> Any:

@@ -26,6 +26,7 @@ head credit.parquet -n 1
 show credit.parquet
 log credit.parquet
 digest credit.parquet
+doctor credit.parquet
 eval rollouts credit.parquet
 filter credit.parquet --where reward>0 --drop -o right.parquet
 export credit.parquet --format flat -o flat.parquet
@@ -44,6 +45,7 @@ list objectives
 list memories
 list importers
 list exporters
+list findings
 list recipes
 list tempo
 list methods --for tree.parquet

@@ -332,3 +332,18 @@ def test_hostile_text_is_harmless(cli: Cli, tmp_path: Path) -> None:
 def test_variety_counts_different_stretches_of_four() -> None:
     ids = np.array([1, 2, 1, 2, 1, 2, 9, 8, 7, 6, 5, 3, 3], np.int32)
     assert variety(ids, Segments.of_sizes(np.array([6, 5, 2]))).tolist() == [2 / 3, 1.0, 1.0]
+
+
+def test_a_recipe_examines_its_rollouts(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    columns = healthy()
+    dead(columns)
+    write(tmp_path / "file.parquet", columns)
+    step = "doctor: {rollouts: file.parquet, set: {dead_groups.above: 0.2}, fail_if: ['warnings > 0']}"
+    (tmp_path / "recipe.yaml").write_text(f"steps: [{step}]\n")
+    result = cli("run", "recipe.yaml")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (
+        5, "error: recipe.yaml, step 1 (doctor): gate: warnings is 1, fails 'warnings > 0'",
+    )  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text("steps: [doctor: {rollouts: file.parquet, only: dead_group}]\n")
+    assert "unknown finding 'dead_group'; did you mean 'dead_groups'?" in cli("run", "recipe.yaml").stderr
