@@ -130,6 +130,7 @@ def test_the_shapes_of_json_are_so(
         "eval curve": ("eval", "curve", "report.json"),
         "eval refinement": (),
         "diff": ("diff", credit, "-c", "grpo,advantage"),
+        "diff of three": ("diff", credit, "-c", "grpo,advantage,logprob"),
         "inspect": ("inspect", credit),
         "validate": ("validate", credit),
         "doctor": ("doctor", credit),

@@ -68,7 +68,8 @@ def recipe_schema() -> dict[str, Any]:
             },
             "loop": _loop(),
             **{_slug(name): _command(command) for name, command in known.items()},
-            **{_settings_slug(kind, entry): _settings(entry) for kind in kinds().values() for entry in kind},
+            **{_settings_slug(kind, entry): _settings(kind, entry) for kind in kinds().values() for entry in kind},
+            **{f"options-of-several-{kind.plural}": _settings_of_several(kind) for kind in _kinds_of_several()},
         },
     }
 
@@ -115,10 +116,24 @@ def _command(command: Command) -> dict[str, Any]:
     }
 
 
+def _kinds_of_several() -> list[Kind[Any]]:
+    """The kinds of which an option of some command may name several entries."""
+    found = {
+        kind.plural: kind
+        for command in commands().values()
+        for kind, option in command.choices()
+        if option.chooses is not None and option.chooses.several
+    }
+    return list(found.values())
+
+
 def _chosen_settings(command: Command) -> Iterator[dict[str, Any]]:
-    """What the options of an entry may be, for each entry that the command can be told to use."""
+    """What the options of an entry may be, for each entry that the command can be told to use; and of several, by NAME.option."""
     for kind, option in command.choices():
         settings = None if option.chooses is None else option.chooses.settings
+        if option.chooses is not None and option.chooses.several:
+            meant = {"anyOf": [{"$ref": f"#/$defs/options-of-several-{kind.plural}"}, EXPRESSION, {"type": "null"}]}
+            yield {"properties": {option.chooses.settings: meant}}
         for entry in kind if settings is not None else ():
             named: dict[str, Any] = {"properties": {option.key: {"const": entry.name}}}
             if option.default != entry.name:  # without the key it is the default's
@@ -127,18 +142,31 @@ def _chosen_settings(command: Command) -> Iterator[dict[str, Any]]:
             yield {"if": named, "then": {"properties": {settings: meant}}}
 
 
-def _settings(entry: Entry) -> dict[str, Any]:
+def _dotted(kind: Kind[Any], entry: Entry) -> dict[str, Any]:
+    """NAME.option, the same as the option."""
+    slug = _settings_slug(kind, entry)
+    return {f"{entry.name}.{name}": {"$ref": f"#/$defs/{slug}/properties/{name}"} for name in entry.options}
+
+
+def _settings_of_several(kind: Kind[Any]) -> dict[str, Any]:
+    properties = {name: option for entry in kind for name, option in _dotted(kind, entry).items()}
+    return {"type": "object", "properties": properties}
+
+
+def _settings(kind: Kind[Any], entry: Entry) -> dict[str, Any]:
     """The options of an entry. Unknown ones are refused, but for entries that take others than their signature names."""
     from .docstrings import meanings_of
 
     hints, says = parameter_hints(entry.function), meanings_of(entry)
     found: dict[str, Any] = {}
     for name, option in entry.options.items():
-        kind = _of_type(bare(hints[name]), range_of(hints[name]))
-        found[name] = {"anyOf": [*_choices(kind), {"type": "null"}], "description": says.get(name, "")}
+        meant = _of_type(bare(hints[name]), range_of(hints[name]))
+        found[name] = {"anyOf": [*_choices(meant), {"type": "null"}], "description": says.get(name, "")}
         if option.default is not Parameter.empty and option.default is not None:
             found[name]["default"] = _plain(option.default)
     closed = not takes_others(entry.function) and getattr(entry, "checks_options", True)
+    if kind in _kinds_of_several():
+        found |= _dotted(kind, entry)
     return {"type": "object", "properties": found, "additionalProperties": not closed}
 
 

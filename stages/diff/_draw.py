@@ -54,18 +54,19 @@ def _labels(found: Difference) -> tuple[str, str]:
     return (f"a {names[0]}", f"b {names[1]}")
 
 
-def _number(value: float | None, shape: str = "+.3f") -> str:
+def show_number(value: float | None, shape: str = "+.3f") -> str:
+    """A dash where it is undefined."""
     return "–" if value is None else f"{value:{shape}}"
 
 
 _ROWS = {
     "compared": lambda found: f"{found.places:,}",
-    "same sign": lambda found: _number(found.same_sign, ".1%"),
-    "opposite sign": lambda found: _number(found.opposite, ".1%"),
-    "Spearman": lambda found: _number(found.spearman),
-    "Pearson": lambda found: _number(found.pearson),
-    "credit on the same sign": lambda found: _number(found.same_sign_mass, ".1%"),
-    "mean difference, scaled": lambda found: _number(found.mean_difference, ".3f"),
+    "same sign": lambda found: show_number(found.same_sign, ".1%"),
+    "opposite sign": lambda found: show_number(found.opposite, ".1%"),
+    "Spearman": lambda found: show_number(found.spearman),
+    "Pearson": lambda found: show_number(found.pearson),
+    "credit on the same sign": lambda found: show_number(found.same_sign_mass, ".1%"),
+    "mean difference, scaled": lambda found: show_number(found.mean_difference, ".3f"),
 }  # fmt: skip
 
 
@@ -109,7 +110,7 @@ def _draw_stretches(console: "Console", found: Disagreement, one: str, other: st
             table.add_row("…", Text(f"{skipped} tokens", style="dim"), "", "")
             skipped = 0
         values = (found.first[start], found.second[start])
-        cells = [_colour(_number(value), value, scale) for value, scale in zip(values, scales, strict=True)]
+        cells = [_colour(show_number(value), value, scale) for value, scale in zip(values, scales, strict=True)]
         text = join_marked(found.texts[start:end])
         place = str(start) if end == start + 1 else f"{start}–{end - 1}"
         table.add_row(place, Text(text if len(text) <= 60 else f"{text[:40]} … {text[-17:]}"), *cells)

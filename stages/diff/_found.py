@@ -1,4 +1,4 @@
-"""What `diff` finds: two credits of the same rollouts, in numbers and in the rollouts where they differ most."""
+"""What `diff` finds: credits of the same rollouts, in numbers and in the rollouts where two differ most."""
 
 from dataclasses import dataclass
 
@@ -39,3 +39,23 @@ class Difference:
     by_rollout: Agreement
     most: list[Disagreement]
     scales: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two columns of one file, compared where both assign credit."""
+
+    columns: tuple[str, str]
+    tokens: Agreement
+    by_rollout: Agreement
+
+
+@dataclass(frozen=True)
+class Differences:
+    """What the columns of one file differ in, every pair of them. unassigned: tokens of the policy without credit, of each column."""
+
+    file: str
+    columns: list[str]
+    rollouts: int
+    unassigned: list[int]
+    pairs: list[Pair]

@@ -171,6 +171,35 @@ def test_what_a_recipe_may_not_say(text: str, message: str, validator: Draft2020
     assert any(message in fault for fault in step(validator, text)), step(validator, text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "assign-credit: {rollouts: x, out: a, method: 'grpo,rloo'}",
+        "assign-credit: {rollouts: x, out: a, method: [grpo, rloo], set: {grpo.scale: none}}",
+        "assign-credit: {rollouts: x, out: a, method: 'grpo,rloo', set: {grpo.scale: none, other.x: 3}}",
+        "assign-credit: {rollouts: x, out: a, method: grpo, set: {grpo.scale: none}}",
+        "assign-credit: {rollouts: x, out: a, method: '${method}', set: '${set}'}",
+        "score: {rollouts: x, out: a, with: [verify, 'mine.py:reward'], set: {reward.scale: 2}}",
+        "score: {rollouts: x, out: a, set: {verify.truncated: 0.25}}",
+        "score: {rollouts: x, out: a, with: 'verify, steps', set: {steps.by: newline}}",
+    ],
+)
+def test_a_recipe_may_name_several(text: str, validator: Draft202012Validator) -> None:
+    assert step(validator, text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "assign-credit: {rollouts: x, out: a, method: [grpo, 3]}",
+        "assign-credit: {rollouts: x, out: a, method: [grpo, rloo], set: {grpo.scale: both}}",
+        "assign-credit: {rollouts: x, out: a, method: grpo, set: {rloo.scale: none}}",
+    ],
+)
+def test_a_recipe_that_names_several_wrongly(text: str, validator: Draft202012Validator) -> None:
+    assert step(validator, text)
+
+
 @pytest.mark.parametrize("text", ["step: []", "steps: []", "- sample", "vars: [1]\nsteps: [log: {path: x}]"])
 def test_what_is_no_recipe(text: str, validator: Draft202012Validator) -> None:
     assert faults(validator, text)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from apportion.formats.parquet import RolloutFile, write_rollouts
 from apportion.formats.provenance import Provenance
-from apportion.stages.assign_credit._apply import Assigning
+from apportion.stages.assign_credit._apply import Assigning, Assignment
 from apportion.stages.assign_credit._examples import rollouts_of
 from apportion.stages.assign_credit._remarks import remark_on_length
 from apportion.stages.assign_credit._step_examples import stepped
@@ -77,7 +77,7 @@ def test_an_uncentred_judge_of_turns_is_remarked_on(cli: Callable[..., Result], 
 
 
 def test_it_is_said_once_of_many_batches(capsys: pytest.CaptureFixture[str]) -> None:
-    assign = Assigning("turn_return", "advantage", {"rewards": "both"})
+    assign = Assigning([Assignment("turn_return", "advantage", {"rewards": "both"})])
     centred = stepped([0.0] * 4, [[1] * count for count in COUNTS], reward=judged(0.0, 0.5)).rollouts
     paid = stepped([0.0] * 4, [[1] * count for count in COUNTS], reward=judged(-1.0, 0.0)).rollouts
     for batch in (centred, paid, paid):

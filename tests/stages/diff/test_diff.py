@@ -130,7 +130,7 @@ FAULTS = {
     "one file, one column": (("{two}",), 2, "leave nothing to compare; name a second file, or two columns"),
     "unknown column": (("{two}", "-c", "advantage,othr"), 2, "unknown credit column 'othr'"),
     "no signal": (("{two}", "-c", "advantage,mask"), 2, "unknown credit column 'mask'"),
-    "three columns": (("{two}", "-c", "a,b,c"), 2, "expected one or two columns"),
+    "three columns of two files": (("{two}", "{two}", "-c", "a,b,c"), 2, "leave the second file out"),
     "limit": (("{two}", "{two}", "--limit", -1), 2, "--limit must be at least 0, got -1"),
     "missing file": (("{two}", "nope.parquet"), 2, "nope.parquet: no such file"),
     "nothing in common": (("{two}", "{foreign}"), 3, "have no rollout_id in common"),
