@@ -36,7 +36,9 @@ def inspect(
     model: Annotated[str | None, "Tokenizer for the tokens' text; default that of the model that sampled."] = None,
     svg: Annotated[Path | None, "Also save the view as an SVG picture.", Output()] = None,
     html: Annotated[
-        Path | None, "Write a page for a browser, with everything in it, instead of the view in the terminal.", Output()
+        Path | None,
+        "Write the view as a page for a browser, with everything in it, instead of in the terminal.",
+        Output(),
     ] = None,
     force: Annotated[bool, "Overwrite the picture and the page."] = False,
 ) -> "View":

@@ -11,6 +11,7 @@ import pytest
 from apportion.formats.parquet import RolloutFile
 from apportion.stages.models.policy import load_tokenizer
 from apportion.stages.run import run
+from apportion.stages.run._run import Ran
 from apportion.stages.tasks import open_task
 from typer.testing import Result
 
