@@ -9,6 +9,7 @@
 | a task           | `task_family`   | what stands after `--task`, and its options                      | a `Task` with its `Problem`s |
 | an engine        | `engine`        | a `ModelSource` and a seed                                       | an `Engine`                  |
 | a memory         | `memory`        | batches of `Rollouts`, and the table of before                   | a table                      |
+| a finding        | `finding`       | an `Examination`, a few numbers a rollout                        | a `Measured`                 |
 | an importer      | `importer`      | a `Source`, one file of another system                           | an iterator of `Sample`s     |
 | an exporter      | `exporter`      | batches of `Rollouts`, and a path to write                       | how many records, or a Tally |
 
@@ -27,6 +28,8 @@ from .stages.assign_credit.kind import credit_method
 from .stages.core.ranges import Above, AtLeast, Between, Inside, Range
 from .stages.core.seeds import derived_seed
 from .stages.core.wording import check_template, fill
+from .stages.doctor.examination import Examination
+from .stages.doctor.kind import Measured, finding
 from .stages.exchange.kind import Batches, Sample, Source, Tally, Unmapped, exporter, importer
 from .stages.models.engine import Alternatives, Completion, Engine, EngineDefaults, Request, Sampling, Usage
 from .stages.models.kind import engine
@@ -60,8 +63,10 @@ __all__ = [
     "Decisions",
     "Engine",
     "EngineDefaults",
+    "Examination",
     "Field",
     "Inside",
+    "Measured",
     "Message",
     "ModelSource",
     "Nodes",
@@ -96,6 +101,7 @@ __all__ = [
     "engine",
     "exporter",
     "fill",
+    "finding",
     "importer",
     "memory",
     "objective",

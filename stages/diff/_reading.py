@@ -18,6 +18,7 @@ IDENTITY = ("rollout_id", "group_id", "token.id", "token.mask")
 
 
 def open_files(path: Path) -> list[RolloutFile]:
+    """The file, or those of a directory. DataError for one without rollouts."""
     files = [RolloutFile(each) for each in files_of(path)]
     for file in files:
         if file.num_rows == 0:
@@ -59,6 +60,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def read_credits(files: Sequence[RolloutFile], credit: Sequence[str]) -> Rollouts:
+    """The rollouts of all files, with these credit columns [T] and the rewards. DataError for a broken rule in one."""
     names = UsedNames()
     batches: list[Rollouts] = []
     for file in files:

@@ -48,7 +48,7 @@ def truncated_rollouts(examined: Examination, *, above: float = 0.2) -> Measured
 
     Measures their share.
 
-    DAPO (arXiv:2503.14476, §3.4) shapes their reward; others leave them out (`apportion filter --where`).
+    DAPO (arXiv:2503.14476, §3.4) shapes their reward; others leave them out (`filter`).
 
     Args:
         above: the measure from which it is a finding.

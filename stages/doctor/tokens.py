@@ -9,7 +9,7 @@ from .kind import NOTHING, Measured, finding
 @finding(
     severity="error",
     needs=("token.mask",),
-    remedy="mark what the policy wrote in token.mask, or drop the rows (`apportion filter --drop`)",
+    remedy="mark what the policy wrote in token.mask, or drop the rows with `apportion filter`",
 )
 def nothing_to_train(examined: Examination, *, above: float = 0.0) -> Measured:
     """Trained rollouts of which the policy wrote no token, by `token.mask`.

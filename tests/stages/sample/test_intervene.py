@@ -185,7 +185,6 @@ def test_what_gives_the_answer_away_is_not_tried(
         (["of no use", "A"], False),
         (["of no use", 10**9], True),
         ({"answer": "of no use", "metadata": {"from": "A"}}, True),
-        (None, True),
     ],
 )
 def test_the_final_answer_is_found_in_references_of_any_kind(
