@@ -93,7 +93,8 @@ class RolloutSet:
                     keep &= condition(batch, row)
                 row += len(batch)
                 if keep.any():
-                    yield batch if keep.all() else batch.take(np.flatnonzero(keep))
+                    kept = batch if keep.all() else batch.take(np.flatnonzero(keep))
+                    yield kept if columns is None else select(kept, list(dict.fromkeys([*NAMES, *columns])))
 
     def _read_by_conditions(self, file: RolloutFile) -> list[str]:
         return [path for condition in self.conditions for path in condition.reads(file.schema)]
@@ -148,6 +149,10 @@ class RolloutSet:
         own = [path for path in self.columns if path.startswith(f"{ruler}.")]
         if not own:
             raise UsageError(f"{self.path}: has no {ruler}s")
+        for path in columns or ():
+            head, dot, _ = path.partition(".")
+            if dot and head in RULERS and head != ruler:
+                raise UsageError(f"column {path!r} is not of the {ruler} ruler; read it with to_arrow({head!r})")
         axis = f"{ruler}.{RULERS[ruler].axis[0]}"
         paths = own if columns is None else list(columns)
         return long_table(self.read([axis, *paths]), axis, paths)
@@ -162,8 +167,8 @@ class RolloutSet:
         return needed("polars").from_arrow(self.to_arrow(ruler, columns))
 
     def to_torch(self, columns: Sequence[str], device: str = "cpu") -> dict[str, Any]:
-        """{path: tensor} of numbers: [R] of a rollout column, [R, L] of a ruler's, 0 beyond the end of a list; with token columns
-        also "token.mask" [R, L] bool, true on the policy's tokens.
+        """{path: tensor} of numbers: [R] of a rollout column, [R, L] of a ruler's, 0 beyond the end of a list and NaN where the
+        list is missing; with token columns also "token.mask" [R, L] bool, true on the policy's tokens.
 
         `data[path].to_torch()` gives the lists without padding. UsageError for a column that has no numbers, and where torch is
         not installed.
@@ -238,9 +243,8 @@ class Rollout:
     def __getitem__(self, path: str) -> Any:
         column = self.data.arrow(path)[self.row]
         value = column.as_py()
-        if not isinstance(value, list) or not value or isinstance(value[0], str | dict):
-            return value
-        return np.array(value)
+        is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+        return np.array(value) if value is not None and is_list and _is_number(column.type.value_type) else value
 
     def get(self, path: str, default: Any = None) -> Any:
         """The value of a column; the default where the file lacks it."""
@@ -287,29 +291,42 @@ def _is_number(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
 
 
+def select(rollouts: Rollouts, paths: Sequence[str]) -> Rollouts:
+    """The rollouts with these columns alone."""
+    bare = Rollouts(rollouts.table.select([name for name in paths if name in rollouts.table.column_names]))
+    return bare.with_columns({path: rollouts.arrow(path) for path in paths if path not in bare})
+
+
 def long_table(rollouts: Rollouts, axis: str, paths: Sequence[str]) -> pa.Table:
-    """A row for each place on a ruler: rollout_id, group_id, place (from 0), and the ruler's columns by their last names. A list
-    that is missing is null on all its places."""
+    """A row for each place on a ruler: rollout_id, group_id, place (from 0), the ruler's columns by their last names, and columns of
+    the rollout. A list that is missing is null on all its places."""
     places = rollouts.ragged(axis).segments
     rows = pa.array(places.ids)
     columns: dict[str, Any] = {name: rollouts.arrow(name).take(rows) for name in NAMES}
     columns["place"] = places.positions
     for path in paths:
         column = rollouts.arrow(path)
+        head, _, leaf = path.partition(".")
+        if head != axis.partition(".")[0]:  # of the rollout: on each of its places
+            columns[path] = column.take(rows)
+            continue
         flat = column.flatten()
         if len(flat) != len(rows):
             there = places.spread(column.is_valid().to_numpy(zero_copy_only=False))
             index = np.cumsum(there) - 1
             flat = flat.take(pa.array(index, mask=~there))
-        columns[path.partition(".")[2]] = flat
+        columns[leaf] = flat
     return pa.table(columns)
 
 
 def padded(lists: Ragged) -> Array:
-    """[R, L]: the lists beside each other, 0 beyond the end of each."""
+    """[R, L]: the lists beside each other, 0 beyond the end of each. A row whose list is missing is NaN, as far as the others reach,
+    where the numbers allow it."""
     sizes = lists.segments.sizes
     made = np.zeros((len(lists), int(sizes.max(initial=0))), lists.values.dtype)
     made[lists.segments.ids, lists.segments.positions] = lists.values
+    if lists.present is not None and np.issubdtype(made.dtype, np.floating):
+        made[~lists.present] = np.nan
     return made
 
 

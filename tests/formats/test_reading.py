@@ -107,7 +107,9 @@ def test_pandas_and_polars_get_the_same(data: RolloutSet) -> None:
 def test_torch_gets_padded_tensors_with_a_mask(data: RolloutSet) -> None:
     pytest.importorskip("torch")
     found = data.to_torch(["reward", "token.advantage"])
-    assert found["token.advantage"].tolist() == [[0.5, 0.25], [0.0, 0.0], [-1.0, 0.0], [2.0, 0.0]]
+    credit = found["token.advantage"]
+    assert credit[[0, 2, 3]].tolist() == [[0.5, 0.25], [-1.0, 0.0], [2.0, 0.0]]
+    assert credit[1].isnan().all()  # not assigned is not 0
     assert found["token.mask"].tolist() == [[True, True], [True, False], [True, False], [True, False]]
     assert found["reward"].shape == (4,)
     with pytest.raises(UsageError, match="column 'text' has no numbers"):
@@ -159,3 +161,22 @@ def test_what_is_no_rollout_file(tmp_path: Path) -> None:
 def test_importing_the_package_loads_nothing_else() -> None:
     script = "import sys, apportion; print([name for name in ('numpy', 'pyarrow', 'torch') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_columns_of_the_rollout_stand_on_each_of_its_tokens(data: RolloutSet) -> None:
+    table = data.to_arrow("token", ["token.advantage", "reward"])
+    assert table.column("reward").to_pylist() == [1.0, 1.0, 0.0, 0.5, 0.5, None]
+    with pytest.raises(UsageError, match=r"column 'step\.reward' is not of the token ruler"):
+        data.to_arrow("token", ["step.reward"])
+
+
+def test_a_condition_adds_no_columns(data: RolloutSet) -> None:
+    some = data.where("length > 1 and 'truncated' not in flags")
+    assert some.to_arrow(columns=["reward"]).column_names == ["rollout_id", "group_id", "reward"]
+    assert some.read(["token.advantage"]).paths == ["rollout_id", "group_id", "token.advantage"]
+
+
+def test_an_empty_response_has_an_empty_array(tmp_path: Path) -> None:
+    write_rollouts(tmp_path / "empty.parquet", [rollouts_of([1.0], tokens=[[]])], Provenance())
+    (group,) = apportion.open(tmp_path / "empty.parquet")
+    assert isinstance(group.rollouts[0]["token.id"], np.ndarray)
