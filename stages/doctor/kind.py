@@ -23,6 +23,13 @@ class Measured(NamedTuple):
 NOTHING = Measured(None)
 
 
+def share(rows: Array, among: Array, noun: str) -> Measured:
+    """The share of these rollouts [R] among others [R], nothing where there are none."""
+    if not among.any():
+        return NOTHING
+    return Measured(float(rows.sum() / among.sum()), f"{rows.sum():,} of {among.sum():,} {noun}", rows)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding(Entry):
     """`function(examined, *, above, …)` measures an `Examination`; the file has the finding where the value exceeds `above`.

@@ -3,7 +3,7 @@
 import numpy as np
 
 from .examination import Examination
-from .kind import NOTHING, Measured, finding
+from .kind import NOTHING, Measured, finding, share
 
 HACKED = "read them (`apportion inspect FILE --rollout NAME`), and mend the reward before you train on it"
 
@@ -19,10 +19,7 @@ def empty_rewarded(examined: Examination, *, above: float = 0.0, characters: int
         characters: a response of fewer is almost nothing.
     """
     earning = examined.live & (examined.centred > 0)
-    if not earning.any():
-        return NOTHING
-    rows = earning & (examined["characters"] < characters)
-    return Measured(float(rows.sum() / earning.sum()), f"{rows.sum():,} of {earning.sum():,} rewarded responses", rows)
+    return share(earning & (examined["characters"] < characters), earning, "rewarded responses")
 
 
 @finding(severity="warning", needs=("reward", "token.id"), remedy=HACKED)
@@ -39,10 +36,8 @@ def repetition_rewarded(
         tokens: only responses of as many tokens or more are looked at.
     """
     earning = examined.live & (examined.centred > 0)
-    if not earning.any():
-        return NOTHING
     rows = earning & (examined["variety"] < variety) & (examined["length"] >= tokens)
-    return Measured(float(rows.sum() / earning.sum()), f"{rows.sum():,} of {earning.sum():,} rewarded responses", rows)
+    return share(rows, earning, "rewarded responses")
 
 
 @finding(severity="warning", needs=("reward", "text", "prompt"), remedy=HACKED)

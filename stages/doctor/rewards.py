@@ -4,7 +4,7 @@ import numpy as np
 
 from ...formats.segments import Array
 from .examination import Examination
-from .kind import NOTHING, Measured, finding
+from .kind import NOTHING, Measured, finding, share
 
 FEWEST = 20  # rollouts below which a correlation is not measured
 
@@ -23,10 +23,7 @@ def missing_rewards(examined: Examination, *, above: float = 0.0) -> Measured:
         above: the measure from which it is a finding.
     """
     trained = examined["trained"]
-    if not trained.any():
-        return NOTHING
-    missing = trained & ~np.isfinite(examined["reward"])
-    return Measured(float(missing.sum() / trained.sum()), f"{missing.sum():,} of {trained.sum():,} rollouts", missing)
+    return share(trained & ~np.isfinite(examined["reward"]), trained, "rollouts")
 
 
 @finding(severity="warning", remedy="look at the column `error`, and sample the prompts again")
@@ -53,13 +50,7 @@ def truncated_rollouts(examined: Examination, *, above: float = 0.2) -> Measured
     Args:
         above: the measure from which it is a finding.
     """
-    rows = examined["truncated"] & examined["trained"]
-    trained = examined["trained"].sum()
-    return (
-        NOTHING
-        if not trained
-        else Measured(float(rows.sum() / trained), f"{rows.sum():,} of {trained:,} rollouts", rows)
-    )
+    return share(examined["truncated"] & examined["trained"], examined["trained"], "rollouts")
 
 
 @finding(

@@ -3,7 +3,7 @@
 import numpy as np
 
 from .examination import Examination
-from .kind import NOTHING, Measured, finding
+from .kind import NOTHING, Measured, finding, share
 
 
 @finding(
@@ -20,10 +20,7 @@ def nothing_to_train(examined: Examination, *, above: float = 0.0) -> Measured:
         above: the measure from which it is a finding.
     """
     trained = examined["trained"]
-    if not trained.any():
-        return NOTHING
-    rows = trained & (examined["length"] == 0)
-    return Measured(float(rows.sum() / trained.sum()), f"{rows.sum():,} of {trained.sum():,} rollouts", rows)
+    return share(trained & (examined["length"] == 0), trained, "rollouts")
 
 
 @finding(
